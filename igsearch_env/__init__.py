@@ -1,0 +1,46 @@
+"""IGSearch: a Gymnasium environment for search agents. Importing it registers `IGSearch-v0`; no torch is needed."""
+
+from gymnasium.envs.registration import register, registry
+
+from igsearch_env.env import IGSearchEnv
+from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError
+from igsearch_env.information_gain import InformationGain, InformationGainConfig
+from igsearch_env.protocol import Answer, Invalid, Protocol, Search
+from igsearch_env.questions import Question, load_questions
+from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment, UnigramScorer
+from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
+from igsearch_env.vector_env import IGSearchVectorEnv
+
+ENV_ID = "IGSearch-v0"
+
+if ENV_ID not in registry:
+    register(
+        id=ENV_ID,
+        entry_point="igsearch_env.env:IGSearchEnv",
+        vector_entry_point="igsearch_env.vector_env:IGSearchVectorEnv",
+    )
+
+__all__ = [
+    "ENV_ID",
+    "Answer",
+    "AnswerScorer",
+    "ConfigurationError",
+    "Gain",
+    "Group",
+    "IGSearchEnv",
+    "IGSearchError",
+    "IGSearchVectorEnv",
+    "InformationGain",
+    "InformationGainConfig",
+    "Invalid",
+    "Protocol",
+    "Question",
+    "QuestionError",
+    "ScoreRequest",
+    "Search",
+    "Segment",
+    "Trajectory",
+    "Turn",
+    "UnigramScorer",
+    "load_questions",
+]

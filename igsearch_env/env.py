@@ -1,0 +1,150 @@
+"""`IGSearch-v0`: one question, one episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+
+from igsearch_env.engine import SearchEngine, describe, render
+from igsearch_env.episode import Episode
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.protocol import Protocol
+from igsearch_env.questions import Question
+from igsearch_env.scorers import AnswerScorer
+from igsearch_env.trajectory import Trajectory
+from retrievers.base import Retriever
+
+
+class IGSearchEnv(gymnasium.Env[str, str]):
+    """Answer a question by searching, paid by information gain.
+
+    ## Description
+    The agent reads a question, writes searches and reads the passages that they find, until it answers.
+
+    ## Action Space
+    `UnicodeText`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
+    a string with neither, or of more than 16,384 characters, is an invalid action, answered by a correction.
+
+    ## Observation Space
+    `UnicodeText`: first the prompt with the question, then what each action brings: the passages of a search in
+    `<information>` (`<documents>` in the autorefine family), a correction, or "" at the end.
+
+    ## Rewards
+    A search earns its stabilised information gain, in nats: how much its passages raise the scorer's mean token
+    log-probability of the first golden answer over random passages. In the autorefine family it is paid with the
+    next action, when the agent has refined the passages. An answer earns the outcome reward, in [0, 1].
+
+    ## Starting State
+    A question drawn uniformly with the environment's generator, or the one in `reset(options={"question": ...})`.
+
+    ## Episode End
+    Terminated by an answer. Truncated when the turn after the last call brings none ("no_answer"), or when the
+    retriever fails ("retrieval_failed": such an episode says nothing about the agent). Every action but an answer
+    uses up one of `max_searches`; then the agent is told to answer and has one more turn.
+
+    ## Information
+    `question_id`, `query`, `passages`, `information_gain` (nats, before stabilising), `logprob_real`,
+    `logprob_baseline`, `invalid` (why the action was), `prediction`, `outcome`, `stop_reason`; None where a key
+    has no value at this step.
+
+    ## Arguments
+    Args:
+        questions: what to ask; the training questions of the bundled world by default.
+        retriever: what to search; BM25 over the bundled world by default.
+        scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: pay outcomes only.
+        top_k: passages a search.
+        max_searches: actions before the agent must answer.
+        protocol: "search_r1", "autorefine", or a `Protocol` with a prompt template of your own.
+        information_gain: an `InformationGainConfig` or a dictionary of its fields.
+        outcome_reward: "em", "f1" or "autorefine" (F1, or 0.1 for a golden answer in a refine block).
+        seed: of the random evidence; a number depends on it, the question and the step alone.
+        render_mode: "ansi" (render returns the episode so far) or "human" (it is printed as it goes).
+
+    ## References
+    IG-Search, arXiv 2604.15148; Search-R1, arXiv 2503.09516; AutoRefine, arXiv 2505.11277.
+
+    ## Version History
+    v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 1}
+
+    def __init__(
+        self,
+        questions: Sequence[Question] | None = None,
+        retriever: Retriever | None = None,
+        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        *,
+        top_k: int = 3,
+        max_searches: int = 4,
+        protocol: str | Protocol = "search_r1",
+        information_gain: InformationGainConfig | dict[str, Any] | None = None,
+        outcome_reward: str = "em",
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.engine = SearchEngine(
+            questions,
+            retriever,
+            scorer,
+            top_k=top_k,
+            max_searches=max_searches,
+            protocol=protocol,
+            information_gain=information_gain,
+            outcome_reward=outcome_reward,
+            seed=seed,
+        )
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigurationError(f"render_mode={render_mode!r}: must be None, 'ansi' or 'human'")
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = self.engine.spaces()
+        self.episode: Episode | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The record of the episode so far."""
+        if self.episode is None:
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() first")
+        return self.episode.trajectory
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin an episode. `options={"question": Question}` chooses the question."""
+        super().reset(seed=seed)
+        question = (options or {}).get("question")
+        if question is None:
+            question = self.engine.questions[int(self.np_random.integers(len(self.engine.questions)))]
+        elif not isinstance(question, Question):
+            raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
+        self.episode = self.engine.begin(question)
+        if self.render_mode == "human":
+            self.render()
+        return self.trajectory.prompt, describe(self.episode)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """One turn of the agent: observation, reward, terminated, truncated, info."""
+        if not isinstance(action, str):
+            raise ConfigurationError(f"action {action!r} is a {type(action).__name__}: it must be a string")
+        trajectory = self.trajectory
+        if trajectory.done:
+            raise gymnasium.error.ResetNeeded(f"the episode has ended ({trajectory.stop_reason}): call reset() first")
+        assert self.episode is not None
+        reward = self.engine.step([self.episode], [action])[0]
+        if self.render_mode == "human":
+            self.render()
+        terminated = trajectory.stop_reason == "answered"
+        truncated = trajectory.done and not terminated
+        return trajectory.turns[-1].observation, reward, terminated, truncated, describe(self.episode)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far: as a string in mode "ansi", printed in mode "human"."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('render() without a render_mode shows nothing: gym.make(..., render_mode="ansi")')
+            return None
+        text = render(self.trajectory)
+        if self.render_mode == "ansi":
+            return text
+        print(text, end="\n\n", flush=True)
+        return None

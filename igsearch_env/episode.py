@@ -1,0 +1,83 @@
+"""The rules of one episode, shared by the single and the vector environment. Knows no retriever and no scorer.
+
+`act` reads what the policy wrote; if that is a search, the caller retrieves and hands the passages to `observe`.
+Every action but an answer uses up one of the allowed searches, an invalid one too (as in Search-R1). When the
+last one is used the policy is told to answer and has one more turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from igsearch_env.protocol import Answer, Invalid, Protocol, Search, refine_text
+from igsearch_env.questions import Question
+from igsearch_env.rewards import outcome_reward
+from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory, Turn
+from retrievers.base import Passage
+
+
+class Episode:
+    """One question being answered; `trajectory` is its record."""
+
+    __slots__ = ("max_searches", "pending", "protocol", "reward_kind", "trajectory")
+
+    def __init__(self, question: Question, protocol: Protocol, max_searches: int, reward_kind: str) -> None:
+        self.protocol = protocol
+        self.max_searches = max_searches
+        self.reward_kind = reward_kind
+        self.trajectory = Trajectory(question, protocol.question_prompt(question.text))
+        self.pending: int | None = None  # turn whose information gain waits for its refine block
+
+    def act(self, text: str) -> str | None:
+        """Record a turn of the policy. Returns the query if passages are wanted, else None."""
+        trajectory = self.trajectory
+        action = self.protocol.parse(text)
+        turn = Turn(text, action)
+        trajectory.turns.append(turn)
+        if isinstance(action, Answer):
+            trajectory.prediction = action.text
+            refined = [refine_text(t.text) for t in trajectory.turns] if self.reward_kind == "autorefine" else ()
+            trajectory.outcome = outcome_reward(
+                self.reward_kind, action.text, trajectory.question.golden_answers, [r for r in refined if r]
+            )
+            turn.reward = trajectory.outcome
+            trajectory.stop_reason = ANSWERED
+            return None
+        if len(trajectory.turns) > self.max_searches:
+            trajectory.stop_reason = NO_ANSWER
+            return None
+        if isinstance(action, Search):
+            return action.query
+        turn.observation = self.protocol.correction(action) + self._last_call()
+        return None
+
+    def observe(self, passages: Sequence[Passage]) -> None:
+        """Record what the pending search found."""
+        turn = self.trajectory.turns[-1]
+        turn.passages = tuple(passages)
+        turn.observation = self.protocol.observation(passages) + self._last_call()
+
+    def fail(self) -> None:
+        """The pending search got no answer from the retriever: the episode ends and must teach nothing."""
+        self.trajectory.stop_reason = RETRIEVAL_FAILED
+
+    def _last_call(self) -> str:
+        return self.protocol.last_call() if len(self.trajectory.turns) == self.max_searches else ""
+
+    def take_measurable(self, worth: bool) -> int | None:
+        """The turn whose information gain is complete now, if any.
+
+        `worth`: the search of this step brought evidence. In the autorefine family a gain is complete one
+        turn later, when the policy has (or has not) refined the passages.
+        """
+        current = len(self.trajectory.turns) - 1 if worth else None
+        if self.protocol.family != "autorefine":
+            return current
+        ready, self.pending = self.pending, current
+        return ready
+
+    @property
+    def invalid_reason(self) -> str | None:
+        """Why the last action was invalid, or None."""
+        action = self.trajectory.turns[-1].action
+        return action.reason if isinstance(action, Invalid) else None

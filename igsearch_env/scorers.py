@@ -1,0 +1,126 @@
+"""How well evidence supports an answer: the `AnswerScorer` interface and a model-free implementation."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.rewards import normalize_answer
+from retrievers.base import Retriever
+
+HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of text, with the token ids that a policy read or wrote it as, where a rollout recorded them.
+
+    A scorer with a tokenizer takes `ids` as they are and encodes `text` only where they are None.
+    """
+
+    text: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One answer to score under several evidences that share their context.
+
+    Every branch reads context + evidence + answer_prefix + answer; only the tokens of `answer` are scored.
+    The shared context is explicit, so that an implementation can encode it once.
+    """
+
+    context: tuple[Segment, ...]
+    evidences: tuple[Segment, ...]
+    answer_prefix: str
+    answer: str
+
+
+class AnswerScorer(Protocol):
+    """Anything that scores answers."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, nats."""
+        ...
+
+
+def weighted_mean(
+    logprobs: Sequence[float], *, head_tokens: int = HEAD_TOKENS, head_weight: float = HEAD_WEIGHT
+) -> float:
+    """Mean token log-prob, the first `head_tokens` tokens weighing `head_weight` (weights renormalised).
+
+    Answers of at most `head_tokens` tokens get the plain mean. Source: IG-Search `ig_reward.py`.
+    """
+    if not logprobs:
+        raise ConfigurationError("the answer has no token to score; golden answers must not be empty")
+    weights = [head_weight if i < head_tokens else 1.0 for i in range(len(logprobs))]
+    return sum(w * lp for w, lp in zip(weights, logprobs, strict=True)) / sum(weights)
+
+
+@lru_cache(maxsize=65_536)
+def _count_words(text: str) -> tuple[Counter[str], int]:
+    words = normalize_answer(text).split()
+    return Counter(words), len(words)
+
+
+class UnigramScorer:
+    """Query likelihood with Dirichlet smoothing: needs no model, and so is the environment's default.
+
+        p(w | d) = (count(w, d) + mu p(w | corpus)) / (|d| + mu)          Zhai & Lafferty 2001, Eq. 6
+
+    The document d is all that the branch reads before the answer, so that evidence which repeats what was
+    already known gains little. Words are those of `normalize_answer`.
+
+    Args:
+        retriever: its corpus gives p(w | corpus), estimated on at most `sample` passages.
+        mu: pseudo-count of the smoothing, in words. 100 suits evidence of 50 to 500 words (our choice).
+        sample: number of passages to estimate the background from.
+    """
+
+    def __init__(self, retriever: Retriever, *, mu: float = 100.0, sample: int = 5_000) -> None:
+        if mu <= 0:
+            raise ConfigurationError(f"mu={mu}: must be above 0, or an unseen word has probability 0")
+        self.mu = mu
+        passages = retriever.sample(min(sample, len(retriever)), np.random.default_rng(0))
+        counts: Counter[str] = Counter()
+        for p in passages:
+            counts.update(normalize_answer(f"{p.title} {p.text}").split())
+        # Add-one smoothing over the words seen plus one for all the unseen ones.
+        total = sum(counts.values()) + len(counts) + 1
+        self._background = {word: (count + 1) / total for word, count in counts.items()}
+        self._unseen = 1 / total
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """One score per evidence of each request, in nats."""
+        return [self._score(request) for request in requests]
+
+    def _score(self, request: ScoreRequest) -> list[float]:
+        # An answer that normalises to nothing ("The") is scored as it stands.
+        words = normalize_answer(request.answer).split() or [request.answer]
+        shared = [0] * len(words)
+        shared_length = 0
+        for segment in request.context:
+            counts, length = _count_words(segment.text)
+            shared = [have + counts[word] for have, word in zip(shared, words, strict=True)]
+            shared_length += length
+        smoothing = [self.mu * self._background.get(word, self._unseen) for word in words]
+        scores = []
+        for evidence in request.evidences:
+            counts, length = _count_words(evidence.text)
+            norm = math.log(shared_length + length + self.mu)
+            scores.append(
+                weighted_mean(
+                    [
+                        math.log(have + counts[word] + prior) - norm
+                        for have, word, prior in zip(shared, words, smoothing, strict=True)
+                    ]
+                )
+            )
+        return scores

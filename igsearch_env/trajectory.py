@@ -1,0 +1,100 @@
+"""The types that flow: what an episode leaves behind. Every other file speaks in these.
+
+A trajectory is a question's prompt and its turns. A turn is what the policy wrote and what it then read:
+
+    prompt | text  observation | text  observation | text
+             `- turn 0 ------'   `- turn 1 ------'   `- turn 2 (the answer: nothing is read after it)
+
+The environment fills in text; a rollout adds the token ids, exactly as sampled, and their log-probs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from igsearch_env.protocol import Action, Search
+from igsearch_env.questions import Question
+from retrievers.base import Passage
+
+# Why an episode ended. Only "answered" can earn the outcome reward; "retrieval_failed" is nobody's
+# fault, so such a trajectory is left out of the loss and of its group's statistics.
+ANSWERED = "answered"
+NO_ANSWER = "no_answer"  # the turn after the last call brought no answer
+RETRIEVAL_FAILED = "retrieval_failed"
+CONTEXT_FULL = "context_full"  # set by a rollout whose policy has no room for the next turn
+STOP_REASONS = (ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, CONTEXT_FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Information gain of one search: `value` = `logprob_real` - `logprob_baseline`, in nats, not stabilised.
+
+    Both are weighted mean token log-probs of the first golden answer; `baseline_evidences` are the texts
+    behind the second (empty for the baseline "previous").
+    """
+
+    value: float
+    logprob_real: float
+    logprob_baseline: float
+    baseline_evidences: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Turn:
+    """One turn. The token fields stay empty where no rollout recorded them."""
+
+    text: str
+    action: Action
+    observation: str = ""
+    passages: tuple[Passage, ...] = ()
+    gain: Gain | None = None  # of searches only; None also where no passage was found
+    reward: float = 0.0  # what env.step paid for this turn
+    completion_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()  # one per completion id, by the policy that sampled it
+    query_span: tuple[int, int] | None = None  # tokens of the query text within completion_ids, [start, end)
+    observation_ids: tuple[int, ...] = ()
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the action was a search."""
+        return isinstance(self.action, Search)
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One episode."""
+
+    question: Question
+    prompt: str
+    turns: list[Turn] = field(default_factory=list)
+    prediction: str | None = None
+    outcome: float = 0.0  # outcome reward, in [0, 1]
+    stop_reason: str = ""  # "" while the episode runs, then one of STOP_REASONS
+    prompt_ids: tuple[int, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode has ended."""
+        return bool(self.stop_reason)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the episode ended by a retrieval failure, so that it must teach nothing."""
+        return self.stop_reason == RETRIEVAL_FAILED
+
+    @property
+    def searches(self) -> int:
+        """Number of searches."""
+        return sum(turn.is_search for turn in self.turns)
+
+    def transcript(self) -> str:
+        """Everything in reading order."""
+        return self.prompt + "".join(turn.text + turn.observation for turn in self.turns)
+
+
+@dataclass(slots=True)
+class Group:
+    """The trajectories of one occurrence of one question: what group-relative estimators compare."""
+
+    question: Question
+    trajectories: list[Trajectory]

@@ -1,0 +1,167 @@
+"""The vector form of `IGSearch-v0`: N episodes in lockstep, one retrieval call and one scoring call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from igsearch_env.engine import SearchEngine, describe
+from igsearch_env.episode import Episode
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.protocol import Protocol
+from igsearch_env.questions import Question
+from igsearch_env.scorers import AnswerScorer
+from igsearch_env.trajectory import Trajectory
+from retrievers.base import Retriever
+
+Strings = tuple[str, ...]
+Flags = NDArray[np.bool_]
+
+
+class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
+    """N environments of `IGSearchEnv`, whose arguments it takes.
+
+    Observations and actions are tuples of N strings; `infos` holds one array per key of `IGSearchEnv`'s info.
+    `autoreset` False leaves ended episodes as they are (their actions are ignored, their rewards 0) until the next
+    `reset`, which a rollout wants; True begins a new one at the next step, as Gymnasium does by default.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        questions: Sequence[Question] | None = None,
+        retriever: Retriever | None = None,
+        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        *,
+        top_k: int = 3,
+        max_searches: int = 4,
+        protocol: str | Protocol = "search_r1",
+        information_gain: InformationGainConfig | dict[str, Any] | None = None,
+        outcome_reward: str = "em",
+        seed: int = 0,
+        autoreset: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigurationError(f"num_envs={num_envs}: must be at least 1")
+        if render_mode is not None:
+            raise ConfigurationError(f"render_mode={render_mode!r}: the vector form has none; use gym.make to look")
+        self.engine = SearchEngine(
+            questions,
+            retriever,
+            scorer,
+            top_k=top_k,
+            max_searches=max_searches,
+            protocol=protocol,
+            information_gain=information_gain,
+            outcome_reward=outcome_reward,
+            seed=seed,
+        )
+        self.num_envs = num_envs
+        self.autoreset = autoreset
+        if not autoreset:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self.single_observation_space, self.single_action_space = self.engine.spaces()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.episodes: list[Episode] = []
+        self._generators: list[np.random.Generator] = []
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """The records of the current episodes, one per environment."""
+        return [episode.trajectory for episode in self.episodes]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Strings, dict[str, Any]]:
+        """Begin all episodes, or those of `options["reset_mask"]` (a boolean array).
+
+        `options["questions"]`: N questions to ask, one per environment, instead of drawn ones.
+        """
+        options = options or {}
+        mask = self._mask(options.get("reset_mask"))
+        self._seed(seed)
+        chosen = options.get("questions")
+        if chosen is not None and len(chosen) != self.num_envs:
+            raise ConfigurationError(f"options['questions'] has {len(chosen)} entries for {self.num_envs} environments")
+        episodes = self.episodes or [None] * self.num_envs  # type: ignore[list-item]
+        self.episodes = [
+            (self.engine.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
+            for i in range(self.num_envs)
+        ]
+        return self._observations(), self._infos(list(np.flatnonzero(mask)))
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
+        """One turn of every running episode: observations, rewards, terminations, truncations, infos."""
+        if len(actions) != self.num_envs:
+            raise ConfigurationError(f"{len(actions)} actions for {self.num_envs} environments: pass one for each")
+        ended = [i for i, episode in enumerate(self.episodes) if episode.trajectory.done]
+        running = [i for i, episode in enumerate(self.episodes) if not episode.trajectory.done]
+        rewards = np.zeros(self.num_envs)
+        if running:
+            rewards[running] = self.engine.step([self.episodes[i] for i in running], [actions[i] for i in running])
+        touched = running
+        if self.autoreset and ended:
+            for i in ended:
+                self.episodes[i] = self._draw(i)
+            touched = list(range(self.num_envs))
+        reasons = [episode.trajectory.stop_reason for episode in self.episodes]
+        terminations = np.array([reason == "answered" for reason in reasons])
+        truncations = np.array([bool(reason) for reason in reasons]) & ~terminations
+        return self._observations(), rewards, terminations, truncations, self._infos(touched)
+
+    def _draw(self, i: int) -> Episode:
+        questions = self.engine.questions
+        return self.engine.begin(questions[int(self._generators[i].integers(len(questions)))])
+
+    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
+        if seed is None and self._generators:
+            return
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds: list[int | None] = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+            if len(seeds) != self.num_envs:
+                raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments: pass one for each")
+        old = self._generators or [np.random.default_rng() for _ in seeds]
+        self._generators = [
+            old[i] if value is None else np.random.default_rng(value) for i, value in enumerate(seeds)
+        ]
+
+    def _mask(self, mask: Any) -> Flags:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if not (isinstance(mask, np.ndarray) and mask.shape == (self.num_envs,) and mask.dtype == np.bool_):
+            raise ConfigurationError(f"reset_mask is {mask!r}: it must be a boolean array of {self.num_envs} entries")
+        if not self.episodes and not mask.all():
+            raise ConfigurationError("reset_mask leaves environments without an episode: the first reset takes no mask")
+        return mask
+
+    def _observations(self) -> Strings:
+        return tuple(
+            episode.trajectory.turns[-1].observation if episode.trajectory.turns else episode.trajectory.prompt
+            for episode in self.episodes
+        )
+
+    def _infos(self, touched: Sequence[int]) -> dict[str, Any]:
+        """Gymnasium's vector form: per key an array, and `_key`, where it has a value."""
+        columns: dict[str, Any] = {}
+        for i in touched:
+            for key, value in describe(self.episodes[i]).items():
+                if key not in columns:
+                    columns[key] = np.full(self.num_envs, None, dtype=object)
+                    columns[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
+                columns[key][i] = value
+                columns[f"_{key}"][i] = value is not None
+        return columns

@@ -1,0 +1,5 @@
+"""The bundled world: an invented encyclopaedia with questions, made by a seed, and a small policy for it."""
+
+from igsearch_env.world.generator import FAMILIES, Hop, World, generate_world
+
+__all__ = ["FAMILIES", "Hop", "World", "generate_world"]

@@ -1,0 +1,24 @@
+"""The one world that ships with the package: made from its seed on first use, about 0.1 s."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from igsearch_env.world.generator import World, generate_world
+from retrievers.bm25 import BM25Retriever
+
+SEED = 0
+POLICY_FOLDER = Path(__file__).parent / "policy"
+
+
+@lru_cache(maxsize=1)
+def bundled_world() -> World:
+    """The bundled world, 2,984 passages. Shared: do not change it."""
+    return generate_world(SEED)
+
+
+@lru_cache(maxsize=1)
+def bundled_retriever() -> BM25Retriever:
+    """BM25 over the bundled world. Shared: it has no state that a search changes."""
+    return BM25Retriever(bundled_world().passages)

@@ -1,0 +1,53 @@
+"""The words of the bundled world. Names are made of them, so a closed vocabulary spells any world.
+
+Changing a list changes every world and the vocabulary of the bundled policy, which must then be made again.
+"""
+
+from __future__ import annotations
+
+import random
+
+_ONSETS = "B Br C Cl D Dr F Fl G Gr H J K L M N P Pr R S St T Tr V W Z".split()
+_MIDDLES = "a e i o u ai ea or an el in ar en".split()
+_LINKS = "b d l ll m n nd r rr rn s st t v z".split()
+
+
+def _invent(count: int, endings: str, seed: int, taken: set[str]) -> tuple[str, ...]:
+    """`count` new pronounceable words, the same ones at every call with the same arguments."""
+    rng = random.Random(seed)
+    words: list[str] = []
+    while len(words) < count:
+        word = rng.choice(_ONSETS) + rng.choice(_MIDDLES) + rng.choice(_LINKS) + rng.choice(endings.split())
+        if word not in taken:
+            taken.add(word)
+            words.append(word)
+    return tuple(words)
+
+
+_taken: set[str] = set()
+FIRST_NAMES = _invent(150, "a e o is ian elle", 1, _taken)
+LAST_NAMES = _invent(150, "er ev ick man sen ov", 2, _taken)
+PLACES = _invent(150, "ow ona um ith ava eth", 3, _taken)
+COUNTRIES = _invent(40, "ia land istan", 4, _taken)
+RIVERS = _invent(60, "ue oor isk", 5, _taken)
+BRANDS = _invent(90, "ex ox ix tec", 6, _taken)
+
+PLACE_QUALIFIERS = tuple("Port Upper Lower New Old East West North South Saint".split())
+COLOURS = tuple("Red Green Blue Black White Golden Silver Grey Amber Scarlet Violet Pale".split())
+ANIMALS = tuple("Falcon Heron Wolf Otter Lynx Raven Fox Bear Viper Crane Stag Badger Owl Hare Pike Swan".split())
+MOODS = tuple(
+    "Silent Broken Distant Frozen Hidden Burning Hollow Restless Endless Bitter Gentle Crooked Sunken Wandering "
+    "Forgotten Quiet Second Last Empty Narrow Wild Patient Crowded Paper".split()
+)
+THINGS = tuple(
+    "River Garden Mirror Harbour Lantern Orchard Tower Letter Winter Bridge Window Island Forest Clock Train Shadow "
+    "Song Valley Desert Summer Candle Machine Journey Kitchen Ocean Station Portrait Village Storm".split()
+)
+TRADES = tuple(
+    "Glass Steel Paper Textile Shipping Mining Clock Piano Chemical Railway Printing Leather Tea Salt Cable Engine".split()
+)
+OCCUPATIONS = tuple(
+    "painter surgeon lawyer botanist carpenter composer journalist geologist baker engineer librarian sailor tailor "
+    "sculptor chemist teacher astronomer gardener photographer translator diplomat pilot historian blacksmith "
+    "architect dentist farmer violinist weaver brewer judge shepherd".split()
+)

@@ -1,0 +1,29 @@
+"""Search engines behind one small interface. Knows nothing of reinforcement learning."""
+
+from retrievers.base import (
+    CorpusError,
+    IndexMismatchError,
+    Passage,
+    QueryError,
+    RetrievalError,
+    Retriever,
+    RetrieverError,
+)
+from retrievers.bm25 import BM25Retriever
+from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus
+from retrievers.dictionary import DictionaryRetriever
+
+__all__ = [
+    "BM25Retriever",
+    "CorpusError",
+    "DictionaryRetriever",
+    "DiskCorpus",
+    "IndexMismatchError",
+    "Passage",
+    "QueryError",
+    "RetrievalError",
+    "Retriever",
+    "RetrieverError",
+    "corpus_hash",
+    "load_corpus",
+]

@@ -1,0 +1,103 @@
+"""What every search engine here is: `Passage`, `Retriever` and the errors they raise.
+
+    RetrieverError
+    ├── CorpusError            a corpus file that can't be read as one
+    ├── IndexMismatchError     an index on disk that belongs to another corpus or version
+    ├── QueryError             a call that breaks the interface (k = 0, k beyond the corpus, not a string)
+    └── RetrievalError         the engine failed on a well-formed call (service down, time-out)
+
+Only `RetrievalError` is a matter of luck: a caller may survive it. The others are mistakes to repair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class RetrieverError(Exception):
+    """Base of every error of this package."""
+
+
+class CorpusError(RetrieverError, ValueError):
+    """A corpus that can't be used; the message names the file, the line and the repair."""
+
+
+class IndexMismatchError(RetrieverError, ValueError):
+    """An index on disk that does not belong to the corpus it is opened with."""
+
+
+class QueryError(RetrieverError, ValueError):
+    """A search that no engine could answer: the message names the value and the rule."""
+
+
+class RetrievalError(RetrieverError, RuntimeError):
+    """The engine failed on a well-formed search. Never shown to a policy as if it were evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrievable piece of text. `score` is the engine's own (higher is better); 0.0 outside a result."""
+
+    id: str
+    title: str
+    text: str
+    score: float = 0.0
+
+    @staticmethod
+    def from_contents(
+        id: str, contents: str, score: float = 0.0, *, verbatim_title: bool = False
+    ) -> Passage:
+        """Split FlashRAG `contents`: the first line is the title, the rest the text.
+
+        Wikipedia dumps in this format put the title in double quotes. They are removed unless
+        `verbatim_title`, which Search-R1 parity needs (its documents show the quotes).
+        """
+        title, _, text = contents.partition("\n")
+        if not verbatim_title and len(title) >= 2 and title[0] == title[-1] == '"':
+            title = title[1:-1]
+        return Passage(id, title, text, score)
+
+    def with_score(self, score: float) -> Passage:
+        """The same passage as a search result."""
+        return Passage(self.id, self.title, self.text, score)
+
+
+class Retriever(ABC):
+    """A search engine over a fixed set of passages. Subclasses: `search`, `sample`, `__len__`."""
+
+    @abstractmethod
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Best passages of each query, best first: `len(queries)` lists of at most `k`.
+
+        A list is shorter than `k`, even empty, where fewer passages match: it is never padded.
+        Raises `QueryError` on a bad call and `RetrievalError` when the engine fails.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        """`n` distinct passages, uniformly at random, by `rng` alone."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of passages."""
+
+    def check(self, queries: Sequence[str], k: int) -> None:
+        """Raise `QueryError` unless `search(queries, k)` is well-formed."""
+        if isinstance(queries, str):
+            raise QueryError(f"queries is the string {queries[:60]!r}: pass a list of strings, even for one query")
+        for query in queries:
+            if not isinstance(query, str):
+                raise QueryError(f"query {query!r} is a {type(query).__name__}: every query must be a string")
+        self.check_count(k, "k")
+
+    def check_count(self, count: int, name: str) -> None:
+        """Raise `QueryError` unless 1 <= count <= number of passages."""
+        if not 1 <= count <= len(self):
+            raise QueryError(
+                f"{name}={count} with a corpus of {len(self)} passages: "
+                f"{name} must be from 1 to {len(self)}; lower {name} or use a larger corpus"
+            )

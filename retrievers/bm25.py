@@ -1,0 +1,110 @@
+"""BM25 over the bm25s library: in memory, or saved to a folder and memory-mapped from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+
+from retrievers.base import CorpusError, IndexMismatchError, Passage, Retriever
+from retrievers.corpus import DiskCorpus, corpus_hash, write_corpus
+
+FORMAT = 1  # of the folder that `save` writes
+
+
+class BM25Retriever(Retriever):
+    """Lexical search over title and text (Lucene's BM25, no stemming).
+
+    Args:
+        passages: the corpus, at least one passage with distinct ids.
+        k1, b: term saturation and length normalisation; Anserini's Wikipedia values by default.
+        stopwords: "en" to drop English function words from passages and queries, None to keep all.
+    """
+
+    def __init__(
+        self, passages: Sequence[Passage], *, k1: float = 0.9, b: float = 0.4, stopwords: str | None = None
+    ) -> None:
+        if not passages:
+            raise CorpusError("no passages: a BM25 index needs at least one")
+        self.passages: Sequence[Passage] = passages
+        self.stopwords = stopwords
+        tokens = self._tokenize([f"{p.title} {p.text}" for p in passages])
+        self.index = bm25s.BM25(k1=k1, b=b)
+        self.index.index(tokens, show_progress=False)
+        self._vocabulary: dict[str, int] = self.index.vocab_dict
+
+    def _tokenize(self, texts: list[str]) -> bm25s.tokenization.Tokenized:
+        return bm25s.tokenize(texts, stopwords=self.stopwords, show_progress=False, allow_empty=True)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.check(queries, k)
+        if not queries:
+            return []
+        words = bm25s.tokenize(
+            list(queries), stopwords=self.stopwords, return_ids=False, show_progress=False, allow_empty=True
+        )
+        return [self._best([self._vocabulary[w] for w in query if w in self._vocabulary], k) for query in words]
+
+    def _best(self, word_ids: list[int], k: int) -> list[Passage]:
+        if not word_ids:
+            return []  # nothing in common with the corpus: no passage, rather than arbitrary ones
+        scores = self.index.get_scores_from_ids(word_ids)
+        k = min(k, len(scores))
+        best = np.argpartition(scores, -k)[-k:]
+        # Ties are broken by position, so that a result never depends on the partition's internals.
+        best = best[np.lexsort((best, -scores[best]))]
+        return [self.passages[int(i)].with_score(float(scores[i])) for i in best if scores[i] > 0]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        self.check_count(n, "n")
+        return [self.passages[int(i)] for i in rng.choice(len(self.passages), n, replace=False)]
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def save(self, folder: str | Path) -> None:
+        """Write index, corpus and manifest to `folder`, whole or not at all."""
+        folder = Path(folder)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists: remove it or choose another folder")
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.index.save(partial / "bm25s", show_progress=False)
+        write_corpus(self.passages, partial / "corpus.jsonl")
+        manifest = {
+            "format": FORMAT,
+            "passages": len(self.passages),
+            "corpus_hash": corpus_hash(self.passages),
+            "stopwords": self.stopwords,
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        os.replace(partial, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, mmap: bool = True) -> BM25Retriever:
+        """Open a folder that `save` wrote. With `mmap`, neither index nor corpus is read into memory."""
+        folder = Path(folder)
+        if not (folder / "manifest.json").is_file():
+            raise IndexMismatchError(f"{folder}: no manifest.json in it; it is not an index written by save()")
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest.get("format") != FORMAT:
+            raise IndexMismatchError(
+                f"{folder}: format {manifest.get('format')!r}, this version reads {FORMAT}; build the index again"
+            )
+        self = cls.__new__(cls)
+        self.passages = DiskCorpus(folder / "corpus.jsonl")
+        if len(self.passages) != manifest["passages"]:
+            raise IndexMismatchError(
+                f"{folder}: corpus.jsonl has {len(self.passages)} passages, "
+                f"manifest.json says {manifest['passages']}; build the index again"
+            )
+        self.stopwords = manifest["stopwords"]
+        self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
+        self._vocabulary = self.index.vocab_dict
+        return self

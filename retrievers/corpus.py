@@ -1,0 +1,145 @@
+"""Corpora on disk: FlashRAG's jsonl, one object a line with `id` and `contents` (title, newline, text)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from retrievers.base import CorpusError, Passage
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are skipped."""
+    path = Path(path)
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file; pass a .jsonl or .jsonl.gz file")
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            yield number, _parse(raw, f"{path}, line {number}")
+
+
+def _parse(raw: bytes, where: str) -> dict[str, object]:
+    try:
+        row = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{where}: not a JSON object ({error}); write one object a line") from error
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where}: a {type(row).__name__}, not a JSON object; write one object a line")
+    return row
+
+
+def _passage(row: dict[str, object], where: str, verbatim_titles: bool) -> Passage:
+    for field in ("id", "contents"):
+        if field not in row:
+            raise CorpusError(f"{where}: no field {field!r} (found {sorted(row)}); a passage needs id and contents")
+    contents = row["contents"]
+    if not isinstance(contents, str) or not contents.strip():
+        raise CorpusError(f"{where}: contents is {contents!r}; it must be a non-empty string")
+    return Passage.from_contents(str(row["id"]), contents, verbatim_title=verbatim_titles)
+
+
+def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Passage]:
+    """Read a whole corpus into memory (.jsonl or .jsonl.gz).
+
+    Raises `CorpusError`, naming file and line, for a malformed line, a repeated id or no passage at all.
+    """
+    first_line: dict[str, int] = {}
+    passages = []
+    for number, row in read_jsonl(path):
+        passage = _passage(row, f"{path}, line {number}", verbatim_titles)
+        if passage.id in first_line:
+            raise CorpusError(
+                f"{path}, line {number}: id {passage.id!r} stands on line {first_line[passage.id]} already; ids must be unique"
+            )
+        first_line[passage.id] = number
+        passages.append(passage)
+    if not passages:
+        raise CorpusError(f"{path}: no passage in it; a corpus needs at least one")
+    return passages
+
+
+def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
+    """Write passages as FlashRAG jsonl, whole or not at all (temporary name, then rename)."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        for p in passages:
+            file.write(json.dumps({"id": p.id, "contents": f'"{p.title}"\n{p.text}'}, ensure_ascii=False) + "\n")
+    os.replace(partial, path)
+
+
+def corpus_hash(passages: Iterable[Passage]) -> str:
+    """SHA-256 over ids, titles and texts in order: the identity of a corpus, 64 hex digits."""
+    digest = hashlib.sha256()
+    for p in passages:
+        digest.update(f"{p.id}\x1f{p.title}\x1f{p.text}\x1e".encode())
+    return digest.hexdigest()
+
+
+class DiskCorpus(Sequence[Passage]):
+    """A corpus that stays on disk: passages are read one by one through a table of line offsets.
+
+    The table (`<file>.offsets.npy`, 8 bytes a passage, memory-mapped) is made on first use, one pass over
+    the file. The file must be plain .jsonl, since a compressed one can't be entered in the middle.
+    """
+
+    def __init__(self, path: str | Path, *, verbatim_titles: bool = False) -> None:
+        self.path = Path(path)
+        self.verbatim_titles = verbatim_titles
+        if self.path.suffix == ".gz":
+            raise CorpusError(f"{self.path}: compressed; decompress it first, or read it with load_corpus")
+        if not self.path.is_file():
+            raise CorpusError(f"{self.path}: no such file")
+        table = self.path.with_name(self.path.name + ".offsets.npy")
+        if not table.is_file() or table.stat().st_mtime < self.path.stat().st_mtime:
+            self._write_offsets(table)
+        self.offsets = np.load(table, mmap_mode="r")
+        self.file = open(self.path, "rb")  # noqa: SIM115 (stays open as long as the corpus)
+
+    def _write_offsets(self, table: Path) -> None:
+        offsets, position = [], 0
+        with open(self.path, "rb") as file:
+            for raw in file:
+                if raw.strip():
+                    offsets.append(position)
+                position += len(raw)
+        if not offsets:
+            raise CorpusError(f"{self.path}: no passage in it; a corpus needs at least one")
+        partial = table.with_name(table.name + ".partial.npy")
+        np.save(partial, np.array(offsets, dtype=np.int64))
+        os.replace(partial, table)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        offset = int(self.offsets[index])
+        raw = os.pread(self.file.fileno(), 1 << 16, offset)
+        while b"\n" not in raw:
+            more = os.pread(self.file.fileno(), 1 << 20, offset + len(raw))
+            if not more:
+                break
+            raw += more
+        where = f"{self.path}, passage {index}"
+        return _passage(_parse(raw.split(b"\n", 1)[0], where), where, self.verbatim_titles)
+
+    def close(self) -> None:
+        """Close the file; the corpus can't be read afterwards."""
+        self.file.close()

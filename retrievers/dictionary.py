@@ -1,0 +1,33 @@
+"""A retriever that looks queries up in a dictionary: for tests, examples and speed measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from retrievers.base import CorpusError, Passage, Retriever
+
+
+class DictionaryRetriever(Retriever):
+    """Answers the exact queries of `results`; every other query finds nothing.
+
+    `results` maps a query to its passages, best first. The corpus is all of them, by id.
+    """
+
+    def __init__(self, results: Mapping[str, Sequence[Passage]]) -> None:
+        self.results = {query: list(passages) for query, passages in results.items()}
+        self.passages = list({p.id: p for found in self.results.values() for p in found}.values())
+        if not self.passages:
+            raise CorpusError("the dictionary holds no passage: give at least one query with one passage")
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.check(queries, k)
+        return [self.results.get(query, [])[:k] for query in queries]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        self.check_count(n, "n")
+        return [self.passages[i] for i in rng.choice(len(self.passages), n, replace=False)]
+
+    def __len__(self) -> int:
+        return len(self.passages)
