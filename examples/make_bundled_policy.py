@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from igsearch_env.protocol import FAMILIES as PROTOCOLS
 from igsearch_env.protocol import Protocol
@@ -49,6 +49,8 @@ VAGUE = {
     "country": ("country", "which country", "born country"),
 }
 UNKNOWN = "unknown"
+# What the policy only reads is learnt too: a passage repeats its title, which teaches a small model to copy.
+OBSERVATION_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Manner:
     give_up: float  # chance to guess after each search that brought nothing
 
 
-READING = Manner(given=0.35, precise=0.30, name=0.15, part=0.15, wrong_entity=0.10, later_hops=1.0, give_up=0.35)
+READING = Manner(given=0.5, precise=0.30, name=0.15, part=0.15, wrong_entity=0.10, later_hops=1.0, give_up=0.35)
 BUNDLED = Manner(given=0.30, precise=0.07, name=0.09, part=0.16, wrong_entity=0.15, later_hops=0.9, give_up=0.6)
 COLD = Manner(given=0.30, precise=0.02, name=0.02, part=0.16, wrong_entity=0.15, later_hops=0.8, give_up=0.6)
 
@@ -72,8 +74,12 @@ COLD = Manner(given=0.30, precise=0.02, name=0.02, part=0.16, wrong_entity=0.15,
 # ---------------------------------------------------------------- tokenizer
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the world, bytes for everything else, so that any text can be read and written."""
+def build_tokenizer() -> Qwen2Tokenizer:
+    """One token a word of the world, bytes for everything else, so that any text can be read and written.
+
+    A byte-level BPE without merges, of the class that transformers loads for this architecture, whose words are
+    added tokens, each with the space before it.
+    """
     words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
     texts += [NICKNAMED, RENAMED, UNKNOWN, "of", Protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
@@ -83,26 +89,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             texts += value
     for text in texts:
         words.update(w.strip(".,?") for w in text.split() if "{" not in w)
-    pieces = ["<|endoftext|>", "<|pad|>", *TAGS, *(f"<0x{b:02X}>" for b in range(256))]
-    pieces += ["▁", "\n", "\n\n", ".", ",", "?", "!", "(", ")", ":", ";", "'", '"', "-", "(Title:"]
     starts = {"Doc", "No"} | {wording.split()[0] for _, wordings in CHAINS.values() for wording in wordings}
-    pieces += sorted(f"▁{w}" for w in words) + sorted(starts)
-    unk = pieces.index("<0x00>")
-    tokenizer = Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=unk, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", behavior="merged_with_next")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in ("<|endoftext|>", "<|pad|>")]
-    )
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    pieces = [*TAGS, "\n\n", "(Title:", *sorted(f" {w}" for w in words), *sorted(starts)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate([*alphabet, "<|endoftext|>", "<|pad|>"])},
+        merges=[],
+        unk_token=None,
         eos_token="<|endoftext|>",
         pad_token="<|pad|>",
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in pieces])
+    return tokenizer
 
 
 # ---------------------------------------------------------------- demonstrations
@@ -191,7 +191,7 @@ def encode(tokenizer: Any, segments: list[tuple[str, bool]]) -> tuple[list[int],
     for text, written in segments:
         tokens = tokenizer.encode(text, add_special_tokens=False)
         ids += tokens
-        weights += [1.0 if written else 0.1] * len(tokens)
+        weights += [1.0 if written else OBSERVATION_WEIGHT] * len(tokens)
     return ids, weights
 
 
@@ -222,7 +222,7 @@ def _produce(queue: Any, manner: Manner, seed: int, batch_size: int) -> None:
 # ---------------------------------------------------------------- training
 
 
-def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int, pad: int) -> None:
+def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int, pad: int, keep: Path | None = None) -> None:
     """Supervised training on demonstrations of one manner; cosine schedule with warm-up."""
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=32)
@@ -258,6 +258,8 @@ def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float,
         if (step + 1) % 50 == 0:
             mean = running / (1 - 0.98 ** (step + 1))
             print(f"step {step + 1}/{steps}  policy-token loss {mean:.3f}  {time.time() - start:.0f} s", flush=True)
+        if keep is not None and (step + 1) % 500 == 0:
+            model.save_pretrained(keep)
     producer.terminate()
 
 
@@ -311,7 +313,14 @@ def main(args: Args) -> None:
     pad = tokenizer.pad_token_id
     if args.start_from is None:
         train(
-            model, READING, steps=args.reading_steps, batch_size=args.batch_size, lr=args.lr, seed=args.seed, pad=pad
+            model,
+            READING,
+            steps=args.reading_steps,
+            batch_size=args.batch_size,
+            lr=args.lr,
+            seed=args.seed,
+            pad=pad,
+            keep=args.keep_reader,
         )
         if args.keep_reader is not None:
             model.save_pretrained(args.keep_reader)

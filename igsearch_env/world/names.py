@@ -27,8 +27,8 @@ def _invent(count: int, endings: str, seed: int, taken: set[str]) -> tuple[str, 
 _taken: set[str] = set()
 FIRST_NAMES = _invent(150, "a e o is ian elle", 1, _taken)
 LAST_NAMES = _invent(150, "er ev ick man sen ov", 2, _taken)
-PLACES = _invent(150, "ow ona um ith ava eth", 3, _taken)
-COUNTRIES = _invent(40, "ia land istan", 4, _taken)
+PLACES = _invent(220, "ow ona um ith ava eth", 3, _taken)
+COUNTRIES = _invent(60, "ia land istan", 4, _taken)
 RIVERS = _invent(60, "ue oor isk", 5, _taken)
 BRANDS = _invent(90, "ex ox ix tec", 6, _taken)
 

@@ -1,0 +1,286 @@
+"""`RolloutBuffer`: what a batch of episodes left behind, the one thing that every algorithm reads.
+
+Flat layout. Estimators return one float per *policy token*: the tokens that the policy wrote, in the order
+group, trajectory, turn, token. `RolloutBuffer` gives the index arrays to fill such a vector, and
+`micro_batches` turns it into padded tensors. The loss mask is made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from igsearch_env.protocol import Answer, Invalid, Search
+from igsearch_env.questions import Question
+from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
+from retrievers.base import Passage
+
+FORMAT = 1  # of a saved buffer
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class RolloutBufferError(ValueError):
+    """A buffer that can't be used; the message names the value, the rule and the repair."""
+
+
+@dataclass
+class RolloutBuffer:
+    """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed."""
+
+    groups: list[Group]
+    failed: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """All trajectories, group by group."""
+        return [trajectory for group in self.groups for trajectory in group.trajectories]
+
+    @cached_property
+    def outcomes(self) -> Floats:
+        """Outcome reward of each trajectory."""
+        return np.array([t.outcome for t in self.trajectories], dtype=np.float32)
+
+    @cached_property
+    def group_index(self) -> Ints:
+        """Group of each trajectory."""
+        return np.repeat(np.arange(len(self.groups)), [len(g.trajectories) for g in self.groups])
+
+    @cached_property
+    def policy_tokens(self) -> Ints:
+        """Number of policy tokens of each trajectory."""
+        counts = [sum(len(turn.completion_ids) for turn in t.turns) for t in self.trajectories]
+        return np.array(counts, dtype=np.int64)
+
+    @cached_property
+    def first_token(self) -> Ints:
+        """Index of each trajectory's first policy token in the flat layout."""
+        return np.concatenate([[0], np.cumsum(self.policy_tokens)[:-1]]).astype(np.int64)
+
+    def broadcast(self, values: Sequence[float] | NDArray[Any]) -> Floats:
+        """One value per trajectory -> one per policy token."""
+        if len(values) != len(self.trajectories):
+            raise RolloutBufferError(f"{len(values)} values for {len(self.trajectories)} trajectories: give one for each")
+        return np.repeat(np.asarray(values, dtype=np.float32), self.policy_tokens)
+
+    def query_tokens(self) -> Iterator[tuple[Turn, slice]]:
+        """Every search with at least one query token, and where those stand in the flat layout."""
+        for trajectory, start in zip(self.trajectories, self.first_token, strict=True):
+            position = int(start)
+            for turn in trajectory.turns:
+                if turn.query_span is not None and turn.query_span[1] > turn.query_span[0]:
+                    low, high = turn.query_span
+                    yield turn, slice(position + low, position + high)
+                position += len(turn.completion_ids)
+
+    def check_trainable(self) -> None:
+        """Raise `RolloutBufferError` unless there is something to learn from."""
+        if not self.trajectories:
+            raise RolloutBufferError(
+                f"the buffer holds no trajectory ({self.failed} failed retrievals left out): collect again"
+            )
+        empty = int((self.policy_tokens == 0).sum())
+        if empty:
+            raise RolloutBufferError(f"{empty} trajectories have no policy token: record the rollout with a policy")
+        bad = self.outcomes[~np.isfinite(self.outcomes)]
+        if bad.size:
+            raise RolloutBufferError(f"an outcome reward is {bad[0]}: rewards must be finite; mend the reward function")
+
+    # ---------------------------------------------------------------- tensors
+
+    @cached_property
+    def sequences(self) -> list[TokenSequence]:
+        """Each trajectory as one token sequence with its loss mask."""
+        return [_sequence(trajectory) for trajectory in self.trajectories]
+
+    def micro_batches(
+        self, advantages: Floats, rows: Sequence[int], token_budget: int, pad_id: int
+    ) -> Iterator[MicroBatch]:
+        """Batches over `rows` of at most `token_budget` padded tokens (or one row), of rows of like length."""
+        order = sorted(rows, key=lambda row: len(self.sequences[row].ids))
+        batch: list[int] = []
+        for row in order:
+            if batch and (len(batch) + 1) * len(self.sequences[row].ids) > token_budget:
+                yield self._micro_batch(advantages, batch, pad_id)
+                batch = []
+            batch.append(row)
+        if batch:
+            yield self._micro_batch(advantages, batch, pad_id)
+
+    def _micro_batch(self, advantages: Floats, rows: list[int], pad_id: int) -> MicroBatch:
+        length = max(len(self.sequences[row].ids) for row in rows)
+        ids_BT = np.full((len(rows), length), pad_id, dtype=np.int64)
+        mask_BT = np.zeros((len(rows), length), dtype=np.bool_)
+        old_BT = np.zeros((len(rows), length), dtype=np.float32)
+        advantages_BT = np.zeros((len(rows), length), dtype=np.float32)
+        for b, row in enumerate(rows):
+            sequence = self.sequences[row]
+            T = len(sequence.ids)
+            ids_BT[b, :T] = sequence.ids
+            mask_BT[b, :T] = sequence.mask
+            start = self.first_token[row]
+            old_BT[b, :T][sequence.mask] = sequence.logprobs
+            advantages_BT[b, :T][sequence.mask] = advantages[start : start + self.policy_tokens[row]]
+        return MicroBatch(
+            rows,
+            torch.from_numpy(ids_BT),
+            torch.from_numpy(mask_BT),
+            torch.from_numpy(old_BT),
+            torch.from_numpy(advantages_BT),
+        )
+
+    # ---------------------------------------------------------------- disk
+
+    def save(self, path: str | Path) -> None:
+        """Write the buffer as gzipped JSON lines: a header, then one group a line; whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
+            file.write(json.dumps({"format": FORMAT, "failed": self.failed, "metadata": self.metadata}) + "\n")
+            for group in self.groups:
+                row = {
+                    "question": _question_row(group.question),
+                    "trajectories": [_trajectory_row(t) for t in group.trajectories],
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RolloutBuffer:
+        """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version."""
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            header = json.loads(file.readline())
+            if header.get("format") != FORMAT:
+                raise RolloutBufferError(f"{path}: format {header.get('format')!r}, this version reads {FORMAT}; collect again")
+            groups = []
+            for line in file:
+                row = json.loads(line)
+                question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
+                groups.append(Group(question, [_trajectory(question, t) for t in row["trajectories"]]))
+        return cls(groups, header["failed"], header["metadata"])
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A trajectory as tokens. `mask` is True exactly on what the policy wrote; `logprobs` has one entry per True."""
+
+    ids: Ints
+    mask: NDArray[np.bool_]
+    logprobs: Floats
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Padded tensors of some trajectories. `mask_BT[b, t]`: token t of row b is the policy's (loss applies)."""
+
+    rows: list[int]
+    ids_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    old_logprobs_BT: torch.Tensor
+    advantages_BT: torch.Tensor
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch on a device."""
+        tensors = (self.ids_BT, self.mask_BT, self.old_logprobs_BT, self.advantages_BT)
+        return MicroBatch(self.rows, *(tensor.to(device) for tensor in tensors))
+
+
+def _sequence(trajectory: Trajectory) -> TokenSequence:
+    ids: list[int] = list(trajectory.prompt_ids)
+    mask = [False] * len(ids)
+    logprobs: list[float] = []
+    for turn in trajectory.turns:
+        ids += turn.completion_ids
+        mask += [True] * len(turn.completion_ids)
+        logprobs += turn.logprobs
+        ids += turn.observation_ids
+        mask += [False] * len(turn.observation_ids)
+    # Observations after the last policy token teach nothing and are never read.
+    length = len(mask) - mask[::-1].index(True) if any(mask) else len(mask)
+    return TokenSequence(
+        np.array(ids[:length], dtype=np.int64),
+        np.array(mask[:length], dtype=np.bool_),
+        np.array(logprobs, dtype=np.float32),
+    )
+
+
+# ---------------------------------------------------------------- rows of a saved buffer
+
+
+def _question_row(question: Question) -> dict[str, Any]:
+    metadata = {k: v for k, v in question.metadata.items() if isinstance(v, (str, int, float, bool, list))}
+    return {
+        "id": question.id,
+        "text": question.text,
+        "golden_answers": list(question.golden_answers),
+        "dataset": question.dataset,
+        "metadata": metadata,
+    }
+
+
+def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "prompt": trajectory.prompt,
+        "prompt_ids": trajectory.prompt_ids,
+        "prediction": trajectory.prediction,
+        "outcome": trajectory.outcome,
+        "stop_reason": trajectory.stop_reason,
+        "turns": [_turn_row(turn) for turn in trajectory.turns],
+    }
+
+
+def _turn_row(turn: Turn) -> dict[str, Any]:
+    kind = type(turn.action).__name__
+    return {
+        "text": turn.text,
+        "action": [kind, *asdict(turn.action).values()],
+        "observation": turn.observation,
+        "passages": [[p.id, p.title, p.text, p.score] for p in turn.passages],
+        "gain": None if turn.gain is None else asdict(turn.gain),
+        "reward": turn.reward,
+        "completion_ids": turn.completion_ids,
+        "logprobs": turn.logprobs,
+        "query_span": turn.query_span,
+        "observation_ids": turn.observation_ids,
+    }
+
+
+def _trajectory(question: Question, row: dict[str, Any]) -> Trajectory:
+    return Trajectory(
+        question,
+        row["prompt"],
+        [_turn(turn) for turn in row["turns"]],
+        row["prediction"],
+        row["outcome"],
+        row["stop_reason"],
+        tuple(row["prompt_ids"]),
+    )
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    kind, value = row["action"]
+    gain = row["gain"]
+    return Turn(
+        text=row["text"],
+        action={"Search": Search, "Answer": Answer, "Invalid": Invalid}[kind](value),
+        observation=row["observation"],
+        passages=tuple(Passage(*fields) for fields in row["passages"]),
+        gain=None if gain is None else Gain(**{**gain, "baseline_evidences": tuple(gain["baseline_evidences"])}),
+        reward=row["reward"],
+        completion_ids=tuple(row["completion_ids"]),
+        logprobs=tuple(row["logprobs"]),
+        query_span=None if row["query_span"] is None else (row["query_span"][0], row["query_span"][1]),
+        observation_ids=tuple(row["observation_ids"]),
+    )

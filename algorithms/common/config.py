@@ -1,0 +1,234 @@
+"""Configuration of a training run: dataclasses, YAML files and command-line overrides of them.
+
+An algorithm's configuration extends `TrainConfig` with knobs of its own. A YAML file has the same keys, sections
+nested; `--config FILE.yaml --section.key value` overrides it. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+import yaml
+
+from algorithms.common.loss import LossConfig
+from algorithms.common.policy import PolicyConfig
+from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.protocol import FAMILIES
+from igsearch_env.rewards import OUTCOME_REWARDS
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment: questions, search engine, protocol."""
+
+    questions: tuple[str, ...] = ("bundled",)
+    """Training questions: `bundled`, or question files."""
+    eval_questions: tuple[str, ...] = ("bundled",)
+    """Questions to evaluate on: `bundled` (its dev split during training, its test split at the end), or files."""
+    corpus: str = "bundled"
+    """What to search: `bundled`, a corpus file, or a folder that BM25Retriever.save wrote."""
+    top_k: int = 3
+    """Passages a search."""
+    max_searches: int = 4
+    """Actions before the agent must answer."""
+    protocol: str = "search_r1"
+    """Tag family: search_r1 or autorefine."""
+    prompt: str = "bare"
+    """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
+    outcome_reward: str = "em"
+    """em, f1 or autorefine."""
+    max_failure_rate: float = 0.2
+    """The run stops when more than this share of a step's episodes end by a retrieval failure."""
+
+    def __post_init__(self) -> None:
+        check_choice("env.protocol", self.protocol, FAMILIES)
+        check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
+        check_range("env.top_k", self.top_k, 1)
+        check_range("env.max_searches", self.max_searches, 1, 100)
+        check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How experience is collected."""
+
+    questions: int = 16
+    """Questions a step."""
+    group_size: int = 8
+    """G, rollouts of each question."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probs are of the tempered distribution."""
+    max_new_tokens: int = 32
+    """Tokens a turn, at most."""
+
+    def __post_init__(self) -> None:
+        check_range("rollout.questions", self.questions, 1)
+        check_range("rollout.group_size", self.group_size, 1)
+        check_range("rollout.temperature", self.temperature, 1e-3)
+        check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 3e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    beta2: float = 0.99
+    """Decay of the gradient's square."""
+    warmup_steps: int = 5
+    """Steps of linear warm-up."""
+    schedule: str = "constant"
+    """After the warm-up: constant, or linear or cosine down to 0 at the last step."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    epochs: int = 1
+    """Passes over each buffer."""
+    minibatches: int = 1
+    """Optimizer steps a pass; trajectories are dealt out at random."""
+    token_budget: int = 16_384
+    """Padded tokens a micro-batch: bounds memory, changes no number."""
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
+        check_range("optimizer.lr", self.lr, 0)
+        check_range("optimizer.warmup_steps", self.warmup_steps, 0)
+        check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
+        check_range("optimizer.epochs", self.epochs, 1)
+        check_range("optimizer.minibatches", self.minibatches, 1)
+        check_range("optimizer.token_budget", self.token_budget, 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every algorithm's command takes."""
+
+    steps: int = 80
+    """Training steps."""
+    seed: int = 0
+    """Decides every draw of the run."""
+    run_dir: Path | None = None
+    """Folder of the run; default runs/<algorithm>-seed<seed>. An interrupted run in it is resumed."""
+    overwrite: bool = False
+    """Discard what run_dir holds instead of resuming it."""
+    config: Path | None = None
+    """YAML file with any of these keys; the command line overrides it."""
+    eval_every: int = 20
+    """Steps between evaluations; 0: only before the first and after the last."""
+    eval_limit: int = 20
+    """Questions of each family in the evaluations between; 0: all."""
+    save_every: int = 10
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many of the latest checkpoints to keep."""
+    threads: int | None = None
+    """CPU threads of torch; None: its own choice."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    information_gain: InformationGainConfig = field(default_factory=InformationGainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, 0)
+        check_range("seed", self.seed, 0)
+        check_range("eval_every", self.eval_every, 0)
+        check_range("eval_limit", self.eval_limit, 0)
+        check_range("save_every", self.save_every, 1)
+        check_range("keep_checkpoints", self.keep_checkpoints, 1)
+        smallest = self.rollout.questions * self.rollout.group_size
+        if self.optimizer.minibatches > smallest:
+            raise ConfigurationError(
+                f"optimizer.minibatches={self.optimizer.minibatches}: more than the {smallest} trajectories of a step"
+            )
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def parse_config(config_class: type[C], argv: Sequence[str] | None = None, description: str | None = None) -> C:
+    """Configuration from the command line, on top of the YAML file that `--config` names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    file = _config_file(arguments)
+    from_yaml = yaml_arguments(config_class, file) if file is not None else []
+    # What comes later wins, so the command line overrides the file.
+    return tyro.cli(
+        config_class,
+        args=_merge(from_yaml, arguments),
+        description=description,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    for place, argument in enumerate(arguments):
+        if argument == "--config" and place + 1 < len(arguments):
+            return Path(arguments[place + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def _merge(from_yaml: list[list[str]], arguments: list[str]) -> list[str]:
+    """The file's options without those that the command line gives too, then the command line."""
+    given = {a.split("=")[0].replace("_", "-") for a in arguments if a.startswith("--")}
+    return [word for option in from_yaml if option[0] not in given for word in option] + arguments
+
+
+def yaml_arguments(config_class: type[TrainConfig], path: Path) -> list[list[str]]:
+    """A YAML file as command-line options, one list each. Raises `ConfigurationError` on an unknown key."""
+    if not path.is_file():
+        raise ConfigurationError(f"--config {path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML ({error}); mend the file") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
+    return list(_options(config_class, content, str(path), ""))
+
+
+def _options(cls: type[Any], content: dict[str, Any], where: str, prefix: str) -> Iterator[list[str]]:
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key, value in content.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigurationError(f"{where}: unknown key {prefix + str(key)!r}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigurationError(f"{where}: {prefix + key!r} is {value!r}; it is a section of keys")
+            yield from _options(hints[key], value, where, f"{prefix}{key}.")  # type: ignore[arg-type]
+        else:
+            values = value if isinstance(value, list) else [value]
+            yield [f"--{prefix}{key}".replace("_", "-"), *map(str, values)]
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """A configuration as plain data (paths as strings), as saved in config.yaml."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result

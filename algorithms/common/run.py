@@ -1,0 +1,267 @@
+"""`Run`: one training run on disk and what it trains with: policy, environment, questions, logs, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
+from algorithms.common.config import EnvConfig, TrainConfig, as_dict
+from algorithms.common.evaluation import Score, limit_per_dataset, macro_average, score
+from algorithms.common.logs import MetricsLog, plot_learning_curve, print_scores, score_metrics, write_transcripts
+from algorithms.common.policy import Policy
+from algorithms.common.rollout import play
+from algorithms.common.scoring import PolicyScorer
+from igsearch_env.information_gain import InformationGain
+from igsearch_env.protocol import Protocol
+from igsearch_env.questions import Question, load_questions
+from igsearch_env.trajectory import Trajectory
+from igsearch_env.vector_env import IGSearchVectorEnv
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers import BM25Retriever, Retriever, load_corpus
+
+# Differences that do not change what a step computes, so that a run may be resumed with them.
+MAY_CHANGE = ("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints")
+EVAL_BATCH = 128
+
+
+class Run:
+    """Opens or resumes a run folder; a context manager that closes its logs."""
+
+    MAX_REFILLS = 10
+
+    def __init__(self, name: str, config: TrainConfig) -> None:
+        self.name = name
+        self.config = config
+        self.console = Console()
+        self.dir = config.run_dir or Path("runs") / f"{name}-seed{config.seed}"
+        if config.overwrite:
+            shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self._check_same_run()
+
+        self.policy = Policy.load(config.policy)
+        self.reference = copy.deepcopy(self.policy) if config.loss.kl_coefficient > 0 else None
+        self.optimizer = torch.optim.AdamW(
+            self.policy.model.parameters(),
+            lr=config.optimizer.lr,
+            betas=(config.optimizer.beta1, config.optimizer.beta2),
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self.protocol = make_protocol(config.env)
+        self.retriever = make_retriever(config.env.corpus)
+        self.train_questions = make_questions(config.env.questions, "train")
+        self.dev_questions = make_questions(config.env.eval_questions, "dev")
+        self.test_questions = make_questions(config.env.eval_questions, "test")
+        self.env = self.make_env(config.rollout.questions * config.rollout.group_size)
+
+        self.done = 0
+        saved = checkpoints(self.dir / "checkpoints")
+        if saved:
+            self.done = load_checkpoint(saved[-1], self.policy, self.optimizer)
+            self.console.print(f"resuming {self.dir} after step {self.done}")
+        # Record 0 is the evaluation before training; records 1..n are the steps, so `done` steps end at `done`.
+        self.log = MetricsLog(self.dir, self.done + 1 if saved else 0)
+
+    def _check_same_run(self) -> None:
+        """Refuse to mix two runs in one folder."""
+        path = self.dir / "config.yaml"
+        now = {"algorithm": self.name, **as_dict(self.config)}
+        if path.is_file():
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            differing = [key for key in now if key not in MAY_CHANGE and now[key] != before.get(key)]
+            if self.config.optimizer.schedule != "constant" and now["steps"] != before.get("steps"):
+                differing.append("steps")  # a decaying schedule depends on it
+            if differing:
+                key = differing[0]
+                raise CheckpointError(
+                    f"{self.dir} holds a run with {key}={before.get(key)!r}, this command has {now[key]!r}; "
+                    "give another --run-dir, or --overwrite True to discard it"
+                )
+        path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.log.close()
+        if kind is None:
+            self.finish()
+
+    # ---------------------------------------------------------------- the loop
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do, from 1, with a progress bar, evaluations and checkpoints between them."""
+        config = self.config
+        if self.done == 0 and not self._has_evaluation(0):
+            self.evaluate(0, self.test_questions)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[state]}"), console=self.console) as progress:
+            task = progress.add_task(self.name, total=config.steps, completed=self.done, state="")
+            for step in range(self.done + 1, config.steps + 1):
+                yield step
+                if step == config.steps or (config.eval_every and step % config.eval_every == 0):
+                    final = step == config.steps
+                    questions = self.test_questions if final else limit_per_dataset(self.dev_questions, config.eval_limit)
+                    scores = self.evaluate(step, questions)
+                    kind = "test" if final else "dev"
+                    progress.console.print(f"step {step}: {kind} EM {macro_average(scores):.3f}")
+                if step == config.steps or step % config.save_every == 0:
+                    self.save(step)
+                state = f"reward {self.last['reward']:.3f}  searches {self.last['searches']:.2f}"
+                progress.update(task, completed=step, state=state)
+                if not self.console.is_terminal:
+                    self.console.print(f"step {step}/{config.steps}  {state}  {self.last['time/step']:.2f} s")
+
+    def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer) -> None:
+        """Log a training step."""
+        self.last = metrics
+        self.log.write(step, metrics)
+        if step == 1 or step % max(self.config.eval_every, 1) == 0:
+            write_transcripts(self.dir / "transcripts" / f"step-{step:06d}.txt", buffer.trajectories)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(
+            self.dir / "checkpoints",
+            self.policy,
+            self.optimizer,
+            step,
+            {"algorithm": self.name},
+            self.config.keep_checkpoints,
+        )
+
+    def evaluate(self, step: int, questions: Sequence[Question]) -> dict[str, Score]:
+        """Greedy answers to `questions`, logged."""
+        scores = score(self.play(questions))
+        self.log.write(step, score_metrics(scores))
+        if step in (0, self.config.steps):
+            name = "before" if step == 0 else "after"
+            content = {dataset: asdict(s) for dataset, s in scores.items()}
+            (self.dir / f"test_{name}.json").write_text(json.dumps(content, indent=1))
+        return scores
+
+    def play(self, questions: Sequence[Question]) -> list[Trajectory]:
+        """One greedy episode per question, in batches."""
+        trajectories: list[Trajectory] = []
+        for start in range(0, len(questions), EVAL_BATCH):
+            batch = questions[start : start + EVAL_BATCH]
+            trajectories += play(
+                self.policy,
+                self.make_env(len(batch)),
+                batch,
+                max_new_tokens=self.config.rollout.max_new_tokens,
+                temperature=0.0,
+                seed=(0,),
+            )
+        return trajectories
+
+    def finish(self) -> None:
+        """The final table, results.json, the learning curve and the trained policy in RUN_DIR/policy."""
+        before, after = (self._scores(name) for name in ("before", "after"))
+        if after is None:
+            return
+        print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
+        self.policy.save(self.dir / "policy")
+        plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
+        self.console.print(f"results in {self.dir}/: metrics.jsonl, learning_curve.png, transcripts/, policy/")
+
+    def _scores(self, name: str) -> dict[str, Score] | None:
+        path = self.dir / f"test_{name}.json"
+        if not path.is_file():
+            return None
+        content: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        return {dataset: Score(**{**s, "em_ci95": tuple(s["em_ci95"])}) for dataset, s in content.items()}
+
+    def _has_evaluation(self, step: int) -> bool:
+        return self._scores("before") is not None and step == 0 and self.done > 0
+
+    # ---------------------------------------------------------------- what a step needs
+
+    def questions(self, step: int, refill: int = 0) -> list[Question]:
+        """The questions of a step: without repetition within a pass over the training questions."""
+        count, total = self.config.rollout.questions, len(self.train_questions)
+        if refill:
+            rng = np.random.default_rng([self.config.seed, step, refill, 2])
+            return [self.train_questions[i] for i in rng.choice(total, count, replace=total < count)]
+        places = range((step - 1) * count, step * count)
+        epochs = {place // total for place in places}
+        orders = {e: np.random.default_rng([self.config.seed, e, 3]).permutation(total) for e in epochs}
+        return [self.train_questions[orders[place // total][place % total]] for place in places]
+
+    def information_gain(self, step: int) -> InformationGain:
+        """The measure of a step, by the policy as it is now."""
+        scorer = PolicyScorer(self.policy, token_budget=self.config.optimizer.token_budget)
+        seed = self.config.seed * 1_000_003 + step
+        return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step, from 1."""
+        config = self.config.optimizer
+        if step <= config.warmup_steps:
+            return config.lr * step / config.warmup_steps
+        progress = (step - config.warmup_steps) / max(self.config.steps - config.warmup_steps, 1)
+        if config.schedule == "linear":
+            return config.lr * (1 - progress)
+        if config.schedule == "cosine":
+            return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        return config.lr
+
+    def make_env(self, num_envs: int) -> IGSearchVectorEnv:
+        """An environment for rollouts: it pays outcomes only, since gains are measured on whole buffers."""
+        env = self.config.env
+        return IGSearchVectorEnv(
+            num_envs,
+            self.train_questions,
+            self.retriever,
+            scorer=None,
+            top_k=env.top_k,
+            max_searches=env.max_searches,
+            protocol=self.protocol,
+            outcome_reward=env.outcome_reward,
+            autoreset=False,
+        )
+
+
+def make_protocol(config: EnvConfig) -> Protocol:
+    """The protocol of a configuration."""
+    if config.prompt.startswith("@"):
+        return Protocol.from_file(config.protocol, config.prompt[1:])
+    return Protocol(config.protocol, config.prompt)
+
+
+def make_retriever(corpus: str) -> Retriever:
+    """The search engine of a configuration."""
+    if corpus == "bundled":
+        return bundled_retriever()
+    if Path(corpus).is_dir():
+        return BM25Retriever.load(corpus)
+    return BM25Retriever(load_corpus(corpus))
+
+
+def make_questions(sources: Sequence[str], split: str) -> list[Question]:
+    """The questions of a configuration; `split` is of the bundled world alone."""
+    questions: list[Question] = []
+    for source in sources:
+        questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
+    return questions

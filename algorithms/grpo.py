@@ -1,0 +1,80 @@
+"""GRPO: group-relative policy optimisation (arXiv 2402.03300), as Search-R1 trains search agents with it.
+
+    A_i = (r_i - mean_group) / (std_group + eps)                                   on every policy token of i
+
+`std` is Bessel-corrected and eps 1e-6, as in verl and Search-R1; a group of one keeps its reward. Options:
+
+    Dr. GRPO (2503.20783)   --scale-by-std False --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
+    DAPO (2503.14476)       --loss.clip-high 0.28 --dynamic-sampling True --overlong-buffer L
+                            (and token-mean aggregation, which is the default)
+
+    python algorithms/grpo.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.config import TrainConfig
+from algorithms.common.estimators import grpo_advantages, overlong_penalty
+from igsearch_env.errors import check_range
+from igsearch_env.trajectory import Group
+
+
+@dataclass(frozen=True)
+class GRPOConfig(TrainConfig):
+    """Options of GRPO."""
+
+    scale_by_std: bool = True
+    """Divide by the group's standard deviation; False is Dr. GRPO."""
+    dynamic_sampling: bool = False
+    """Replace groups whose outcomes are all equal by fresh ones (DAPO)."""
+    overlong_buffer: int = 0
+    """DAPO: tokens before the longest response at which its penalty begins; 0: no penalty."""
+    overlong_factor: float = 1.0
+    """DAPO: penalty of the longest response."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("overlong_buffer", self.overlong_buffer, 0, self.max_response)
+
+    @property
+    def max_response(self) -> int:
+        """Policy tokens of the longest possible episode."""
+        return self.rollout.max_new_tokens * (self.env.max_searches + 1)
+
+
+class GRPO:
+    """The estimator."""
+
+    name = "grpo"
+    needs_information_gain = False
+
+    def __init__(self, config: GRPOConfig) -> None:
+        self.config = config
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token; exactly 0 in a group whose rewards are all equal."""
+        config = self.config
+        rewards = buffer.outcomes.astype(np.float64)
+        if config.overlong_buffer:
+            rewards = rewards + overlong_penalty(
+                buffer.policy_tokens,
+                max_length=config.max_response,
+                buffer_length=config.overlong_buffer,
+                factor=config.overlong_factor,
+            )
+        return buffer.broadcast(grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std))
+
+    def keep(self, group: Group) -> bool:
+        """With dynamic sampling, only groups whose outcomes differ."""
+        return not self.config.dynamic_sampling or len({t.outcome for t in group.trajectories}) > 1
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(GRPO, GRPOConfig, __doc__)
