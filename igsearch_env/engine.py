@@ -8,7 +8,7 @@ from typing import Any, Literal
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_range
 from igsearch_env.information_gain import InformationGain, InformationGainConfig, SearchStep, has_evidence
-from igsearch_env.protocol import MAX_ACTION_CHARS, Protocol
+from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question, check_unique
 from igsearch_env.rewards import OUTCOME_REWARDS
 from igsearch_env.scorers import AnswerScorer, UnigramScorer
@@ -17,9 +17,8 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.base import RetrievalError, Retriever
 
-MAX_OBSERVATION_CHARS = 1_000_000
-# A prompt, a correction and ten tags are short; this bounds one action, with room to report what was too long.
-MAX_STEP_CHARS = 1_000_000
+# Bounds of the text spaces. An action above protocol.MAX_ACTION_CHARS is in the space, and is answered as invalid.
+MAX_TEXT_CHARS = 1_000_000
 
 
 class SearchEngine:
@@ -72,7 +71,7 @@ class SearchEngine:
 
     def spaces(self) -> tuple[UnicodeText, UnicodeText]:
         """Observation space and action space of one environment."""
-        return UnicodeText(MAX_OBSERVATION_CHARS), UnicodeText(MAX_STEP_CHARS)
+        return UnicodeText(MAX_TEXT_CHARS), UnicodeText(MAX_TEXT_CHARS)
 
     def begin(self, question: Question) -> Episode:
         """A fresh episode."""
@@ -116,7 +115,13 @@ class SearchEngine:
                 payees.append(episode)
         if not steps:
             return
-        gains = self.information_gain.measure(steps)
+        try:
+            gains = self.information_gain.measure(steps)
+        except RetrievalError:  # no random passages to compare with
+            for episode in payees:
+                if not episode.trajectory.done:
+                    episode.fail()
+            return
         for episode, step, gain in zip(payees, steps, gains, strict=True):
             episode.trajectory.turns[step.index].gain = gain
             episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
@@ -159,6 +164,3 @@ def render(trajectory: Trajectory) -> str:
         golds = " | ".join(trajectory.question.golden_answers)
         lines.append(f"{trajectory.stop_reason}: outcome {trajectory.outcome:.3f} (golden: {golds})")
     return "\n".join(lines)
-
-
-__all__ = ["MAX_ACTION_CHARS", "SearchEngine", "describe", "render"]

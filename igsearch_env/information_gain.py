@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
-from igsearch_env.protocol import Protocol, action_span, format_passages, refine_span, refine_text
+from igsearch_env.protocol import Protocol, action_span, refine_span, refine_text
 from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain, Trajectory
 from retrievers.base import Passage, Retriever
@@ -108,8 +108,8 @@ def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
 
 
 def has_evidence(passages: Sequence[Passage]) -> bool:
-    """Whether passages hold at least `MIN_EVIDENCE_CHARS` characters together."""
-    return bool(passages) and len(format_passages(passages).strip()) >= MIN_EVIDENCE_CHARS
+    """Whether passages hold at least `MIN_EVIDENCE_CHARS` characters of titles and texts together."""
+    return sum(len(p.title) + len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
 
 
 # ---------------------------------------------------------------- contexts and evidence
@@ -206,7 +206,10 @@ def _corpus_evidence(
     words = len(refine_text(real.refine).split())
     made = []
     for _ in range(count):
-        drawn = retriever.sample(min(passages, len(retriever)), rng)
+        for _ in range(20):  # the very passages that were found would compare nothing; a tiny corpus has no others
+            drawn = retriever.sample(min(passages, len(retriever)), rng)
+            if protocol.evidence(drawn) != real.block:
+                break
         refine = f"<refine> {' '.join(drawn[0].text.split()[:words])}</refine>" if real.refine else ""
         made.append(_Evidence(("", ""), 0, protocol.evidence(drawn), refine))
     return made
@@ -293,7 +296,5 @@ class InformationGain:
                     "give a retriever to draw the others from its corpus, or more questions a batch"
                 )
             count = len(step.trajectory.turns[step.index].passages)
-            chosen += _corpus_evidence(
-                real, wanted - len(chosen), count, self.protocol, self.retriever, rng
-            )
+            chosen += _corpus_evidence(real, wanted - len(chosen), count, self.protocol, self.retriever, rng)
         return chosen

@@ -27,10 +27,11 @@ class Question:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise QuestionError(f"question {self.id!r}: its text is empty; give it one or drop it")
-        if not self.golden_answers or not all(isinstance(a, str) and a.strip() for a in self.golden_answers):
+        answers = self.golden_answers
+        if isinstance(answers, str) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
             raise QuestionError(
-                f"question {self.id!r}: golden_answers is {self.golden_answers!r}; "
-                "it needs at least one answer, none of them empty"
+                f"question {self.id!r}: golden_answers is {answers!r}; "
+                "it must be a tuple of at least one answer, none of them empty"
             )
 
 
@@ -42,20 +43,27 @@ def load_questions(path: str | Path) -> list[Question]:
     path = Path(path)
     default_dataset = path.name.split(".")[0]
     questions: list[Question] = []
+    first: dict[tuple[str, str], int] = {}
     try:
         for number, row in read_jsonl(path):
-            questions.append(_question(row, default_dataset, f"{path}, line {number}"))
+            question = _question(row, default_dataset, f"{path}, line {number}")
+            key = (question.dataset, question.id)
+            if key in first:
+                raise QuestionError(
+                    f"{path}, line {number}: id {question.id!r} stands on line {first[key]} already; ids must be unique"
+                )
+            first[key] = number
+            questions.append(question)
     except CorpusError as error:
         raise QuestionError(str(error)) from error
     if not questions:
         raise QuestionError(f"{path}: no question in it; it needs at least one")
-    check_unique(questions, str(path))
     return questions
 
 
 def _question(row: dict[str, Any], default_dataset: str, where: str) -> Question:
     for name in ("id", "question", "golden_answers"):
-        if name not in row:
+        if row.get(name) is None:
             raise QuestionError(f"{where}: no field {name!r} (found {sorted(row)}); add it")
     answers = row["golden_answers"]
     if isinstance(answers, str) or not isinstance(answers, Sequence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -89,10 +90,13 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         """
         options = options or {}
         mask = self._mask(options.get("reset_mask"))
-        self._seed(seed)
+        self._seed(seed, mask)
         chosen = options.get("questions")
         if chosen is not None and len(chosen) != self.num_envs:
             raise ConfigurationError(f"options['questions'] has {len(chosen)} entries for {self.num_envs} environments")
+        for question in chosen or ():
+            if not isinstance(question, Question):
+                raise ConfigurationError(f"options['questions'] has {question!r}: each must be a Question")
         episodes = self.episodes or [None] * self.num_envs  # type: ignore[list-item]
         self.episodes = [
             (self.engine.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
@@ -100,10 +104,12 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         ]
         return self._observations(), self._infos(list(np.flatnonzero(mask)))
 
-    def step(
-        self, actions: Sequence[str]
-    ) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
+    def step(self, actions: Sequence[str]) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         """One turn of every running episode: observations, rewards, terminations, truncations, infos."""
+        if not self.episodes:
+            raise gymnasium.error.ResetNeeded("no episode is running: call reset() first")
+        if isinstance(actions, str) or not all(isinstance(a, str) for a in actions):
+            raise ConfigurationError(f"actions is {actions!r}: it must be a sequence of strings")
         if len(actions) != self.num_envs:
             raise ConfigurationError(f"{len(actions)} actions for {self.num_envs} environments: pass one for each")
         ended = [i for i, episode in enumerate(self.episodes) if episode.trajectory.done]
@@ -125,7 +131,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         questions = self.engine.questions
         return self.engine.begin(questions[int(self._generators[i].integers(len(questions)))])
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: Flags) -> None:
         if seed is None and self._generators:
             return
         if seed is None or isinstance(seed, (int, np.integer)):
@@ -136,7 +142,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments: pass one for each")
         old = self._generators or [np.random.default_rng() for _ in seeds]
         self._generators = [
-            old[i] if value is None else np.random.default_rng(value) for i, value in enumerate(seeds)
+            old[i] if value is None or not mask[i] else np.random.default_rng(value) for i, value in enumerate(seeds)
         ]
 
     def _mask(self, mask: Any) -> Flags:
@@ -157,11 +163,11 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
     def _infos(self, touched: Sequence[int]) -> dict[str, Any]:
         """Gymnasium's vector form: per key an array, and `_key`, where it has a value."""
         columns: dict[str, Any] = {}
+        for key in describe(self.episodes[0]):
+            columns[key] = np.full(self.num_envs, None, dtype=object)
+            columns[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
         for i in touched:
             for key, value in describe(self.episodes[i]).items():
-                if key not in columns:
-                    columns[key] = np.full(self.num_envs, None, dtype=object)
-                    columns[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
                 columns[key][i] = value
                 columns[f"_{key}"][i] = value is not None
         return columns

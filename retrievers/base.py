@@ -48,9 +48,7 @@ class Passage:
     score: float = 0.0
 
     @staticmethod
-    def from_contents(
-        id: str, contents: str, score: float = 0.0, *, verbatim_title: bool = False
-    ) -> Passage:
+    def from_contents(id: str, contents: str, score: float = 0.0, *, verbatim_title: bool = False) -> Passage:
         """Split FlashRAG `contents`: the first line is the title, the rest the text.
 
         Wikipedia dumps in this format put the title in double quotes. They are removed unless

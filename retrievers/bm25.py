@@ -34,6 +34,8 @@ class BM25Retriever(Retriever):
         self.passages: Sequence[Passage] = passages
         self.stopwords = stopwords
         tokens = self._tokenize([f"{p.title} {p.text}" for p in passages])
+        if not any(tokens.vocab):
+            raise CorpusError("no word of two letters in any passage: BM25 has nothing to index; check the corpus")
         self.index = bm25s.BM25(k1=k1, b=b)
         self.index.index(tokens, show_progress=False)
         self._vocabulary: dict[str, int] = self.index.vocab_dict
@@ -55,10 +57,10 @@ class BM25Retriever(Retriever):
             return []  # nothing in common with the corpus: no passage, rather than arbitrary ones
         scores = self.index.get_scores_from_ids(word_ids)
         k = min(k, len(scores))
-        best = np.argpartition(scores, -k)[-k:]
-        # Ties are broken by position, so that a result never depends on the partition's internals.
-        best = best[np.lexsort((best, -scores[best]))]
-        return [self.passages[int(i)].with_score(float(scores[i])) for i in best if scores[i] > 0]
+        # Ties are broken by position, at the last place too, so that a result never depends on k or the partition.
+        best = np.flatnonzero(scores >= max(np.partition(scores, -k)[-k], np.finfo(scores.dtype).tiny))
+        best = best[np.lexsort((best, -scores[best]))][:k]
+        return [self.passages[int(i)].with_score(float(scores[i])) for i in best]
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
         self.check_count(n, "n")
@@ -66,6 +68,11 @@ class BM25Retriever(Retriever):
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    def close(self) -> None:
+        """Close the corpus file of a loaded index; the retriever can't be used afterwards."""
+        if isinstance(self.passages, DiskCorpus):
+            self.passages.close()
 
     def save(self, folder: str | Path) -> None:
         """Write index, corpus and manifest to `folder`, whole or not at all."""
@@ -80,6 +87,7 @@ class BM25Retriever(Retriever):
         manifest = {
             "format": FORMAT,
             "passages": len(self.passages),
+            "corpus_bytes": (partial / "corpus.jsonl").stat().st_size,
             "corpus_hash": corpus_hash(self.passages),
             "stopwords": self.stopwords,
         }
@@ -98,8 +106,15 @@ class BM25Retriever(Retriever):
                 f"{folder}: format {manifest.get('format')!r}, this version reads {FORMAT}; build the index again"
             )
         self = cls.__new__(cls)
+        size = (folder / "corpus.jsonl").stat().st_size
+        if size != manifest["corpus_bytes"]:
+            raise IndexMismatchError(
+                f"{folder}: corpus.jsonl has {size} bytes, manifest.json says {manifest['corpus_bytes']}; "
+                "build the index again"
+            )
         self.passages = DiskCorpus(folder / "corpus.jsonl")
         if len(self.passages) != manifest["passages"]:
+            self.passages.close()
             raise IndexMismatchError(
                 f"{folder}: corpus.jsonl has {len(self.passages)} passages, "
                 f"manifest.json says {manifest['passages']}; build the index again"

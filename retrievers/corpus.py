@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -21,10 +22,12 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; pass a .jsonl or .jsonl.gz file")
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            yield number, _parse(raw, f"{path}, line {number}")
+        try:
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield number, _parse(raw, f"{path}, line {number}")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CorpusError(f"{path}: damaged ({error}); get it again") from error
 
 
 def _parse(raw: bytes, where: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ class DictionaryRetriever(Retriever):
 
     def __init__(self, results: Mapping[str, Sequence[Passage]]) -> None:
         self.results = {query: list(passages) for query, passages in results.items()}
-        self.passages = list({p.id: p for found in self.results.values() for p in found}.values())
+        self.passages = list({p.id: p.with_score(0.0) for found in self.results.values() for p in found}.values())
         if not self.passages:
             raise CorpusError("the dictionary holds no passage: give at least one query with one passage")
 

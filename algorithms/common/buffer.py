@@ -72,7 +72,9 @@ class RolloutBuffer:
     def broadcast(self, values: Sequence[float] | NDArray[Any]) -> Floats:
         """One value per trajectory -> one per policy token."""
         if len(values) != len(self.trajectories):
-            raise RolloutBufferError(f"{len(values)} values for {len(self.trajectories)} trajectories: give one for each")
+            raise RolloutBufferError(
+                f"{len(values)} values for {len(self.trajectories)} trajectories: give one for each"
+            )
         return np.repeat(np.asarray(values, dtype=np.float32), self.policy_tokens)
 
     def query_tokens(self) -> Iterator[tuple[Turn, slice]]:
@@ -163,7 +165,9 @@ class RolloutBuffer:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             header = json.loads(file.readline())
             if header.get("format") != FORMAT:
-                raise RolloutBufferError(f"{path}: format {header.get('format')!r}, this version reads {FORMAT}; collect again")
+                raise RolloutBufferError(
+                    f"{path}: format {header.get('format')!r}, this version reads {FORMAT}; collect again"
+                )
             groups = []
             for line in file:
                 row = json.loads(line)

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from algorithms.common.policy import Policy
 
 
-class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in a buffer with room to grow, so that a new token copies nothing old."""
 
     def __init__(self) -> None:
@@ -57,6 +57,17 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
             setattr(self, name, new)
         self.length = columns.shape[1]
 
+    def fork(self, rows: torch.Tensor, columns: int, *, room: int) -> GrowingLayer:
+        """A new layer that begins with the first `columns` of `rows` (which may repeat), with `room` for more."""
+        new = GrowingLayer()
+        _, heads, _, width = self.keys.shape
+        for name in ("keys", "values"):
+            buffer = self.keys.new_empty(len(rows), heads, columns + room, width)
+            buffer[:, :, :columns] = getattr(self, name)[:, :, :columns][rows]
+            setattr(new, name, buffer)
+        new.length, new.dtype, new.device, new.is_initialized = columns, self.dtype, self.device, True
+        return new
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -86,9 +97,8 @@ class Decoder:
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.generators = list(generators)
-        self.layers = [_GrowingLayer() for _ in range(policy.model.config.num_hidden_layers)]
+        self.layers = [GrowingLayer() for _ in range(policy.model.config.num_hidden_layers)]
         self.cache = Cache(layers=self.layers)
-        self.additive = getattr(policy.model.config, "_attn_implementation", "") == "eager"
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -144,11 +154,12 @@ class Decoder:
 
     def _forward(self, ids_Bm: torch.Tensor, positions_Bm: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits after the last column. `mask` [B, 1, m, columns] is True where a query may look."""
-        if self.additive:
-            floor = torch.finfo(self.policy.model.dtype).min
-            mask = torch.where(mask, 0.0, floor).to(self.policy.model.dtype)
         hidden = self.policy.hidden_states(
-            ids_Bm, attention_mask=mask, position_ids=positions_Bm, past_key_values=self.cache, use_cache=True
+            ids_Bm,
+            attention_mask=self.policy.attention_mask(mask),
+            position_ids=positions_Bm,
+            past_key_values=self.cache,
+            use_cache=True,
         )
         return self.policy.logits(hidden[:, -1])
 

@@ -5,8 +5,6 @@ Shapes: N trajectories, `groups_N` their group numbers. Equations and sources: d
 
 from __future__ import annotations
 
-
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -40,20 +38,14 @@ def grpo_advantages(
     return centred / (np.where(alone, 1.0, deviations) + eps) if scale_by_std else centred
 
 
-def overlong_penalty(
-    lengths_N: ArrayLike, *, max_length: int, buffer_length: int, factor: float = 1.0
-) -> Floats:
+def overlong_penalty(lengths_N: ArrayLike, *, max_length: int, buffer_length: int, factor: float = 1.0) -> Floats:
     """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13): 0 up to max - buffer, then down to -factor."""
     lengths = np.asarray(lengths_N, dtype=np.float64)
     excess = lengths - (max_length - buffer_length)
     return np.asarray(np.minimum(-excess / buffer_length * factor, 0.0) + 0.0)
 
 
-
-
 def all_equal_share(rewards_N: ArrayLike, groups_N: ArrayLike) -> float:
     """Share of groups in which every trajectory earned the same: they carry no outcome signal."""
     _, deviations, sizes = group_statistics(rewards_N, groups_N)
     return float(np.sum((deviations <= 1e-12) / sizes) / np.sum(1 / sizes)) if len(sizes) else 0.0
-
-

@@ -41,7 +41,9 @@ def score(trajectories: Sequence[Trajectory]) -> dict[str, Score]:
         by_dataset.setdefault(trajectory.question.dataset, []).append(trajectory)
     scores = {}
     for dataset, members in by_dataset.items():
-        ems = [exact_match(t.prediction, t.question.golden_answers) if t.prediction is not None else 0.0 for t in members]
+        ems = [
+            exact_match(t.prediction, t.question.golden_answers) if t.prediction is not None else 0.0 for t in members
+        ]
         f1s = [f1(t.prediction, t.question.golden_answers) if t.prediction is not None else 0.0 for t in members]
         scores[dataset] = Score(
             n=len(members),

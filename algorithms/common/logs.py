@@ -1,6 +1,6 @@
 """What a run leaves for people: metrics.jsonl, TensorBoard, transcripts, the final table and the learning curve.
 
-    RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  results.json  learning_curve.png
+RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  results.json  learning_curve.png
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def score_metrics(scores: dict[str, Score]) -> dict[str, float]:
 def print_scores(console: Console, title: str, before: dict[str, Score] | None, after: dict[str, Score]) -> None:
     """A table of EM by data set, with 95% intervals over questions."""
     table = Table(title=title)
-    table.add_column("data set")
+    table.add_column("data set", no_wrap=True)
     for name in ("n", *(("EM before",) if before else ()), "EM", "95% interval", "F1", "searches"):
         table.add_column(name, justify="right")
     for dataset, s in after.items():

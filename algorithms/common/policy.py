@@ -60,7 +60,9 @@ class Policy:
     def load(cls, config: PolicyConfig) -> Policy:
         """Load model and tokenizer by the Auto classes of transformers."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # one bar a file would bury the run's own
         path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
         looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
         if looks_local and not (Path(path) / "config.json").is_file():
@@ -124,9 +126,7 @@ class Policy:
         ids = list(ids)
         if ids and ids[-1] in self.eos_ids:
             ids.pop()
-        return str(
-            self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def ends_turn(self, ids: Sequence[int]) -> bool:
         """Whether a completion is finished by its last token: end of sequence, or the end of an action tag."""
@@ -179,7 +179,19 @@ class Policy:
         Rows are padded on the right, which causal attention never looks at. Only masked positions reach the
         vocabulary. The first token of a row has nothing before it and can't be masked.
         """
-        hidden = self.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
-        logps = torch.log_softmax(self.logits(hidden) / temperature, dim=-1)
+        return self.logprobs_of(self.hidden_states(ids_BT), ids_BT, mask_BT, temperature)
+
+    def logprobs_of(
+        self, hidden_BT: torch.Tensor, ids_BT: torch.Tensor, mask_BT: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`token_logprobs` of hidden states [B, T, width] that were computed before."""
+        logps = torch.log_softmax(self.logits(hidden_BT[:, :-1][mask_BT[:, 1:]]) / temperature, dim=-1)
         chosen = logps.gather(-1, ids_BT[:, 1:][mask_BT[:, 1:]].unsqueeze(-1)).squeeze(-1)
         return chosen, -(logps.exp() * logps).sum(-1)
+
+    def attention_mask(self, visible: torch.Tensor) -> torch.Tensor:
+        """A boolean mask [B, 1, queries, keys], True where a query may look, as this model's attention takes it."""
+        if getattr(self.model.config, "_attn_implementation", "") != "eager":
+            return visible
+        floor = torch.finfo(self.model.dtype).min
+        return torch.where(visible, 0.0, floor).to(self.model.dtype)

@@ -122,7 +122,9 @@ class Run:
                 yield step
                 if step == config.steps or (config.eval_every and step % config.eval_every == 0):
                     final = step == config.steps
-                    questions = self.test_questions if final else limit_per_dataset(self.dev_questions, config.eval_limit)
+                    questions = (
+                        self.test_questions if final else limit_per_dataset(self.dev_questions, config.eval_limit)
+                    )
                     scores = self.evaluate(step, questions)
                     kind = "test" if final else "dev"
                     progress.console.print(f"step {step}: {kind} EM {macro_average(scores):.3f}")

@@ -190,14 +190,17 @@ def generate_world(seed: int = 0, passages: int = 3000) -> World:
     second_name_of = dict(zip(rng.sample(cities, len(second_names)), second_names, strict=True))
 
     writer = _Writer(rng)
-    for person, spouse in zip(people, rng.sample(people, len(people)), strict=True):
+    # The next in a shuffled circle, so that nobody is married to or taught by themselves.
+    circle = rng.sample(people, len(people))
+    next_of = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    for person in people:
         nickname = nickname_of.get(person)
         writer.fact(person, "born", rng.choice(cities))
         mention = NICKNAMED.format(s=person, n=nickname) if nickname else None
         writer.fact(person, "occupation", rng.choice(names.OCCUPATIONS), mention)
-        writer.fact(person, "spouse", spouse)
+        writer.fact(person, "spouse", next_of[person])
         writer.fact(person, "residence", rng.choice(cities))
-        writer.fact(person, "teacher", rng.choice(people))
+        writer.fact(person, "teacher", next_of[next_of[person]])
     for city in cities:
         second_name = second_name_of.get(city)
         mention = RENAMED.format(s=city, n=second_name) if second_name else None

@@ -1,0 +1,31 @@
+# Every target builds .venv when it is missing or older than what it is made of.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: install train test lint check bench
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Teach the bundled policy with IG-GRPO; ARGS="--steps 20 --seed 1" passes options.
+train: $(INSTALLED)
+	$(BIN)/python algorithms/ig_grpo.py $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py $(ARGS)

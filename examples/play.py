@@ -1,0 +1,86 @@
+"""Play an episode yourself: type a query, see the passages and what they are worth.
+
+    python examples/play.py                                                       the bundled world
+    python examples/play.py --questions hotpotqa.jsonl --corpus corpus.jsonl      real questions
+
+A line is a query; a line that begins with `=` is your answer. Information gain is by the UnigramScorer.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import gymnasium
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+import igsearch_env  # noqa: F401 (registers IGSearch-v0)
+from algorithms.common.run import make_questions, make_retriever
+from igsearch_env.errors import IGSearchError
+from retrievers import RetrieverError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of this script."""
+
+    questions: tuple[str, ...] = ("bundled",)
+    """Question files, or `bundled`."""
+    corpus: str = "bundled"
+    """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
+    top_k: int = 3
+    """Passages a search."""
+    max_searches: int = 4
+    """Searches before you must answer."""
+    seed: int = 0
+    """Chooses the questions."""
+    episodes: int = 1
+    """How many questions to play."""
+
+
+def main(args: Args) -> None:
+    """Play."""
+    console = Console()
+    env = gymnasium.make(
+        "IGSearch-v0",
+        questions=make_questions(args.questions, "train"),
+        retriever=make_retriever(args.corpus),
+        top_k=args.top_k,
+        max_searches=args.max_searches,
+    )
+    for episode in range(args.episodes):
+        env.reset(seed=args.seed + episode)
+        question = env.unwrapped.trajectory.question  # type: ignore[attr-defined]
+        console.print(Panel(escape(question.text), title=escape(f"{question.dataset} {question.id}")))
+        ended = False
+        while not ended:
+            line = console.input("query, or = answer > ").strip()
+            action = f"<answer>{line[1:]}</answer>" if line.startswith("=") else f"<search>{line}</search>"
+            _, reward, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+            for number, passage in enumerate(info["passages"], start=1):
+                console.print(
+                    f"[bold]{number}. {escape(passage.title)}[/] [dim]{passage.score:.1f}[/]\n   {escape(passage.text)}"
+                )
+            if info["query"] is not None and not info["passages"]:
+                console.print("no passage matches")
+            if info["information_gain"] is not None:
+                console.print(
+                    f"information gain [bold]{info['information_gain']:+.2f}[/] nats "
+                    f"(real {info['logprob_real']:.2f}, random {info['logprob_baseline']:.2f}); reward {reward:+.2f}"
+                )
+            if ended:
+                golds = escape(" | ".join(question.golden_answers))
+                console.print(f"{info['stop_reason']}: outcome [bold]{info['outcome']:.2f}[/]; golden answers: {golds}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except (IGSearchError, RetrieverError) as error:
+        sys.exit(f"error: {error}")
+    except (EOFError, KeyboardInterrupt):
+        print("\nstopped")

@@ -1,0 +1,102 @@
+"""Scripted policies: no model, for tests and to give numbers a meaning. They read a trajectory and write a turn.
+
+search-question   searches the question, answers with the best-supported capitalised span of the passages
+oracle-titles     searches the known supporting titles, then answers right if a golden answer was in sight:
+                  an upper bound on what reading could make of this retriever
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+from igsearch_env.errors import check_choice
+from igsearch_env.questions import Question
+from igsearch_env.rewards import normalize_answer
+from igsearch_env.trajectory import Trajectory
+from igsearch_env.vector_env import IGSearchVectorEnv
+from retrievers.base import Passage
+
+_SPAN = re.compile(r"\b(?:[A-Z][\w'’.-]*|\d{4})(?:\s+(?:of|the|de|van|von|and)\s+[A-Z][\w'’-]*|\s+[A-Z][\w'’-]*)*")
+_YEAR = re.compile(r"\b1[0-9]{3}\b|\b20[0-9]{2}\b")
+_YES_NO = re.compile(r"(?:is|are|was|were|do|does|did|has|have|had|can|could)\b", re.IGNORECASE)
+_WHEN = re.compile(r"\b(?:when|what year|which year)\b", re.IGNORECASE)
+
+
+class ScriptedPolicy(Protocol):
+    """Anything that writes the next turn of a running episode."""
+
+    def act(self, trajectory: Trajectory) -> str:
+        """The text of the next turn."""
+        ...
+
+
+def best_supported_span(question: str, passages: Sequence[Passage]) -> str:
+    """The capitalised span (a year, if the question asks when) with most support, none of it from the question.
+
+    Support: 1 / rank of each passage that holds it. "yes" to a question that begins with a verb; "unknown" if
+    there is no span.
+    """
+    if _YES_NO.match(question):
+        return "yes"
+    pattern = _YEAR if _WHEN.search(question) else _SPAN
+    asked = set(normalize_answer(question).split())
+    support: dict[str, float] = defaultdict(float)
+    for rank, passage in enumerate(passages, start=1):
+        for span in {match.group().strip(".") for match in pattern.finditer(f"{passage.title}. {passage.text}")}:
+            if not set(normalize_answer(span).split()) <= asked:
+                support[span] += 1 / rank
+    return max(support, key=lambda span: (support[span], len(span), span), default="unknown")
+
+
+def _seen(trajectory: Trajectory) -> list[Passage]:
+    return [passage for turn in trajectory.turns for passage in turn.passages]
+
+
+class SearchQuestion:
+    """Searches the question once and answers with the best-supported span."""
+
+    def act(self, trajectory: Trajectory) -> str:
+        if not trajectory.turns:
+            return f"<search> {trajectory.question.text} </search>"
+        return f"<answer> {best_supported_span(trajectory.question.text, _seen(trajectory))} </answer>"
+
+
+class OracleTitles:
+    """Searches each supporting title (the question where none is known); reads perfectly what it finds."""
+
+    def act(self, trajectory: Trajectory) -> str:
+        question = trajectory.question
+        queries = list(question.metadata.get("supporting_titles") or []) or [question.text]
+        passages = _seen(trajectory)
+        found = self._answer_in_sight(question, passages)
+        # A title found twice brings nothing new, and the last call must be answered.
+        told = bool(trajectory.turns) and "Answer now" in trajectory.turns[-1].observation
+        if len(trajectory.turns) < len(queries) and not told and found is None:
+            return f"<search> {queries[len(trajectory.turns)]} </search>"
+        return f"<answer> {found or best_supported_span(question.text, passages)} </answer>"
+
+    @staticmethod
+    def _answer_in_sight(question: Question, passages: Sequence[Passage]) -> str | None:
+        text = " ".join(f" {normalize_answer(f'{p.title} {p.text}')} " for p in passages)
+        return next((gold for gold in question.golden_answers if f" {normalize_answer(gold)} " in text), None)
+
+
+SCRIPTED = {"search-question": SearchQuestion, "oracle-titles": OracleTitles}
+
+
+def make_scripted_policy(name: str) -> ScriptedPolicy:
+    """A scripted policy by name."""
+    check_choice("policy", name, SCRIPTED)
+    policy: ScriptedPolicy = SCRIPTED[name]()
+    return policy
+
+
+def play_scripted(policy: ScriptedPolicy, env: IGSearchVectorEnv, questions: Sequence[Question]) -> list[Trajectory]:
+    """One episode per question, in lockstep. `env` must have as many environments and not reset itself."""
+    env.reset(options={"questions": list(questions)})
+    while not all(trajectory.done for trajectory in env.trajectories):
+        env.step([policy.act(t) if not t.done else "" for t in env.trajectories])
+    return env.trajectories

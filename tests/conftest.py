@@ -1,0 +1,21 @@
+"""What every test file shares: reproducible property tests and the folder of real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Reproducible everywhere, and never failing because a machine is busy.
+settings.register_profile("igsearch", derandomize=True, deadline=None, database=None, max_examples=150)
+settings.load_profile("igsearch")
+
+
+@pytest.fixture(scope="session")
+def mini_data() -> Path:
+    """The folder of 40 real questions a benchmark and 5,000 real passages; skips where it is absent."""
+    folder = Path(__file__).parent.parent.parent / "shared" / "data" / "mini"
+    if not folder.is_dir():
+        pytest.skip("real data is not here: ../shared/data/mini is no folder")
+    return folder

@@ -1,0 +1,211 @@
+"""What our estimators and losses give on golden cases: one function per kind, outputs by the golden's own names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
+from golden_reader import Case
+
+from algorithms.common.buffer import Floats
+from algorithms.common.estimators import grpo_advantages, overlong_penalty
+from algorithms.common.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights
+from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from igsearch_env.information_gain import InformationGainConfig
+
+Outputs = dict[str, Any]
+NORM = "seq-mean-token-sum-norm"
+
+# ---------------------------------------------------------------- advantages
+
+
+def _scalars(case: Case, groups: list[Any]) -> Floats:
+    # "drgrpo" says in its name what `norm_adv_by_std` says in the inputs.
+    scale = case.get("norm_adv_by_std") if case.has("norm_adv_by_std") else not case.name.startswith("drgrpo")
+    eps = case.get("eps") if case.has("eps") else 1e-6
+    return grpo_advantages(case.get("scores"), groups, scale_by_std=scale, eps=eps).astype(np.float32)
+
+
+def group_advantages(case: Case) -> Outputs:
+    """One advantage per trajectory, and per token through a buffer, whose micro-batch puts it on policy tokens."""
+    scalars = _scalars(case, case.get("uid"))
+    if "token" not in case.outputs:
+        return {"scalar": scalars}
+    mask = np.array(case.get("policy_mask"), dtype=bool)
+    buffer = mask_buffer(mask.tolist())
+    flat = buffer.broadcast(scalars)
+    tokens = np.zeros(mask.shape, dtype=np.float32)
+    (batch,) = buffer.micro_batches(flat, range(len(mask)), token_budget=10**9, pad_id=0)
+    width = batch.ids_BT.shape[1] - 1  # without the prompt
+    tokens[batch.rows, :width] = batch.advantages_BT[:, 1:].numpy()
+    return {"scalar": scalars, "token": tokens}
+
+
+def search_r1_advantages(case: Case) -> Outputs:
+    """Search-R1 puts advantages on what was read, too; its loss mask drops them. Here a plain product."""
+    scalars = _scalars(case, case.get("uid"))
+    name = case.get("eos_mask")
+    mask = np.array(case.get(name) if isinstance(name, str) else name)
+    return {"scalar": scalars, "token": scalars[:, None] * mask}
+
+
+def singleton_advantages(case: Case) -> Outputs:
+    """Every score is a group of its own."""
+    scalars = _scalars(case, list(range(len(case.get("scores")))))
+    golden = case.outputs["scalar"]
+    return {"scalar": scalars if isinstance(golden, list) else scalars.item()}
+
+
+def modulation(case: Case) -> Outputs:
+    """IG-GRPO on a buffer whose searches have the case's gains and query lengths, amid other tokens."""
+    config = IGGRPOConfig(
+        alpha=case.get("alpha"),
+        information_gain=InformationGainConfig(
+            dead_zone=case.get("delta"),
+            negative_scale=case.get("lam"),
+            soft_clip=case.get("clip"),
+            soft_clip_form=case.get("soft_clip_form"),
+        ),
+    )
+    groups = []
+    for number, (rewards, gains, lengths) in enumerate(
+        zip(case.get("rewards"), case.get("raw_ig"), case.get("query_len"), strict=True)
+    ):
+        members = []
+        for reward, own_gains, own_lengths in zip(rewards, gains, lengths, strict=True):
+            turns = [
+                search_turn(range(length + 3), (2, 2 + length), gain, observation_ids=(7, 7, 7))
+                for gain, length in zip(own_gains, own_lengths, strict=True)
+            ]
+            members.append(trajectory([*turns, answer_turn((5, 6))], reward, number))
+        groups.append(members)
+    buffer = buffer_of(groups)
+    plain = GRPO(GRPOConfig()).advantages(buffer)
+    modulated = IGGRPO(config).advantages(buffer)
+    elsewhere = np.ones(len(plain), dtype=bool)
+    at_queries: list[float] = []
+    for _, tokens in buffer.query_tokens():
+        elsewhere[tokens] = False
+        if np.ptp(modulated[tokens]) != 0:
+            raise AssertionError(f"the query's tokens have different advantages: {modulated[tokens]}")
+        at_queries.append(modulated[tokens.start].item())
+    if not np.array_equal(modulated[elsewhere], plain[elsewhere]):
+        raise AssertionError("a token outside the queries does not keep GRPO's advantage")
+    values, of_trajectory = iter(at_queries), iter(plain[buffer.first_token].tolist())
+    return {
+        "A_hat": [[next(of_trajectory) for _ in rewards] for rewards in case.get("rewards")],
+        "ig_tilde": [
+            [[config.information_gain.stabilise(gain) for gain in own] for own in gains] for gains in case.get("raw_ig")
+        ],
+        "query_token_advantage": [[[next(values) for _ in own] for own in gains] for gains in case.get("raw_ig")],
+    }
+
+
+def length_penalty(case: Case) -> Outputs:
+    """DAPO's penalty of the golden's lengths."""
+    lengths = [length for length, _ in case.outputs["length_penalty"]]
+    penalties = overlong_penalty(
+        lengths,
+        max_length=case.get("max_resp_len"),
+        buffer_length=case.get("overlong_buffer_len"),
+        factor=case.get("penalty_factor"),
+    )
+    return {"length_penalty": list(zip(lengths, penalties.tolist(), strict=True))}
+
+
+# ---------------------------------------------------------------- losses
+
+
+def _tensor(case: Case, key: str) -> torch.Tensor:
+    return torch.tensor(case.get(key), dtype=torch.float32)
+
+
+def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -> float:
+    horizon = case.get("loss_scale_factor") if case.has("loss_scale_factor") else None
+    total = aggregate(loss, mask, mode, horizon=horizon).item()
+    if mode == NORM and not case.name.endswith("__2026-08"):
+        # Before August 2026 verl did not divide this mode by the number of sequences (verl#3741); we do.
+        total *= int((mask.sum(-1) > 0).sum())
+    return total
+
+
+def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
+    mask = _tensor(case, "mask")
+    config = LossConfig(
+        clip_low=case.get("clip_low"),
+        clip_high=case.get("clip_high"),
+        dual_clip=case.get("clip_ratio_c") if case.has("clip_ratio_c") else None,
+        ratio=ratio,
+        aggregation=mode,
+        horizon=mask.shape[-1],
+    )
+    tokens = policy_loss(
+        _tensor(case, "log_prob"), _tensor(case, "old_log_prob"), _tensor(case, "advantages"), mask, config
+    )
+    return {
+        "loss": _aggregated(case, tokens.loss_BT, mask, mode),
+        "actor/pg_clipfrac": aggregate(tokens.clipped_BT, mask, "token-mean"),
+        "actor/ppo_kl": aggregate(tokens.approx_kl_BT, mask, "token-mean"),
+        "actor/pg_clipfrac_lower": aggregate(tokens.dual_clipped_BT, mask, "token-mean"),
+    }
+
+
+def clipped_loss(case: Case) -> Outputs:
+    """PPO's clipped loss."""
+    return _clipped(case, "token", case.get("loss_agg_mode"))
+
+
+def sequence_loss(case: Case) -> Outputs:
+    """GSPO, which verl always aggregates as seq-mean-token-mean."""
+    return _clipped(case, "sequence", "seq-mean-token-mean")
+
+
+def aggregation(case: Case) -> Outputs:
+    """A loss matrix, aggregated."""
+    return {"loss": _aggregated(case, _tensor(case, "loss_mat"), _tensor(case, "mask"), case.get("loss_agg_mode"))}
+
+
+def trl_losses(case: Case) -> Outputs:
+    """TRL's loss types are aggregations; it counts every row as a sequence, whether or not it has a token."""
+    mask, epsilon = _tensor(case, "mask"), case.get("epsilon")
+    config = LossConfig(clip_low=epsilon, clip_high=case.get("epsilon_high") if case.has("epsilon_high") else epsilon)
+    logprobs = _tensor(case, "log_prob")
+    loss = policy_loss(logprobs, _tensor(case, "old_log_prob"), _tensor(case, "advantages"), mask, config).loss_BT
+    if case.get("beta"):
+        loss = loss + case.get("beta") * kl_penalty(logprobs, _tensor(case, "ref_log_prob"), "k3")
+
+    def total(mode: str, tokens: int) -> float:
+        horizon = case.get("max_completion_length")
+        weights = token_weights(mask, mode, horizon=horizon, tokens=tokens, sequences=len(mask))
+        return (loss * weights).sum().item()
+
+    tokens = int(mask.sum())
+    modes = {
+        "grpo": ("seq-mean-token-mean", tokens),
+        "bnpo": ("token-mean", tokens),
+        "dr_grpo": (NORM, tokens),
+        "dapo": ("token-mean", case.get("num_items_in_batch")),
+    }
+    # "dr_grpo_maxlen6" is the type with its input written behind it.
+    return {
+        key: total(*modes[kind]) for key in case.outputs for kind in modes if key == kind or key.startswith(f"{kind}_")
+    }
+
+
+def kl(case: Case) -> Outputs:
+    """A KL estimate per token, and its mean over the fixture's mask."""
+    estimate = kl_penalty(_tensor(case, "log_prob"), _tensor(case, "ref_log_prob"), case.name.split("_")[1])
+    outputs: Outputs = {"kl": estimate}
+    if "token_mean" in case.outputs:
+        outputs["token_mean"] = aggregate(estimate, _tensor(case, "mask"), "token-mean")
+    return outputs
+
+
+def kl_gradient(case: Case) -> Outputs:
+    """The gradient of a KL estimate with respect to the policy's log-probs."""
+    logprobs = _tensor(case, "log_prob").requires_grad_()
+    kl_penalty(logprobs, _tensor(case, "ref_log_prob"), case.name.split("_")[2]).sum().backward()  # type: ignore[no-untyped-call]
+    return {"grad_wrt_logprob": logprobs.grad}

@@ -1,0 +1,108 @@
+"""Golden numbers: every case of a folder through our public functions, chosen by the shape of its name.
+
+The folder is that of the environment variable IGSEARCH_GOLDEN, by default `tests/golden/`. Every number comes from
+the case, so another folder of cases of these kinds must pass too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import golden_gain as gain
+import golden_learning as learning
+import golden_text as text
+import pytest
+from golden_reader import Case, differences, read_cases
+
+FOLDER = Path(os.environ.get("IGSEARCH_GOLDEN") or Path(__file__).parent / "golden")
+CASES = read_cases(FOLDER)
+
+FLOAT32, SCALED = 1e-5, 2e-5  # the second where values are divided by a standard deviation
+
+MODE = r"(token-mean|token-sum|seq-mean-token-(sum|mean|sum-norm))(__2026-08)?"
+
+Kind = tuple[Callable[[Case], dict[str, Any]], float]
+KINDS: dict[str, Kind] = {
+    r"grpo_std_.+": (learning.group_advantages, SCALED),
+    r"drgrpo_adv_.+": (learning.group_advantages, FLOAT32),
+    r"searchr1_grpo_.+": (learning.search_r1_advantages, SCALED),
+    r"grpo_singleton_group.*": (learning.singleton_advantages, FLOAT32),
+    r"iggrpo_.+": (learning.modulation, SCALED),
+    r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
+    rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
+    r"gspo_.+": (learning.sequence_loss, FLOAT32),
+    rf"agg_with_fully_masked_seq__{MODE}": (learning.aggregation, FLOAT32),
+    r"trl_loss_types.*": (learning.trl_losses, FLOAT32),
+    r"kl_k[123](_.+)?": (learning.kl, FLOAT32),
+    r"kl_grad_k[123](_.+)?": (learning.kl_gradient, FLOAT32),
+    r"normalize_answer.*": (text.normalisation, 0.0),
+    r"em_subem.*": (text.matches, 0.0),
+    r"autorefine_f1.*": (text.f1_scores, FLOAT32),
+    r"autorefine_reward.*": (text.refined_reward, FLOAT32),
+    r"searchr1_compute_score_em.*": (text.transcript_score, 0.0),
+    r"mrsearch_score.*": (text.episode_score, FLOAT32),
+    r"passages2string.*": (text.documents, 0.0),
+    r"actions.*": (text.actions, 0.0),
+    r"info_mask_concat.*": (text.loss_mask, 0.0),
+    r"igsearch_parse.*": (gain.transcript_steps, 0.0),
+    r"igsearch_contexts.*": (gain.contexts, 0.0),
+    r"igsearch_sequences.*": (gain.sequences, 0.0),
+    r"igsearch_ig_from_logprobs.*": (gain.gains, FLOAT32),
+}
+
+# What no module of ours computes yet. A kind leaves this list when its algorithm comes.
+NOT_IMPLEMENTED = {
+    r"rloo_.+": "RLOO",
+    r"rfpp_.+": "REINFORCE++ and its baseline variant",
+    r"masked_whiten.*": "whitening over a batch, which REINFORCE++ and PPO need",
+    r"grpo_passk_.+": "pass@k advantages",
+    r"opo_.+": "OPO",
+    r"verl_gae_hole_aware_.+": "PPO with a critic",
+    r"searchr1_ppo_kl_in_reward.*": "PPO with the KL in the reward",
+    r"value_loss_clip.*": "PPO's value loss",
+    r"(step_returns|step_groups|gigpo|episode_adv_paper_eq3)_.+": "GiGPO",
+    r"sequence_matcher_ratios.*": "GiGPO's similarity of anchor states",
+    r"igpo_.+|info_gain.*": "IGPO",
+    r"mrsearch_prm_.+": "MR-Search's advantages over several episodes",
+    r"autorefine_document_metrics.*": "AutoRefine's logging of its documents, which earns nothing",
+}
+
+
+def the_one(name: str, table: dict[str, Any]) -> list[Any]:
+    """Entries whose pattern is the shape of a name."""
+    return [entry for pattern, entry in table.items() if re.fullmatch(pattern, name)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.file}:{case.name}" for case in CASES])
+def test_golden(case: Case) -> None:
+    kinds, missing = the_one(case.name, KINDS), the_one(case.name, NOT_IMPLEMENTED)
+    assert len(kinds) + len(missing) == 1, f"{case.name!r} must have one known shape, it has {len(kinds + missing)}"
+    if missing:
+        pytest.skip(f"not implemented: {missing[0]}")
+    compute, tolerance = kinds[0]
+    assert case.outputs, f"{case.name!r} holds no output"
+    assert differences(compute(case), case.outputs, tolerance) == []
+
+
+def test_the_folder_holds_cases() -> None:
+    assert CASES, f"no case in {FOLDER}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "golden"),
+    [
+        ([1.0], [1.0, 2.0]),
+        ([1.0, 2.00003], [1.0, 2.0]),
+        ([float("nan")], [0.0]),
+        ([0.0], [None]),
+        ({"a": 1.0}, {"a": 1.0, "b": 2.0}),
+        ({"a": "x "}, {"a": "x"}),
+        (1.0, {"a": 1.0}),
+    ],
+)
+def test_a_difference_is_seen(ours: Any, golden: Any) -> None:
+    assert differences(ours, golden, FLOAT32)

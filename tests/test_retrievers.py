@@ -1,0 +1,178 @@
+"""Every retriever keeps the contract; BM25 finds what is relevant and reopens only what it wrote."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from retriever_contract import CORPUS, QUERIES, RetrieverContract
+
+from igsearch_env import load_questions
+from retrievers import (
+    BM25Retriever,
+    CorpusError,
+    DictionaryRetriever,
+    DiskCorpus,
+    IndexMismatchError,
+    Passage,
+    QueryError,
+    load_corpus,
+)
+from retrievers.corpus import write_corpus
+
+
+def ids(passages: list[Passage]) -> list[str]:
+    """Their ids, in order."""
+    return [passage.id for passage in passages]
+
+
+def close(retriever: BM25Retriever) -> None:
+    """Close the corpus of a loaded retriever."""
+    assert isinstance(retriever.passages, DiskCorpus)
+    retriever.passages.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved index of `CORPUS`."""
+    BM25Retriever(CORPUS).save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+class LexicalContract(RetrieverContract):
+    """What also holds where a passage must share a word with the query."""
+
+    def test_never_padded(self, retriever: BM25Retriever) -> None:
+        found = retriever.search(["Tagus", "zzz qqq", "Tagus zzz", "!?"], len(CORPUS))
+        assert [ids(passages) for passages in found] == [["15"], [], ["15"], []]
+
+
+class TestBM25(LexicalContract):
+    @pytest.fixture
+    def retriever(self) -> BM25Retriever:
+        return BM25Retriever(CORPUS)
+
+
+@pytest.mark.parametrize("mmap", [True, False], ids=["mmap", "in memory"])
+class TestSavedAndLoadedBM25(LexicalContract):
+    @pytest.fixture
+    def retriever(self, folder: Path, mmap: bool) -> Iterator[BM25Retriever]:
+        loaded = BM25Retriever.load(folder, mmap=mmap)
+        yield loaded
+        close(loaded)
+
+    def test_finds_the_same_as_before(self, retriever: BM25Retriever) -> None:
+        assert retriever.search(QUERIES, 5) == BM25Retriever(CORPUS).search(QUERIES, 5)
+
+
+class TestDictionary(RetrieverContract):
+    @pytest.fixture
+    def retriever(self) -> DictionaryRetriever:
+        found = BM25Retriever(CORPUS).search(QUERIES, len(CORPUS))
+        return DictionaryRetriever({"everything": CORPUS} | dict(zip(QUERIES, found, strict=True)))
+
+    def test_unknown_query_finds_nothing(self, retriever: DictionaryRetriever) -> None:
+        assert retriever.search(["Capital of France"], 3) == [[]]
+
+    def test_needs_a_passage(self) -> None:
+        with pytest.raises(CorpusError, match="no passage"):
+            DictionaryRetriever({"river": []})
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [("capital of France", "11"), ("Marie Curie", "14"), ("BERLIN", "12"), ("herring", "16"), ("river Seine", "13")],
+)
+def test_bm25_finds_the_relevant_passage_first(query: str, best: str) -> None:
+    assert BM25Retriever(CORPUS).search([query], 3)[0][0].id == best
+
+
+def test_bm25_reads_titles() -> None:
+    retriever = BM25Retriever([Passage("1", "Karith", "A city on a river."), Passage("2", "Lurm", "A shallow sea.")])
+    assert ids(retriever.search(["Karith"], 2)[0]) == ["1"]
+
+
+def test_bm25_breaks_ties_by_position_for_every_k() -> None:
+    retriever = BM25Retriever([Passage(str(i), "Twin", "the same words") for i in range(40)])
+    for k in (1, 2, 5, 17, 40):
+        assert ids(retriever.search(["same words"], k)[0]) == [str(i) for i in range(k)]
+
+
+def test_bm25_without_stopwords() -> None:
+    assert BM25Retriever(CORPUS).search(["the"], 3)[0] != []
+    assert BM25Retriever(CORPUS, stopwords="en").search(["the"], 3)[0] == []
+
+
+def test_bm25_keeps_a_passage_without_words() -> None:
+    retriever = BM25Retriever([*CORPUS, Passage("18", "?", "!")])
+    assert len(retriever) == len(CORPUS) + 1
+    assert retriever.search(["", "?", "!"], 3) == [[], [], []]
+
+
+@pytest.mark.parametrize("passages", [[], [Passage("1", "?", "!")]], ids=["no passage", "no word"])
+def test_bm25_refuses_a_corpus_with_nothing_to_index(passages: list[Passage]) -> None:
+    with pytest.raises(CorpusError):
+        BM25Retriever(passages)
+
+
+def test_saving_keeps_settings(tmp_path: Path) -> None:
+    saved = BM25Retriever(CORPUS, k1=2.0, b=0.1, stopwords="en")
+    saved.save(tmp_path / "deep" / "index")
+    loaded = BM25Retriever.load(str(tmp_path / "deep" / "index"))
+    assert loaded.search([*QUERIES, "the"], 5) == saved.search([*QUERIES, "the"], 5)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["index"]
+    close(loaded)
+
+
+def test_saving_refuses_an_existing_folder(folder: Path) -> None:
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(FileExistsError, match="index exists"):
+        BM25Retriever(CORPUS[:2]).save(folder)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_loading_refuses_a_folder_without_manifest(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(IndexMismatchError, match=rf"{name}.*manifest\.json"):
+        BM25Retriever.load(tmp_path / name)
+
+
+def test_loading_refuses_another_format(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(IndexMismatchError, match="format 99"):
+        BM25Retriever.load(folder)
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [CORPUS[:5], [*CORPUS, Passage("18", "More", "One more.")], [*CORPUS[:-1], Passage("17", "Cod", "A larger fish.")]],
+    ids=["shorter", "longer", "other text"],
+)
+def test_loading_refuses_a_mismatching_corpus(folder: Path, corpus: list[Passage]) -> None:
+    write_corpus(corpus, folder / "corpus.jsonl")
+    with pytest.raises(IndexMismatchError, match=re.escape(str(folder))):
+        close(BM25Retriever.load(folder))
+    gc.collect()  # a file left open would be told here
+
+
+def test_bad_top_k_is_named_by_its_own_name() -> None:
+    with pytest.raises(QueryError, match=rf"top_k=99 .*from 1 to {len(CORPUS)}"):
+        BM25Retriever(CORPUS).check_count(99, "top_k")
+
+
+def test_bm25_finds_supporting_passages_of_real_questions(mini_data: Path) -> None:
+    retriever = BM25Retriever(load_corpus(mini_data / "corpus.jsonl"))
+    assert len(retriever) == 5000
+    questions = load_questions(mini_data / "hotpotqa.jsonl")
+    found = retriever.search([question.text for question in questions], 10)
+    hits = sum(
+        bool({passage.title for passage in passages} & set(question.metadata["supporting_titles"]))
+        for question, passages in zip(questions, found, strict=True)
+    )
+    assert hits >= 32  # of 40
