@@ -63,7 +63,8 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
         passage = _passage(row, f"{path}, line {number}", verbatim_titles)
         if passage.id in first_line:
             raise CorpusError(
-                f"{path}, line {number}: id {passage.id!r} stands on line {first_line[passage.id]} already; ids must be unique"
+                f"{path}, line {number}: id {passage.id!r} stands on line {first_line[passage.id]} already; "
+                "ids must be unique"
             )
         first_line[passage.id] = number
         passages.append(passage)

@@ -113,7 +113,7 @@ class Run:
     def steps(self) -> Iterator[int]:
         """The steps still to do, from 1, with a progress bar, evaluations and checkpoints between them."""
         config = self.config
-        if self.done == 0 and not self._has_evaluation(0):
+        if self.done == 0:
             self.evaluate(0, self.test_questions)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.fields[state]}"), console=self.console) as progress:
@@ -194,9 +194,6 @@ class Run:
             return None
         content: dict[str, dict[str, Any]] = json.loads(path.read_text())
         return {dataset: Score(**{**s, "em_ci95": tuple(s["em_ci95"])}) for dataset, s in content.items()}
-
-    def _has_evaluation(self, step: int) -> bool:
-        return self._scores("before") is not None and step == 0 and self.done > 0
 
     # ---------------------------------------------------------------- what a step needs
 

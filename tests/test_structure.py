@@ -1,0 +1,57 @@
+"""The rules of docs/architecture.md and README.md that a program can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ("retrievers", "igsearch_env", "algorithms", "examples")
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_imports_go_one_way() -> None:
+    for level, package in enumerate(LAYERS):
+        for path in (ROOT / package).rglob("*.py"):
+            above = imported(path) & set(LAYERS[level + 1 :])
+            assert not above, f"{path} imports {above}"
+
+
+def test_the_environment_never_imports_torch() -> None:
+    for package in ("igsearch_env", "retrievers"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not imported(path) & {"torch", "transformers"}, path
+
+
+def test_the_readme_lists_every_source_file() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
+    listed = set(re.findall(r"([\w./]+\.py)", tree))
+    listed = {Path(name).name for name in listed}
+    for package in LAYERS:
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "__init__.py" and "world" not in path.parts:
+                assert path.name in listed, f"{path.relative_to(ROOT)} is not in the README's tree"
+    existing = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert listed <= existing
+
+
+def test_configurations_in_examples_are_valid() -> None:
+    from algorithms.common.config import parse_config
+    from algorithms.ig_grpo import IGGRPOConfig
+
+    files = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+    assert files
+    for path in files:
+        parse_config(IGGRPOConfig, ["--config", str(path)])

@@ -1,0 +1,271 @@
+"""Training runs: reproducible, resumable at any moment, and honest about what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from models import save_tiny_policy
+
+from algorithms.common.checkpoint import CheckpointError, checkpoints
+from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig
+from algorithms.common.logs import read_metrics
+from algorithms.common.policy import PolicyConfig
+from algorithms.common.run import Run
+from algorithms.common.trainer import TrainingError, train
+from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.world.bundled import bundled_world
+from retrievers import BM25Retriever, Passage, RetrievalError
+
+ROOT = Path(__file__).parent.parent
+
+
+def question_file(path: Path, count: int) -> str:
+    """A few questions of the bundled world as a file, so that evaluations are short."""
+    with path.open("w", encoding="utf-8") as file:
+        for q in bundled_world().questions["train"][:count]:
+            row = {"id": q.id, "question": q.text, "golden_answers": list(q.golden_answers), "dataset": q.dataset}
+            file.write(json.dumps(row) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a run that takes about a second."""
+    folder = tmp_path_factory.mktemp("small")
+    questions = question_file(folder / "questions.jsonl", 14)
+    return {
+        "steps": 4,
+        "eval_every": 2,
+        "eval_limit": 1,
+        "save_every": 1,
+        "policy": PolicyConfig(path="bundled"),
+        "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
+        "rollout": RolloutConfig(questions=3, group_size=3, max_new_tokens=12),
+        "optimizer": OptimizerConfig(minibatches=2, epochs=2, token_budget=600),
+    }
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    """Metrics without the seconds, which no two runs share."""
+    rows = read_metrics(path / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def run_ig_grpo(small: dict[str, Any], run_dir: Path, **changes: Any) -> Path:
+    """One run of IG-GRPO."""
+    config = IGGRPOConfig(**{**small, "run_dir": run_dir, **changes})
+    train(IGGRPO(config), config)
+    return run_dir
+
+
+def test_two_runs_of_one_seed_are_identical_and_another_seed_is_not(small: dict[str, Any], tmp_path: Path) -> None:
+    first, again, other = (
+        without_times(run_ig_grpo(small, tmp_path / name, seed=seed)) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert first == again
+    assert first != other
+    assert [row["step"] for row in first if "reward" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in first if "eval/em" in row] == [0, 2, 4]
+    required = {"reward", "searches", "all_fail", "time/step", "time/rollout", "time/information_gain", "time/update"}
+    assert all(required <= row.keys() for row in read_metrics(tmp_path / "a" / "metrics.jsonl") if "reward" in row)
+
+
+def test_a_run_leaves_what_people_look_at(small: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_ig_grpo(small, tmp_path / "run")
+    for name in ("config.yaml", "metrics.jsonl", "learning_curve.png", "policy/model.safetensors", "test_after.json"):
+        assert (run_dir / name).stat().st_size > 0
+    assert list((run_dir / "transcripts").glob("*.txt"))
+    assert list((run_dir / "tensorboard").iterdir())
+    assert len(checkpoints(run_dir / "checkpoints")) == 2  # keep_checkpoints
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_an_interrupted_run_resumes_to_the_same_numbers(
+    small: dict[str, Any], tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = without_times(run_ig_grpo(small, tmp_path / "whole"))
+
+    class Crash(BaseException):
+        pass
+
+    record = Run.record
+
+    def crash(self: Run, step: int, *arguments: Any) -> None:
+        record(self, step, *arguments)
+        if step == stop_at:
+            raise Crash  # after the metrics were written, before the checkpoint was
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Run, "record", crash)
+        run_ig_grpo(small, tmp_path / "broken", save_every=2)
+    assert without_times(run_ig_grpo(small, tmp_path / "broken", save_every=2)) == whole
+
+
+def test_a_killed_process_resumes_to_the_same_numbers(small: dict[str, Any], tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "algorithms/ig_grpo.py", "--steps", "4", "--eval-every", "2", "--eval-limit", "1"),
+        *("--save-every", "1", "--env.questions", small["env"].questions[0]),
+        *("--env.eval-questions", small["env"].questions[0], "--rollout.questions", "3", "--rollout.group-size", "3"),
+        *("--rollout.max-new-tokens", "12", "--threads", "1", "--run-dir"),
+    ]
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not checkpoints(tmp_path / "killed" / "checkpoints"):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 0
+    subprocess.run([*command, str(tmp_path / "killed")], cwd=ROOT, check=True, capture_output=True)
+    assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_trained_again_but_can_be_extended(small: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_ig_grpo(small, tmp_path / "run", steps=2)
+    before = without_times(run_dir)
+    assert without_times(run_ig_grpo(small, run_dir, steps=2)) == before
+    rows = without_times(run_ig_grpo(small, run_dir, steps=3))
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3]
+
+
+def test_a_folder_with_another_run_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_ig_grpo(small, tmp_path / "run", steps=1)
+    with pytest.raises(CheckpointError, match=r"alpha=0\.3.*0\.5.*--run-dir"):
+        run_ig_grpo(small, run_dir, alpha=0.5)
+    assert read_metrics(run_dir / "metrics.jsonl")
+    run_ig_grpo(small, run_dir, alpha=0.5, steps=1, overwrite=True)
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["alpha"] == 0.5
+
+
+def test_a_checkpoint_of_another_model_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    save_tiny_policy(folder)
+    run_dir = run_ig_grpo(small, tmp_path / "run", steps=1, policy=PolicyConfig(path=str(folder)))
+    save_tiny_policy(folder, architecture="llama")
+    with pytest.raises(CheckpointError, match="another model"):
+        run_ig_grpo(small, run_dir, steps=2, policy=PolicyConfig(path=str(folder)))
+
+
+def test_micro_batches_and_their_size_change_no_number(small: dict[str, Any], tmp_path: Path) -> None:
+    losses = []
+    for budget in (200, 100_000):
+        optimizer = OptimizerConfig(token_budget=budget)
+        rows = without_times(run_ig_grpo(small, tmp_path / str(budget), steps=2, optimizer=optimizer))
+        losses.append([(row["loss/policy"], row["policy/grad_norm"]) for row in rows if "reward" in row])
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss.kl_coefficient": 0.1, "loss.kl_estimator": "k2", "loss.entropy_coefficient": 0.01},
+        {"loss.aggregation": "seq-mean-token-sum-norm", "loss.horizon": 60, "scale_by_std": False},
+        {"loss.clip_high": 0.28, "dynamic_sampling": True, "overlong_buffer": 12, "loss.dual_clip": 3.0},
+        {"loss.ratio": "sequence", "loss.aggregation": "seq-mean-token-mean"},
+        {"env.protocol": "autorefine", "env.outcome_reward": "autorefine"},
+    ],
+)
+def test_options_train(small: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
+    import dataclasses
+
+    config = IGGRPOConfig(**{**small, "run_dir": tmp_path / "run", "steps": 2, "eval_every": 0})
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            value = dataclasses.replace(getattr(config, section), **{name: value})
+        config = dataclasses.replace(config, **{section or name: value})
+    train(IGGRPO(config), config)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row]
+    assert len(rows) == 2
+    assert all(np.isfinite(v) for row in rows for v in row.values())
+
+
+class FlakyRetriever(BM25Retriever):
+    """Fails every `period`-th call."""
+
+    def __init__(self, passages: list[Passage], period: int) -> None:
+        super().__init__(passages)
+        self.period, self.calls = period, 0
+
+    def search(self, queries: Any, k: int) -> list[list[Passage]]:
+        self.calls += 1
+        if self.calls % self.period == 0:
+            raise RetrievalError("the index is away")
+        return super().search(queries, k)
+
+
+def flaky(period: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run searches with a retriever that fails now and then."""
+    retriever = FlakyRetriever(bundled_world().passages, period)
+    monkeypatch.setattr("algorithms.common.run.make_retriever", lambda corpus: retriever)
+
+
+def test_retrieval_failures_are_left_out_and_counted(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky(6, monkeypatch)
+    env = EnvConfig(**{**vars(small["env"]), "max_failure_rate": 1.0})
+    rows = without_times(run_ig_grpo(small, tmp_path / "run", env=env))
+    assert sum(row["retrieval_failures"] for row in rows if "reward" in row) > 0
+
+
+def test_too_many_retrieval_failures_stop_the_run(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky(3, monkeypatch)
+    with pytest.raises(TrainingError, match=r"retrieval failed for \d+ of 9.*max_failure_rate=0\.2"):
+        run_ig_grpo(small, tmp_path / "run")
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["step"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = GRPOConfig(**{**small, "run_dir": tmp_path / "run"})
+    algorithm = GRPO(config)
+    plain = algorithm.advantages
+    steps = []
+
+    def poisoned(buffer: Any) -> Any:
+        steps.append(buffer)
+        return plain(buffer) * (np.float32("nan") if len(steps) == 3 else np.float32(1))
+
+    monkeypatch.setattr(algorithm, "advantages", poisoned)
+    with pytest.raises(TrainingError, match=r"step 3: the gradient norm is nan.*optimizer\.lr"):
+        train(algorithm, config)
+    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1, 2]
+    weights = Run("grpo", config).policy.model.state_dict()  # resumes from step 2
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_prompt_longer_than_the_context_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
+    policy = PolicyConfig(path="bundled", context_length=20)
+    with pytest.raises(ConfigurationError, match=r"prompt has \d+ tokens.*context of 20"):
+        run_ig_grpo(small, tmp_path / "run", policy=policy)
+
+
+def test_a_short_context_ends_episodes_with_their_own_reason(small: dict[str, Any], tmp_path: Path) -> None:
+    policy = PolicyConfig(path="bundled", context_length=60)
+    rows = without_times(run_ig_grpo(small, tmp_path / "run", steps=1, policy=policy))
+    assert next(row["answered"] for row in rows if "answered" in row) < 1
+
+
+def test_questions_of_a_pass_do_not_repeat(small: dict[str, Any], tmp_path: Path) -> None:
+    run = Run("x", TrainConfig(**{**small, "run_dir": tmp_path / "run"}))
+    ids = [q.id for step in range(1, 6) for q in run.questions(step)]
+    assert len(set(ids[:14])) == 14 and len(ids) == 15
+    run.log.close()
