@@ -88,14 +88,14 @@ READING = Manner(
 )
 BUNDLED = Manner(
     observations=0.0,
-    drill=0.0,
-    given=0.45,
-    precise=0.16,
-    name=0.10,
+    drill=0.05,
+    given=0.50,
+    precise=0.25,
+    name=0.15,
     part=0.12,
     wrong_entity=0.10,
     later_hops=1.0,
-    give_up=0.5,
+    give_up=0.45,
 )
 COLD = Manner(
     observations=0.0,
@@ -175,7 +175,7 @@ def guess(rng: random.Random, world: World, question: Question, shown: list[Pass
     kind = {"born": ("born", "residence")}.get(relation, (relation,))
     candidates = [world.facts[p.id].answer for p in shown if world.facts[p.id].relation in kind]
     candidates = [c for c in candidates if c not in question.golden_answers]
-    return rng.choice(candidates) if candidates and rng.random() < 0.7 else UNKNOWN
+    return rng.choice(candidates) if candidates and rng.random() < 0.2 else UNKNOWN
 
 
 def demonstrate(

@@ -102,6 +102,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.engine.spaces()
         self.episode: Episode | None = None
+        self._shown = 0
 
     @property
     def trajectory(self) -> Trajectory:
@@ -119,6 +120,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         elif not isinstance(question, Question):
             raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
         self.episode = self.engine.begin(question)
+        self._shown = 0  # turns that mode "human" has printed
         if self.render_mode == "human":
             self.render()
         return self.trajectory.prompt, describe(self.episode)
@@ -139,12 +141,12 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         return trajectory.turns[-1].observation, reward, terminated, truncated, describe(self.episode)
 
     def render(self) -> str | None:  # type: ignore[override]
-        """The episode so far: as a string in mode "ansi", printed in mode "human"."""
+        """Mode "ansi": the episode so far, as a string. Mode "human": what is new in it, printed."""
         if self.render_mode is None:
             gymnasium.logger.warn('render() without a render_mode shows nothing: gym.make(..., render_mode="ansi")')
             return None
-        text = render(self.trajectory)
         if self.render_mode == "ansi":
-            return text
-        print(text, end="\n\n", flush=True)
+            return render(self.trajectory)
+        print(render(self.trajectory, self._shown), flush=True)
+        self._shown = len(self.trajectory.turns)
         return None

@@ -14,7 +14,6 @@ import numpy as np
 from golden_reader import Case, NotAsked
 
 from igsearch_env.information_gain import (
-    MIN_EVIDENCE_CHARS,
     InformationGain,
     InformationGainConfig,
     SearchStep,
@@ -34,12 +33,9 @@ DOCUMENT = re.compile(r"Doc \d+\(Title: (.*?)\) (.*?)(?=\nDoc \d+\(Title: |\Z)",
 def _read_passages(block: str) -> tuple[Passage, ...]:
     """The passages that a block of documents shows.
 
-    The original drops a block of fewer than ten characters; no passage of ours is shown as so few, so that is a
-    search that found nothing. Free text stands in a passage without a title, see `_as_written`.
+    Free text stands in a passage without a title, see `_as_written`.
     """
-    found = DOCUMENT.findall(block)
-    if not found and len(block.strip()) >= MIN_EVIDENCE_CHARS:
-        found = [("", block)]
+    found = DOCUMENT.findall(block) or [("", block.strip())]
     return tuple(Passage(f"{title}-{text}", title, text) for title, text in found)
 
 
@@ -127,7 +123,7 @@ def contexts(case: Case) -> Outputs:
     steps = search_steps([trajectory])
     outputs: Outputs = {}
     for suffix, refine in (("", refined), ("_no_refine", "")):
-        other = read_transcript("<search>r</search><documents>Doc 1(Title: R) random</documents>", number=1)
+        other = read_transcript("<search>r</search><documents>Doc 1(Title: Elsewhere) unrelated</documents>", number=1)
         other.turns.append(Turn(f"{refine}<answer>a</answer>", Answer("a")))
         requests, _ = _skeleton(1).requests(steps, search_steps([other]))
         theirs = AUTOREFINE.evidence(other.turns[0].passages)
