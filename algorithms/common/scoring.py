@@ -59,20 +59,27 @@ class PolicyScorer:
         if not self.shared:
             return self._score_plain(requests)
         trunks, branches = self._plan(requests)
-        scores = [0.0] * len(branches)
+        # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
+        reads = [(trunks[branch.trunk][: branch.shared], branch.ids) for branch in branches]
+        first_of: dict[tuple[Ids, Ids], int] = {}
+        for number, read in enumerate(reads):
+            first_of.setdefault(read, number)
         by_trunk: dict[int, list[int]] = {}
-        for number, branch in enumerate(branches):
-            by_trunk.setdefault(branch.trunk, []).append(number)
-        for batch in self._batches([len(trunk) for trunk in trunks], self.token_budget):
-            layers = self._read_trunks([trunks[i] for i in batch])
-            row_of = {trunk: row for row, trunk in enumerate(batch)}
-            members = [number for trunk in batch for number in by_trunk[trunk]]
+        for number in first_of.values():
+            by_trunk.setdefault(branches[number].trunk, []).append(number)
+        used = list(by_trunk)
+        values: dict[int, float] = {}
+        for batch in self._batches([len(trunks[trunk]) for trunk in used], self.token_budget):
+            chosen_trunks = [used[i] for i in batch]
+            layers = self._read_trunks([trunks[trunk] for trunk in chosen_trunks])
+            row_of = {trunk: row for row, trunk in enumerate(chosen_trunks)}
+            members = [number for trunk in chosen_trunks for number in by_trunk[trunk]]
             columns = [branches[number].shared + len(branches[number].ids) for number in members]
             for part in self._batches(columns, 4 * self.token_budget):
                 chosen = [members[i] for i in part]
-                values = self._score_branches(layers, row_of, [branches[number] for number in chosen])
-                for number, value in zip(chosen, values, strict=True):
-                    scores[number] = value
+                parts = self._score_branches(layers, row_of, [branches[number] for number in chosen])
+                values.update(zip(chosen, parts, strict=True))
+        scores = [values[first_of[read]] for read in reads]
         flat = iter(scores)
         return [[next(flat) for _ in request.evidences] for request in requests]
 
