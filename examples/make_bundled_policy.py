@@ -326,7 +326,7 @@ def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float,
         ).view_as(targets_BT)
         loss = (losses_BT * targets_BT).sum() / targets_BT.sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         written = targets_BT == 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 
@@ -70,7 +70,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
     v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 1}
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         truncated = trajectory.done and not terminated
         return trajectory.turns[-1].observation, reward, terminated, truncated, describe(self.episode)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Mode "ansi": the episode so far, as a string. Mode "human": what is new in it, printed."""
         if self.render_mode is None:
             gymnasium.logger.warn('render() without a render_mode shows nothing: gym.make(..., render_mode="ansi")')

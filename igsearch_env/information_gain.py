@@ -286,8 +286,8 @@ class InformationGain:
         low, high = bisect_left(owners, own), bisect_right(owners, own)
         others = len(pool) - (high - low)
         # A few to spare: another question may have found the very same passages, which would compare nothing.
-        places = rng.choice(others, min(2 * wanted + 2, others), replace=False) if others else []
-        candidates = [pool[int(i) if i < low else int(i) + high - low] for i in places]
+        places = rng.choice(others, min(2 * wanted + 2, others), replace=False).tolist() if others else []
+        candidates = [pool[i if i < low else i + high - low] for i in places]
         chosen = [c for c in candidates if c.block != real.block][:wanted]
         if len(chosen) < wanted:
             if self.retriever is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from igsearch_env.errors import check_choice
@@ -84,14 +84,13 @@ class OracleTitles:
         return next((gold for gold in question.golden_answers if f" {normalize_answer(gold)} " in text), None)
 
 
-SCRIPTED = {"search-question": SearchQuestion, "oracle-titles": OracleTitles}
+SCRIPTED: dict[str, Callable[[], ScriptedPolicy]] = {"search-question": SearchQuestion, "oracle-titles": OracleTitles}
 
 
 def make_scripted_policy(name: str) -> ScriptedPolicy:
     """A scripted policy by name."""
     check_choice("policy", name, SCRIPTED)
-    policy: ScriptedPolicy = SCRIPTED[name]()
-    return policy
+    return SCRIPTED[name]()
 
 
 def play_scripted(policy: ScriptedPolicy, env: IGSearchVectorEnv, questions: Sequence[Question]) -> list[Trajectory]:

@@ -11,7 +11,11 @@ from algorithms.common.decoding import Decoder
 from algorithms.common.policy import Policy
 
 PROMPTS = ["Where was Zose Drartov born?\n", "Who wrote it?\n", "In which country was the author of it born?\n"]
-OBSERVATIONS = ["\n\n<information>Doc 1(Title: x) y</information>\n\n", "\n\nno\n\n", "\n\n<information></information>\n\n"]
+OBSERVATIONS = [
+    "\n\n<information>Doc 1(Title: x) y</information>\n\n",
+    "\n\nno\n\n",
+    "\n\n<information></information>\n\n",
+]
 NEW = 9
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igsearch_env.protocol import Answer, Invalid, Search
+from igsearch_env.protocol import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
@@ -273,12 +273,15 @@ def _trajectory(question: Question, row: dict[str, Any]) -> Trajectory:
     )
 
 
+_ACTIONS: dict[str, Callable[[str], Action]] = {"Search": Search, "Answer": Answer, "Invalid": Invalid}
+
+
 def _turn(row: dict[str, Any]) -> Turn:
     kind, value = row["action"]
     gain = row["gain"]
     return Turn(
         text=row["text"],
-        action={"Search": Search, "Answer": Answer, "Invalid": Invalid}[kind](value),
+        action=_ACTIONS[kind](value),
         observation=row["observation"],
         passages=tuple(Passage(*fields) for fields in row["passages"]),
         gain=None if gain is None else Gain(**{**gain, "baseline_evidences": tuple(gain["baseline_evidences"])}),

@@ -214,7 +214,7 @@ def _options(cls: type[Any], content: dict[str, Any], where: str, prefix: str) -
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise ConfigurationError(f"{where}: {prefix + key!r} is {value!r}; it is a section of keys")
-            yield from _options(hints[key], value, where, f"{prefix}{key}.")  # type: ignore[arg-type]
+            yield from _options(hints[key], value, where, f"{prefix}{key}.")
         else:
             values = value if isinstance(value, list) else [value]
             yield [f"--{prefix}{key}".replace("_", "-"), *map(str, values)]

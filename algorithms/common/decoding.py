@@ -20,6 +20,10 @@ from algorithms.common.policy import Policy
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in a buffer with room to grow, so that a new token copies nothing old."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+    is_initialized: bool
+
     def __init__(self) -> None:
         super().__init__()
         self.length = 0

@@ -161,8 +161,8 @@ class PolicyScorer:
         for row, branch in enumerate(branches):
             mask[row, len(branch.ids) - branch.answer : len(branch.ids)] = True
         logprobs, _ = self.policy.logprobs_of(hidden, ids, mask)
-        parts = logprobs.split([branch.answer for branch in branches])
-        return [weighted_mean(part.tolist()) for part in parts]
+        values = iter(logprobs.tolist())
+        return [weighted_mean([next(values) for _ in range(branch.answer)]) for branch in branches]
 
     def _padded(self, rows: Sequence[Ids]) -> torch.Tensor:
         ids = torch.full((len(rows), max(map(len, rows))), self.policy.pad_id)
