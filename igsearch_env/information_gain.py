@@ -108,8 +108,8 @@ def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
 
 
 def has_evidence(passages: Sequence[Passage]) -> bool:
-    """Whether passages hold at least `MIN_EVIDENCE_CHARS` characters of titles and texts together."""
-    return sum(len(p.title) + len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
+    """Whether passages have at least `MIN_EVIDENCE_CHARS` characters: with a title, `Doc 1(Title: t)` alone has."""
+    return any(p.title for p in passages) or sum(len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
 
 
 # ---------------------------------------------------------------- contexts and evidence

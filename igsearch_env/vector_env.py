@@ -33,7 +33,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
     `reset`, which a rollout wants; True begins a new one at the next step, as Gymnasium does by default.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as Gymnasium declares it)
 
     def __init__(
         self,

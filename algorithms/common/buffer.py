@@ -67,7 +67,7 @@ class RolloutBuffer:
     @cached_property
     def first_token(self) -> Ints:
         """Index of each trajectory's first policy token in the flat layout."""
-        return np.concatenate([[0], np.cumsum(self.policy_tokens)[:-1]]).astype(np.int64)
+        return np.cumsum(self.policy_tokens) - self.policy_tokens
 
     def broadcast(self, values: Sequence[float] | NDArray[Any]) -> Floats:
         """One value per trajectory -> one per policy token."""
@@ -163,7 +163,12 @@ class RolloutBuffer:
     def load(cls, path: str | Path) -> RolloutBuffer:
         """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version."""
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            header = json.loads(file.readline())
+            try:
+                header = json.loads(file.readline())
+            except (gzip.BadGzipFile, json.JSONDecodeError) as error:
+                raise RolloutBufferError(
+                    f"{path}: not a saved buffer ({error}); give a file that save() wrote"
+                ) from error
             if header.get("format") != FORMAT:
                 raise RolloutBufferError(
                     f"{path}: format {header.get('format')!r}, this version reads {FORMAT}; collect again"

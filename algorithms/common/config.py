@@ -51,6 +51,9 @@ class EnvConfig:
     """The run stops when more than this share of a step's episodes end by a retrieval failure."""
 
     def __post_init__(self) -> None:
+        for name in ("questions", "eval_questions"):
+            if not getattr(self, name):
+                raise ConfigurationError(f"env.{name} is empty: name `bundled` or at least one question file")
         check_choice("env.protocol", self.protocol, FAMILIES)
         check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
         check_range("env.top_k", self.top_k, 1)
@@ -117,7 +120,7 @@ class OptimizerConfig:
 class TrainConfig:
     """What every algorithm's command takes."""
 
-    steps: int = 80
+    steps: int = 40
     """Training steps."""
     seed: int = 0
     """Decides every draw of the run."""
@@ -127,7 +130,7 @@ class TrainConfig:
     """Discard what run_dir holds instead of resuming it."""
     config: Path | None = None
     """YAML file with any of these keys; the command line overrides it."""
-    eval_every: int = 20
+    eval_every: int = 10
     """Steps between evaluations; 0: only before the first and after the last."""
     eval_limit: int = 20
     """Questions of each family in the evaluations between; 0: all."""
@@ -169,7 +172,7 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
     # What comes later wins, so the command line overrides the file.
     return tyro.cli(
         config_class,
-        args=_merge(from_yaml, arguments),
+        args=[*(word for option in from_yaml for word in option), *arguments],
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -182,12 +185,6 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
         if argument.startswith("--config="):
             return Path(argument.removeprefix("--config="))
     return None
-
-
-def _merge(from_yaml: list[list[str]], arguments: list[str]) -> list[str]:
-    """The file's options without those that the command line gives too, then the command line."""
-    given = {a.split("=")[0].replace("_", "-") for a in arguments if a.startswith("--")}
-    return [word for option in from_yaml if option[0] not in given for word in option] + arguments
 
 
 def yaml_arguments(config_class: type[TrainConfig], path: Path) -> list[list[str]]:
@@ -216,8 +213,8 @@ def _options(cls: type[Any], content: dict[str, Any], where: str, prefix: str) -
                 raise ConfigurationError(f"{where}: {prefix + key!r} is {value!r}; it is a section of keys")
             yield from _options(hints[key], value, where, f"{prefix}{key}.")
         else:
-            values = value if isinstance(value, list) else [value]
-            yield [f"--{prefix}{key}".replace("_", "-"), *map(str, values)]
+            option = f"--{prefix}{key}".replace("_", "-")
+            yield [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

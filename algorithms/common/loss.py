@@ -127,7 +127,7 @@ def policy_loss(
         negative = advantages_BT < 0
         dual_clipped = (negative & (loss > bound)).float()
         loss = torch.where(negative, torch.minimum(loss, bound), loss)
-    return TokenLoss(loss, (clipped > plain).float(), dual_clipped, -difference)
+    return TokenLoss(loss, (clipped > plain).float(), dual_clipped, -difference.clamp(-20, 20))
 
 
 def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, estimator: str) -> torch.Tensor:

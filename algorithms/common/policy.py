@@ -141,8 +141,7 @@ class Policy:
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
         """Tokens that hold characters [start, end) of `decode(ids)`, as [first, last).
 
-        By bisection over the lengths of decoded prefixes, which works for any tokenizer. A character made of
-        several tokens counts where its last token completes it.
+        By bisection over the lengths of decoded prefixes, which works for any tokenizer.
         """
         if end <= start:
             return 0, 0
@@ -158,7 +157,8 @@ class Policy:
                     low = middle + 1
             return low
 
-        return tokens_until(start + 1) - 1, tokens_until(end)
+        # The first bytes of a character belong to it, and so does a token that glues a tag to it.
+        return min(tokens_until(start), tokens_until(start + 1) - 1), tokens_until(end)
 
     def hidden_states(self, ids_BT: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Last hidden states [B, T, width]; `kwargs` go to the transformer (masks, positions, cache)."""
