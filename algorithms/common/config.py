@@ -103,7 +103,7 @@ class OptimizerConfig:
     """Passes over each buffer."""
     minibatches: int = 1
     """Optimizer steps a pass; trajectories are dealt out at random."""
-    token_budget: int = 16_384
+    token_budget: int = 8_192
     """Padded tokens a micro-batch: bounds memory, changes no number."""
 
     def __post_init__(self) -> None:

@@ -83,11 +83,11 @@ def print_scores(console: Console, title: str, before: dict[str, Score] | None, 
     """A table of EM by data set, with 95% intervals over questions."""
     table = Table(title=title)
     table.add_column("data set", no_wrap=True)
-    for name in ("n", *(("EM before",) if before else ()), "EM", "95% interval", "F1", "searches"):
-        table.add_column(name, justify="right")
+    for name in ("n", *(("EM before",) if before else ()), "EM", "95% CI", "F1", "searches"):
+        table.add_column(name, justify="right", no_wrap=True)
     for dataset, s in after.items():
         was = (f"{before[dataset].em:.3f}" if dataset in before else "",) if before else ()
-        interval = f"{s.em_ci95[0]:.3f} to {s.em_ci95[1]:.3f}"
+        interval = f"{s.em_ci95[0]:.2f} to {s.em_ci95[1]:.2f}"
         table.add_row(dataset, str(s.n), *was, f"{s.em:.3f}", interval, f"{s.f1:.3f}", f"{s.searches:.2f}")
     mean_before = (f"{macro_average(before):.3f}",) if before else ()
     n = str(sum(s.n for s in after.values()))

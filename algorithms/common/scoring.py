@@ -48,7 +48,7 @@ class PolicyScorer:
         shared: read shared prefixes once. False reads every branch from its first token: the plain form, for checks.
     """
 
-    def __init__(self, policy: Policy, *, token_budget: int = 16_384, shared: bool = True) -> None:
+    def __init__(self, policy: Policy, *, token_budget: int = 8_192, shared: bool = True) -> None:
         self.policy = policy
         self.token_budget = token_budget
         self.shared = shared
