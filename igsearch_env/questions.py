@@ -11,8 +11,6 @@ from igsearch_env.errors import QuestionError
 from retrievers.base import CorpusError
 from retrievers.corpus import read_jsonl
 
-DATASETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
-
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -111,7 +111,8 @@ class Policy:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of text that some other party wrote."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def encode_prompt(self, prompt: str) -> tuple[int, ...]:
         """Ids of the first observation: in the chat template if `chat`, else with the tokenizer's own BOS, if any."""
