@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +128,8 @@ def _actions(env: IGSearchVectorEnv, turn: int, bundled: bool) -> Sequence[str]:
         return ["<answer> nothing </answer>"] * ENVS
     if not bundled:
         return [f"<search> query {i} </search>" for i in range(ENVS)]
-    words: Callable[[str], str] = lambda text: " ".join(text.rstrip("?").split()[-3 - turn :])  # noqa: E731
-    return [f"<search> {words(t.question.text)} </search>" for t in env.trajectories]
+    words = [t.question.text.rstrip("?").split()[-3 - turn :] for t in env.trajectories]
+    return [f"<search> {' '.join(query)} </search>" for query in words]
 
 
 def training() -> list[Line]:

@@ -146,7 +146,7 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "em": exact_match(prediction, golds) if prediction is not None else 0.0,
         "f1": f1(prediction, golds) if prediction is not None else 0.0,
         "searches": trajectory.searches,
-        "queries": [turn.action.query for turn in trajectory.turns if turn.is_search],  # type: ignore[union-attr]
+        "queries": [turn.query for turn in trajectory.turns if turn.is_search],
         "stop_reason": trajectory.stop_reason,
     }
 

@@ -137,7 +137,7 @@ def describe(episode: Episode) -> dict[str, Any]:
     gain = measured.gain if measured is not None else None
     return {
         "question_id": trajectory.question.id,
-        "query": turn.action.query if turn is not None and turn.is_search else None,  # type: ignore[union-attr]
+        "query": turn.query if turn is not None else None,
         "passages": turn.passages if turn is not None else (),
         "information_gain": gain.value if gain is not None else None,
         "logprob_real": gain.logprob_real if gain is not None else None,

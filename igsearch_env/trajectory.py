@@ -59,6 +59,11 @@ class Turn:
         """Whether the action was a search."""
         return isinstance(self.action, Search)
 
+    @property
+    def query(self) -> str | None:
+        """The query of a search, None of any other action."""
+        return self.action.query if isinstance(self.action, Search) else None
+
 
 @dataclass(slots=True)
 class Trajectory:

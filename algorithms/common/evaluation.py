@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,6 @@ import numpy as np
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, f1
 from igsearch_env.trajectory import Trajectory
-
-Player = Callable[[Sequence[Question]], list[Trajectory]]
 
 
 @dataclass(frozen=True)
