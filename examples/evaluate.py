@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.progress import track
 
 from algorithms.common.config import EnvConfig
+from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import limit_per_dataset, macro_average, score
 from algorithms.common.logs import print_scores
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.rollout import play
 from algorithms.common.run import make_protocol, make_questions, make_retriever
+from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, f1
@@ -35,7 +37,7 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.vector_env import IGSearchVectorEnv
 from retrievers import Retriever, RetrieverError
 
-Player = Callable[[IGSearchVectorEnv, Sequence[Question]], list[Trajectory]]
+Player = Callable[[Sequence[Question]], list[Trajectory]]
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ def main(args: Args) -> None:
         raise ConfigurationError(f"retriever={args.retriever!r}: must be 'bm25', the one this version has")
     questions = limit_per_dataset(_filter(make_questions(args.questions, "test"), args.where), args.limit)
     retriever = make_retriever(args.corpus)
-    player = make_player(args)
+    player = make_player(args, retriever)
     trajectories: list[Trajectory] = []
-    for start in track(range(0, len(questions), args.batch_size), description="evaluating"):
-        batch = questions[start : start + args.batch_size]
-        trajectories += player(make_env(args, retriever, batch), batch)
+    chunk = 4 * args.batch_size  # between two reports of progress; within it, episodes enter as others end
+    for start in track(range(0, len(questions), chunk), description="evaluating"):
+        trajectories += player(questions[start : start + chunk])
     scores = score(trajectories)
     print_scores(Console(), f"{args.policy}: greedy", None, scores)
     if args.output is not None:
@@ -100,28 +102,18 @@ def main(args: Args) -> None:
         os.replace(partial, args.output)
 
 
-def make_player(args: Args) -> Player:
-    """Something that plays a batch of questions."""
+def make_player(args: Args, retriever: Retriever) -> Player:
+    """Something that plays a batch of questions; no information gain is paid."""
+    protocol = make_protocol(EnvConfig(protocol=args.protocol, prompt=args.prompt))
+    rules: dict[str, Any] = {"top_k": args.top_k, "max_searches": args.max_searches, "protocol": protocol}
     if args.policy in SCRIPTED:
         scripted = make_scripted_policy(args.policy)
-        return lambda env, batch: play_scripted(scripted, env, batch)
+        return lambda batch: play_scripted(
+            scripted, IGSearchVectorEnv(len(batch), batch, retriever, scorer=None, autoreset=False, **rules), batch
+        )
     policy = Policy.load(PolicyConfig(path=args.policy, chat=args.chat))
-    return lambda env, batch: play(policy, env, batch, max_new_tokens=args.max_new_tokens, temperature=0.0, seed=(0,))
-
-
-def make_env(args: Args, retriever: Retriever, batch: Sequence[Question]) -> IGSearchVectorEnv:
-    """The environment of one batch; it pays no information gain."""
-    protocol = make_protocol(EnvConfig(protocol=args.protocol, prompt=args.prompt))
-    return IGSearchVectorEnv(
-        len(batch),
-        batch,
-        retriever,
-        scorer=None,
-        top_k=args.top_k,
-        max_searches=args.max_searches,
-        protocol=protocol,
-        autoreset=False,
-    )
+    decoder = Decoder(policy, slots=args.batch_size, max_new_tokens=args.max_new_tokens, temperature=0.0)
+    return lambda batch: play(decoder, SearchEngine(batch, retriever, None, **rules), batch, seed=(0,))
 
 
 def _filter(questions: list[Question], where: str | None) -> list[Question]:

@@ -33,12 +33,12 @@ class SearchEngine:
         retriever: Retriever | None,
         scorer: AnswerScorer | Literal["unigram"] | None,
         *,
-        top_k: int,
-        max_searches: int,
-        protocol: str | Protocol,
-        information_gain: InformationGainConfig | dict[str, Any] | None,
-        outcome_reward: str,
-        seed: int,
+        top_k: int = 3,
+        max_searches: int = 4,
+        protocol: str | Protocol = "search_r1",
+        information_gain: InformationGainConfig | dict[str, Any] | None = None,
+        outcome_reward: str = "em",
+        seed: int = 0,
     ) -> None:
         if questions is None and retriever is not None:
             raise ConfigurationError("retriever is given but no questions: pass both, or neither for the bundled world")

@@ -92,6 +92,11 @@ class Trajectory:
         """Number of searches."""
         return sum(turn.is_search for turn in self.turns)
 
+    @property
+    def tokens(self) -> int:
+        """Length of the whole episode in tokens, where a rollout recorded them."""
+        return len(self.prompt_ids) + sum(len(turn.completion_ids) + len(turn.observation_ids) for turn in self.turns)
+
     def transcript(self) -> str:
         """Everything in reading order."""
         return self.prompt + "".join(turn.text + turn.observation for turn in self.turns)

@@ -12,9 +12,9 @@ from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import macro_average, score
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.rollout import play
+from igsearch_env.engine import SearchEngine
 from igsearch_env.protocol import Protocol
 from igsearch_env.rewards import exact_match
-from igsearch_env.vector_env import IGSearchVectorEnv
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 from igsearch_env.world.generator import Hop
 
@@ -52,9 +52,13 @@ def test_it_reads_well(policy: Policy) -> None:
             entity = question.metadata["named"] if hop is hops[0] else hop.entity
             parts += [f"<search> {entity}</search>", PROTOCOL.observation([world.by_id[hop.passage_id]])]
         rows.append(list(itertools.chain.from_iterable(policy.encode(part) for part in [*parts, "<answer>"])))
-    decoder = Decoder(policy, max_new_tokens=6, temperature=0.0)
-    decoder.start(rows)
-    answers = [policy.decode(completion.ids).removesuffix("</answer>") for completion in decoder.complete()]
+    decoder = Decoder(policy, slots=len(rows), max_new_tokens=6, temperature=0.0, cache_tokens=10**6)
+    place = {decoder.begin(row): number for number, row in enumerate(rows)}
+    decoder.read()
+    answers = [""] * len(rows)
+    while decoder.writing:
+        for slot, completion in decoder.write():
+            answers[place[slot]] = policy.decode(completion.ids).removesuffix("</answer>")
     ems = [exact_match(a, q.golden_answers) for a, q in zip(answers, questions, strict=True)]
     assert sum(ems) / len(ems) >= 0.85
 
@@ -63,16 +67,7 @@ def test_it_searches_poorly(policy: Policy) -> None:
     """Left alone, it answers at most 30% of the test questions, macro-averaged over the families."""
     questions = bundled_world().questions["test"]
     config = TrainConfig()
-    env = IGSearchVectorEnv(
-        len(questions),
-        questions,
-        bundled_retriever(),
-        scorer=None,
-        max_searches=config.env.max_searches,
-        protocol=PROTOCOL,
-        autoreset=False,
-    )
-    played = play(
-        policy, env, questions, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0, seed=(config.seed,)
-    )
+    engine = SearchEngine(questions, bundled_retriever(), None, max_searches=config.env.max_searches, protocol=PROTOCOL)
+    decoder = Decoder(policy, slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
+    played = play(decoder, engine, questions, seed=(config.seed,))
     assert macro_average(score(played)) <= 0.30

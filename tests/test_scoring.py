@@ -9,14 +9,15 @@ import pytest
 from models import ARCHITECTURES, tiny_policy
 
 from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.decoding import Decoder
 from algorithms.common.rollout import collect
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
+from igsearch_env.engine import SearchEngine
 from igsearch_env.episode import Episode
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig, search_steps
 from igsearch_env.protocol import Protocol
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.trajectory import Group, Trajectory
-from igsearch_env.vector_env import IGSearchVectorEnv
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
 
@@ -77,31 +78,16 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
     config = InformationGainConfig(random_source="corpus")
     for make in (lambda: UnigramScorer(bundled_retriever()), lambda: PolicyScorer(tiny_policy())):
         scorer = make()
-        env = IGSearchVectorEnv(
-            6,
-            bundled_world().questions["train"],
-            bundled_retriever(),
-            scorer,
-            protocol=Protocol("search_r1", "bare"),
-            information_gain=config,
-            autoreset=False,
-        )
-        buffer = collect(
-            tiny_search_policy(),
-            env,
-            bundled_world().questions["train"][:3],
-            group_size=2,
-            max_new_tokens=8,
-            temperature=1.0,
-            seed=(0,),
-        )
+        questions = bundled_world().questions["train"]
+        protocol = Protocol("search_r1", "bare")
+        engine = SearchEngine(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
+        decoder = Decoder(tiny_search_policy(), slots=4, max_new_tokens=8, temperature=1.0)
+        buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
         paid = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         rewards = [turn.reward for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         assert len(paid) >= 3
         np.testing.assert_allclose(rewards, [config.stabilise(value) for value in paid], atol=1e-12)
-        measure_information_gain(
-            buffer, InformationGain(config, scorer, env.engine.protocol, bundled_retriever(), seed=0)
-        )
+        measure_information_gain(buffer, InformationGain(config, scorer, protocol, bundled_retriever(), seed=0))
         again = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         np.testing.assert_allclose(again, paid, atol=1e-4)
 

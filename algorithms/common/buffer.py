@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from algorithms.common.packing import Prefixes
 from igsearch_env.protocol import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
 
 FORMAT = 1  # of a saved buffer
+MAX_PADDING = 1.05  # padded tokens of a micro-batch over its own
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -37,11 +39,15 @@ class RolloutBufferError(ValueError):
 
 @dataclass
 class RolloutBuffer:
-    """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed."""
+    """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed.
+
+    `prefixes`: what the policy has read of them and still holds; never saved, and stale once its weights change.
+    """
 
     groups: list[Group]
     failed: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
+    prefixes: Prefixes | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def trajectories(self) -> list[Trajectory]:
@@ -110,14 +116,21 @@ class RolloutBuffer:
     def micro_batches(
         self, advantages: Floats, rows: Sequence[int], token_budget: int, pad_id: int
     ) -> Iterator[MicroBatch]:
-        """Batches over `rows` of at most `token_budget` padded tokens (or one row), of rows of like length."""
+        """Batches over `rows` of at most `token_budget` padded tokens (or one row), of rows of like length.
+
+        A batch is closed early where the next row would leave too much of it to padding.
+        """
         order = sorted(rows, key=lambda row: len(self.sequences[row].ids))
         batch: list[int] = []
+        tokens = 0
         for row in order:
-            if batch and (len(batch) + 1) * len(self.sequences[row].ids) > token_budget:
+            length = len(self.sequences[row].ids)
+            padded = (len(batch) + 1) * length
+            if batch and (padded > token_budget or padded > MAX_PADDING * (tokens + length) + token_budget / 16):
                 yield self._micro_batch(advantages, batch, pad_id)
-                batch = []
+                batch, tokens = [], 0
             batch.append(row)
+            tokens += length
         if batch:
             yield self._micro_batch(advantages, batch, pad_id)
 

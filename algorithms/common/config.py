@@ -73,12 +73,20 @@ class RolloutConfig:
     """Sampling temperature; log-probs are of the tempered distribution."""
     max_new_tokens: int = 32
     """Tokens a turn, at most."""
+    cache_tokens: int = 262_144
+    """Tokens whose keys and values are held: bounds the episodes that are played at once (one takes a context)."""
+    token_budget: int = 4_096
+    """Tokens of a pass that reads prompts or observations, or scores answers: bounds memory, changes no number."""
+    recompute_logprobs: bool = False
+    """Compute the old log-probs again before the update, when another program or precision sampled."""
 
     def __post_init__(self) -> None:
         check_range("rollout.questions", self.questions, 1)
         check_range("rollout.group_size", self.group_size, 1)
         check_range("rollout.temperature", self.temperature, 1e-3)
         check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
+        check_range("rollout.cache_tokens", self.cache_tokens, 1)
+        check_range("rollout.token_budget", self.token_budget, 1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class OptimizerConfig:
     """Passes over each buffer."""
     minibatches: int = 1
     """Optimizer steps a pass; trajectories are dealt out at random."""
-    token_budget: int = 8_192
+    token_budget: int = 2_048
     """Padded tokens a micro-batch: bounds memory, changes no number."""
 
     def __post_init__(self) -> None:

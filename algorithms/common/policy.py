@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.packing import Pack, install
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocol import STOP_TAGS
 from igsearch_env.world.bundled import POLICY_FOLDER
@@ -23,6 +26,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
+# Float32 logits that exist at once (128 MiB): larger batches of tokens meet the vocabulary in chunks.
+MAX_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class PolicyConfig:
     path: str = "bundled"
     """`bundled`, a folder, or a model name that transformers knows."""
     dtype: str = "float32"
-    """float32, bfloat16 or float16."""
+    """Of the weights: float32, bfloat16 or float16."""
+    compute_dtype: str | None = None
+    """Of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
     device: str = "auto"
     """auto (cuda where there is one), or a torch device."""
     chat: bool = False
@@ -42,13 +49,25 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         check_choice("policy.dtype", self.dtype, DTYPES)
+        if self.compute_dtype is not None:
+            check_choice("policy.compute_dtype", self.compute_dtype, DTYPES)
 
 
 class Policy:
-    """A model and its tokenizer. Shapes: B rows, T tokens, V vocabulary."""
+    """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, chat: bool = False, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        chat: bool = False,
+        context_length: int | None = None,
+        compute_dtype: str | None = None,
+    ) -> None:
+        install(model)
         self.model = model
+        self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
         self.tokenizer = tokenizer
         self.chat = chat
         own = getattr(model.config, "max_position_embeddings", None) or 1_000_000
@@ -76,7 +95,9 @@ class Policy:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.dtype]).to(device)
         tokenizer = AutoTokenizer.from_pretrained(path)
         model.eval()  # dropout off: the sampler and the trainer must be the same distribution
-        return cls(model, tokenizer, chat=config.chat, context_length=config.context_length)
+        return cls(
+            model, tokenizer, chat=config.chat, context_length=config.context_length, compute_dtype=config.compute_dtype
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer in the transformers format."""
@@ -161,38 +182,70 @@ class Policy:
         # The first bytes of a character belong to it, and so does a token that glues a tag to it.
         return min(tokens_until(start), tokens_until(start + 1) - 1), tokens_until(end)
 
-    def hidden_states(self, ids_BT: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Last hidden states [B, T, width]; `kwargs` go to the transformer (masks, positions, cache)."""
-        states: torch.Tensor = self.model.base_model(input_ids=ids_BT, **kwargs).last_hidden_state
+    def read(self, packed: Pack) -> Tensor:
+        """Last hidden states [n, width] of a packed pass."""
+        no_mask = torch.empty(1, 1, 0, 0)  # of four dimensions: then transformers makes none, and none is read
+        with self._autocast():
+            output = self.model.base_model(
+                input_ids=packed.ids_n[None],
+                position_ids=packed.positions_n[None],
+                attention_mask=no_mask,
+                packed=packed,
+                use_cache=False,
+            )
+        states: Tensor = output.last_hidden_state[0]
         return states
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def hidden_states(self, ids_BT: Tensor) -> Tensor:
+        """Last hidden states [B, T, width] of rows that are padded on the right, where causal attention never looks."""
+        with self._autocast():
+            states: Tensor = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return states
+
+    def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in float32 of hidden states [..., width]."""
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden).float()
+        with self._autocast():
+            logits: Tensor = self.model.get_output_embeddings()(hidden).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def token_logprobs(
-        self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, temperature: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Log-prob and entropy of each masked token given all before it; both [n], n masked tokens in row order.
 
-        Rows are padded on the right, which causal attention never looks at. Only masked positions reach the
-        vocabulary. The first token of a row has nothing before it and can't be masked.
+        Rows are padded on the right. Only masked positions reach the vocabulary. The first token of a row has
+        nothing before it and can't be masked.
         """
-        return self.logprobs_of(self.hidden_states(ids_BT), ids_BT, mask_BT, temperature)
+        hidden_BT = self.hidden_states(ids_BT)
+        hidden, targets = hidden_BT[:, :-1][mask_BT[:, 1:]], ids_BT[:, 1:][mask_BT[:, 1:]]
+        return self.logprobs_of(hidden, targets, temperature, entropy_gradient=entropy_gradient)
 
     def logprobs_of(
-        self, hidden_BT: torch.Tensor, ids_BT: torch.Tensor, mask_BT: torch.Tensor, temperature: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`token_logprobs` of hidden states [B, T, width] that were computed before."""
-        logps = torch.log_softmax(self.logits(hidden_BT[:, :-1][mask_BT[:, 1:]]) / temperature, dim=-1)
-        chosen = logps.gather(-1, ids_BT[:, 1:][mask_BT[:, 1:]].unsqueeze(-1)).squeeze(-1)
-        return chosen, -(logps.exp() * logps).sum(-1)
+        self, hidden_n: Tensor, targets_n: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob of each target and entropy, both [n], given the hidden states [n, width] before it.
 
-    def attention_mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """A boolean mask [B, 1, queries, keys], True where a query may look, as this model's attention takes it."""
-        if getattr(self.model.config, "_attn_implementation", "") != "eager":
-            return visible
-        floor = torch.finfo(self.model.dtype).min
-        return torch.where(visible, 0.0, floor).to(self.model.dtype)
+        No more than `MAX_LOGITS` logits exist at once: beyond, tokens go in chunks, which the backward pass
+        computes again. The entropy has a gradient only if asked for.
+        """
+
+        def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            logps = torch.log_softmax(self.logits(hidden) / temperature, dim=-1)
+            chosen = logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+                entropy = -(logps.exp() * logps).sum(-1)
+            return chosen, entropy
+
+        size = max(1, MAX_LOGITS // int(self.model.config.get_text_config().vocab_size))
+        if len(hidden_n) <= size:
+            return chunk(hidden_n, targets_n)
+        pieces = zip(torch.split(hidden_n, size), torch.split(targets_n, size), strict=True)
+        if torch.is_grad_enabled():
+            parts = [checkpoint(chunk, hidden, targets, use_reentrant=False) for hidden, targets in pieces]
+        else:
+            parts = [chunk(hidden, targets) for hidden, targets in pieces]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None)

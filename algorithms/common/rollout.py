@@ -1,45 +1,40 @@
-"""Rollouts: the policy plays the vector environment, and every token is recorded as it was sampled."""
+"""Rollouts: the policy plays many episodes at once, and every token is recorded as it was sampled.
+
+The model decodes some episodes while a worker thread retrieves and tokenises for others. What is done when depends on
+token counts alone, never on the clock, so a run repeats bit for bit.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.decoding import Completion, Decoder
 from algorithms.common.policy import Policy
+from igsearch_env.engine import SearchEngine
+from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocol import action_span
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
-from igsearch_env.vector_env import IGSearchVectorEnv
+
+# Finished turns that are stepped together: this share of the live episodes, or all when none is decoding.
+STEP_SHARE = 0.25
 
 
 def collect(
-    policy: Policy,
-    env: IGSearchVectorEnv,
-    questions: Sequence[Question],
-    *,
-    group_size: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: Sequence[int],
+    decoder: Decoder, engine: SearchEngine, questions: Sequence[Question], *, group_size: int, seed: Sequence[int]
 ) -> RolloutBuffer:
-    """Play every question `group_size` times, in lockstep, and return the groups.
+    """Play every question `group_size` times and return the groups.
 
-    `env` must have len(questions) * group_size environments and not reset itself. `seed` (any integers) and the
-    place in the batch decide all draws. Temperature 0 decodes greedily. Trajectories whose retrieval failed are
-    left out of their group and counted.
+    `seed` (any integers) and the place in the batch decide all draws. Trajectories whose retrieval failed are left
+    out of their group and counted.
     """
-    trajectories = play(
-        policy,
-        env,
-        [question for question in questions for _ in range(group_size)],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
+    trajectories = play(decoder, engine, [question for question in questions for _ in range(group_size)], seed=seed)
     groups = []
     for number, question in enumerate(questions):
         siblings = trajectories[number * group_size : (number + 1) * group_size]
@@ -48,51 +43,68 @@ def collect(
 
 
 def play(
-    policy: Policy,
-    env: IGSearchVectorEnv,
-    questions: Sequence[Question],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: Sequence[int],
+    decoder: Decoder, engine: SearchEngine, questions: Sequence[Question], *, seed: Sequence[int]
 ) -> list[Trajectory]:
-    """One episode per question, in lockstep: the loop of prompt, generate, step, observe."""
-    env.reset(options={"questions": list(questions)})
-    trajectories = env.trajectories
-    room = policy.context_length - max_new_tokens
-    for trajectory in trajectories:
-        trajectory.prompt_ids = policy.encode_prompt(trajectory.prompt)
-        if len(trajectory.prompt_ids) > room:
-            raise ConfigurationError(
-                f"question {trajectory.question.id!r}: its prompt has {len(trajectory.prompt_ids)} tokens, more than "
-                f"the {room} that a context of {policy.context_length} leaves beside {max_new_tokens} new ones; "
-                "use a shorter prompt template, fewer new tokens or a policy with a longer context"
-            )
-    generators = [np.random.default_rng([*seed, place]) for place in range(len(trajectories))]
-    decoder = Decoder(policy, max_new_tokens=max_new_tokens, temperature=temperature, generators=generators)
-    decoder.start([trajectory.prompt_ids for trajectory in trajectories])
-    lengths = [len(trajectory.prompt_ids) for trajectory in trajectories]
-    active = list(range(len(trajectories)))
-    while active:
-        completions = decoder.complete()
-        texts = [""] * len(trajectories)
-        for i, completion in zip(active, completions, strict=True):
-            texts[i] = policy.decode(completion.ids)
-        env.step(texts)
-        observations: list[tuple[int, ...] | None] = []
-        for i, completion in zip(active, completions, strict=True):
-            observation = _record(policy, trajectories[i], completion)
-            lengths[i] += len(completion.ids) + len(observation)
-            if not trajectories[i].done and lengths[i] > room:
-                trajectories[i].stop_reason = CONTEXT_FULL
-            observations.append(None if trajectories[i].done else observation)
-        decoder.proceed(observations)
-        active = [i for i in active if not trajectories[i].done]
-    return trajectories
+    """One episode per question: the loop of prompt, generate, step, observe."""
+    policy = decoder.policy
+    episodes = [engine.begin(question) for question in questions]
+    room = policy.context_length - decoder.max_new_tokens
+    for episode in episodes:
+        _encode_prompt(policy, episode.trajectory, room, decoder.max_new_tokens)
+    entering = deque(enumerate(episodes))
+    live: dict[int, Episode] = {}  # by slot
+    written: list[tuple[int, Completion]] = []  # turns that the environment has not seen yet
+    stepping: tuple[list[int], Future[None]] | None = None  # slots whose turns it is looking at
+    with ThreadPoolExecutor(1) as worker:
+        while live or entering:
+            while entering and decoder.free:
+                number, episode = entering.popleft()
+                generator = np.random.default_rng([*seed, number])
+                live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
+            decoder.read()
+            if decoder.writing:
+                written += decoder.write()
+            if decoder.writing and len(written) < STEP_SHARE * len(live):
+                continue
+            if stepping is not None:
+                slots, future = stepping
+                future.result()
+                for slot in slots:
+                    trajectory = live[slot].trajectory
+                    if not trajectory.done and trajectory.tokens > room:
+                        trajectory.stop_reason = CONTEXT_FULL
+                    if trajectory.done:
+                        decoder.end(slot)
+                        del live[slot]
+                    else:
+                        decoder.proceed(slot, trajectory.turns[-1].observation_ids)
+                stepping = None
+            if written:
+                slots = [slot for slot, _ in written]
+                future = worker.submit(_step, policy, engine, [live[slot] for slot in slots], [c for _, c in written])
+                stepping, written = (slots, future), []
+    return [episode.trajectory for episode in episodes]
 
 
-def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> tuple[int, ...]:
-    """Attach tokens to the turn that the environment has just made; returns the observation's."""
+def _encode_prompt(policy: Policy, trajectory: Trajectory, room: int, max_new_tokens: int) -> None:
+    trajectory.prompt_ids = policy.encode_prompt(trajectory.prompt)
+    if len(trajectory.prompt_ids) > room:
+        raise ConfigurationError(
+            f"question {trajectory.question.id!r}: its prompt has {len(trajectory.prompt_ids)} tokens, more than "
+            f"the {room} that a context of {policy.context_length} leaves beside {max_new_tokens} new ones; "
+            "use a shorter prompt template, fewer new tokens or a policy with a longer context"
+        )
+
+
+def _step(policy: Policy, engine: SearchEngine, episodes: Sequence[Episode], completions: Sequence[Completion]) -> None:
+    """What the environment makes of finished turns; runs beside the model."""
+    engine.step(episodes, [policy.decode(completion.ids) for completion in completions])
+    for episode, completion in zip(episodes, completions, strict=True):
+        _record(policy, episode.trajectory, completion)
+
+
+def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> None:
+    """Attach tokens to the turn that the environment has just made."""
     turn = trajectory.turns[-1]
     turn.completion_ids, turn.logprobs = completion.ids, completion.logprobs
     if turn.is_search:
@@ -102,4 +114,3 @@ def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> t
         start = span[1] + len(content) - len(content.lstrip())
         turn.query_span = policy.token_span(completion.ids, start, span[1] + len(content.rstrip()))
     turn.observation_ids = policy.encode(turn.observation) if turn.observation else ()
-    return turn.observation_ids

@@ -21,22 +21,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
 from algorithms.common.config import EnvConfig, TrainConfig, as_dict
+from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import Score, limit_per_dataset, macro_average, score
 from algorithms.common.logs import MetricsLog, plot_learning_curve, print_scores, score_metrics, write_transcripts
+from algorithms.common.packing import KeyValues, Prefixes
 from algorithms.common.policy import Policy
 from algorithms.common.rollout import play
 from algorithms.common.scoring import PolicyScorer
+from igsearch_env.engine import SearchEngine
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.trajectory import Trajectory
-from igsearch_env.vector_env import IGSearchVectorEnv
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import BM25Retriever, Retriever, load_corpus
 
 # Differences that do not change what a step computes, so that a run may be resumed with them.
 MAY_CHANGE = ("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints")
-EVAL_BATCH = 128
+EVAL_SLOTS = 128  # questions that are being answered at once
 
 
 class Run:
@@ -56,6 +58,7 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is all written
         self._check_same_run()
 
         self.policy = Policy.load(config.policy)
@@ -71,7 +74,8 @@ class Run:
         self.train_questions = make_questions(config.env.questions, "train")
         self.dev_questions = make_questions(config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")
-        self.env = self.make_env(config.rollout.questions * config.rollout.group_size)
+        self.engine = self.make_engine()
+        self.store = KeyValues()  # of every decoder in turn
 
         self.done = 0
         saved = checkpoints(self.dir / "checkpoints")
@@ -164,19 +168,8 @@ class Run:
         return scores
 
     def play(self, questions: Sequence[Question]) -> list[Trajectory]:
-        """One greedy episode per question, in batches."""
-        trajectories: list[Trajectory] = []
-        for start in range(0, len(questions), EVAL_BATCH):
-            batch = questions[start : start + EVAL_BATCH]
-            trajectories += play(
-                self.policy,
-                self.make_env(len(batch)),
-                batch,
-                max_new_tokens=self.config.rollout.max_new_tokens,
-                temperature=0.0,
-                seed=(0,),
-            )
-        return trajectories
+        """One greedy episode per question."""
+        return play(self.decoder(EVAL_SLOTS, temperature=0.0), self.engine, questions, seed=(0,))
 
     def finish(self) -> None:
         """The final table, results.json, the learning curve and the trained policy in RUN_DIR/policy."""
@@ -208,9 +201,9 @@ class Run:
         orders = {e: np.random.default_rng([self.config.seed, e, 3]).permutation(total) for e in epochs}
         return [self.train_questions[orders[place // total][place % total]] for place in places]
 
-    def information_gain(self, step: int) -> InformationGain:
-        """The measure of a step, by the policy as it is now."""
-        scorer = PolicyScorer(self.policy, token_budget=self.config.optimizer.token_budget)
+    def information_gain(self, step: int, prefixes: Prefixes | None = None) -> InformationGain:
+        """The measure of a step, by the policy as it is now; `prefixes` is what it has read already."""
+        scorer = PolicyScorer(self.policy, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
         seed = self.config.seed * 1_000_003 + step
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
 
@@ -226,19 +219,30 @@ class Run:
             return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
         return config.lr
 
-    def make_env(self, num_envs: int) -> IGSearchVectorEnv:
-        """An environment for rollouts: it pays outcomes only, since gains are measured on whole buffers."""
+    def decoder(self, slots: int, temperature: float) -> Decoder:
+        """What writes `slots` episodes at once, as far as the cache allows."""
+        rollout = self.config.rollout
+        return Decoder(
+            self.policy,
+            slots=slots,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=temperature,
+            cache_tokens=rollout.cache_tokens,
+            token_budget=rollout.token_budget,
+            store=self.store,
+        )
+
+    def make_engine(self) -> SearchEngine:
+        """The environment of rollouts: it pays outcomes only, since gains are measured on whole buffers."""
         env = self.config.env
-        return IGSearchVectorEnv(
-            num_envs,
+        return SearchEngine(
             self.train_questions,
             self.retriever,
-            scorer=None,
+            None,
             top_k=env.top_k,
             max_searches=env.max_searches,
             protocol=self.protocol,
             outcome_reward=env.outcome_reward,
-            autoreset=False,
         )
 
 

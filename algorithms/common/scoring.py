@@ -1,12 +1,15 @@
 """Information gain by the policy that is being trained: `PolicyScorer`, and the pass over a whole buffer.
 
-Every trajectory is read once. Its branches (the answer after the real evidence; each random evidence with the answer
-after it) continue from the key/value cache of the prefix that they share:
+Every trajectory is read once at most. Its branches (the answer after the real evidence; each random evidence with
+the answer after it) continue the keys and values of the prefix that they share:
 
-    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once
+    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once, or by the rollout already
     branch                    random_11 <answer> a*                     continues the trunk after query_1
     branch                              <answer> a*                     continues the trunk after evidence_1
     ...
+
+With T searches, contexts of c_t tokens, N evidences of d and answers of a, the branches are
+sum_t (N (d + a) + a) tokens, where the plain form reads (1 + N) sum_t (c_t + d + a).
 """
 
 from __future__ import annotations
@@ -16,10 +19,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
-from transformers.cache_utils import Cache
 
 from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.decoding import GrowingLayer
+from algorithms.common.packing import Block, KeyValues, Prefixes, common_prefix, pack, passes
 from algorithms.common.policy import Policy
 from igsearch_env.information_gain import InformationGain, search_steps
 from igsearch_env.scorers import ScoreRequest, Segment, weighted_mean
@@ -28,7 +30,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Branch:
+class Branch:
     """`ids` continue the first `shared` tokens of trunk number `trunk`; the last `answer` of them are scored."""
 
     trunk: int
@@ -44,60 +46,43 @@ class PolicyScorer:
 
     Args:
         policy: the model; its weights at the time of the call are used.
-        token_budget: padded tokens of trunks a forward pass; branches take at most four times as many cache columns.
-        shared: read shared prefixes once. False reads every branch from its first token: the plain form, for checks.
+        token_budget: tokens of a forward pass, and of the trunks that are held at once.
+        prefixes: what the policy has read before with these weights, and need not read again.
+        shared: read shared prefixes once. False reads every branch from its first token, padded: the plain form,
+            for checks.
     """
 
-    def __init__(self, policy: Policy, *, token_budget: int = 8_192, shared: bool = True) -> None:
+    def __init__(
+        self, policy: Policy, *, token_budget: int = 8_192, prefixes: Prefixes | None = None, shared: bool = True
+    ) -> None:
         self.policy = policy
         self.token_budget = token_budget
+        self.prefixes = prefixes
         self.shared = shared
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """One score per evidence of each request, in nats."""
-        if not self.shared:
-            return self._score_plain(requests)
-        trunks, branches = self._plan(requests)
-        # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
-        reads = [(trunks[branch.trunk][: branch.shared], branch.ids) for branch in branches]
-        first_of: dict[tuple[Ids, Ids], int] = {}
-        for number, read in enumerate(reads):
-            first_of.setdefault(read, number)
-        by_trunk: dict[int, list[int]] = {}
-        for number in first_of.values():
-            by_trunk.setdefault(branches[number].trunk, []).append(number)
-        used = list(by_trunk)
-        values: dict[int, float] = {}
-        for batch in self._batches([len(trunks[trunk]) for trunk in used], self.token_budget):
-            chosen_trunks = [used[i] for i in batch]
-            layers = self._read_trunks([trunks[trunk] for trunk in chosen_trunks])
-            row_of = {trunk: row for row, trunk in enumerate(chosen_trunks)}
-            members = [number for trunk in chosen_trunks for number in by_trunk[trunk]]
-            columns = [branches[number].shared + len(branches[number].ids) for number in members]
-            for part in self._batches(columns, 4 * self.token_budget):
-                chosen = [members[i] for i in part]
-                parts = self._score_branches(layers, row_of, [branches[number] for number in chosen])
-                values.update(zip(chosen, parts, strict=True))
-        scores = [values[first_of[read]] for read in reads]
-        flat = iter(scores)
-        return [[next(flat) for _ in request.evidences] for request in requests]
+        trunks, branches = self.plan(requests)
+        scores = iter(self._score_shared(trunks, branches) if self.shared else self._score_plain(trunks, branches))
+        return [[next(scores) for _ in request.evidences] for request in requests]
 
     # ---------------------------------------------------------------- what is shared with what
 
-    def _plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[_Branch]]:
+    def plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
         """Trunks to read and the branches that continue them, in the order of requests and evidences.
 
         A request whose context continues that of the request before it (the next search of one trajectory) extends
         the same trunk.
         """
         trunks: list[Ids] = []
-        branches: list[_Branch] = []
+        branches: list[Branch] = []
+        known: dict[str, Ids] = {}  # the same evidences are drawn again and again
         for request in requests:
-            answer = self.policy.encode(request.answer)
-            tail = self.policy.encode(request.answer_prefix) + answer
-            evidences = [self._ids((evidence,)) for evidence in request.evidences]
-            context = self._ids(request.context)
+            answer = self._encode(request.answer, known)
+            tail = self._encode(request.answer_prefix, known) + answer
+            evidences = [self._ids((evidence,), known) for evidence in request.evidences]
+            context = self._ids(request.context, known)
             longest = max(map(len, evidences)) + len(tail)
             context = context[max(0, len(context) + longest - self.policy.context_length) :]
             real = context + evidences[0]
@@ -106,82 +91,107 @@ class PolicyScorer:
             elif not (trunks and trunks[-1][: len(real)] == real):
                 trunks.append(real)
             trunk = len(trunks) - 1
-            # The real evidence is part of the trunk: only the answer is read after it.
-            branches.append(_Branch(trunk, len(real), tail, len(answer)))
-            branches += [_Branch(trunk, len(context), ids + tail, len(answer)) for ids in evidences[1:]]
+            # The real evidence is part of the trunk: only the answer is read after it. Others begin as it does.
+            for ids in evidences:
+                common = common_prefix(evidences[0], ids)
+                branches.append(Branch(trunk, len(context) + common, ids[common:] + tail, len(answer)))
         return trunks, branches
 
-    def _ids(self, segments: Sequence[Segment]) -> Ids:
-        return tuple(chain.from_iterable(s.ids if s.ids is not None else self.policy.encode(s.text) for s in segments))
+    def _ids(self, segments: Sequence[Segment], known: dict[str, Ids]) -> Ids:
+        return tuple(chain.from_iterable(s.ids if s.ids is not None else self._encode(s.text, known) for s in segments))
 
-    @staticmethod
-    def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-        """Places of like length together, each batch of at most `budget` padded tokens (or one place)."""
-        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        while order:
-            size = max(1, budget // max(lengths[order[0]], 1))
-            yield order[:size]
-            order = order[size:]
+    def _encode(self, text: str, known: dict[str, Ids]) -> Ids:
+        if text not in known:
+            known[text] = self.policy.encode(text)
+        return known[text]
 
     # ---------------------------------------------------------------- passes
 
-    def _read_trunks(self, trunks: Sequence[Ids]) -> list[GrowingLayer]:
-        """Keys and values of the trunks, padded on the right."""
-        layers = [GrowingLayer() for _ in range(self.policy.model.config.num_hidden_layers)]
-        ids = self._padded(trunks)
-        self.policy.hidden_states(ids, past_key_values=Cache(layers=layers), use_cache=True)
-        return layers
+    def _score_shared(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
+        # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
+        reads = [(trunks[branch.trunk][: branch.shared], branch.ids) for branch in branches]
+        first_of: dict[tuple[Ids, Ids], int] = {}
+        for number, read in enumerate(reads):
+            first_of.setdefault(read, number)
+        by_trunk: dict[int, list[int]] = {}
+        for number in first_of.values():
+            by_trunk.setdefault(branches[number].trunk, []).append(number)
+        values: dict[int, float] = {}
+        for store, starts in self._held(trunks, branches, by_trunk):
+            # Like lengths together, so that few buckets of attention hold them.
+            members = sorted(
+                (number for trunk in starts for number in by_trunk[trunk]),
+                key=lambda number: (branches[number].shared, len(branches[number].ids)),
+            )
+            for part in passes([len(branches[number].ids) for number in members], self.token_budget):
+                chosen = [members[place] for place in part]
+                values.update(zip(chosen, self._score_pass(store, starts, [branches[n] for n in chosen]), strict=True))
+        return [values[first_of[read]] for read in reads]
 
-    def _score_branches(
-        self, trunk_layers: Sequence[GrowingLayer], row_of: dict[int, int], branches: Sequence[_Branch]
-    ) -> list[float]:
-        device = self.policy.device
-        rows = torch.tensor([row_of[b.trunk] for b in branches], device=device)
-        shared = torch.tensor([b.shared for b in branches], device=device)
-        old = int(shared.max())
-        ids = self._padded([b.ids for b in branches])
-        m = ids.shape[1]
-        layers = [layer.fork(rows, old, room=m) for layer in trunk_layers]
-        columns = torch.arange(old + m, device=device)
-        queries = columns[old:]
-        # A branch token sees its trunk up to the fork, and its own branch up to itself.
-        mask = (columns < shared[:, None])[:, None, :] | ((columns >= old) & (columns <= queries[:, None]))
-        hidden = self.policy.hidden_states(
-            ids,
-            attention_mask=self.policy.attention_mask(mask[:, None]),
-            position_ids=shared[:, None] + torch.arange(m, device=device),
-            past_key_values=Cache(layers=layers),
-            use_cache=True,
+    def _held(
+        self, trunks: Sequence[Ids], branches: Sequence[Branch], by_trunk: dict[int, list[int]]
+    ) -> Iterator[tuple[KeyValues, dict[int, int]]]:
+        """Trunks whose keys and values are at hand, some at a time: their store, and where each begins in it."""
+        held: dict[int, int] = {}
+        unread: list[int] = []
+        for trunk, numbers in by_trunk.items():
+            needed = max(branches[number].shared for number in numbers)
+            common, start = self.prefixes.longest(trunks[trunk]) if self.prefixes is not None else (0, 0)
+            if common >= needed:
+                held[trunk] = start
+            else:
+                unread.append(trunk)
+        if held:
+            assert self.prefixes is not None
+            yield self.prefixes.store, held
+        unread.sort(key=lambda trunk: len(trunks[trunk]))
+        for part in passes([len(trunks[trunk]) for trunk in unread], self.token_budget):
+            chosen = [unread[place] for place in part]
+            lengths = [len(trunks[trunk]) for trunk in chosen]
+            starts = [sum(lengths[:place]) for place in range(len(lengths))]
+            store = KeyValues()
+            store.reserve(1, sum(lengths))
+            blocks = [Block(trunks[trunk], 0, start) for trunk, start in zip(chosen, starts, strict=True)]
+            self.policy.read(pack(blocks, self.policy.device, store=store, keep=True))
+            yield store, dict(zip(chosen, starts, strict=True))
+
+    def _score_pass(self, store: KeyValues, starts: dict[int, int], branches: Sequence[Branch]) -> list[float]:
+        blocks = [Block(branch.ids, branch.shared, starts[branch.trunk]) for branch in branches]
+        packed = pack(blocks, self.policy.device, store=store)
+        hidden_n = self.policy.read(packed)
+        ends = [first + len(branch.ids) for first, branch in zip(packed.first, branches, strict=True)]
+        before = [p for end, b in zip(ends, branches, strict=True) for p in range(end - b.answer - 1, end - 1)]
+        return self._weighted_means(
+            hidden_n[before], [token for b in branches for token in b.ids[-b.answer :]], branches
         )
-        return self._answer_scores(hidden, ids, branches)
 
-    def _answer_scores(self, hidden: torch.Tensor, ids: torch.Tensor, branches: Sequence[_Branch]) -> list[float]:
-        """Weighted mean log-prob of each row's last tokens."""
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, branch in enumerate(branches):
-            mask[row, len(branch.ids) - branch.answer : len(branch.ids)] = True
-        logprobs, _ = self.policy.logprobs_of(hidden, ids, mask)
+    def _weighted_means(self, hidden_n: torch.Tensor, targets: list[int], branches: Sequence[Branch]) -> list[float]:
+        """Score of each branch from the hidden states before its answer tokens."""
+        logprobs, _ = self.policy.logprobs_of(hidden_n, torch.tensor(targets, device=hidden_n.device))
         values = iter(logprobs.tolist())
         return [weighted_mean([next(values) for _ in range(branch.answer)]) for branch in branches]
 
-    def _padded(self, rows: Sequence[Ids]) -> torch.Tensor:
-        ids = torch.full((len(rows), max(map(len, rows))), self.policy.pad_id)
-        for row, values in enumerate(rows):
-            ids[row, : len(values)] = torch.tensor(values)
-        return ids.to(self.policy.device)
-
-    def _score_plain(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Every branch from its first token."""
-        trunks, branches = self._plan(requests)
-        whole = [_Branch(0, 0, trunks[b.trunk][: b.shared] + b.ids, b.answer) for b in branches]
+    def _score_plain(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
+        """Every branch from its first token, in padded batches."""
+        whole = [trunks[b.trunk][: b.shared] + b.ids for b in branches]
         scores = [0.0] * len(whole)
-        for batch in self._batches([len(b.ids) for b in whole], self.token_budget):
-            ids = self._padded([whole[i].ids for i in batch])
-            values = self._answer_scores(self.policy.hidden_states(ids), ids, [whole[i] for i in batch])
+        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
+        while order:
+            longest = len(whole[order[-1]])
+            size = max(1, self.token_budget // longest)
+            order, batch = order[:-size], order[-size:]
+            ids = torch.full((len(batch), longest), self.policy.pad_id)
+            mask = torch.zeros(ids.shape, dtype=torch.bool)
+            for row, i in enumerate(batch):
+                ids[row, : len(whole[i])] = torch.tensor(whole[i])
+                mask[row, len(whole[i]) - branches[i].answer : len(whole[i])] = True
+            ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+            hidden_n = self.policy.hidden_states(ids)[:, :-1][mask[:, 1:]]
+            chosen = [branches[i] for i in batch]
+            values = self._weighted_means(hidden_n, ids[mask].tolist(), chosen)
             for i, value in zip(batch, values, strict=True):
                 scores[i] = value
-        flat = iter(scores)
-        return [[next(flat) for _ in request.evidences] for request in requests]
+        return scores
 
 
 def measure_information_gain(buffer: RolloutBuffer, information_gain: InformationGain) -> None:
@@ -189,3 +199,44 @@ def measure_information_gain(buffer: RolloutBuffer, information_gain: Informatio
     steps = search_steps(buffer.trajectories)
     for step, gain in zip(steps, information_gain.measure(steps), strict=True):
         step.trajectory.turns[step.index].gain = gain
+
+
+@torch.no_grad()
+def recompute_logprobs(
+    policy: Policy, buffer: RolloutBuffer, *, temperature: float, token_budget: int, cache_tokens: int
+) -> None:
+    """Set every turn's log-probs to the policy's own, reading each trajectory once.
+
+    For rollouts that were sampled by another program or precision. What was read is held as `buffer.prefixes`, up to
+    `cache_tokens` tokens, so that information gain need not read it again.
+    """
+    sequences = buffer.sequences
+    lengths = [len(sequence.ids) for sequence in sequences]
+    total = held = 0
+    while held < len(lengths) and total + lengths[held] <= cache_tokens:
+        total += lengths[held]
+        held += 1
+    store, start, kept = KeyValues(), 0, dict[int, Ids]()
+    store.reserve(1, total)
+    for keep, places in ((True, range(held)), (False, range(held, len(lengths)))):
+        for part in passes([lengths[place] for place in places], token_budget):
+            chosen = [places[i] for i in part]
+            blocks = []
+            for place in chosen:
+                ids = tuple(sequences[place].ids.tolist())
+                blocks.append(Block(ids, 0, start))
+                if keep:
+                    kept[start] = ids
+                    start += len(ids)
+            packed = pack(blocks, policy.device, store=store if keep else None, keep=keep)
+            hidden_n = policy.read(packed)
+            masks = [sequences[place].mask.nonzero()[0] for place in chosen]
+            targets = [int(sequences[p].ids[i]) for p, where in zip(chosen, masks, strict=True) for i in where]
+            before = [first + int(i) - 1 for first, where in zip(packed.first, masks, strict=True) for i in where]
+            logprobs, _ = policy.logprobs_of(hidden_n[before], torch.tensor(targets, device=policy.device), temperature)
+            values = iter(logprobs.tolist())
+            for place in chosen:
+                for turn in buffer.trajectories[place].turns:
+                    turn.logprobs = tuple(next(values) for _ in turn.completion_ids)
+    buffer.prefixes = Prefixes(store, kept)
+    del buffer.sequences  # made of the old ones

@@ -18,7 +18,7 @@ from algorithms.common.estimators import all_equal_share
 from algorithms.common.loss import kl_penalty, policy_loss, token_weights
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
-from algorithms.common.scoring import measure_information_gain
+from algorithms.common.scoring import measure_information_gain, recompute_logprobs
 from igsearch_env.errors import IGSearchError
 from retrievers.base import RetrieverError
 
@@ -47,9 +47,19 @@ def train(algorithm: Algorithm, config: TrainConfig) -> Run:
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
+                if config.rollout.recompute_logprobs:
+                    with timed("old_logprobs", times):
+                        recompute_logprobs(
+                            run.policy,
+                            buffer,
+                            temperature=config.rollout.temperature,
+                            token_budget=config.rollout.token_budget,
+                            cache_tokens=config.rollout.cache_tokens,
+                        )
                 if algorithm.needs_information_gain:
                     with timed("information_gain", times):
-                        measure_information_gain(buffer, run.information_gain(step))
+                        measure_information_gain(buffer, run.information_gain(step, buffer.prefixes))
+                buffer.prefixes = None  # stale after the update
                 advantages = algorithm.advantages(buffer)
                 with timed("update", times):
                     losses = update(run, buffer, advantages, step)
@@ -65,15 +75,9 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     config = run.config.rollout
     groups, failed = [], 0
     for refill in range(run.MAX_REFILLS):
-        batch = collect(
-            run.policy,
-            run.env,
-            run.questions(step, refill),
-            group_size=config.group_size,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=(run.config.seed, step, refill),
-        )
+        decoder = run.decoder(config.questions * config.group_size, config.temperature)
+        seed = (run.config.seed, step, refill)
+        batch = collect(decoder, run.engine, run.questions(step, refill), group_size=config.group_size, seed=seed)
         episodes = config.questions * config.group_size
         if batch.failed > run.config.env.max_failure_rate * episodes:
             raise TrainingError(
@@ -85,6 +89,8 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
         if len(groups) >= len(batch.groups):
             break
     buffer = RolloutBuffer(groups[: config.questions] or batch.groups, failed, {"step": step})
+    if algorithm.needs_information_gain:
+        buffer.prefixes = decoder.prefixes()  # of the last batch, if groups were replaced
     buffer.check_trainable()
     return buffer
 
@@ -104,7 +110,12 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
             for batch in buffer.micro_batches(advantages, part.tolist(), config.token_budget, run.policy.pad_id):
                 batch = batch.to(run.policy.device)
                 mask = batch.mask_BT
-                chosen, entropy = run.policy.token_logprobs(batch.ids_BT, mask, run.config.rollout.temperature)
+                chosen, entropy = run.policy.token_logprobs(
+                    batch.ids_BT,
+                    mask,
+                    run.config.rollout.temperature,
+                    entropy_gradient=loss_config.entropy_coefficient > 0,
+                )
                 logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
                 weights_BT = token_weights(
                     mask, loss_config.aggregation, horizon=loss_config.horizon, tokens=tokens, sequences=len(part)

@@ -1,0 +1,58 @@
+"""What every benchmark shares: a measured line, and timings that are interleaved so that noise hits both sides."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure. `target` None: reported without a judgement."""
+
+    name: str
+    value: float
+    unit: str = "x"
+    target: float | None = None
+    at_most: bool = False
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the target is met."""
+        if self.target is None:
+            return True
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each run, `repeats` times, one after the other in every round."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(-warm_up, repeats):
+        for name, run in runs.items():
+            taken = seconds(run)
+            if round_number >= 0:
+                times[name].append(taken)
+    return times
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """Median of the ratios within each round."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def peak_gigabytes() -> float:
+    """Largest resident size of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
