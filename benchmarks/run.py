@@ -1,158 +1,126 @@
-"""Measure what the README states, and say which lines fall short: `make bench`, or
+"""Measure what the README and docs/performance.md state, and say which lines fall short: `make bench`, or
 
-python benchmarks/run.py            the environment, about a minute
-python benchmarks/run.py --train True  also the default training run: time, peak memory, exact match
+python benchmarks/run.py                                 everything: about half an hour on two cores
+python benchmarks/run.py --only step rollout             some sections
+python benchmarks/run.py --output bench.json --plot docs/performance.png
+
+Each comparison alternates its sides in one run and reports the median of their ratios. Sections: environment (beside
+skyrl-gym and gem-llm), information_gain, rollout, update, step, growth, trl (beside TRL's GRPOTrainer), training.
+The peers are installed in virtual environments of their own under benchmarks/.peers, or skipped with the reason.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-import statistics
-import subprocess
+import platform
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import gymnasium
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from igsearch_env.vector_env import IGSearchVectorEnv
-from igsearch_env.world.bundled import bundled_world
-from retrievers import DictionaryRetriever, Passage
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are modules of this folder's package
 
-ENVS = 64
-FIRST_OBSERVATION = """
-import time; start = time.perf_counter()
-import sys, gymnasium, igsearch_env
-gymnasium.make("IGSearch-v0").reset(seed=0)
-assert "torch" not in sys.modules
-print(time.perf_counter() - start)
-"""
+from benchmarks import environment, growth, information_gain, rollout, step, training, trl_peer, update
+from benchmarks.measure import Line
+from benchmarks.policies import matrix_rate
 
-
-@dataclass(frozen=True)
-class Line:
-    """One measured figure."""
-
-    name: str
-    value: float
-    unit: str
-    target: float
-    at_most: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether the target is met."""
-        return self.value <= self.target if self.at_most else self.value >= self.target
+PEERS = Path(__file__).parent / ".peers"
+SECTIONS: dict[str, Callable[[int], list[Line]]] = {
+    "environment": lambda repeats: environment.lines(repeats, PEERS),
+    "information_gain": information_gain.lines,
+    "rollout": rollout.lines,
+    "update": update.lines,
+    "step": step.lines,
+    "growth": growth.lines,
+    "trl": lambda repeats: trl_peer.lines(repeats, PEERS),
+    "training": training.lines,
+}
 
 
 @dataclass(frozen=True)
 class Args:
     """Options of this script."""
 
-    train: bool = False
-    """Also run the default training (minutes)."""
-    repeats: int = 5
-    """Repetitions of each measurement; the median counts."""
+    only: tuple[str, ...] = ()
+    """Sections to run; none named: all."""
+    repeats: int = 3
+    """Rounds of each measurement; the median counts."""
     output: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the figures, written after each section; sections of an earlier file are kept."""
+    plot: Path | None = None
+    """PNG of what --output holds: ratios beside their targets, and growth."""
 
 
 def main(args: Args) -> None:
-    """Measure and print."""
-    lines = [
-        first_observation(args.repeats),
-        vector_env("vector env, 64 envs, dictionary retriever, no scorer", 20_000, args.repeats, bundled=False),
-        vector_env("vector env, 64 envs, bundled BM25, UnigramScorer", 2_000, args.repeats, bundled=True),
-    ]
-    if args.train:
-        lines += training()
-    table = Table(title=f"{os.cpu_count()} cores")
-    for column in ("figure", "measured", "target", ""):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+    """Measure, print each section as it is done, and say what falls short."""
+    console = Console()
+    unknown = [name for name in args.only if name not in SECTIONS]
+    if unknown:
+        sys.exit(f"error: --only {unknown[0]}: no such section; choose from {', '.join(SECTIONS)}")
+    done: dict[str, list[Line]] = {}
+    if args.output is not None and args.output.is_file():
+        saved = json.loads(args.output.read_text(encoding="utf-8"))
+        done = {name: [Line(**line) for line in lines] for name, lines in saved["sections"].items()}
+    console.print(f"{hardware()}", highlight=False)
+    for name in args.only or SECTIONS:
+        start = time.perf_counter()
+        done[name] = SECTIONS[name](args.repeats)
+        print_section(console, name, done[name], time.perf_counter() - start)
+        if args.output is not None:
+            content = {"hardware": hardware(), "sections": {n: [asdict(x) for x in ls] for n, ls in done.items()}}
+            args.output.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    if args.plot is not None:
+        plot(done, args.plot)
+    short = [line for lines in done.values() for line in lines if not line.ok]
+    console.print(f"{len(short)} lines fall short" + "".join(f"\n  {line.name}" for line in short), highlight=False)
+
+
+def hardware() -> str:
+    """The machine in a line."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {matrix_rate() / 1e9:.0f} GFLOP/s of float32 matrix products, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def print_section(console: Console, name: str, lines: list[Line], taken: float) -> None:
+    """One table."""
+    table = Table(title=f"{name} ({taken:.0f} s)")
+    for column in ("figure", "measured", "target", "", "detail"):
+        table.add_column(column, justify="right" if column in ("measured", "target") else "left")
     for line in lines:
-        sign = "at most" if line.at_most else "at least"
-        table.add_row(
-            line.name, f"{line.value:,.3g} {line.unit}", f"{sign} {line.target:,g}", "" if line.ok else "falls short"
-        )
-    Console().print(table)
-    if args.output is not None:
-        args.output.write_text(json.dumps([{**vars(line), "ok": line.ok} for line in lines], indent=1))
+        target = "" if line.target is None else f"{'≤' if line.at_most else '≥'} {line.target:,g}"
+        verdict = "falls short" if not line.ok else ""
+        table.add_row(line.name, f"{line.value:,.3g} {line.unit}", target, verdict, line.detail)
+    console.print(table)
 
 
-def first_observation(repeats: int) -> Line:
-    """gym.make to first observation in a new process, imports included; fails if torch is imported."""
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", FIRST_OBSERVATION], check=True, capture_output=True).stdout)
-        for _ in range(repeats)
-    ]
-    return Line("new process to first observation", statistics.median(seconds), "s", 1.0, at_most=True)
+def plot(sections: dict[str, list[Line]], path: Path) -> None:
+    """Every line that has a target, as measured over target (or target over measured where less is better)."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
-def vector_env(name: str, target: float, repeats: int, *, bundled: bool) -> Line:
-    """Steps of single environments per second: four searches, then an answer, over and over."""
-    if bundled:
-        vector = gymnasium.make_vec("IGSearch-v0", num_envs=ENVS)
-    else:
-        passages = [Passage(str(j), f"Title {j}", "some text of about thirty words " * 5) for j in range(3)]
-        vector = gymnasium.make_vec(
-            "IGSearch-v0",
-            num_envs=ENVS,
-            questions=bundled_world().questions["train"],
-            retriever=DictionaryRetriever({f"query {i}": passages for i in range(ENVS)}),
-            scorer=None,
-        )
-    env = vector.unwrapped
-    assert isinstance(env, IGSearchVectorEnv)
-    rates = []
-    for repeat in range(repeats + 1):
-        env.reset(seed=repeat)
-        rounds = 6 if bundled else 60
-        start = time.perf_counter()
-        for round_number in range(5 * rounds):
-            env.step(_actions(env, round_number % 5, bundled))
-        if repeat:  # the first is a warm-up
-            rates.append(5 * rounds * ENVS / (time.perf_counter() - start))
-    return Line(name, statistics.median(rates), "env steps/s", target)
-
-
-def _actions(env: IGSearchVectorEnv, turn: int, bundled: bool) -> Sequence[str]:
-    if turn == 4:
-        return ["<answer> nothing </answer>"] * ENVS
-    if not bundled:
-        return [f"<search> query {i} </search>" for i in range(ENVS)]
-    words = [t.question.text.rstrip("?").split()[-3 - turn :] for t in env.trajectories]
-    return [f"<search> {' '.join(query)} </search>" for query in words]
-
-
-def training() -> list[Line]:
-    """The default training run, as a user starts it."""
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder) / "run"
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "algorithms/ig_grpo.py", "--run-dir", str(run_dir)],
-            check=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        minutes = (time.perf_counter() - start) / 60
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    em = [row["eval/em"] for row in rows if "eval/em" in row]
-    return [
-        Line("default training run", minutes, "min", 8, at_most=True),
-        Line("greedy test EM before it", em[0], "", 0.30, at_most=True),
-        Line("greedy test EM after it", em[-1], "", 0.65),
-        Line("peak memory of it", peak, "GB", 2, at_most=True),
-    ]
+    judged = [line for lines in sections.values() for line in lines if line.target]
+    scores = [line.target / line.value if line.at_most else line.value / line.target for line in judged if line.target]
+    figure, axes = plt.subplots(figsize=(10, 0.32 * len(judged) + 1.2), layout="constrained")
+    colors = ["tab:blue" if line.ok else "tab:red" for line in judged]
+    axes.barh([line.name for line in judged], scores, color=colors)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("times the target (right of the line: met)")
+    axes.tick_params(axis="y", labelsize=7)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+    main(tyro.cli(Args, description=__doc__))

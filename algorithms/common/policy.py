@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.logprobs import ChunkedLogprobs
 from algorithms.common.packing import Pack, install
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocol import STOP_TAGS
@@ -206,7 +207,7 @@ class Policy:
         """Logits [..., V] in float32 of hidden states [..., width]."""
         with self._autocast():
             logits: Tensor = self.model.get_output_embeddings()(hidden).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        cap = self._logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def token_logprobs(
@@ -240,12 +241,26 @@ class Policy:
         size = max(1, MAX_LOGITS // int(self.model.config.get_text_config().vocab_size))
         if len(hidden_n) <= size:
             return chunk(hidden_n, targets_n)
+        head = self.model.get_output_embeddings()
+        plain = type(head) is torch.nn.Linear and head.bias is None and not self._logit_cap
+        if plain and torch.is_grad_enabled():
+            dtype = self.compute_dtype or head.weight.dtype
+            chosen, entropy = ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+                hidden_n, head.weight, targets_n, temperature, size, dtype
+            )
+            return chosen, entropy if entropy_gradient else entropy.detach()
         pieces = zip(torch.split(hidden_n, size), torch.split(targets_n, size), strict=True)
         if torch.is_grad_enabled():
             parts = [checkpoint(chunk, hidden, targets, use_reentrant=False) for hidden, targets in pieces]
         else:
             parts = [chunk(hidden, targets) for hidden, targets in pieces]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    @property
+    def _logit_cap(self) -> float | None:
+        """Where the final logits bend (Gemma 2), or None."""
+        cap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
+        return cap
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None)

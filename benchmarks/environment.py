@@ -1,0 +1,323 @@
+"""The environment: start-up, steps per second, and steps per second beside two packages from PyPI.
+
+    python -m benchmarks.environment                 installs skyrl-gym and gem-llm in benchmarks/.peers once
+    python -m benchmarks.environment --peers None    without them
+
+Every side plays the same episodes, four searches and an answer, with three passages of about 100 words a search, and
+computes no information gain. The search engine of the comparison is a stub: a process that answers HTTP requests in the
+format that each side speaks, always with the same passages. A vector of our environments sends one request a step with
+all its queries; the peers have no batched search, so they send one request a query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPException
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gymnasium
+import numpy as np
+import tyro
+
+from benchmarks.measure import Line, interleaved, ratio
+from igsearch_env.questions import Question
+from igsearch_env.vector_env import IGSearchVectorEnv
+from igsearch_env.world.bundled import bundled_world
+from retrievers import DictionaryRetriever, Passage, RetrievalError, Retriever
+
+ENVS = 64
+FIRST_OBSERVATION = """
+import time; start = time.perf_counter()
+import sys, gymnasium, igsearch_env
+gymnasium.make("IGSearch-v0").reset(seed=0)
+assert "torch" not in sys.modules
+print(time.perf_counter() - start)
+"""
+EPISODES = 256  # of each side in each round
+PASSAGES = [Passage(str(i), f"Title {i}", (f"{i} some text of words " * 20).strip(), 1.0 - i / 10) for i in range(3)]
+TURNS = [f"<think> step {i} </think> <search> query {i} </search>" for i in range(4)] + ["<answer> nothing </answer>"]
+PEERS = {"skyrl-gym": ["skyrl-gym==0.4.0"], "gem-llm": ["gem-llm==0.1.0", "datasets"]}  # gem's metadata omits datasets
+THREADS = (1, 32)  # of a peer; 32 is SkyRL's default
+
+
+def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers") -> list[Line]:
+    """Every figure of the environment.
+
+    Args:
+        repeats: repetitions of each measurement; the median counts.
+        peers: folder for the virtual environment with the peers; None leaves them out.
+    """
+    return [
+        first_observation(repeats),
+        vector_env("vector env, 64 envs, dictionary retriever, no scorer", 20_000, repeats, bundled=False),
+        vector_env("vector env, 64 envs, bundled BM25, UnigramScorer", 2_000, repeats, bundled=True),
+        *(against_peers(repeats, peers) if peers is not None else []),
+    ]
+
+
+def first_observation(repeats: int) -> Line:
+    """gym.make to first observation in a new process, imports included; fails if torch is imported."""
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", FIRST_OBSERVATION], check=True, capture_output=True).stdout)
+        for _ in range(repeats)
+    ]
+    return Line("new process to first observation", statistics.median(seconds), "s", 1.0, at_most=True)
+
+
+def vector_env(name: str, target: float, repeats: int, *, bundled: bool) -> Line:
+    """Steps of single environments per second: four searches, then an answer, over and over."""
+    if bundled:
+        vector = gymnasium.make_vec("IGSearch-v0", num_envs=ENVS)
+    else:
+        passages = [Passage(str(j), f"Title {j}", "some text of about thirty words " * 5) for j in range(3)]
+        vector = gymnasium.make_vec(
+            "IGSearch-v0",
+            num_envs=ENVS,
+            questions=bundled_world().questions["train"],
+            retriever=DictionaryRetriever({f"query {i}": passages for i in range(ENVS)}),
+            scorer=None,
+        )
+    env = vector.unwrapped
+    assert isinstance(env, IGSearchVectorEnv)
+    rates = []
+    for repeat in range(repeats + 1):
+        env.reset(seed=repeat)
+        rounds = 6 if bundled else 60
+        start = time.perf_counter()
+        for round_number in range(5 * rounds):
+            env.step(_actions(env, round_number % 5, bundled))
+        if repeat:  # the first is a warm-up
+            rates.append(5 * rounds * ENVS / (time.perf_counter() - start))
+    return Line(name, statistics.median(rates), "env steps/s", target)
+
+
+def _actions(env: IGSearchVectorEnv, turn: int, bundled: bool) -> Sequence[str]:
+    if turn == 4:
+        return ["<answer> nothing </answer>"] * ENVS
+    if not bundled:
+        return [f"<search> query {i} </search>" for i in range(ENVS)]
+    words = [t.question.text.rstrip("?").split()[-3 - turn :] for t in env.trajectories]
+    return [f"<search> {' '.join(query)} </search>" for query in words]
+
+
+def against_peers(repeats: int, folder: Path) -> list[Line]:
+    """Our steps per second over the fastest peer's, all sides in turn in every round."""
+    questions = [Question(f"q{i}", f"Who wrote book {i}?", ("something",), "made up") for i in range(EPISODES)]
+    with ExitStack() as stack:
+        url = stack.enter_context(stub_server())
+        theirs: dict[str, Callable[[], object]] = {}
+        for package in PEERS:
+            try:
+                python = install(package, folder)
+                for threads in THREADS:
+                    options = {"url": url, "threads": threads, "questions": [q.text for q in questions]}
+                    options |= {"turns": TURNS, "shown": PASSAGES[-1].text}
+                    version, play = stack.enter_context(driver(python, package, options))
+                    play()
+                    theirs[f"{package} {version}, {threads} thread{'s' * (threads > 1)}"] = play
+            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                print(f"{package} is left out: {error}", file=sys.stderr)
+        if not theirs:
+            return []
+        http = HttpRetriever(url)
+        dictionary = DictionaryRetriever({f"query {i}": PASSAGES for i in range(len(TURNS) - 1)})
+        ours: dict[str, Callable[[], object]] = {
+            "ours, same stub": player(questions, http, ENVS),
+            "ours, same stub, one environment": player(questions, http, 1),
+            "ours, in-process": player(questions, dictionary, ENVS),
+        }
+        times = interleaved({**theirs, **ours}, repeats)
+    steps = EPISODES * len(TURNS)
+    rates = {name: steps / statistics.median(seconds) for name, seconds in times.items()}
+    best = max(theirs, key=rates.__getitem__)
+    detail = "steps/s: " + "; ".join(f"{name}: {rate:,.0f}" for name, rate in rates.items())
+
+    def line(side: str, what: str, target: float | None) -> Line:
+        name = f"environment steps/s over the fastest peer, {what}"
+        return Line(name, ratio(times[best], times[side]), target=target, detail=detail if target == 1.0 else "")
+
+    return [
+        line("ours, same stub", "same HTTP stub", 1.0),
+        line("ours, same stub, one environment", "same HTTP stub, ours one environment at a time", None),
+        line("ours, in-process", "our in-process retriever", 5.0),
+    ]
+
+
+def player(questions: Sequence[Question], retriever: Retriever, envs: int) -> Callable[[], None]:
+    """A function that plays an episode of every question in a vector of `envs`, and checks that they are played."""
+    env = IGSearchVectorEnv(envs, questions, retriever, scorer=None, autoreset=False)
+
+    def play() -> None:
+        for start in range(0, len(questions), envs):
+            env.reset(options={"questions": questions[start : start + envs]})
+            for turn in TURNS:
+                observations, _, terminations, _, _ = env.step([turn] * envs)
+                assert terminations.all() or all(PASSAGES[-1].text in text for text in observations)
+            assert terminations.all()
+
+    return play
+
+
+def install(package: str, folder: Path) -> Path:
+    """The Python of the peers' virtual environment, with the package in it."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    done = folder / f"{package}.installed"
+    commands = [] if python.exists() else [[sys.executable, "-m", "venv", str(folder)]]
+    if not done.exists() or done.read_text() != str(PEERS[package]):
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        commands.append([*pip, *PEERS[package]])
+    for command in commands:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        if run.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {_last_line(run.stderr)}")
+    done.write_text(str(PEERS[package]))
+    return python
+
+
+@contextmanager
+def driver(python: Path, package: str, options: dict[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Version of a peer and a function that lets `peer_driver.py` play every question once."""
+    command = [str(python), str(Path(__file__).with_name("peer_driver.py")), package, json.dumps(options)]
+    environ = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environ) as process,
+    ):
+
+        def ask(request: str) -> Any:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(request)
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                errors.seek(0)
+                raise RuntimeError(f"its driver stopped: {_last_line(errors.read())}")
+            return json.loads(line)
+
+        def play() -> None:
+            steps = ask("play\n")["steps"]
+            assert steps == EPISODES * len(TURNS), f"{package} played {steps} steps"
+
+        try:
+            yield ask("")["version"], play
+        finally:
+            process.kill()
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no message").splitlines()[-1][:300]
+
+
+class HttpRetriever(Retriever):
+    """Speaks Search-R1's wire format, one request a batch, over one connection."""
+
+    def __init__(self, url: str, timeout: float = 30.0) -> None:
+        self.path = urlsplit(url).path
+        self.connection = HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.check(queries, k)
+        body = json.dumps({"queries": list(queries), "topk": k, "return_scores": True})
+        try:
+            self.connection.request("POST", self.path, body.encode(), {"Content-Type": "application/json"})
+            reply = self.connection.getresponse()
+            text = reply.read()
+        except (OSError, HTTPException) as error:
+            self.connection.close()
+            raise RetrievalError(f"the search service failed: {error!r}") from error
+        if reply.status != 200:
+            raise RetrievalError(f"the search service answered with status {reply.status}")
+        return [
+            [Passage.from_contents(d["document"]["id"], d["document"]["contents"], d["score"]) for d in found]
+            for found in json.loads(text)["result"]
+        ]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        raise RetrievalError("the search service gives no random passages")
+
+    def __len__(self) -> int:
+        return len(PASSAGES)
+
+
+def msgpack(value: Any) -> bytes:
+    """The value in MessagePack: strings, floats, lists and dictionaries."""
+    if isinstance(value, str):
+        return struct.pack(">BI", 0xDB, len(value.encode())) + value.encode()
+    if isinstance(value, float):
+        return struct.pack(">Bd", 0xCB, value)
+    if isinstance(value, list):
+        return struct.pack(">BI", 0xDD, len(value)) + b"".join(map(msgpack, value))
+    return struct.pack(">BI", 0xDF, len(value)) + b"".join(msgpack(x) for pair in value.items() for x in pair)
+
+
+FOUND = [{"document": {"id": p.id, "contents": f'"{p.title}"\n{p.text}'}, "score": p.score} for p in PASSAGES]
+FOUND_JSON, FOUND_MSGPACK = json.dumps(FOUND).encode(), msgpack({"result": FOUND})
+
+
+class _Stub(asyncio.Protocol):
+    """Answers POST /retrieve ("queries", or skyrl-gym's "query") and gem's /retrieve/msgpack; keeps connections."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.received = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, ended, body = self.received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        if not ended or length is None or len(body) < int(length[1]):
+            return
+        self.received = b""  # no side sends a request before it has read the reply
+        if head.split(b" ", 2)[1].endswith(b"/msgpack"):
+            reply = FOUND_MSGPACK
+        else:
+            queries = json.loads(body).get("queries", [""])
+            reply = b'{"result":[%s]}' % b",".join([FOUND_JSON] * len(queries))
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(reply), reply))
+
+
+def _serve(pipe: Connection) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(_Stub, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+@contextmanager
+def stub_server() -> Iterator[str]:
+    """Run the stub in a process of its own; its address."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender,), daemon=True)
+    process.start()
+    if not receiver.poll(60):
+        raise RuntimeError("the stub server did not start within 60 seconds")
+    try:
+        yield f"http://127.0.0.1:{receiver.recv()}/retrieve"
+    finally:
+        process.terminate()
+        process.join()
+
+
+if __name__ == "__main__":
+    for measured in tyro.cli(lines, description=__doc__):
+        print(f"{measured.name}: {measured.value:,.3g} {measured.unit} (target: {measured.target}) {measured.detail}")

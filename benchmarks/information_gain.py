@@ -1,0 +1,136 @@
+"""Information gain: scoring that shares prefixes against the plain form, beside what the token counts allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from algorithms.common.packing import Block, KeyValues, Prefixes, pack, passes
+from algorithms.common.policy import Policy
+from algorithms.common.scoring import PolicyScorer
+from benchmarks.measure import Line, interleaved, ratio
+from benchmarks.policies import random_policy
+from igsearch_env.scorers import ScoreRequest, Segment
+
+EVIDENCE, SEARCHES, RANDOM = 400, 3, 3  # tokens of an evidence, searches, N
+CONTEXTS = (1_000, 2_000, 4_000)  # tokens before the last search's evidence
+
+
+def make_requests(
+    policy: Policy,
+    *,
+    context: int,
+    searches: int = SEARCHES,
+    evidence: int = EVIDENCE,
+    num_random: int = RANDOM,
+    trajectories: int = 1,
+    seed: int = 0,
+) -> list[ScoreRequest]:
+    """Searches of made-up trajectories: contexts grow evenly up to `context` tokens, each holding the evidences before.
+
+    Tokens are random words of the vocabulary's; the answer has about ten tokens with its tag.
+    """
+    rng = np.random.default_rng(seed)
+    spacing = max(evidence + 20, 2 * context // (2 * searches - 1))
+    ends = [context - (searches - 1 - t) * spacing for t in range(searches)]
+    if ends[0] < 1:
+        raise ValueError(f"context={context}: too short for {searches} searches of {evidence} tokens; give more")
+
+    def words(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(300, 1_200, count).tolist())
+
+    requests = []
+    for _ in range(trajectories):
+        history: list[Segment] = []
+        length = 0
+        for end in ends:
+            history.append(Segment("", words(end - length)))
+            found = Segment("", words(evidence))
+            others = tuple(Segment("", words(evidence)) for _ in range(num_random))
+            requests.append(ScoreRequest(tuple(history), (found, *others), "<answer>", " the name of a city far away"))
+            history.append(found)
+            length = end + evidence
+    return requests
+
+
+def token_counts(policy: Policy, requests: Sequence[ScoreRequest]) -> tuple[int, int, int]:
+    """Tokens that the plain form reads, that the shared form reads, and those of its branches alone."""
+    trunks, branches = PolicyScorer(policy).plan(requests)
+    plain = sum(branch.shared + len(branch.ids) for branch in branches)
+    own = sum(len(branch.ids) for branch in branches)
+    return plain, own + sum(map(len, trunks)), own
+
+
+def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> Prefixes:
+    """The trunks as a rollout, or a pass for old log-probs, leaves them."""
+    trunks, _ = PolicyScorer(policy).plan(requests)
+    store = KeyValues()
+    store.reserve(len(trunks), max(map(len, trunks)))
+    with torch.no_grad():
+        for number, trunk in enumerate(trunks):
+            block = Block(trunk, 0, number * store.stride)
+            policy.read(pack([block], policy.device, store=store, keep=True))
+    return Prefixes(store, {number * store.stride: trunk for number, trunk in enumerate(trunks)})
+
+
+def score_plain(policy: Policy, requests: Sequence[ScoreRequest], token_budget: int = 8_192) -> None:
+    """Every branch from its first token, packed: the plain form without padding, as fast as it can be made."""
+    trunks, branches = PolicyScorer(policy).plan(requests)
+    whole = [trunks[branch.trunk][: branch.shared] + branch.ids for branch in branches]
+    with torch.no_grad():
+        for part in passes([len(ids) for ids in whole], token_budget):
+            policy.read(pack([Block(whole[place]) for place in part], policy.device))
+
+
+def lines(
+    repeats: int,
+    *,
+    shape: str = "qwen2.5-1.5b",
+    layers: int = 1,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> list[Line]:
+    """At contexts of 1,000, 2,000 and 4,000 tokens: the measured ratio over the bound of the token counts.
+
+    One layer of the shape: the ratios do not depend on how many alike follow each other.
+    """
+    policy = random_policy(shape, layers, device=device, dtype=dtype)
+    measured = []
+    for context in CONTEXTS:
+        requests = make_requests(policy, context=context)
+        plain, shared, merged = token_counts(policy, requests)
+        scorers = {
+            "shared": PolicyScorer(policy),
+            "merged": PolicyScorer(policy, prefixes=read_trunks(policy, requests)),
+        }
+        expected = np.array(PolicyScorer(policy, shared=False).score(requests))
+        worst = max(np.abs(np.array(scorer.score(requests)) - expected).max() for scorer in scorers.values())
+        runs: dict[str, Callable[[], object]] = {
+            name: partial(scorer.score, requests) for name, scorer in scorers.items()
+        }
+        runs["plain"] = partial(score_plain, policy, requests)
+        times = interleaved(runs, repeats, warm_up=0)
+        for name, bound in (("shared", plain / shared), ("merged", plain / merged)):
+            speed_up = ratio(times["plain"], times[name])
+            what = "shared" if name == "shared" else "shared, trajectory read already,"
+            measured.append(
+                Line(
+                    f"IG {what} against plain, context {context:,}: share of the bound",
+                    speed_up / bound,
+                    target=0.9,
+                    detail=f"{speed_up:.2f} times faster, token counts allow {bound:.2f}",
+                )
+            )
+        measured.append(
+            Line(
+                f"IG shared against plain, context {context:,}: largest difference",
+                float(worst),
+                "nats",
+                1e-4 if dtype == torch.float32 else None,
+                at_most=True,
+            )
+        )
+    return measured

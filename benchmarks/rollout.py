@@ -1,0 +1,166 @@
+"""Rollouts: the cached decoder against a plain loop that gives `model.generate` the whole episode at every turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from algorithms.common.config import TrainConfig
+from algorithms.common.decoding import Decoder
+from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.rollout import play
+from benchmarks.measure import Line, interleaved, ratio
+from benchmarks.policies import random_policy
+from igsearch_env.engine import SearchEngine
+from igsearch_env.protocol import Protocol
+from igsearch_env.questions import Question
+from igsearch_env.trajectory import Trajectory
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers import Passage, Retriever
+
+TURN, OBSERVATION, EPISODES = 32, 430, 16  # of the long rollout: tokens a turn, an observation; episodes
+
+
+class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
+    """Stops each row of `generate` where the decoder does."""
+
+    def __init__(self, policy: Policy, prompt: int) -> None:
+        self.policy, self.prompt = policy, prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        ended = [self.policy.ends_turn(row[self.prompt :]) for row in input_ids.tolist()]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def plain_loop(
+    policy: Policy, engine: SearchEngine, questions: Sequence[Question], max_new_tokens: int
+) -> list[Trajectory]:
+    """Greedy episodes in lockstep; each turn reads everything before it again, padded on the left."""
+    episodes = [engine.begin(question) for question in questions]
+    contexts = [list(policy.encode_prompt(episode.trajectory.prompt)) for episode in episodes]
+    active = list(range(len(episodes)))
+    while active:
+        longest = max(len(contexts[i]) for i in active)
+        ids = torch.full((len(active), longest), policy.pad_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(active):
+            ids[row, longest - len(contexts[i]) :] = torch.tensor(contexts[i])
+            mask[row, longest - len(contexts[i]) :] = 1
+        with torch.no_grad():
+            output = policy.model.generate(
+                input_ids=ids.to(policy.device),
+                attention_mask=mask.to(policy.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=policy.pad_id,
+                stopping_criteria=StoppingCriteriaList([_EndOfTurn(policy, longest)]),
+            )
+        completions = [_until_end(policy, row[longest:].tolist()) for row in output]
+        engine.step([episodes[i] for i in active], [policy.decode(ids) for ids in completions])
+        for i, completion in zip(active, completions, strict=True):
+            turn = episodes[i].trajectory.turns[-1]
+            turn.completion_ids = tuple(completion)
+            contexts[i] += [*completion, *policy.encode(turn.observation)]
+        active = [i for i in active if not episodes[i].trajectory.done]
+    return [episode.trajectory for episode in episodes]
+
+
+def _until_end(policy: Policy, ids: list[int]) -> list[int]:
+    """Without the padding that `generate` writes after a row's end."""
+    for end in range(1, len(ids) + 1):
+        if policy.ends_turn(ids[:end]):
+            return ids[:end]
+    return ids
+
+
+class FixedTurns(Policy):
+    """Random weights that search in every turn: each turn has `turn` tokens and counts as the same query."""
+
+    turn = TURN
+
+    def ends_turn(self, ids: Sequence[int]) -> bool:
+        """After a fixed number of tokens."""
+        return len(ids) >= self.turn
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Always a search."""
+        return "<search> x </search>"
+
+    def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
+        """All of it."""
+        return 0, len(ids)
+
+
+class LongPassages(Retriever):
+    """Three passages that fill an observation of about `tokens` tokens, whatever is asked."""
+
+    def __init__(self, policy: Policy, tokens: int) -> None:
+        rng = np.random.default_rng(0)
+        words = policy.tokenizer.decode(rng.integers(300, 1_200, tokens // 3).tolist())
+        self.passages = [Passage(str(number), "", words) for number in range(3)]
+
+    def __len__(self) -> int:
+        return 3
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """The same passages for every query."""
+        return [self.passages[:k] for _ in queries]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        """The same passages."""
+        return self.passages[:n]
+
+
+def lines(repeats: int) -> list[Line]:
+    """At the bundled defaults, and with four searches in 2,000 tokens. Both sides must write the same tokens."""
+    config = TrainConfig()
+    policy = Policy.load(PolicyConfig())
+    questions = bundled_world().questions["train"][: config.rollout.questions * config.rollout.group_size]
+    engine = SearchEngine(questions, bundled_retriever(), None, protocol=Protocol("search_r1", config.env.prompt))
+    result = [
+        _line("bundled defaults", policy, engine, questions, config.rollout.max_new_tokens, 1.3, repeats),
+    ]
+    long = random_policy("small", 4, context_length=4_096, policy_class=FixedTurns)
+    retriever = LongPassages(long, OBSERVATION)
+    engine = SearchEngine(questions[:EPISODES], retriever, None, max_searches=4)
+    result.append(_line("four searches, 2,000 tokens", long, engine, questions[:EPISODES], TURN, 2.0, repeats))
+    return result
+
+
+def _line(
+    name: str,
+    policy: Policy,
+    engine: SearchEngine,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    target: float,
+    repeats: int,
+) -> Line:
+    decoder = Decoder(policy, slots=len(questions), max_new_tokens=max_new_tokens, temperature=0.0)
+    mine = play(decoder, engine, questions, seed=(0,))
+    plain = plain_loop(policy, engine, questions, max_new_tokens)
+    same = np.mean([_written(a) == _written(b) for a, b in zip(mine, plain, strict=True)])
+    times = interleaved(
+        {
+            "cached": lambda: play(decoder, engine, questions, seed=(0,)),
+            "plain": lambda: plain_loop(policy, engine, questions, max_new_tokens),
+        },
+        repeats,
+    )
+    tokens = sum(len(turn.completion_ids) for t in mine for turn in t.turns)
+    length = np.mean([t.tokens for t in mine])
+    return Line(
+        f"rollout against a re-reading loop, {name}",
+        ratio(times["plain"], times["cached"]),
+        target=target,
+        detail=f"{tokens / np.median(times['cached']):,.0f} written tokens/s, episodes of {length:,.0f} tokens, "
+        f"{same:.1%} of them identical",
+    )
+
+
+def _written(trajectory: Trajectory) -> list[tuple[int, ...]]:
+    return [turn.completion_ids for turn in trajectory.turns]
