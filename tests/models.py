@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from transformers import (
     AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -17,10 +21,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from algorithms.common.policy import Policy
+from algorithms.common.policy import Policy, PolicyConfig
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")
+# Sliding windows in every other layer, so short that they matter; Gemma 2 also bends scores and logits (softcapping).
+WINDOWED = ("gemma2", "gemma3")
+WINDOW = 8
 
 
 @lru_cache(maxsize=1)
@@ -29,8 +36,8 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(POLICY_FOLDER)
 
 
-def tiny_policy(architecture: str = "qwen2", *, seed: int = 0, context_length: int = 1024) -> Policy:
-    """A policy with two layers and random weights; large ones, so that its choices are not all alike."""
+def tiny_model(architecture: str = "qwen2", *, seed: int = 0, context_length: int = 1024) -> Any:
+    """Two layers of random weights; large ones, so that its choices are not all alike."""
     torch.manual_seed(seed)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer()),
@@ -44,15 +51,38 @@ def tiny_policy(architecture: str = "qwen2", *, seed: int = 0, context_length: i
         "eos_token_id": tokenizer().eos_token_id,
         "pad_token_id": tokenizer().pad_token_id,
     }
+    windowed: dict[str, Any] = {
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     model: Any
-    if architecture == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=2))
-    elif architecture == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=4))
-    else:
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
+    match architecture:
+        case "qwen2":
+            model = Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=2))
+        case "llama":
+            model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=4))
+        case "gpt_neox":
+            model = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
+        case "gemma2":
+            caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
+            model = Gemma2ForCausalLM(Gemma2Config(**shape, **windowed, **caps))
+        case _:
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, **windowed))
     model.eval()
-    return Policy(model, tokenizer())
+    return model
+
+
+def tiny_policy(architecture: str = "qwen2", **options: Any) -> Policy:
+    """A policy of a tiny model."""
+    return Policy(tiny_model(architecture, **options), tokenizer())
+
+
+def bundled_policy(*, context_length: int | None = None) -> Policy:
+    """The bundled policy: it searches, which random weights hardly ever do."""
+    return Policy.load(PolicyConfig(device="cpu", context_length=context_length))
 
 
 def save_tiny_policy(folder: Path, **options: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,25 @@ def test_micro_batches_carry_every_row_once_with_its_own_numbers(
             assert batch.old_logprobs_BT[b][mask].tolist() == sequence.logprobs.tolist()
             assert not batch.advantages_BT[b][~mask].any()
     assert sorted(seen) == sorted(rows)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=25), st.integers(1, 400), st.randoms())
+def test_micro_batches_bound_tokens_and_padding(lengths: list[int], budget: int, rng: random.Random) -> None:
+    buffer = buffer_of([[trajectory([answer_turn(range(1, length + 1))]) for length in lengths]])
+    rows = list(range(len(lengths)))
+    rng.shuffle(rows)
+    batches = list(buffer.micro_batches(buffer.broadcast(np.zeros(len(lengths))), rows, budget, PAD))
+    assert sorted(row for batch in batches for row in batch.rows) == sorted(rows)
+    for batch in batches:
+        tokens = sum(len(buffer.sequences[row].ids) for row in batch.rows)
+        assert len(batch.rows) == 1 or batch.ids_BT.numel() <= budget
+        assert len(batch.rows) == 1 or batch.ids_BT.numel() - tokens <= 0.05 * tokens + budget / 16
+
+
+def test_a_row_that_is_much_longer_gets_a_batch_of_its_own() -> None:
+    buffer = buffer_of([[trajectory([answer_turn(range(1, length))]) for length in (10, 10, 90, 10)]])
+    batches = buffer.micro_batches(buffer.broadcast(np.zeros(4)), range(4), 1_000, PAD)
+    assert [batch.rows for batch in batches] == [[0, 1, 3], [2]]
 
 
 def test_the_budget_decides_how_many_rows_go_together() -> None:

@@ -6,12 +6,15 @@ import random
 
 import numpy as np
 import pytest
-from models import ARCHITECTURES, tiny_policy
+import torch
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.decoding import Decoder
+from algorithms.common.packing import Pack, Prefixes
+from algorithms.common.policy import Policy
 from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain
+from algorithms.common.scoring import PolicyScorer, measure_information_gain, recompute_logprobs
 from igsearch_env.engine import SearchEngine
 from igsearch_env.episode import Episode
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig, search_steps
@@ -81,7 +84,7 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
         questions = bundled_world().questions["train"]
         protocol = Protocol("search_r1", "bare")
         engine = SearchEngine(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
-        decoder = Decoder(tiny_search_policy(), slots=4, max_new_tokens=8, temperature=1.0)
+        decoder = Decoder(bundled_policy(), slots=4, max_new_tokens=8, temperature=1.0)
         buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
         paid = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         rewards = [turn.reward for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
@@ -105,8 +108,127 @@ def test_batch_pool_gives_the_same_numbers_where_the_pools_coincide() -> None:
     assert [t.turns[0].gain.value for t in trajectories if t.turns[0].gain] == expected
 
 
-def tiny_search_policy():  # type: ignore[no-untyped-def]
-    """The bundled policy: it searches, which random weights hardly ever do."""
-    from algorithms.common.policy import Policy, PolicyConfig
+# ---------------------------------------------------------------- what was read before
 
-    return Policy.load(PolicyConfig())
+
+CONFIG = InformationGainConfig(random_source="corpus")
+BARE = Protocol("search_r1", "bare")
+
+
+def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, Prefixes]:
+    """Six episodes, and what the decoder has read of them."""
+    questions = bundled_world().questions["train"]
+    engine = SearchEngine(questions, bundled_retriever(), None, protocol=BARE)
+    decoder = Decoder(policy, slots=slots, max_new_tokens=12, temperature=temperature)
+    buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
+    return buffer, decoder.prefixes()
+
+
+def gains(buffer: RolloutBuffer, scorer: PolicyScorer, config: InformationGainConfig = CONFIG) -> list[float]:
+    """The three numbers of every search."""
+    measure_information_gain(buffer, InformationGain(config, scorer, BARE, bundled_retriever()))
+    found = [turn.gain for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
+    assert len(found) >= 6
+    return [number for gain in found for number in (gain.value, gain.logprob_real, gain.logprob_baseline)]
+
+
+def count_tokens(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """A list that grows by the tokens and blocks of every pass."""
+    passes, read = list[tuple[int, int]](), policy.read
+
+    def counted(packed: Pack) -> torch.Tensor:
+        passes.append((len(packed.ids_n), len(packed.first)))
+        return read(packed)
+
+    monkeypatch.setattr(policy, "read", counted)
+    return passes
+
+
+def recorded(buffer: RolloutBuffer) -> list[float]:
+    """Log-probs of every token that the policy wrote."""
+    return [logprob for t in buffer.trajectories for turn in t.turns for logprob in turn.logprobs]
+
+
+@pytest.mark.parametrize("architecture", WINDOWED)
+def test_shared_equals_plain_with_sliding_windows(architecture: str) -> None:
+    policy, steps = tiny_policy(architecture), search_steps(ragged_trajectories(1))
+    values = [
+        [g.value for g in InformationGain(CONFIG, scorer, Protocol(), bundled_retriever()).measure(steps)]
+        for scorer in (PolicyScorer(policy, shared=False), PolicyScorer(policy), PolicyScorer(policy, token_budget=300))
+    ]
+    np.testing.assert_allclose(values[1:], [values[0]] * 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("slots", [2, 8])
+def test_prefixes_of_the_rollout_change_no_gain(baseline: str, context: str, slots: int) -> None:
+    policy = bundled_policy()
+    buffer, prefixes = rollout(policy, slots=slots)
+    config = InformationGainConfig(random_source="corpus", baseline=baseline, context=context)
+    plain = gains(buffer, PolicyScorer(policy, shared=False), config)
+    np.testing.assert_allclose(gains(buffer, PolicyScorer(policy, prefixes=prefixes), config), plain, atol=1e-4)
+
+
+def test_what_the_rollout_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = bundled_policy()
+    buffer, everything = rollout(policy)
+    _, some = rollout(policy, slots=2)  # fewer slots than episodes: only the last of them are held
+    counts = []
+    for prefixes in (everything, some, None):
+        with monkeypatch.context() as patch:
+            passes = count_tokens(policy, patch)
+            gains(buffer, PolicyScorer(policy, prefixes=prefixes))
+        counts.append(sum(tokens for tokens, _ in passes))
+    requests, _ = InformationGain(CONFIG, PolicyScorer(policy), BARE, bundled_retriever()).requests(
+        search_steps(buffer.trajectories)
+    )
+    trunks, _ = PolicyScorer(policy).plan(requests)
+    assert counts[0] < counts[1] < counts[2]
+    assert counts[2] - counts[0] == sum(map(len, trunks))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_recomputed_logprobs_are_the_samplers(temperature: float, share: float) -> None:
+    policy = bundled_policy()
+    buffer, _ = rollout(policy, temperature=temperature)
+    sampled = recorded(buffer)
+    plain = gains(buffer, PolicyScorer(policy, shared=False))
+    for t in buffer.trajectories:
+        for turn in t.turns:
+            turn.logprobs = tuple(-9.0 for _ in turn.logprobs)
+    assert buffer.sequences[0].logprobs[0] == -9.0
+    total = sum(len(s.ids) for s in buffer.sequences)
+    recompute_logprobs(policy, buffer, temperature=temperature, token_budget=500, cache_tokens=int(share * total))
+    np.testing.assert_allclose(recorded(buffer), sampled, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([s.logprobs for s in buffer.sequences]), sampled, atol=1e-4)
+    assert buffer.prefixes is not None
+    held = [buffer.prefixes.longest(tuple(s.ids.tolist()))[0] == len(s.ids) for s in buffer.sequences]
+    assert {0.0: not any(held), 0.5: 0 < sum(held) < len(held), 1.0: all(held)}[share]
+    np.testing.assert_allclose(gains(buffer, PolicyScorer(policy, prefixes=buffer.prefixes)), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("token_budget", [40, 200, 10_000])
+def test_no_pass_exceeds_the_budget_unless_one_block_does(token_budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = bundled_policy()
+    buffer, prefixes = rollout(policy)
+    passes = count_tokens(policy, monkeypatch)
+    recompute_logprobs(policy, buffer, temperature=1.0, token_budget=token_budget, cache_tokens=700)
+    for known in (None, prefixes, buffer.prefixes):
+        gains(buffer, PolicyScorer(policy, token_budget=token_budget, prefixes=known))
+    assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in passes)
+    assert token_budget > 40 or any(tokens > token_budget for tokens, _ in passes)
+
+
+def test_branches_that_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, steps = tiny_policy(), search_steps(ragged_trajectories(4, count=2))
+    information_gain = InformationGain(CONFIG, PolicyScorer(policy), Protocol(), bundled_retriever())
+    counts, values = [], []
+    for times in (1, 3):
+        with monkeypatch.context() as patch:
+            passes = count_tokens(policy, patch)
+            values.append([gain.value for gain in information_gain.measure(steps * times)])
+        counts.append(sum(tokens for tokens, _ in passes))
+    assert counts[0] == counts[1]
+    np.testing.assert_allclose(values[1], values[0] * 3, atol=1e-4)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.common.logprobs import ChunkedLogprobs
-from algorithms.common.packing import Pack, install
+from algorithms.common.packing import Block, KeyValues, Pack, install, pack
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocol import STOP_TAGS
 from igsearch_env.world.bundled import POLICY_FOLDER
@@ -27,6 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
+HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
 # Float32 logits that exist at once (128 MiB): larger batches of tokens meet the vocabulary in chunks.
 MAX_LOGITS = 2**25
 
@@ -96,9 +97,42 @@ class Policy:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.dtype]).to(device)
         tokenizer = AutoTokenizer.from_pretrained(path)
         model.eval()  # dropout off: the sampler and the trainer must be the same distribution
-        return cls(
-            model, tokenizer, chat=config.chat, context_length=config.context_length, compute_dtype=config.compute_dtype
+        policy = cls(
+            model,
+            tokenizer,
+            chat=config.chat,
+            context_length=config.context_length,
+            compute_dtype=config.compute_dtype,
         )
+        policy.check()
+        return policy
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise `ConfigurationError` unless packed passes and `logits` give what the model itself gives.
+
+        They need plain causal attention: models with recurrent or convolutional layers, or with attention that
+        transformers does not let others replace, are told here rather than trained wrongly.
+        """
+        ids = [place % len(self.tokenizer) for place in range(11)]
+        try:
+            store = KeyValues()
+            store.reserve(1, 8)
+            two = pack([Block(ids[3:]), Block(ids[:8])], self.device)  # equal lengths keep their order
+            hidden_n = self.read(two)[two.first[1] :]
+            self.read(pack([Block(ids[:5])], self.device, store=store, keep=True))
+            rest_n = self.read(pack([Block(ids[5:8], 5)], self.device, store=store))
+            output = self.model(input_ids=torch.tensor([ids[:8]], device=self.device), use_cache=False)
+            got = torch.stack([self.logits(hidden_n), torch.cat([self.logits(hidden_n[:5]), self.logits(rest_n)])])
+            difference = float((got - output.logits.float()).abs().max() / output.logits.float().abs().max())
+        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                f"policy: {type(self.model).__name__} does not take packed passes ({error}){HINT}"
+            ) from error
+        exact = self.model.dtype == torch.float32 and self.compute_dtype is None
+        if not difference < (1e-3 if exact else 0.2):
+            name = type(self.model).__name__
+            raise ConfigurationError(f"policy: packed passes of {name} are off by {difference:.2g} of its logits{HINT}")
 
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer in the transformers format."""
@@ -207,6 +241,8 @@ class Policy:
         """Logits [..., V] in float32 of hidden states [..., width]."""
         with self._autocast():
             logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
         cap = self._logit_cap
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -246,7 +282,7 @@ class Policy:
         if plain and torch.is_grad_enabled():
             dtype = self.compute_dtype or head.weight.dtype
             chosen, entropy = ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
-                hidden_n, head.weight, targets_n, temperature, size, dtype
+                hidden_n, head.weight, targets_n, temperature / self._logit_scale, size, dtype
             )
             return chosen, entropy if entropy_gradient else entropy.detach()
         pieces = zip(torch.split(hidden_n, size), torch.split(targets_n, size), strict=True)
@@ -255,6 +291,14 @@ class Policy:
         else:
             parts = [chunk(hidden, targets) for hidden, targets in pieces]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    @property
+    def _logit_scale(self) -> float:
+        """What the model multiplies its logits with (Cohere, Granite)."""
+        config = self.model.config
+        return float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
 
     @property
     def _logit_cap(self) -> float | None:
