@@ -143,8 +143,8 @@ def _lines(args: Args, policy: Policy, buffer: RolloutBuffer, rollout: float, ga
             "written tokens a second",
             written / rollout,
             "tokens/s",
-            detail=f"{bytes_a_step * steps / bandwidth / rollout:.0%} of the rollout is reading the weights once a token "
-            f"at {bandwidth / 1e9:,.0f} GB/s",
+            detail=f"{bytes_a_step * steps / bandwidth / rollout:.0%} of the rollout is reading the weights, once a "
+            f"token, at {bandwidth / 1e9:,.0f} GB/s",
         ),
         Line(
             "model FLOP utilisation of the update", operations / update / rate, "", detail=f"{rate / 1e12:.3g} TFLOP/s"

@@ -353,7 +353,13 @@ def test_a_model_that_packed_passes_would_get_wrong_is_refused() -> None:
     shape = {"vocab_size": len(tokenizer()), "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
     bloom = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer()), hidden_size=32, n_head=4, n_layer=2)).eval()
     convolutional = Lfm2ForCausalLM(
-        Lfm2Config(**shape, num_key_value_heads=2, intermediate_size=64, layer_types=["conv", "full_attention"])
+        Lfm2Config(
+            **shape,
+            initializer_range=0.3,
+            num_key_value_heads=2,
+            intermediate_size=64,
+            layer_types=["conv", "full_attention"],
+        )
     ).eval()
     for model in (bloom, convolutional):
         with pytest.raises(ConfigurationError, match="plain causal attention"):
