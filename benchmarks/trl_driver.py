@@ -97,7 +97,7 @@ class Conversation(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Wait."""
         if not sys.stdin.readline():
-            os._exit(0)  # nobody asks any more
+            raise SystemExit  # nobody asks any more
         self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -113,35 +113,37 @@ def main(spec: dict[str, Any], answers: Any) -> None:
     from datasets import Dataset  # type: ignore[import-not-found]
     from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
+    torch.set_num_threads(spec["threads"])
     SearchTool.spec = spec
     multi_turn = spec["searches"] > 0
     tokenizer = AutoTokenizer.from_pretrained(spec["policy"])
     model = AutoModelForCausalLM.from_pretrained(spec["policy"], dtype=torch.float32)
-    generation = {"max_new_tokens": spec["new_tokens"]}
+    rollout, optimizer = spec["rollout"], spec["optimizer"]
+    generation = {"max_new_tokens": rollout["max_new_tokens"]}
     prompts: list[Any] = spec["prompts"]
     if multi_turn:
         tokenizer.chat_template, tokenizer.response_template = CHAT_TEMPLATE, RESPONSE_TEMPLATE
         model.generation_config.eos_token_id = [tokenizer.eos_token_id, *spec["stop_ids"]]
         prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
     else:
-        generation["min_new_tokens"] = spec["new_tokens"]
+        generation["min_new_tokens"] = rollout["max_new_tokens"]
     config = GRPOConfig(
         output_dir=spec["folder"],
-        max_steps=len(prompts) // spec["questions"],
-        per_device_train_batch_size=spec["questions"] * spec["group_size"] // spec["micro_batches"],
+        max_steps=len(prompts) // rollout["questions"],
+        per_device_train_batch_size=rollout["questions"] * rollout["group_size"] // spec["micro_batches"],
         gradient_accumulation_steps=spec["micro_batches"],
-        num_generations=spec["group_size"],
-        max_completion_length=spec["max_completion"] if multi_turn else spec["new_tokens"],
+        num_generations=rollout["group_size"],
+        max_completion_length=spec["max_completion"] if multi_turn else rollout["max_new_tokens"],
         max_tool_calling_iterations=spec["searches"],
         generation_kwargs=generation,
-        temperature=1.0,
+        temperature=rollout["temperature"],
         beta=0.0,
-        learning_rate=spec["lr"],
+        learning_rate=optimizer["lr"],
         lr_scheduler_type="constant",
-        adam_beta1=spec["betas"][0],
-        adam_beta2=spec["betas"][1],
-        weight_decay=spec["weight_decay"],
-        max_grad_norm=spec["max_grad_norm"],
+        adam_beta1=optimizer["beta1"],
+        adam_beta2=optimizer["beta2"],
+        weight_decay=optimizer["weight_decay"],
+        max_grad_norm=optimizer["max_grad_norm"],
         shuffle_dataset=False,
         gradient_checkpointing=False,  # it would cost TRL about a fifth
         bf16=False,

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
-from golden_reader import Case
+from golden_reader import Case, NotAsked
 
 from algorithms.common.buffer import Floats
-from algorithms.common.estimators import grpo_advantages, overlong_penalty
+from algorithms.common.estimators import grpo_advantages, overlong_penalty, rloo_advantages, whiten
 from algorithms.common.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from igsearch_env.information_gain import InformationGainConfig
 
 Outputs = dict[str, Any]
@@ -42,6 +43,53 @@ def group_advantages(case: Case) -> Outputs:
     width = batch.ids_BT.shape[1] - 1  # without the prompt
     tokens[batch.rows, :width] = batch.advantages_BT[:, 1:].numpy()
     return {"scalar": scalars, "token": tokens}
+
+
+def _on_tokens(mask: np.ndarray[Any, np.dtype[np.bool_]], flat: Floats) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A flat vector of policy tokens in the place of each; 0 elsewhere."""
+    tokens = np.zeros(mask.shape, dtype=np.float32)
+    tokens[mask] = flat
+    return tokens
+
+
+def leave_one_out(case: Case) -> Outputs:
+    """RLOO, per trajectory and per token; every score of a singleton case is a group of its own."""
+    scores = case.get("scores")
+    alone = "singleton" in case.name
+    scalars = rloo_advantages(scores, list(range(len(scores))) if alone else case.get("uid")).astype(np.float32)
+    if alone:
+        golden = case.outputs["scalar"]
+        return {"scalar": scalars if isinstance(golden, list) else scalars.item()}
+    mask = np.array(case.get("policy_mask"), dtype=bool)
+    return {"scalar": scalars, "token": _on_tokens(mask, np.repeat(scalars, mask.sum(1)))}
+
+
+def reinforce_plus_plus(case: Case) -> Outputs:
+    """REINFORCE++ on a buffer with holes, with or without the group's baseline."""
+    mask = np.array(case.get("policy_mask"), dtype=bool)
+    rewards, names = case.get("scores"), case.get("uid")
+    buffer = mask_buffer(mask.tolist())
+    for t, reward in zip(buffer.trajectories, rewards, strict=True):
+        t.outcome = reward
+    order = list(dict.fromkeys(names))
+    buffer.__dict__["group_index"] = np.array([order.index(name) for name in names])
+    gamma = case.get("gamma") if case.has("gamma") else 1.0
+    config = ReinforcePlusPlusConfig(gamma=gamma, group_baseline="baseline" in case.name)
+    tokens = _on_tokens(mask, ReinforcePlusPlus(config).advantages(buffer))
+    result: Outputs = {"token": tokens, "advantages": tokens}
+    if "scalar" in case.outputs:
+        result["scalar"] = [row[on][0] for row, on in zip(tokens, mask, strict=True)]
+    if "returns" in case.outputs:
+        result["returns"] = NotAsked("the returns at masked tokens mean nothing")
+    return result
+
+
+def whitening(case: Case) -> Outputs:
+    """Masked values; verl applies the statistics to the others too, which nothing reads."""
+    values, mask = np.array(case.get("values")), np.array(case.get("mask"), dtype=bool)
+    ours = whiten(values[mask])
+    golden = np.array(case.outputs["out"])
+    return {"out": np.where(mask, _on_tokens(mask, ours), golden)}
 
 
 def search_r1_advantages(case: Case) -> Outputs:

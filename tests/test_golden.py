@@ -15,6 +15,7 @@ from typing import Any
 import golden_gain as gain
 import golden_learning as learning
 import golden_text as text
+import golden_turns as turns
 import pytest
 from golden_reader import Case, differences, read_cases
 
@@ -31,6 +32,14 @@ KINDS: dict[str, Kind] = {
     r"drgrpo_adv_.+": (learning.group_advantages, FLOAT32),
     r"searchr1_grpo_.+": (learning.search_r1_advantages, SCALED),
     r"grpo_singleton_group.*": (learning.singleton_advantages, FLOAT32),
+    r"rloo_(?!vectorized).+": (learning.leave_one_out, FLOAT32),
+    r"rfpp_(?!HOLEBUG).+": (learning.reinforce_plus_plus, SCALED),
+    r"masked_whiten.*": (learning.whitening, SCALED),
+    r"step_returns_.+": (turns.step_returns, FLOAT32),
+    r"step_groups_.+": (turns.step_groups, 0.0),
+    r"gigpo_.+": (turns.total, SCALED),
+    r"episode_adv_paper_eq3.*": (turns.episode_per_trajectory, SCALED),
+    r"sequence_matcher_ratios.*": (turns.ratios, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
@@ -56,16 +65,13 @@ KINDS: dict[str, Kind] = {
 
 # What no module of ours computes yet. A kind leaves this list when its algorithm comes.
 NOT_IMPLEMENTED = {
-    r"rloo_.+": "RLOO",
-    r"rfpp_.+": "REINFORCE++ and its baseline variant",
-    r"masked_whiten.*": "whitening over a batch, which REINFORCE++ and PPO need",
+    r"rloo_vectorized_.+": "verl's other RLOO, in which a group of one gets 0",
+    r"rfpp_HOLEBUG_.+": "REINFORCE++ as verl computed it before it mended its returns",
     r"grpo_passk_.+": "pass@k advantages",
     r"opo_.+": "OPO",
     r"verl_gae_hole_aware_.+": "PPO with a critic",
     r"searchr1_ppo_kl_in_reward.*": "PPO with the KL in the reward",
     r"value_loss_clip.*": "PPO's value loss",
-    r"(step_returns|step_groups|gigpo|episode_adv_paper_eq3)_.+": "GiGPO",
-    r"sequence_matcher_ratios.*": "GiGPO's similarity of anchor states",
     r"igpo_.+|info_gain.*": "IGPO",
     r"mrsearch_prm_.+": "MR-Search's advantages over several episodes",
     r"autorefine_document_metrics.*": "AutoRefine's logging of its documents, which earns nothing",

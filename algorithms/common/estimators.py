@@ -1,4 +1,4 @@
-"""Advantage estimators without a critic: pure functions of rewards and groups (numpy).
+"""Advantage estimators: pure functions of rewards and groups (numpy).
 
 Shapes: N trajectories, `groups_N` their group numbers. Equations and sources: docs/algorithms.md.
 """
@@ -36,6 +36,41 @@ def grpo_advantages(
     centred = np.where(alone, rewards, rewards - means)
     centred[~alone & (deviations <= 1e-12)] = 0.0  # equal rewards: nothing but rounding is left
     return centred / (np.where(alone, 1.0, deviations) + eps) if scale_by_std else centred
+
+
+def rloo_advantages(rewards_N: ArrayLike, groups_N: ArrayLike) -> Floats:
+    """RLOO (arXiv 2402.14740, section 2.3): A_i = r_i - mean of the others' rewards in the group.
+
+    That is n / (n - 1) (r_i - mean). A group of one keeps its reward, as in verl.
+    """
+    rewards = np.asarray(rewards_N, dtype=np.float64)
+    means, _, sizes = group_statistics(rewards, groups_N)
+    alone = sizes == 1
+    return np.asarray(np.where(alone, rewards, sizes / np.maximum(sizes - 1, 1) * (rewards - means)))
+
+
+def whiten(values: ArrayLike) -> Floats:
+    """(x - mean) / sqrt(var + 1e-8) over all values, the variance Bessel-corrected, as in verl."""
+    x = np.asarray(values, dtype=np.float64)
+    return np.asarray((x - x.mean()) / np.sqrt(x.var(ddof=min(1, x.size - 1)) + 1e-8))
+
+
+def discounted_sums(values: ArrayLike, gamma: float) -> Floats:
+    """S_t = x_t + gamma S_{t+1} of one sequence."""
+    sums = np.asarray(values, dtype=np.float64).copy()
+    for t in range(len(sums) - 2, -1, -1):
+        sums[t] += gamma * sums[t + 1]
+    return sums
+
+
+def gae(rewards_T: ArrayLike, values_T: ArrayLike, *, gamma: float, lam: float) -> Floats:
+    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) over the policy tokens of one episode.
+
+    delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}. Observation tokens are not in these
+    sequences, so they cost no discount (the hole-aware form of verl).
+    """
+    rewards, values = np.asarray(rewards_T, dtype=np.float64), np.asarray(values_T, dtype=np.float64)
+    return discounted_sums(rewards + gamma * np.append(values[1:], 0.0) - values, gamma * lam)
 
 
 def overlong_penalty(lengths_N: ArrayLike, *, max_length: int, buffer_length: int, factor: float = 1.0) -> Floats:

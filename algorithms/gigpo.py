@@ -1,0 +1,170 @@
+"""GiGPO: group-in-group policy optimisation (arXiv 2505.10978): a second comparison among equal situations.
+
+    A_{i,t} = A^E_i + omega A^S_{i,t}                                              on the policy tokens of turn t
+    A^E_i   = (r_i - mean_group) / (std_group + eps)                               over whole episodes    (Eq. 3)
+    R_{i,t} = sum_{k >= t} gamma^{k-t} r_{i,k}                                     return of a turn       (Eq. 6)
+    A^S     = (R - mean) / (std + eps)   among the turns of a group that start from the same anchor state (Eq. 7)
+
+The anchor state of a turn is what was observed right before it: the question, the passages of the last search, or
+nothing after an invalid action. Anchors are the same when equal, or (`--similarity`) when difflib's ratio to the first
+member of a cluster is that high (the authors' search script: 0.9). A turn alone with its anchor has A^S = 0.
+
+Paper and code differ, and this follows the code (verl-agent's search script) by default: both comparisons use the
+standard deviation (`--scale-by-std False`: means alone, "mean_norm"); A^E takes its statistics over turns, so that long
+episodes weigh more (`--episode-statistics trajectory`: Eq. 3); an invalid action costs `invalid_penalty` in its turn,
+after discounting. The authors rebuild the prompt at each turn; here a turn keeps its whole history.
+
+    python algorithms/gigpo.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from algorithms.common.buffer import Floats, Ints, RolloutBuffer
+from algorithms.common.config import TrainConfig
+from algorithms.common.estimators import Floats as Values
+from algorithms.common.estimators import discounted_sums, group_statistics, grpo_advantages
+from igsearch_env.errors import check_choice, check_range
+from igsearch_env.protocol import Invalid
+from igsearch_env.trajectory import Group, Trajectory
+
+STATISTICS = ("turn", "trajectory")
+
+
+@dataclass(frozen=True)
+class GiGPOConfig(TrainConfig):
+    """Options of GiGPO; the defaults are those of the authors' search script."""
+
+    omega: float = 1.0
+    """Weight of the comparison within anchor states."""
+    gamma: float = 0.95
+    """Discount per turn."""
+    similarity: float | None = 0.9
+    """Least ratio for two anchors to be the same; None: only equal ones."""
+    scale_by_std: bool = True
+    """Divide by standard deviations."""
+    episode_statistics: str = "turn"
+    """What A^E's mean and deviation run over: turn (code) or trajectory (paper)."""
+    invalid_penalty: float = 0.01
+    """Taken off the scores of a turn whose action is invalid."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("omega", self.omega, 0)
+        check_range("gamma", self.gamma, 0, 1)
+        check_choice("episode_statistics", self.episode_statistics, STATISTICS)
+        check_range("invalid_penalty", self.invalid_penalty, 0)
+        if self.similarity is not None:
+            check_range("similarity", self.similarity, 0, 1)
+
+
+class GiGPO:
+    """The estimator."""
+
+    name = "gigpo"
+    needs_information_gain = False
+
+    def __init__(self, config: GiGPOConfig) -> None:
+        self.config = config
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token."""
+        config = self.config
+        trajectories = buffer.trajectories
+        counts = [len(t.turns) for t in trajectories]
+        anchors = [anchor for t in trajectories for anchor in anchor_states(t)]
+        invalid = np.array([isinstance(turn.action, Invalid) for t in trajectories for turn in t.turns])
+        returns = np.concatenate(
+            [discounted_sums([0.0] * (len(t.turns) - 1) + [t.outcome], config.gamma) for t in trajectories]
+        )
+        per_turn = turn_advantages(
+            np.repeat(buffer.outcomes, counts) - config.invalid_penalty * invalid,
+            returns - config.invalid_penalty * invalid,
+            np.repeat(buffer.group_index, counts),
+            np.repeat(np.arange(len(trajectories)), counts),
+            anchors,
+            config,
+        )
+        tokens = [len(turn.completion_ids) for t in trajectories for turn in t.turns]
+        return np.repeat(per_turn, tokens).astype(np.float32)
+
+    def keep(self, group: Group) -> bool:
+        """Every group teaches."""
+        return True
+
+
+def anchor_states(trajectory: Trajectory) -> list[str]:
+    """What each turn starts from: the question, then the last observation; nothing after an invalid action."""
+    later = ["" if isinstance(t.action, Invalid) else t.observation.strip() for t in trajectory.turns[:-1]]
+    return [trajectory.question.text, *later]
+
+
+def turn_advantages(
+    scores_S: ArrayLike,
+    returns_S: ArrayLike,
+    groups_S: ArrayLike,
+    trajectories_S: ArrayLike,
+    anchors_S: Sequence[str],
+    config: GiGPOConfig,
+) -> Values:
+    """A^E + omega A^S of S turns: episode scores, returns, group and trajectory numbers, anchor states."""
+    groups, scores = np.asarray(groups_S), np.asarray(scores_S, dtype=np.float64)
+    episode = episode_advantages(scores, groups, np.asarray(trajectories_S), config)
+    clusters = anchor_clusters(anchors_S, groups, config.similarity)
+    return episode + config.omega * step_advantages(returns_S, clusters, config.scale_by_std)
+
+
+def episode_advantages(
+    scores_S: Values,
+    groups_S: Ints,
+    trajectories_S: Ints,
+    config: GiGPOConfig,
+) -> Values:
+    """A^E of each turn."""
+    if config.episode_statistics == "turn":
+        return grpo_advantages(scores_S, groups_S, scale_by_std=config.scale_by_std)
+    _, first, where = np.unique(trajectories_S, return_index=True, return_inverse=True)
+    means, deviations, sizes = (x[where] for x in group_statistics(scores_S[first], groups_S[first]))
+    alone = sizes == 1
+    centred = np.where(alone, scores_S, scores_S - means)
+    return centred / (np.where(alone, 1.0, deviations) + 1e-6) if config.scale_by_std else centred
+
+
+def step_advantages(returns_S: ArrayLike, clusters_S: ArrayLike, scale_by_std: bool) -> Values:
+    """A^S of each turn: its return among those of its cluster; 0 where it is alone."""
+    returns = np.asarray(returns_S, dtype=np.float64)
+    means, deviations, sizes = group_statistics(returns, clusters_S)
+    centred = np.where((sizes == 1) | (deviations <= 1e-12), 0.0, returns - means)
+    return centred / (deviations + 1e-6) if scale_by_std else centred
+
+
+def anchor_clusters(anchors_S: Sequence[str], groups_S: ArrayLike, similarity: float | None) -> Ints:
+    """Cluster number of each turn: greedy, against the first member of each cluster of its group in order of birth."""
+    clusters: dict[int, list[tuple[str, int]]] = {}
+    numbers: list[int] = []
+    for anchor, group in zip(anchors_S, np.asarray(groups_S).tolist(), strict=True):
+        known = clusters.setdefault(group, [])
+        found = next((number for first, number in known if _same(anchor, first, similarity)), None)
+        if found is None:
+            found = sum(map(len, clusters.values()))
+            known.append((anchor, found))
+        numbers.append(found)
+    return np.array(numbers)
+
+
+def _same(anchor: str, first: str, similarity: float | None) -> bool:
+    if anchor == first or similarity is None:
+        return anchor == first
+    return SequenceMatcher(None, anchor, first).ratio() >= similarity
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(GiGPO, GiGPOConfig, __doc__)

@@ -1,0 +1,69 @@
+"""REINFORCE++: token returns whitened over the whole batch, without groups (arXiv 2501.03262).
+
+    G_{i,t} = r_{i,t} + gamma G_{i,t+1}      over policy tokens, the outcome being the reward of the last one
+    A       = (G - mean) / std               over all policy tokens of the batch
+
+Returns are carried across observation tokens, which are no steps (verl until 2025 set them to 0 before the last
+observation: verl#7278). With `--group-baseline True` it is the variant for several rollouts a question:
+
+    A       = whiten(r_i - mean_group)       over all policy tokens of the batch, so that long episodes weigh more
+
+    python algorithms/reinforce_plus_plus.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.config import TrainConfig
+from algorithms.common.estimators import group_statistics, whiten
+from igsearch_env.errors import check_range
+from igsearch_env.trajectory import Group
+
+
+@dataclass(frozen=True)
+class ReinforcePlusPlusConfig(TrainConfig):
+    """Options of REINFORCE++."""
+
+    gamma: float = 1.0
+    """Discount per policy token."""
+    group_baseline: bool = False
+    """Subtract the group's mean reward first (REINFORCE++-baseline)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("gamma", self.gamma, 0, 1)
+
+
+class ReinforcePlusPlus:
+    """The estimator."""
+
+    name = "reinforce_plus_plus"
+    needs_information_gain = False
+
+    def __init__(self, config: ReinforcePlusPlusConfig) -> None:
+        self.config = config
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token."""
+        rewards = buffer.outcomes.astype(np.float64)
+        if self.config.group_baseline:
+            rewards = rewards - group_statistics(rewards, buffer.group_index)[0]
+        returns = [
+            reward * self.config.gamma ** np.arange(count - 1, -1, -1)
+            for reward, count in zip(rewards, buffer.policy_tokens, strict=True)
+        ]
+        return whiten(np.concatenate(returns)).astype(np.float32)
+
+    def keep(self, group: Group) -> bool:
+        """Every group teaches."""
+        return True
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(ReinforcePlusPlus, ReinforcePlusPlusConfig, __doc__)

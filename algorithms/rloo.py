@@ -1,0 +1,40 @@
+"""RLOO: REINFORCE with the mean of the siblings as baseline (arXiv 2402.14740, section 2.3).
+
+    A_i = r_i - (1 / (G - 1)) sum_{j != i} r_j                                     on every policy token of i
+
+A group of one keeps its reward, as in verl (its vectorised variant gives 0). The paper takes the plain policy gradient;
+as in verl, the clipped loss is the default here (with one update a step they are the same gradient).
+
+    python algorithms/rloo.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.config import TrainConfig
+from algorithms.common.estimators import rloo_advantages
+from igsearch_env.trajectory import Group
+
+
+class RLOO:
+    """The estimator."""
+
+    name = "rloo"
+    needs_information_gain = False
+
+    def __init__(self, config: TrainConfig) -> None:
+        pass
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token."""
+        return buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
+
+    def keep(self, group: Group) -> bool:
+        """Every group teaches."""
+        return True
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(RLOO, TrainConfig, __doc__)

@@ -1,0 +1,93 @@
+"""What GiGPO gives on golden cases: one function per kind, outputs by the golden's own names."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+from golden_reader import Case
+
+from algorithms.common.estimators import discounted_sums
+from algorithms.gigpo import GiGPOConfig, anchor_clusters, episode_advantages, step_advantages, turn_advantages
+
+Outputs = dict[str, Any]
+
+
+def _column(case: Case, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+    return np.array([step[name] for step in case.get("steps")])
+
+
+def _numbers(names: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Labels as numbers in order of appearance."""
+    order = list(dict.fromkeys(names.tolist()))
+    return np.array([order.index(name) for name in names.tolist()])
+
+
+def _returns(case: Case, gamma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    rewards, owners = _column(case, "reward"), _numbers(_column(case, "traj"))
+    return np.concatenate([discounted_sums(rewards[owners == owner], gamma) for owner in range(owners.max() + 1)])
+
+
+def step_returns(case: Case) -> Outputs:
+    """Discounted returns of each turn."""
+    return {"returns": _returns(case, case.get("gamma"))}
+
+
+def step_groups(case: Case) -> Outputs:
+    """Cluster numbers by exact or similar anchors."""
+    threshold = case.get("similarity_thresh") if case.get("enable_similarity") else None
+    return {
+        "cluster_id": anchor_clusters(_column(case, "anchor").tolist(), _numbers(_column(case, "group")), threshold)
+    }
+
+
+def _config(case: Case) -> GiGPOConfig:
+    return GiGPOConfig(
+        omega=case.get("step_advantage_w"),
+        gamma=case.get("gamma"),
+        similarity=case.get("similarity_thresh") if case.get("enable_similarity") else None,
+        scale_by_std=case.get("mode") == "mean_std_norm",
+        invalid_penalty=case.get("invalid_action_penalty_coef"),
+    )
+
+
+def total(case: Case) -> Outputs:
+    """Both comparisons and their sum, per turn."""
+    config = _config(case)
+    penalty = config.invalid_penalty * (1 - _column(case, "is_action_valid"))
+    scores = _column(case, "episode_reward") - penalty
+    returns = _returns(case, config.gamma) - penalty
+    groups, owners = _numbers(_column(case, "group")), _numbers(_column(case, "traj"))
+    anchors = _column(case, "anchor").tolist()
+    summed = turn_advantages(scores, returns, groups, owners, anchors, config)
+    clusters = anchor_clusters(anchors, groups, config.similarity)
+    tokens = case.outputs.get("total_tokens")
+    result: Outputs = {
+        "episode_adv": episode_advantages(scores, groups, owners, config),
+        "step_adv": step_advantages(returns, clusters, config.scale_by_std),
+        "total": summed,
+    }
+    if tokens is not None:
+        mask = np.array(case.get("response_mask")) if case.has("response_mask") else np.ones(np.shape(tokens))
+        result["total_tokens"] = summed[:, None] * mask
+    return result
+
+
+def episode_per_trajectory(case: Case) -> Outputs:
+    """The paper's Eq. 3: statistics over trajectories."""
+    sibling = next(inputs for name, inputs in case.siblings.items() if name.startswith("gigpo_"))
+    penalty = sibling["invalid_action_penalty_coef"] * (1 - _column(case, "is_action_valid"))
+    config = GiGPOConfig(episode_statistics="trajectory", scale_by_std=not case.get("remove_std"))
+    scores = _column(case, "episode_reward") - penalty
+    groups, owners = _numbers(_column(case, "group")), _numbers(_column(case, "traj"))
+    return {"episode_adv": episode_advantages(scores, groups, owners, config)}
+
+
+def ratios(case: Case) -> Outputs:
+    """The similarity itself: Python's own, row against column."""
+    strings, order = case.get("strings"), case.outputs["order"]
+    return {
+        "order": order,
+        "ratio": [[SequenceMatcher(None, strings[a], strings[b]).ratio() for b in order] for a in order],
+    }
