@@ -26,7 +26,7 @@ import numpy as np
 
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.protocol import Protocol, action_span, refine_span, refine_text
-from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment
+from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain, Trajectory
 from retrievers.base import Passage, Retriever
 
@@ -52,6 +52,8 @@ class InformationGainConfig:
     """Where random evidence comes from: batch (searches of other questions, then the corpus) or corpus."""
     context: str = "trajectory"
     """What the scorer reads before the evidence: trajectory or skeleton."""
+    head_weight: float = HEAD_WEIGHT
+    """Weight of each of the answer's first three tokens in s (paper: 3.0; IGPO: 1.0)."""
     dead_zone: float = 0.05
     """delta, nats: a smaller |IG| counts as 0. Ours."""
     negative_scale: float = 0.5
@@ -67,6 +69,7 @@ class InformationGainConfig:
         check_choice("information_gain.context", self.context, CONTEXTS)
         check_choice("information_gain.soft_clip_form", self.soft_clip_form, SOFT_CLIPS)
         check_range("information_gain.num_random", self.num_random, 1)
+        check_range("information_gain.head_weight", self.head_weight, 0)
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)
         check_range("information_gain.soft_clip", self.soft_clip, 1e-6)
@@ -249,7 +252,7 @@ class InformationGain:
 
         One request a step, branches real first; for the baseline "previous" two a step: now, and before it.
         """
-        form, protocol = self.config.context, self.protocol
+        form, protocol, weight = self.config.context, self.protocol, self.config.head_weight
         drawn = self._draw(steps, steps if pool is None else pool)
         requests, texts = [], []
         for step, baselines in zip(steps, drawn, strict=True):
@@ -259,10 +262,10 @@ class InformationGain:
             prefix, target = ("\n<answer> ", answer) if form == "skeleton" else ("<answer>", f" {answer}")
             if form == "trajectory" and real.refine:
                 prefix = "\n" + prefix
-            requests.append(ScoreRequest(context(step, form), tuple(branches), prefix, target))
+            requests.append(ScoreRequest(context(step, form), tuple(branches), prefix, target, weight))
             if self.config.baseline == "previous":
                 before = _history(step.trajectory, step.index)
-                requests.append(ScoreRequest(before, (Segment("", ()),), prefix, target))
+                requests.append(ScoreRequest(before, (Segment("", ()),), prefix, target, weight))
             texts.append(tuple(branch.text for branch in branches[1:]))
         return requests, texts
 

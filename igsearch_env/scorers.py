@@ -41,6 +41,7 @@ class ScoreRequest:
     evidences: tuple[Segment, ...]
     answer_prefix: str
     answer: str
+    head_weight: float = HEAD_WEIGHT
 
 
 class AnswerScorer(Protocol):
@@ -120,7 +121,8 @@ class UnigramScorer:
                     [
                         math.log(have + counts[word] + prior) - norm
                         for have, word, prior in zip(shared, words, smoothing, strict=True)
-                    ]
+                    ],
+                    head_weight=request.head_weight,
                 )
             )
         return scores

@@ -1,15 +1,18 @@
-"""What GiGPO gives on golden cases: one function per kind, outputs by the golden's own names."""
+"""What GiGPO and IGPO give on golden cases: one function per kind, outputs by the golden's own names."""
 
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from golden_reader import Case
+from golden_reader import Case, NotAsked
 
+from algorithms import igpo
 from algorithms.common.estimators import discounted_sums
 from algorithms.gigpo import GiGPOConfig, anchor_clusters, episode_advantages, step_advantages, turn_advantages
+from igsearch_env.scorers import weighted_mean
 
 Outputs = dict[str, Any]
 
@@ -91,3 +94,23 @@ def ratios(case: Case) -> Outputs:
         "order": order,
         "ratio": [[SequenceMatcher(None, strings[a], strings[b]).ratio() for b in order] for a in order],
     }
+
+
+def turn_rewards(case: Case) -> Outputs:
+    """IGPO's advantages per turn, from the gains and outcomes of the fixture."""
+    members = case.get("trajs")
+    rewards = [[*row["ig"], row["outcome"]] for row in members]
+    groups = _numbers(np.array([row["group"] for row in members]))
+    ours = igpo.turn_advantages(rewards, groups, case.get("info_gain_norm_mode"), case.get("gamma"))
+    result: Outputs = {"turn_adv": [row.tolist() for row in ours]}
+    if "token" in case.outputs:
+        result["token"] = NotAsked("token layout is tested with the buffer")
+    return result
+
+
+def turn_gains(case: Case) -> Outputs:
+    """IGPO's gains from token log-probs before each turn."""
+    (values,) = case.get("gold_token_logprobs_before_turn")
+    means = [weighted_mean(row, head_weight=1.0) for row in values]
+    forms = {"prob_diff": "probability", "log_prob_diff": "log_probability"}
+    return {name: [igpo.turn_gain(a, b, form) for a, b in pairwise(means)] for name, form in forms.items()}

@@ -40,6 +40,8 @@ KINDS: dict[str, Kind] = {
     r"gigpo_.+": (turns.total, SCALED),
     r"episode_adv_paper_eq3.*": (turns.episode_per_trajectory, SCALED),
     r"sequence_matcher_ratios.*": (turns.ratios, FLOAT32),
+    r"igpo_(separate|joint)_.+": (turns.turn_rewards, SCALED),
+    r"info_gain.*": (turns.turn_gains, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
@@ -72,7 +74,7 @@ NOT_IMPLEMENTED = {
     r"verl_gae_hole_aware_.+": "PPO with a critic",
     r"searchr1_ppo_kl_in_reward.*": "PPO with the KL in the reward",
     r"value_loss_clip.*": "PPO's value loss",
-    r"igpo_.+|info_gain.*": "IGPO",
+    r"igpo_(?!separate|joint).+": "IGPO's own outcome reward, and versions of its code before it was mended",
     r"mrsearch_prm_.+": "MR-Search's advantages over several episodes",
     r"autorefine_document_metrics.*": "AutoRefine's logging of its documents, which earns nothing",
 }

@@ -37,6 +37,7 @@ class Branch:
     shared: int
     ids: Ids
     answer: int
+    head_weight: float
 
 
 class PolicyScorer:
@@ -94,7 +95,8 @@ class PolicyScorer:
             # The real evidence is part of the trunk: only the answer is read after it. Others begin as it does.
             for ids in evidences:
                 common = common_prefix(evidences[0], ids)
-                branches.append(Branch(trunk, len(context) + common, ids[common:] + tail, len(answer)))
+                start, own = len(context) + common, ids[common:] + tail
+                branches.append(Branch(trunk, start, own, len(answer), request.head_weight))
         return trunks, branches
 
     def _ids(self, segments: Sequence[Segment], known: dict[str, Ids]) -> Ids:
@@ -109,8 +111,8 @@ class PolicyScorer:
 
     def _score_shared(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
         # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
-        reads = [(trunks[branch.trunk][: branch.shared], branch.ids) for branch in branches]
-        first_of: dict[tuple[Ids, Ids], int] = {}
+        reads = [(trunks[b.trunk][: b.shared], b.ids, b.answer, b.head_weight) for b in branches]
+        first_of: dict[tuple[Ids, Ids, int, float], int] = {}
         for number, read in enumerate(reads):
             first_of.setdefault(read, number)
         by_trunk: dict[int, list[int]] = {}
@@ -169,7 +171,10 @@ class PolicyScorer:
         """Score of each branch from the hidden states before its answer tokens."""
         logprobs, _ = self.policy.logprobs_of(hidden_n, torch.tensor(targets, device=hidden_n.device))
         values = iter(logprobs.tolist())
-        return [weighted_mean([next(values) for _ in range(branch.answer)]) for branch in branches]
+        return [
+            weighted_mean([next(values) for _ in range(branch.answer)], head_weight=branch.head_weight)
+            for branch in branches
+        ]
 
     def _score_plain(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
         """Every branch from its first token, in padded batches."""

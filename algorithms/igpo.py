@@ -1,0 +1,132 @@
+"""IGPO: information gain as the reward of each turn (arXiv 2510.14967).
+
+    g_t   = p_t - p_{t-1},  p_t = exp(mean token log-prob of the golden answer after turn t)     a search    (Eq. 5)
+    r     = g_t of the searches, the outcome of the last turn
+    r^    = (r - mean_group) / std_group       "separate": searches and outcomes each among their own; "joint": together
+    A_t   = r^_t + gamma A_{t+1}               over turns; on every policy token of turn t                  (Eq. 8, 9)
+
+p is the policy's own probability, without gradient: the scorer of IG-GRPO with the baseline `previous` and all answer
+tokens weighing alike. Rewards are normalised first and accumulated after: the first public code did the opposite, and
+its authors mended it (issue #5 there). Standard deviations are the population's. As in the authors' code a turn
+without a search has no reward of its own, but earns what follows; here a search without passages counts as such, too.
+Not taken over: their outcome (set-based F1, -2 for a bad format; ours is `--env.outcome-reward`), the sum over tokens
+of a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coefficient 0.001`).
+
+    python algorithms/igpo.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.config import TrainConfig
+from algorithms.common.estimators import discounted_sums
+from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.trajectory import Group
+
+GAINS = ("probability", "log_probability")
+NORMALISATIONS = ("joint", "separate")
+
+
+@dataclass(frozen=True)
+class IGPOConfig(TrainConfig):
+    """Options of IGPO; the defaults are those of the paper's code."""
+
+    gamma: float = 1.0
+    """Discount per turn."""
+    gain: str = "probability"
+    """Difference of probabilities (paper), or log_probability: of mean log-probs, in nats."""
+    normalisation: str = "joint"
+    """joint (code) or separate (the authors' training script)."""
+    information_gain: InformationGainConfig = field(
+        default_factory=lambda: InformationGainConfig(baseline="previous", head_weight=1.0)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("gamma", self.gamma, 0, 1)
+        check_choice("gain", self.gain, GAINS)
+        check_choice("normalisation", self.normalisation, NORMALISATIONS)
+        if self.information_gain.baseline != "previous":
+            raise ConfigurationError(
+                f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the turn before; "
+                "set 'previous', or train with algorithms/ig_grpo.py"
+            )
+
+
+class IGPO:
+    """The estimator."""
+
+    name = "igpo"
+    needs_information_gain = True
+
+    def __init__(self, config: IGPOConfig) -> None:
+        self.config = config
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token."""
+        config = self.config
+        rewards = []
+        for trajectory in buffer.trajectories:
+            gains = [
+                None if t.gain is None else turn_gain(t.gain.logprob_baseline, t.gain.logprob_real, config.gain)
+                for t in trajectory.turns[:-1]
+            ]
+            rewards.append([*gains, float(trajectory.outcome)])
+        per_turn = turn_advantages(rewards, buffer.group_index, config.normalisation, config.gamma)
+        tokens = [len(turn.completion_ids) for t in buffer.trajectories for turn in t.turns]
+        return np.repeat(np.concatenate(per_turn), tokens).astype(np.float32)
+
+    def keep(self, group: Group) -> bool:
+        """Every group teaches."""
+        return True
+
+
+def turn_gain(before: float, after: float, form: str) -> float:
+    """Gain of a turn from the golden answer's mean token log-probs before and after it."""
+    return math.exp(after) - math.exp(before) if form == "probability" else after - before
+
+
+def turn_advantages(
+    rewards: Sequence[Sequence[float | None]],
+    groups: Sequence[int] | NDArray[np.int64],
+    normalisation: str,
+    gamma: float,
+) -> list[NDArray[np.float64]]:
+    """Advantages of the turns of each trajectory.
+
+    Args:
+        rewards: of each trajectory its turns' rewards, the outcome last; None: a turn without one.
+        groups: group of each trajectory.
+        normalisation: joint or separate.
+        gamma: discount per turn.
+    """
+    scaled = [np.zeros(len(turns)) for turns in rewards]
+    for group in set(groups.tolist()):
+        members = [i for i, other in enumerate(groups.tolist()) if other == group]
+        outcomes = [(i, len(rewards[i]) - 1) for i in members]
+        gains = [(i, t) for i in members for t, reward in enumerate(rewards[i][:-1]) if reward is not None]
+        for places in [gains + outcomes] if normalisation == "joint" else [gains, outcomes]:
+            values = np.array([rewards[i][t] for i, t in places], dtype=np.float64)
+            if not len(values):
+                continue
+            for (i, t), value in zip(places, _normalised(values), strict=True):
+                scaled[i][t] = value
+    return [discounted_sums(turns, gamma) for turns in scaled]
+
+
+def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((values - values.mean()) / (np.sqrt(values.var() + 1e-8) + 1e-6))
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(IGPO, IGPOConfig, __doc__)
