@@ -96,7 +96,7 @@ def turn_gain(before: float, after: float, form: str) -> float:
 
 def turn_advantages(
     rewards: Sequence[Sequence[float | None]],
-    groups: Sequence[int] | NDArray[np.int64],
+    groups: NDArray[np.int64],
     normalisation: str,
     gamma: float,
 ) -> list[NDArray[np.float64]]:
