@@ -1,16 +1,15 @@
 """Rollouts and update against TRL's GRPOTrainer: same model, prompts, sampling and optimizer, as ratios of step times.
 
-    python -m benchmarks.trl_peer                 installs TRL in benchmarks/.peers/trl once (about 1.5 GB)
+    python -m benchmarks.trl_peer       installs TRL in benchmarks/.peers/trl once (about 1.5 GB)
 
 Two tasks, 16 questions times 8 episodes a step, one update each, temperature 1, beta 0, float32 on CPU:
 
-- one turn: an episode is its prompt and exactly 32 tokens on both sides. TRL forbids the end of sequence
-  (`min_new_tokens`); our policy never ends a turn.
+- one turn: a prompt and exactly 32 tokens on both sides. TRL forbids the end of sequence; our policy ends no turn.
 - multi-turn: up to four searches in the bundled world and turns of up to 32 tokens. TRL 1.16 does this without vLLM:
   `environment_factory` makes an object per episode whose methods are tools, given a chat template that renders tool
-  messages and a `response_template` that finds calls (trl_driver.py has both). What a step writes is drawn, so its
-  tokens differ a little between the sides, and the ratio is of seconds per token that the policy wrote. A turn with
-  neither search nor answer, fewer than 1 in 100, is corrected by our environment and ends the episode in TRL.
+  messages and a `response_template` that finds calls (trl_driver.py has both). What is written is drawn, so the sides
+  differ a little in tokens, and the ratio is of seconds per token that the policy wrote. A turn with neither search
+  nor answer, fewer than 1 in 100, is corrected by our environment and ends the episode in TRL.
 
 TRL runs in a process of its own that waits between its steps, so the steps of both sides alternate.
 """
@@ -58,8 +57,8 @@ def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers
     `peers`: folder for TRL's virtual environment; None leaves it out.
     """
     try:
-        python = None if peers is None else install(peers / "trl")
-        return [] if python is None else [_line(task, python, repeats) for task in MICRO_BATCHES]
+        python = install(peers / "trl") if peers is not None else None
+        return [_line(task, python, repeats) for task in MICRO_BATCHES if python is not None]
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         print(f"TRL is left out: {error}", file=sys.stderr)
         return []
@@ -105,8 +104,7 @@ def trl(python: Path, spec: dict[str, Any], folder: Path) -> Iterator[tuple[Repo
             if not line:
                 errors.seek(0)
                 raise RuntimeError(f"its process stopped: {errors.read().strip()[-800:]}")
-            report: Report = json.loads(line)
-            return report
+            return dict(json.loads(line))
 
         try:
             yield ask(""), lambda: ask("\n")
@@ -158,12 +156,9 @@ def _line(task: str, python: Path, repeats: int) -> Line:
             f"{side} {statistics.median(times[side]):.2f} s, {statistics.mean(tokens):,.0f} written tokens, "
             f"mean reward {statistics.mean(rewards):.2f}"
         )
-    made_of = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return Line(
-        f"GRPO step: TRL's time over ours, {task}",
-        ratio(per_token["trl"], per_token["ours"]),
-        detail=f"a step: {'; '.join(sides)}; {made_of}",
-    )
+    detail = "; ".join([*sides, *(f"{name} {number}" for name, number in versions.items())])
+    value = ratio(per_token["trl"], per_token["ours"])
+    return Line(f"GRPO step: TRL's time over ours, {task}", value, detail=f"a step: {detail}")
 
 
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:

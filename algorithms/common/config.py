@@ -77,6 +77,9 @@ class RolloutConfig:
     """Tokens whose keys and values are held: bounds the episodes that are played at once (one takes a context)."""
     token_budget: int = 4_096
     """Tokens of a pass that reads prompts or observations, or scores answers: bounds memory, changes no number."""
+    step_share: float = 1.0
+    """Share of the live episodes whose turns are finished when the environment steps. Below 1 (0.25, say) retrieval
+    overlaps with decoding: for remote search engines."""
     recompute_logprobs: bool = False
     """Compute the old log-probs again before the update, when another program or precision sampled."""
 
@@ -87,6 +90,7 @@ class RolloutConfig:
         check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
         check_range("rollout.cache_tokens", self.cache_tokens, 1)
         check_range("rollout.token_budget", self.token_budget, 1)
+        check_range("rollout.step_share", self.step_share, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -67,24 +67,38 @@ class KeyValues:
         old_slots, old_stride = self.slots, self.stride
         self.slots, self.stride = max(slots, old_slots), max(stride, old_stride)
         for layer, pair in self._layers.items():
-            grown = (tensor.new_zeros(self.slots * self.stride, *tensor.shape[1:]) for tensor in pair)
-            self._layers[layer] = (keys, values) = tuple(grown)  # type: ignore[assignment]
+            keys, values = (old.new_zeros(self.slots, old.shape[1], self.stride, old.shape[3]) for old in pair)
             for new, old in ((keys, pair[0]), (values, pair[1])):
-                new.view(self.slots, self.stride, -1)[:old_slots, :old_stride] = old.view(old_slots, old_stride, -1)
+                new[:old_slots, :, :old_stride] = old
+            self._layers[layer] = keys, values
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [slots * stride, H, d] of a layer."""
+        """Keys and values [slots, H, stride, d] of a layer: heads outside, so that attention reads each in one run."""
         return self._layers[layer]
 
     def write(self, layer: int, rows_n: Tensor, keys_nHd: Tensor, values_nHd: Tensor) -> None:
-        """Set `rows_n` of a layer."""
+        """Set `rows_n` (slot * stride + place) of a layer."""
         if layer not in self._layers:
-            rows = self.slots * self.stride
-            made = (new.new_zeros(rows, *new.shape[1:]) for new in (keys_nHd, values_nHd))
-            self._layers[layer] = tuple(made)  # type: ignore[assignment]
+            _, heads, _ = keys_nHd.shape
+            keys, values = (x.new_zeros(self.slots, heads, self.stride, x.shape[2]) for x in (keys_nHd, values_nHd))
+            self._layers[layer] = keys, values
         keys, values = self._layers[layer]
-        keys.index_copy_(0, rows_n, keys_nHd)
-        values.index_copy_(0, rows_n, values_nHd)
+        index = self._index(rows_n, keys.shape[1]).flatten()
+        keys.view(-1, keys.shape[3]).index_copy_(0, index, keys_nHd.reshape(-1, keys.shape[3]))
+        values.view(-1, values.shape[3]).index_copy_(0, index, values_nHd.reshape(-1, values.shape[3]))
+
+    def gather(self, layer: int, rows_Bc: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, c, d] of some rows of a layer."""
+        keys, values = self._layers[layer]
+        index_BHc = self._index(rows_Bc, keys.shape[1]).transpose(1, 2)
+        # An embedding is the same lookup as indexing, several times faster on CPU.
+        return tuple(F.embedding(index_BHc, x.view(-1, x.shape[3])) for x in (keys, values))  # type: ignore[return-value]
+
+    def _index(self, rows: Tensor, heads: int) -> Tensor:
+        """Rows of [slots * H * stride, d], a last dimension of heads beside `rows`."""
+        slots, places = rows // self.stride, rows % self.stride
+        by_head = slots[..., None] * heads + torch.arange(heads, device=rows.device)
+        return by_head * self.stride + places[..., None]
 
 
 class Prefixes:
@@ -111,7 +125,7 @@ def common_prefix(a: Ids, b: Ids) -> int:
 
 
 def _rows(x_nHd: Tensor, index: Tensor) -> Tensor:
-    """x[index]. An embedding is the same lookup, several times faster than indexing on CPU."""
+    """x[index]."""
     flat: Tensor = F.embedding(index, x_nHd.reshape(len(x_nHd), -1))
     return flat.view(*index.shape, *x_nHd.shape[1:])
 
@@ -138,21 +152,20 @@ class _Bucket:
         self.past_real_Bc = columns < self.pasts_B[:, None]
         self.past_rows_Bc = torch.where(self.past_real_Bc, self.starts_B[:, None] + columns, self.starts_B[:, None])
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, stored: tuple[Tensor, Tensor] | None, **options: Any) -> Tensor:
+    def attend(self, layer: int, store: KeyValues | None, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         """Attention of this bucket's tokens, [n', H, d] each, to their prefixes and to each other."""
         B, window = len(self.lengths_B), options.pop("window")
         if self.even:
-            q, k, v = (x.reshape(B, self.m, *x.shape[1:]) for x in (q, k, v))
+            q, k, v = (x.reshape(B, self.m, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         else:
-            q, k, v = (_rows(x, self.pad_Bm) for x in (q, k, v))
+            q, k, v = (_rows(x, self.pad_Bm).transpose(1, 2) for x in (q, k, v))
         if self.c:
-            assert stored is not None  # a block with a past has a store
-            k = torch.cat([_rows(stored[0], self.past_rows_Bc), k], dim=1)
-            v = torch.cat([_rows(stored[1], self.past_rows_Bc), v], dim=1)
+            assert store is not None  # a block with a past has a store
+            past_k, past_v = store.gather(layer, self.past_rows_Bc)
+            k, v = torch.cat([past_k, k], dim=2), torch.cat([past_v, v], dim=2)
         causal = not self.c and (window is None or window >= self.m)
         mask = None if causal else self._mask(window, q.dtype)
-        out = _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, causal=causal, **options)
-        out = out.transpose(1, 2).flatten(0, 1)
+        out = _attention(q, k, v, mask, causal=causal, **options).transpose(1, 2).flatten(0, 1)
         return out if self.even else _rows(out, self.unpad)
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -182,7 +195,6 @@ class _Slots:
 
     slots_n: Tensor
     lengths_n: Tensor  # with the new token
-    stride: int
 
     def __post_init__(self) -> None:
         self.used = int(self.slots_n.max()) + 1
@@ -191,19 +203,18 @@ class _Slots:
         self.copied = 2 * len(self.slots_n) < self.used
         self.masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, stored: tuple[Tensor, Tensor] | None, **options: Any) -> Tensor:
+    def attend(self, layer: int, store: KeyValues | None, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         """Attention of one token per slot; its own key and value are in the store already."""
-        assert stored is not None
+        assert store is not None
         window = options.pop("window")
-        k, v = (x.view(-1, self.stride, *x.shape[1:])[: self.used, : self.columns] for x in stored)
+        k, v = (x[: self.used, :, : self.columns] for x in store.layer(layer))
         if self.copied:
             k, v = k[self.slots_n], v[self.slots_n]
         else:
             padded = q.new_zeros(self.used, *q.shape[1:])
             padded[self.slots_n] = q
             q = padded
-        mask = self._mask(window, q.dtype)
-        out = _attention(q[:, :, None], k.transpose(1, 2), v.transpose(1, 2), mask, causal=False, **options)[:, :, 0]
+        out = _attention(q[:, :, None], k, v, self._mask(window, q.dtype), causal=False, **options)[:, :, 0]
         return out if self.copied else out[self.slots_n]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -266,12 +277,13 @@ def pack_slots(
     ids: Sequence[int], slots: Sequence[int], lengths: Sequence[int], device: torch.device, *, store: KeyValues
 ) -> Pack:
     """One pass that appends one token to each of `slots` of a store, which hold `lengths` tokens."""
-    stride = store.stride
     slots_n, lengths_n = torch.tensor(slots, device=device), torch.tensor(lengths, device=device)
     everything = slice(0, len(ids))
     ids_n = torch.tensor(ids, device=device)
-    attention = _Slots(slots_n, lengths_n + 1, stride)
-    return Pack(ids_n, lengths_n, [(everything, attention)], list(range(len(ids))), store, slots_n * stride + lengths_n)
+    attention = _Slots(slots_n, lengths_n + 1)
+    return Pack(
+        ids_n, lengths_n, [(everything, attention)], list(range(len(ids))), store, slots_n * store.stride + lengths_n
+    )
 
 
 def passes(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -372,12 +384,8 @@ def _packed_attention(
     if packed.rows_n is not None:
         assert packed.store is not None
         packed.store.write(layer, packed.rows_n, k, v)
-    stored = None
-    if any(isinstance(b, _Slots) or b.c for _, b in packed.buckets):
-        assert packed.store is not None
-        stored = packed.store.layer(layer)
     options = {"scaling": scaling, "softcap": softcap, "window": sliding_window}
-    parts = [bucket.attend(q[span], k[span], v[span], stored, **options) for span, bucket in packed.buckets]
+    parts = [b.attend(layer, packed.store, q[span], k[span], v[span], **options) for span, b in packed.buckets]
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
 

@@ -1,7 +1,7 @@
 """Rollouts: the policy plays many episodes at once, and every token is recorded as it was sampled.
 
-The model decodes some episodes while a worker thread retrieves and tokenises for others. What is done when depends on
-token counts alone, never on the clock, so a run repeats bit for bit.
+A worker thread retrieves and tokenises for finished turns, beside the model's decoding of others where `step_share` is
+below 1. What is done when depends on token counts alone, never on the clock, so a run repeats bit for bit.
 """
 
 from __future__ import annotations
@@ -22,19 +22,28 @@ from igsearch_env.protocol import action_span
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
 
-# Finished turns that are stepped together: this share of the live episodes, or all when none is decoding.
-STEP_SHARE = 0.25
-
 
 def collect(
-    decoder: Decoder, engine: SearchEngine, questions: Sequence[Question], *, group_size: int, seed: Sequence[int]
+    decoder: Decoder,
+    engine: SearchEngine,
+    questions: Sequence[Question],
+    *,
+    group_size: int,
+    seed: Sequence[int],
+    step_share: float = 1.0,
 ) -> RolloutBuffer:
     """Play every question `group_size` times and return the groups.
 
     `seed` (any integers) and the place in the batch decide all draws. Trajectories whose retrieval failed are left
     out of their group and counted.
     """
-    trajectories = play(decoder, engine, [question for question in questions for _ in range(group_size)], seed=seed)
+    trajectories = play(
+        decoder,
+        engine,
+        [question for question in questions for _ in range(group_size)],
+        seed=seed,
+        step_share=step_share,
+    )
     groups = []
     for number, question in enumerate(questions):
         siblings = trajectories[number * group_size : (number + 1) * group_size]
@@ -43,9 +52,19 @@ def collect(
 
 
 def play(
-    decoder: Decoder, engine: SearchEngine, questions: Sequence[Question], *, seed: Sequence[int]
+    decoder: Decoder,
+    engine: SearchEngine,
+    questions: Sequence[Question],
+    *,
+    seed: Sequence[int],
+    step_share: float = 1.0,
 ) -> list[Trajectory]:
-    """One episode per question: the loop of prompt, generate, step, observe."""
+    """One episode per question: the loop of prompt, generate, step, observe.
+
+    The environment steps when this share of the live episodes have finished their turn, or none is writing. At 1 every
+    step serves all of them; below, retrieval for some runs while the model writes the others, which pays where
+    retrieval is slow (a remote search engine) and costs where the cores are busy anyway.
+    """
     policy = decoder.policy
     episodes = [engine.begin(question) for question in questions]
     room = policy.context_length - decoder.max_new_tokens
@@ -64,7 +83,7 @@ def play(
             decoder.read()
             if decoder.writing:
                 written += decoder.write()
-            if decoder.writing and len(written) < STEP_SHARE * len(live):
+            if decoder.writing and len(written) < step_share * len(live):
                 continue
             if stepping is not None:
                 slots, future = stepping

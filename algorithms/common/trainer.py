@@ -76,8 +76,14 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     groups, failed = [], 0
     for refill in range(run.MAX_REFILLS):
         decoder = run.decoder(config.questions * config.group_size, config.temperature)
-        seed = (run.config.seed, step, refill)
-        batch = collect(decoder, run.engine, run.questions(step, refill), group_size=config.group_size, seed=seed)
+        batch = collect(
+            decoder,
+            run.engine,
+            run.questions(step, refill),
+            group_size=config.group_size,
+            seed=(run.config.seed, step, refill),
+            step_share=config.step_share,
+        )
         episodes = config.questions * config.group_size
         if batch.failed > run.config.env.max_failure_rate * episodes:
             raise TrainingError(
