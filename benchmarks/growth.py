@@ -18,7 +18,7 @@ import tyro
 
 from algorithms.common.scoring import PolicyScorer
 from benchmarks.information_gain import make_requests
-from benchmarks.measure import Line, peak_gigabytes, seconds
+from benchmarks.measure import Line, MemoryWatch, seconds
 from benchmarks.policies import random_policy
 
 
@@ -75,10 +75,10 @@ def main(point: Point) -> None:
         trajectories=point.group_size,
     )
     scorer = PolicyScorer(policy)
-    scorer.score(requests[: point.searches])  # the libraries' own start-up
-    idle = peak_gigabytes()
-    times = [seconds(lambda: scorer.score(requests)) for _ in range(3)]
-    print(json.dumps(asdict(Measured(min(times), max(peak_gigabytes() - idle, 1e-3)))))
+    scorer.score(make_requests(policy, context=64, searches=1, evidence=16))  # the libraries' own start-up
+    with MemoryWatch() as memory:
+        times = [seconds(lambda: scorer.score(requests)) for _ in range(3)]
+    print(json.dumps(asdict(Measured(min(times), max(memory.grown, 1e-3)))))
 
 
 def measure() -> dict[str, dict[int, Measured]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,33 @@ def peak_gigabytes() -> float:
     """Largest resident size of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class MemoryWatch:
+    """Largest resident size within a block, above that at its start, in gigabytes (`grown`). Linux only, else nan."""
+
+    grown = float("nan")
+
+    def __enter__(self) -> MemoryWatch:
+        self._stop = threading.Event()
+        self._start = self._largest = self._resident()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.grown = (self._largest - self._start) / 1e9
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.002):
+            self._largest = max(self._largest, self._resident())
+
+    @staticmethod
+    def _resident() -> float:
+        try:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        except OSError:
+            return float("nan")
+        return float(pages * os.sysconf("SC_PAGE_SIZE"))
