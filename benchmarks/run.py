@@ -109,13 +109,13 @@ def plot(sections: dict[str, list[Line]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    judged = [line for lines in sections.values() for line in lines if line.target]
+    judged = [line for lines in sections.values() for line in lines if line.target and line.unit != "nats"]
     scores = [line.target / line.value if line.at_most else line.value / line.target for line in judged if line.target]
     figure, axes = plt.subplots(figsize=(10, 0.32 * len(judged) + 1.2), layout="constrained")
     colors = ["tab:blue" if line.ok else "tab:red" for line in judged]
-    axes.barh([line.name for line in judged], scores, color=colors)
-    axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
+    axes.barh([line.name for line in judged], [score - 1 for score in scores], left=1, color=colors)
+    axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("times the target (right of the line: met)")
     axes.tick_params(axis="y", labelsize=7)
