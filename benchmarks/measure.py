@@ -55,10 +55,10 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
 
 
-def peak_gigabytes() -> float:
-    """Largest resident size of this process so far."""
+def peak_gigabytes(who: int = resource.RUSAGE_SELF) -> float:
+    """Largest resident size of this process so far, or of its largest child (RUSAGE_CHILDREN)."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return resource.getrusage(who).ru_maxrss * unit / 1e9
 
 
 class MemoryWatch:

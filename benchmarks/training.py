@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import Line
+from benchmarks.measure import Line, peak_gigabytes
 
 
 def lines(repeats: int) -> list[Line]:
@@ -25,8 +25,7 @@ def lines(repeats: int) -> list[Line]:
             cwd=Path(__file__).parent.parent,
         )
         minutes = (time.perf_counter() - start) / 60
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+        peak = peak_gigabytes(resource.RUSAGE_CHILDREN)
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     em = [row["eval/em"] for row in rows if "eval/em" in row]
     return [

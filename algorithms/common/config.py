@@ -78,8 +78,8 @@ class RolloutConfig:
     token_budget: int = 4_096
     """Tokens of a pass that reads prompts or observations, or scores answers: bounds memory, changes no number."""
     step_share: float = 1.0
-    """Share of the live episodes whose turns are finished when the environment steps. Below 1 (0.25, say) retrieval
-    overlaps with decoding: for remote search engines."""
+    """Share of the live episodes whose turns are finished when the environment steps. Below 1 retrieval overlaps with
+    decoding, at the price of more and smaller calls; on two cores it did not pay."""
     recompute_logprobs: bool = False
     """Compute the old log-probs again before the update, when another program or precision sampled."""
 

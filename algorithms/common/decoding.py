@@ -17,10 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from algorithms.common.packing import Block, KeyValues, Prefixes, pack, pack_slots, passes
+from algorithms.common.packing import Block, Ids, KeyValues, Prefixes, pack, pack_slots, passes
 from algorithms.common.policy import Policy
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)

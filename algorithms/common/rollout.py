@@ -62,8 +62,8 @@ def play(
     """One episode per question: the loop of prompt, generate, step, observe.
 
     The environment steps when this share of the live episodes have finished their turn, or none is writing. At 1 every
-    step serves all of them; below, retrieval for some runs while the model writes the others, which pays where
-    retrieval is slow (a remote search engine) and costs where the cores are busy anyway.
+    step serves all of them; below, retrieval for some runs while the model writes the others. On two cores that did not
+    pay in any setting tried, a search engine of 0.3 s a call included (docs/performance.md).
     """
     policy = decoder.policy
     episodes = [engine.begin(question) for question in questions]

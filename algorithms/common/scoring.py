@@ -16,17 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 
 from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.packing import Block, KeyValues, Prefixes, common_prefix, pack, passes
+from algorithms.common.packing import Block, Ids, KeyValues, Prefixes, common_prefix, pack, passes
 from algorithms.common.policy import Policy
 from igsearch_env.information_gain import InformationGain, search_steps
 from igsearch_env.scorers import ScoreRequest, Segment, weighted_mean
-
-Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ class PolicyScorer:
         for part in passes([len(trunks[trunk]) for trunk in unread], self.token_budget):
             chosen = [unread[place] for place in part]
             lengths = [len(trunks[trunk]) for trunk in chosen]
-            starts = [sum(lengths[:place]) for place in range(len(lengths))]
+            starts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
             store = KeyValues()
             store.reserve(1, sum(lengths))
             blocks = [Block(trunks[trunk], 0, start) for trunk, start in zip(chosen, starts, strict=True)]
