@@ -26,13 +26,14 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import ArrayLike
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, Ints, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import Floats as Values
 from algorithms.common.estimators import discounted_sums, group_statistics, grpo_advantages
 from igsearch_env.errors import check_choice, check_range
 from igsearch_env.protocol import Invalid
-from igsearch_env.trajectory import Group, Trajectory
+from igsearch_env.trajectory import Trajectory
 
 STATISTICS = ("turn", "trajectory")
 
@@ -64,11 +65,10 @@ class GiGPOConfig(TrainConfig):
             check_range("similarity", self.similarity, 0, 1)
 
 
-class GiGPO:
+class GiGPO(Algorithm):
     """The estimator."""
 
     name = "gigpo"
-    needs_information_gain = False
 
     def __init__(self, config: GiGPOConfig) -> None:
         self.config = config
@@ -80,9 +80,9 @@ class GiGPO:
         counts = [len(t.turns) for t in trajectories]
         anchors = [anchor for t in trajectories for anchor in anchor_states(t)]
         invalid = np.array([isinstance(turn.action, Invalid) for t in trajectories for turn in t.turns])
-        returns = np.concatenate(
-            [discounted_sums([0.0] * (len(t.turns) - 1) + [t.outcome], config.gamma) for t in trajectories]
-        )
+        rewards = np.zeros(len(anchors))
+        rewards[np.cumsum(counts) - 1] = buffer.outcomes
+        returns = discounted_sums(rewards, counts, config.gamma)
         per_turn = turn_advantages(
             np.repeat(buffer.outcomes, counts) - config.invalid_penalty * invalid,
             returns - config.invalid_penalty * invalid,
@@ -93,10 +93,6 @@ class GiGPO:
         )
         tokens = [len(turn.completion_ids) for t in trajectories for turn in t.turns]
         return np.repeat(per_turn, tokens).astype(np.float32)
-
-    def keep(self, group: Group) -> bool:
-        """Every group teaches."""
-        return True
 
 
 def anchor_states(trajectory: Trajectory) -> list[str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import grpo_advantages, overlong_penalty
@@ -47,11 +48,10 @@ class GRPOConfig(TrainConfig):
         return self.rollout.max_new_tokens * (self.env.max_searches + 1)
 
 
-class GRPO:
+class GRPO(Algorithm):
     """The estimator."""
 
     name = "grpo"
-    needs_information_gain = False
 
     def __init__(self, config: GRPOConfig) -> None:
         self.config = config

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import discounted_sums
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.trajectory import Group
 
 GAINS = ("probability", "log_probability")
 NORMALISATIONS = ("joint", "separate")
@@ -61,7 +61,7 @@ class IGPOConfig(TrainConfig):
             )
 
 
-class IGPO:
+class IGPO(Algorithm):
     """The estimator."""
 
     name = "igpo"
@@ -83,10 +83,6 @@ class IGPO:
         per_turn = turn_advantages(rewards, buffer.group_index, config.normalisation, config.gamma)
         tokens = [len(turn.completion_ids) for t in buffer.trajectories for turn in t.turns]
         return np.repeat(np.concatenate(per_turn), tokens).astype(np.float32)
-
-    def keep(self, group: Group) -> bool:
-        """Every group teaches."""
-        return True
 
 
 def turn_gain(before: float, after: float, form: str) -> float:
@@ -119,7 +115,7 @@ def turn_advantages(
                 continue
             for (i, t), value in zip(places, _normalised(values), strict=True):
                 scaled[i][t] = value
-    return [discounted_sums(turns, gamma) for turns in scaled]
+    return [discounted_sums(turns, [len(turns)], gamma) for turns in scaled]
 
 
 def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import group_statistics, whiten
 from igsearch_env.errors import check_range
-from igsearch_env.trajectory import Group
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,10 @@ class ReinforcePlusPlusConfig(TrainConfig):
         check_range("gamma", self.gamma, 0, 1)
 
 
-class ReinforcePlusPlus:
+class ReinforcePlusPlus(Algorithm):
     """The estimator."""
 
     name = "reinforce_plus_plus"
-    needs_information_gain = False
 
     def __init__(self, config: ReinforcePlusPlusConfig) -> None:
         self.config = config
@@ -57,10 +56,6 @@ class ReinforcePlusPlus:
             for reward, count in zip(rewards, buffer.policy_tokens, strict=True)
         ]
         return whiten(np.concatenate(returns)).astype(np.float32)
-
-    def keep(self, group: Group) -> bool:
-        """Every group teaches."""
-        return True
 
 
 if __name__ == "__main__":

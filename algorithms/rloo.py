@@ -10,17 +10,16 @@ as in verl, the clipped loss is the default here (with one update a step they ar
 
 from __future__ import annotations
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import rloo_advantages
-from igsearch_env.trajectory import Group
 
 
-class RLOO:
+class RLOO(Algorithm):
     """The estimator."""
 
     name = "rloo"
-    needs_information_gain = False
 
     def __init__(self, config: TrainConfig) -> None:
         pass
@@ -28,10 +27,6 @@ class RLOO:
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """One advantage per policy token."""
         return buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
-
-    def keep(self, group: Group) -> bool:
-        """Every group teaches."""
-        return True
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def lines(repeats: int) -> list[Line]:
     with tempfile.TemporaryDirectory() as folder:
         config = IGGRPOConfig(run_dir=Path(folder) / "run")
         algorithm = IGGRPO(config)
-        run = Run(algorithm.name, config)
+        run = Run(algorithm, config)
         watched = _Clock()
         _watch(run, watched)
         for number in range(1, repeats + 3):

@@ -138,7 +138,8 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         folder = Path(name)
         optimizer = OptimizerConfig(warmup_steps=0)
         config = GRPOConfig(repeats + 1, run_dir=folder / "run", policy=PolicyConfig(device="cpu"), optimizer=optimizer)
-        run, algorithm = Run("grpo", config), GRPO(config)
+        algorithm = GRPO(config)
+        run = Run(algorithm, config)
         if task == "one turn":
             run.policy = OneTurn(run.policy.model, run.policy.tokenizer)
         reports: dict[str, list[Report]] = {"trl": [], "ours": []}

@@ -9,8 +9,6 @@ scripted one (search-question, oracle-titles; see igsearch_env/scripted.py).
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from rich.progress import track
 
 from algorithms.common.config import EnvConfig
 from algorithms.common.decoding import Decoder
-from algorithms.common.evaluation import limit_per_dataset, macro_average, score
+from algorithms.common.evaluation import limit_per_dataset, score, write_result
 from algorithms.common.logs import print_scores
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.rollout import play
@@ -31,7 +29,6 @@ from algorithms.common.run import make_protocol, make_questions, make_retriever
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.questions import Question
-from igsearch_env.rewards import exact_match, f1
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.vector_env import IGSearchVectorEnv
@@ -88,18 +85,8 @@ def main(args: Args) -> None:
     scores = score(trajectories)
     print_scores(Console(), f"{args.policy}: greedy", None, scores)
     if args.output is not None:
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in scores}
-        for trajectory in trajectories:
-            rows[trajectory.question.dataset].append(_row(trajectory))
-        content = {
-            "policy": args.policy,
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()},
-            "macro_average": macro_average(scores),
-            "datasets": {name: {**asdict(s), "rows": rows[name]} for name, s in scores.items()},
-        }
-        partial = args.output.with_name(args.output.name + ".partial")
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, args.output)
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+        write_result(args.output, trajectories, scores, policy=args.policy, settings=settings)
 
 
 def make_player(args: Args, retriever: Retriever) -> Player:
@@ -126,21 +113,6 @@ def _filter(questions: list[Question], where: str | None) -> list[Question]:
     if not chosen:
         raise ConfigurationError(f"where={where!r}: no question has it; known keys: {sorted(questions[0].metadata)}")
     return chosen
-
-
-def _row(trajectory: Trajectory) -> dict[str, Any]:
-    golds, prediction = trajectory.question.golden_answers, trajectory.prediction
-    return {
-        "id": trajectory.question.id,
-        "question": trajectory.question.text,
-        "golden_answers": list(golds),
-        "prediction": prediction,
-        "em": exact_match(prediction, golds) if prediction is not None else 0.0,
-        "f1": f1(prediction, golds) if prediction is not None else 0.0,
-        "searches": trajectory.searches,
-        "queries": [turn.query for turn in trajectory.turns if turn.is_search],
-        "stop_reason": trajectory.stop_reason,
-    }
 
 
 if __name__ == "__main__":

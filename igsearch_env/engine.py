@@ -24,7 +24,7 @@ MAX_TEXT_CHARS = 1_000_000
 class SearchEngine:
     """Questions, retriever, scorer and rules: everything of the environments but Gymnasium's interface.
 
-    Arguments are documented in `IGSearchEnv`.
+    Arguments are documented in `IGSearchEnv`, `attempts` in `ReflectionWrapper`.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class SearchEngine:
         *,
         top_k: int = 3,
         max_searches: int = 4,
+        attempts: int = 1,
         protocol: str | Protocol = "search_r1",
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
         outcome_reward: str = "em",
@@ -48,11 +49,13 @@ class SearchEngine:
         check_unique(self.questions, "questions")
         self.retriever = retriever if retriever is not None else bundled_retriever()
         check_range("max_searches", max_searches, 1, 100)
+        check_range("attempts", attempts, 1, 100)
         check_range("top_k", top_k, 1)
         self.retriever.check_count(top_k, "top_k")
         check_choice("outcome_reward", outcome_reward, OUTCOME_REWARDS)
         self.top_k = top_k
         self.max_searches = max_searches
+        self.attempts = attempts
         self.outcome_reward = outcome_reward
         self.protocol = Protocol(protocol) if isinstance(protocol, str) else protocol
         if isinstance(information_gain, dict):
@@ -75,7 +78,7 @@ class SearchEngine:
 
     def begin(self, question: Question) -> Episode:
         """A fresh episode."""
-        return Episode(question, self.protocol, self.max_searches, self.outcome_reward)
+        return Episode(question, self.protocol, self.max_searches, self.outcome_reward, self.attempts)
 
     def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
         """Advance running episodes by one action each; returns what each action earned.
@@ -145,6 +148,7 @@ def describe(episode: Episode) -> dict[str, Any]:
         "invalid": episode.invalid_reason if turn is not None else None,
         "prediction": trajectory.prediction,
         "outcome": trajectory.outcome if trajectory.done else None,
+        "attempts": len(trajectory.attempts),
         "stop_reason": trajectory.stop_reason or None,
     }
 

@@ -47,8 +47,8 @@ class IGSearchEnv(gymnasium.Env[str, str]):
 
     ## Information
     `question_id`, `query`, `passages`, `information_gain` (nats, before stabilising), `logprob_real`,
-    `logprob_baseline`, `invalid` (why the action was), `prediction`, `outcome`, `stop_reason`; None where a key
-    has no value at this step.
+    `logprob_baseline`, `invalid` (why the action was), `prediction`, `outcome`, `attempts` (finished ones; see
+    `ReflectionWrapper`), `stop_reason`; None where a key has no value at this step.
 
     ## Arguments
     Args:

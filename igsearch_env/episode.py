@@ -2,7 +2,8 @@
 
 `act` reads what the policy wrote; if that is a search, the caller retrieves and hands the passages to `observe`.
 Every action but an answer uses up one of the allowed searches, an invalid one too (as in Search-R1). When the
-last one is used the policy is told to answer and has one more turn.
+last one is used the policy is told to answer and has one more turn. With several attempts, the end of one brings a
+reflection prompt, and the policy begins anew with all that it has read before its eyes (MR-Search, arXiv 2603.11327).
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from collections.abc import Sequence
 from igsearch_env.protocol import Answer, Invalid, Protocol, Search, refine_text
 from igsearch_env.questions import Question
 from igsearch_env.rewards import outcome_reward
-from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory, Turn
+from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Attempt, Trajectory, Turn
 from retrievers.base import Passage
 
 
 class Episode:
     """One question being answered; `trajectory` is its record."""
 
-    __slots__ = ("max_searches", "pending", "protocol", "reward_kind", "trajectory")
+    __slots__ = ("attempts", "max_searches", "pending", "protocol", "reward_kind", "trajectory")
 
-    def __init__(self, question: Question, protocol: Protocol, max_searches: int, reward_kind: str) -> None:
+    def __init__(
+        self, question: Question, protocol: Protocol, max_searches: int, reward_kind: str, attempts: int = 1
+    ) -> None:
         self.protocol = protocol
         self.max_searches = max_searches
+        self.attempts = attempts
         self.reward_kind = reward_kind
         self.trajectory = Trajectory(question, protocol.question_prompt(question.text))
         self.pending: int | None = None  # turn whose information gain waits for its refine block
@@ -35,16 +39,15 @@ class Episode:
         turn = Turn(text, action)
         trajectory.turns.append(turn)
         if isinstance(action, Answer):
-            trajectory.prediction = action.text
-            refined = [refine_text(t.text) for t in trajectory.turns] if self.reward_kind == "autorefine" else ()
-            trajectory.outcome = outcome_reward(
+            turns = trajectory.turns[-self._turns :]
+            refined = [refine_text(t.text) for t in turns] if self.reward_kind == "autorefine" else ()
+            turn.reward = outcome_reward(
                 self.reward_kind, action.text, trajectory.question.golden_answers, [r for r in refined if r]
             )
-            turn.reward = trajectory.outcome
-            trajectory.stop_reason = ANSWERED
+            self._end_attempt(action.text, ANSWERED)
             return None
-        if len(trajectory.turns) > self.max_searches:
-            trajectory.stop_reason = NO_ANSWER
+        if self._turns > self.max_searches:
+            self._end_attempt(None, NO_ANSWER)
             return None
         if isinstance(action, Search):
             return action.query
@@ -61,8 +64,24 @@ class Episode:
         """The pending search got no answer from the retriever: the episode ends and must teach nothing."""
         self.trajectory.stop_reason = RETRIEVAL_FAILED
 
+    @property
+    def _turns(self) -> int:
+        """Turns of the running attempt."""
+        attempts = self.trajectory.attempts
+        return len(self.trajectory.turns) - (attempts[-1].end if attempts else 0)
+
+    def _end_attempt(self, prediction: str | None, stop_reason: str) -> None:
+        trajectory = self.trajectory
+        turn = trajectory.turns[-1]
+        trajectory.attempts.append(Attempt(len(trajectory.turns), prediction, turn.reward))
+        trajectory.prediction, trajectory.outcome = prediction, turn.reward
+        if len(trajectory.attempts) < self.attempts:
+            turn.observation = self.protocol.reflection(trajectory.question.text)
+        else:
+            trajectory.stop_reason = stop_reason
+
     def _last_call(self) -> str:
-        return self.protocol.last_call() if len(self.trajectory.turns) == self.max_searches else ""
+        return self.protocol.last_call() if self._turns == self.max_searches else ""
 
     def take_measurable(self, worth: bool) -> int | None:
         """The turn whose information gain is complete now, if any.

@@ -43,6 +43,13 @@ PROMPTS = {
     # Nothing but the question: for policies that know the protocol, such as the bundled one.
     "bare": "{question}\n",
 }
+# What is said between two attempts at a question (MR-Search, arXiv 2603.11327), by the name of the prompt.
+_REFLECTION = (
+    "Look back at your answer. What is uncertain in it, and what has not been looked up yet? Search for that in the "
+    "same way as before, then give your best answer, inside <answer> and </answer>, for example "
+    "<answer> Lisbon </answer>.\nQuestion: {question}\n"
+)
+REFLECTIONS = {"search_r1": _REFLECTION, "autorefine": _REFLECTION, "bare": PROMPTS["bare"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,11 @@ class Protocol:
     def question_prompt(self, question: str) -> str:
         """The first observation of an episode."""
         return self.template.replace("{question}", question)
+
+    def reflection(self, question: str) -> str:
+        """What the policy reads between two attempts at the question."""
+        template = REFLECTIONS.get(self.prompt or self.family, _REFLECTION)
+        return "\n\n" + template.replace("{question}", question)
 
     def parse(self, text: str) -> Action:
         """`parse` in this family."""

@@ -65,17 +65,27 @@ class Turn:
         return self.action.query if isinstance(self.action, Search) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A finished attempt at the question: its turns end before `end`; None: it brought no answer."""
+
+    end: int
+    prediction: str | None
+    outcome: float
+
+
 @dataclass(slots=True)
 class Trajectory:
-    """One episode."""
+    """One episode: one attempt at the question, or several with a reflection between them (MR-Search)."""
 
     question: Question
     prompt: str
     turns: list[Turn] = field(default_factory=list)
-    prediction: str | None = None
-    outcome: float = 0.0  # outcome reward, in [0, 1]
+    prediction: str | None = None  # of the last finished attempt: the answer that counts
+    outcome: float = 0.0  # outcome reward of `prediction`, in [0, 1]
     stop_reason: str = ""  # "" while the episode runs, then one of STOP_REASONS
     prompt_ids: tuple[int, ...] = ()
+    attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def done(self) -> bool:

@@ -25,6 +25,7 @@ from algorithms.common.run import Run
 from algorithms.common.trainer import TrainingError, train
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
@@ -249,7 +250,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(
     with pytest.raises(TrainingError, match=r"step 3: the gradient norm is nan.*optimizer\.lr"):
         train(algorithm, config)
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1, 2]
-    resumed = Run("grpo", config)
+    resumed = Run(algorithm, config)
     resumed.log.close()
     assert resumed.done == 2
     weights = resumed.policy.model.state_dict()
@@ -269,7 +270,8 @@ def test_a_short_context_ends_episodes_with_their_own_reason(small: dict[str, An
 
 
 def test_questions_of_a_pass_do_not_repeat(small: dict[str, Any], tmp_path: Path) -> None:
-    run = Run("x", TrainConfig(**{**small, "run_dir": tmp_path / "run"}))
+    config = TrainConfig(**{**small, "run_dir": tmp_path / "run"})
+    run = Run(RLOO(config), config)
     ids = [q.id for step in range(1, 6) for q in run.questions(step)]
     assert len(set(ids[:14])) == 14
     assert len(ids) == 15

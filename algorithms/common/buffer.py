@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from algorithms.common.packing import Prefixes
 from igsearch_env.protocol import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
-from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
+from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
 
-FORMAT = 1  # of a saved buffer
+FORMAT = 2  # of a saved buffer
 MAX_PADDING = 1.05  # padded tokens of a micro-batch over its own
 
 Floats = NDArray[np.float32]
@@ -41,13 +41,16 @@ class RolloutBufferError(ValueError):
 class RolloutBuffer:
     """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed.
 
-    `prefixes`: what the policy has read of them and still holds; never saved, and stale once its weights change.
+    Never saved, and stale once weights change: `prefixes` (what the policy has read and still holds), and, per policy
+    token and for algorithms that ask for them, `values` of the critic and `reference_logprobs` of the starting policy.
     """
 
     groups: list[Group]
     failed: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     prefixes: Prefixes | None = field(default=None, repr=False, compare=False)
+    values: Floats | None = field(default=None, repr=False, compare=False)
+    reference_logprobs: Floats | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def trajectories(self) -> list[Trajectory]:
@@ -82,6 +85,16 @@ class RolloutBuffer:
                 f"{len(values)} values for {len(self.trajectories)} trajectories: give one for each"
             )
         return np.repeat(np.asarray(values, dtype=np.float32), self.policy_tokens)
+
+    def flat_index(self, rows: Sequence[int]) -> Ints:
+        """Where the policy tokens of some trajectories stand in the flat layout, row by row."""
+        starts = self.first_token
+        return np.concatenate([np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows])
+
+    @property
+    def logprobs(self) -> Floats:
+        """Log-prob of each policy token, by the policy that sampled it."""
+        return np.concatenate([sequence.logprobs for sequence in self.sequences])
 
     def query_tokens(self) -> Iterator[tuple[Turn, slice]]:
         """Every search with at least one query token, and where those stand in the flat layout."""
@@ -259,6 +272,7 @@ def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
         "prediction": trajectory.prediction,
         "outcome": trajectory.outcome,
         "stop_reason": trajectory.stop_reason,
+        "attempts": [[a.end, a.prediction, a.outcome] for a in trajectory.attempts],
         "turns": [_turn_row(turn) for turn in trajectory.turns],
     }
 
@@ -288,6 +302,7 @@ def _trajectory(question: Question, row: dict[str, Any]) -> Trajectory:
         row["outcome"],
         row["stop_reason"],
         tuple(row["prompt_ids"]),
+        [Attempt(*fields) for fields in row["attempts"]],
     )
 
 

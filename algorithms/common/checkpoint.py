@@ -2,7 +2,8 @@
 
 Every draw of a run is derived from (seed, step), so weights, optimizer state and the step are all there is.
 
-    RUN_DIR/checkpoints/step-000020/   model and tokenizer (transformers format), optimizer.pt, state.json
+    RUN_DIR/checkpoints/step-000020/   model and tokenizer (transformers format), optimizer.pt, state.json,
+                                       critic.pt where there is one
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from algorithms.common.critic import Critic
 from algorithms.common.policy import Policy
 from igsearch_env.errors import IGSearchError
 
@@ -26,7 +28,13 @@ class CheckpointError(IGSearchError, ValueError):
 
 
 def save_checkpoint(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, state: dict[str, Any], keep: int
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    critic: Critic | None,
+    step: int,
+    state: dict[str, Any],
+    keep: int,
 ) -> Path:
     """Write `folder`/step-<step> and drop all but the latest `keep`."""
     target = folder / f"step-{step:06d}"
@@ -35,9 +43,12 @@ def save_checkpoint(
     partial.mkdir(parents=True)
     policy.save(partial)
     torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    if critic is not None:
+        content = {"model": critic.model.state_dict(), "optimizer": critic.optimizer.state_dict()}
+        torch.save(content, partial / "critic.pt")
     shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
-    content = {"format": FORMAT, "step": step, "shapes": shapes, **state}
-    (partial / "state.json").write_text(json.dumps(content))
+    header = {"format": FORMAT, "step": step, "shapes": shapes, **state}
+    (partial / "state.json").write_text(json.dumps(header))
     if target.exists():
         shutil.rmtree(target)
     os.replace(partial, target)
@@ -51,8 +62,8 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("step-*/state.json"))
 
 
-def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimizer in place; returns the number of steps done."""
+def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, critic: Critic | None = None) -> int:
+    """Restore weights and optimizers in place; returns the number of steps done."""
     state = json.loads((path / "state.json").read_text())
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}; start again")
@@ -75,4 +86,8 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
     if unexpected or set(missing) - tied:
         raise CheckpointError(f"{path}: weights missing {missing}, unexpected {unexpected}; start again")
     optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=policy.device))
+    if critic is not None:
+        saved = torch.load(path / "critic.pt", weights_only=True, map_location=policy.device)
+        critic.model.load_state_dict(saved["model"])
+        critic.optimizer.load_state_dict(saved["optimizer"])
     return int(state["step"])

@@ -41,6 +41,8 @@ class EnvConfig:
     """Passages a search."""
     max_searches: int = 4
     """Actions before the agent must answer."""
+    attempts: int = 1
+    """Attempts at each question, with a reflection prompt between them (MR-Search); the last one counts."""
     protocol: str = "search_r1"
     """Tag family: search_r1 or autorefine."""
     prompt: str = "bare"
@@ -58,6 +60,7 @@ class EnvConfig:
         check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
         check_range("env.top_k", self.top_k, 1)
         check_range("env.max_searches", self.max_searches, 1, 100)
+        check_range("env.attempts", self.attempts, 1, 100)
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 
 

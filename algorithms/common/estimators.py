@@ -55,22 +55,30 @@ def whiten(values: ArrayLike) -> Floats:
     return np.asarray((x - x.mean()) / np.sqrt(x.var(ddof=min(1, x.size - 1)) + 1e-8))
 
 
-def discounted_sums(values: ArrayLike, gamma: float) -> Floats:
-    """S_t = x_t + gamma S_{t+1} of one sequence."""
-    sums = np.asarray(values, dtype=np.float64).copy()
-    for t in range(len(sums) - 2, -1, -1):
-        sums[t] += gamma * sums[t + 1]
-    return sums
+def discounted_sums(values: ArrayLike, lengths_N: ArrayLike, gamma: float) -> Floats:
+    """S_t = x_t + gamma S_{t+1} within each of N sequences, which stand one after another in `values`."""
+    x, lengths = np.asarray(values, dtype=np.float64), np.asarray(lengths_N, dtype=np.int64)
+    if not len(x):
+        return x.copy()
+    columns = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = (columns, np.repeat(np.arange(len(lengths)), lengths))
+    sums_TN = np.zeros((lengths.max(), len(lengths)))
+    sums_TN[places] = x
+    for t in range(len(sums_TN) - 2, -1, -1):
+        sums_TN[t] += gamma * sums_TN[t + 1]
+    return sums_TN[places]
 
 
-def gae(rewards_T: ArrayLike, values_T: ArrayLike, *, gamma: float, lam: float) -> Floats:
-    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) over the policy tokens of one episode.
+def gae(rewards: ArrayLike, values: ArrayLike, lengths_N: ArrayLike, *, gamma: float, lam: float) -> Floats:
+    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) over the policy tokens of N episodes, end to end.
 
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}. Observation tokens are not in these
     sequences, so they cost no discount (the hole-aware form of verl).
     """
-    rewards, values = np.asarray(rewards_T, dtype=np.float64), np.asarray(values_T, dtype=np.float64)
-    return discounted_sums(rewards + gamma * np.append(values[1:], 0.0) - values, gamma * lam)
+    r, v = np.asarray(rewards, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    following = np.append(v[1:], 0.0)
+    following[np.cumsum(lengths_N) - 1] = 0.0  # nothing follows the last token of an episode
+    return discounted_sums(r + gamma * following - v, lengths_N, gamma * lam)
 
 
 def overlong_penalty(lengths_N: ArrayLike, *, max_length: int, buffer_length: int, factor: float = 1.0) -> Floats:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,3 +73,40 @@ def limit_per_dataset(questions: Sequence[Question], limit: int) -> list[Questio
         if counts[question.dataset] <= limit:
             chosen.append(question)
     return chosen
+
+
+def write_result(path: Path, trajectories: Sequence[Trajectory], scores: dict[str, Score], **header: Any) -> None:
+    """A result file: `header`, then for each data set its scores and a row per question; whole or not at all."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in scores}
+    for trajectory in trajectories:
+        rows[trajectory.question.dataset].append(_row(trajectory))
+    content = {
+        **header,
+        "macro_average": macro_average(scores),
+        "datasets": {name: {**asdict(s), "rows": rows[name]} for name, s in scores.items()},
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_result(path: Path) -> tuple[dict[str, Score], dict[str, list[dict[str, Any]]]]:
+    """Scores and rows by data set, of a file that `write_result` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))["datasets"]
+    rows = {name: values.pop("rows") for name, values in content.items()}
+    return {name: Score(**{**s, "em_ci95": tuple(s["em_ci95"])}) for name, s in content.items()}, rows
+
+
+def _row(trajectory: Trajectory) -> dict[str, Any]:
+    golds, prediction = trajectory.question.golden_answers, trajectory.prediction
+    return {
+        "id": trajectory.question.id,
+        "question": trajectory.question.text,
+        "golden_answers": list(golds),
+        "prediction": prediction,
+        "em": exact_match(prediction, golds) if prediction is not None else 0.0,
+        "f1": f1(prediction, golds) if prediction is not None else 0.0,
+        "searches": trajectory.searches,
+        "queries": [turn.query for turn in trajectory.turns if turn.is_search],
+        "stop_reason": trajectory.stop_reason,
+    }

@@ -1,6 +1,6 @@
 """What a run leaves for people: metrics.jsonl, TensorBoard, transcripts, the final table and the learning curve.
 
-RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  results.json  learning_curve.png
+RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  learning_curve.png
 """
 
 from __future__ import annotations

@@ -130,6 +130,12 @@ def policy_loss(
     return TokenLoss(loss, (clipped > plain).float(), dual_clipped, -difference.clamp(-20, 20))
 
 
+def value_loss(values: torch.Tensor, old_values: torch.Tensor, targets: torch.Tensor, clip: float) -> torch.Tensor:
+    """PPO's clipped value loss per token: half the larger square of (V - R) and (clip(V, V_old +- c) - R)."""
+    clipped = torch.clamp(values, old_values - clip, old_values + clip)
+    return 0.5 * torch.maximum((values - targets).square(), (clipped - targets).square())
+
+
 def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, estimator: str) -> torch.Tensor:
     """Per-token estimate of KL(policy || reference), with x = logp - logp_ref.
 

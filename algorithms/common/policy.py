@@ -145,6 +145,11 @@ class Policy:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
     @cached_property
     def pad_id(self) -> int:
         """Id to fill gaps with; never attended, never in the loss."""
@@ -177,6 +182,21 @@ class Policy:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             return self.encode(text)
         return tuple(self.tokenizer.encode(prompt, add_special_tokens=True))
+
+    def encode_user_turn(self, text: str, before: Sequence[int]) -> tuple[int, ...]:
+        """Ids of text that begins a new turn of the user after the completion `before`, if `chat`; else of the text."""
+        if not self.chat:
+            return self.encode(text)
+        mark = "\u2063answer\u2063"  # stands where the completion is
+        messages = [("user", "."), ("assistant", mark), ("user", text.strip())]
+        whole = self.tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        ids = self.encode(whole.rpartition(mark)[2])
+        closed = before and before[-1] in self.eos_ids and ids[:1] == (before[-1],)
+        return ids[1:] if closed else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, without a final end-of-sequence token."""

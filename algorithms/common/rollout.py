@@ -132,4 +132,7 @@ def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> N
         content = turn.text[span[1] : span[2]]
         start = span[1] + len(content) - len(content.lstrip())
         turn.query_span = policy.token_span(completion.ids, start, span[1] + len(content.rstrip()))
-    turn.observation_ids = policy.encode(turn.observation) if turn.observation else ()
+    if trajectory.attempts and trajectory.attempts[-1].end == len(trajectory.turns) and turn.observation:
+        turn.observation_ids = policy.encode_user_turn(turn.observation, completion.ids)
+    elif turn.observation:
+        turn.observation_ids = policy.encode(turn.observation)

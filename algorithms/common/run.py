@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +15,13 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
 from algorithms.common.config import EnvConfig, TrainConfig, as_dict
+from algorithms.common.critic import Critic
 from algorithms.common.decoding import Decoder
-from algorithms.common.evaluation import Score, limit_per_dataset, macro_average, score
+from algorithms.common.evaluation import Score, limit_per_dataset, macro_average, read_result, score, write_result
 from algorithms.common.logs import MetricsLog, plot_learning_curve, print_scores, score_metrics, write_transcripts
 from algorithms.common.packing import KeyValues, Prefixes
 from algorithms.common.policy import Policy
@@ -46,8 +45,8 @@ class Run:
 
     MAX_REFILLS = 10
 
-    def __init__(self, name: str, config: TrainConfig) -> None:
-        self.name = name
+    def __init__(self, algorithm: Algorithm, config: TrainConfig) -> None:
+        self.name = name = algorithm.name
         self.config = config
         self.console = Console()
         self.dir = config.run_dir or Path("runs") / f"{name}-seed{config.seed}"
@@ -62,7 +61,9 @@ class Run:
         self._check_same_run()
 
         self.policy = Policy.load(config.policy)
-        self.reference = copy.deepcopy(self.policy) if config.loss.kl_coefficient > 0 else None
+        needs_reference = config.loss.kl_coefficient > 0 or algorithm.needs_reference
+        self.reference = copy.deepcopy(self.policy) if needs_reference else None
+        self.critic = Critic(self.policy, algorithm.critic, config.optimizer) if algorithm.critic else None
         self.optimizer = torch.optim.AdamW(
             self.policy.model.parameters(),
             lr=config.optimizer.lr,
@@ -80,7 +81,7 @@ class Run:
         self.done = 0
         saved = checkpoints(self.dir / "checkpoints")
         if saved:
-            self.done = load_checkpoint(saved[-1], self.policy, self.optimizer)
+            self.done = load_checkpoint(saved[-1], self.policy, self.optimizer, self.critic)
             self.console.print(f"resuming {self.dir} after step {self.done}")
         # Record 0 is the evaluation before training; records 1..n are the steps, so `done` steps end at `done`.
         self.log = MetricsLog(self.dir, self.done + 1 if saved else 0)
@@ -152,6 +153,7 @@ class Run:
             self.dir / "checkpoints",
             self.policy,
             self.optimizer,
+            self.critic,
             step,
             {"algorithm": self.name},
             self.config.keep_checkpoints,
@@ -159,12 +161,12 @@ class Run:
 
     def evaluate(self, step: int, questions: Sequence[Question]) -> dict[str, Score]:
         """Greedy answers to `questions`, logged."""
-        scores = score(self.play(questions))
+        trajectories = self.play(questions)
+        scores = score(trajectories)
         self.log.write(step, score_metrics(scores))
         if step in (0, self.config.steps):
-            name = "before" if step == 0 else "after"
-            content = {dataset: asdict(s) for dataset, s in scores.items()}
-            (self.dir / f"test_{name}.json").write_text(json.dumps(content, indent=1))
+            path = self.dir / ("test_before.json" if step == 0 else "test_after.json")
+            write_result(path, trajectories, scores, algorithm=self.name, seed=self.config.seed, step=step)
         return scores
 
     def play(self, questions: Sequence[Question]) -> list[Trajectory]:
@@ -172,21 +174,15 @@ class Run:
         return play(self.decoder(EVAL_SLOTS, temperature=0.0), self.engine, questions, seed=(0,))
 
     def finish(self) -> None:
-        """The final table, results.json, the learning curve and the trained policy in RUN_DIR/policy."""
-        before, after = (self._scores(name) for name in ("before", "after"))
+        """The final table, the learning curve and the trained policy in RUN_DIR/policy."""
+        paths = [self.dir / "test_before.json", self.dir / "test_after.json"]
+        before, after = (read_result(path)[0] if path.is_file() else None for path in paths)
         if after is None:
             return
         print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
         self.policy.save(self.dir / "policy")
         plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
         self.console.print(f"results in {self.dir}/: metrics.jsonl, learning_curve.png, transcripts/, policy/")
-
-    def _scores(self, name: str) -> dict[str, Score] | None:
-        path = self.dir / f"test_{name}.json"
-        if not path.is_file():
-            return None
-        content: dict[str, dict[str, Any]] = json.loads(path.read_text())
-        return {dataset: Score(**{**s, "em_ci95": tuple(s["em_ci95"])}) for dataset, s in content.items()}
 
     # ---------------------------------------------------------------- what a step needs
 
@@ -241,6 +237,7 @@ class Run:
             None,
             top_k=env.top_k,
             max_searches=env.max_searches,
+            attempts=env.attempts,
             protocol=self.protocol,
             outcome_reward=env.outcome_reward,
         )

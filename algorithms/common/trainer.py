@@ -14,8 +14,10 @@ import torch
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig, parse_config
+from algorithms.common.critic import per_token
 from algorithms.common.estimators import all_equal_share
 from algorithms.common.loss import kl_penalty, policy_loss, token_weights
+from algorithms.common.policy import Policy
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
 from algorithms.common.scoring import measure_information_gain, recompute_logprobs
@@ -42,7 +44,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
 
 def train(algorithm: Algorithm, config: TrainConfig) -> Run:
     """Train a policy. Everything that a step draws is derived from (seed, step): any step can be run again."""
-    with Run(algorithm.name, config) as run:
+    with Run(algorithm, config) as run:
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
@@ -60,11 +62,31 @@ def train(algorithm: Algorithm, config: TrainConfig) -> Run:
                     with timed("information_gain", times):
                         measure_information_gain(buffer, run.information_gain(step, buffer.prefixes))
                 buffer.prefixes = None  # stale after the update
+                if run.reference is not None and algorithm.needs_reference:
+                    with timed("reference", times):
+                        buffer.reference_logprobs = reference_logprobs(run.reference, buffer, config)
+                if run.critic is not None:
+                    with timed("values", times):
+                        buffer.values = run.critic.values(buffer)
                 advantages = algorithm.advantages(buffer)
                 with timed("update", times):
                     losses = update(run, buffer, advantages, step)
+                if run.critic is not None:
+                    with timed("critic", times):
+                        losses |= run.critic.update(buffer, algorithm.value_targets(buffer), step, config.seed)
             run.record(step, {**describe(buffer, advantages), **losses, **times}, buffer)
     return run
+
+
+def reference_logprobs(reference: Policy, buffer: RolloutBuffer, config: TrainConfig) -> Floats:
+    """The starting policy's log-prob of each policy token."""
+    temperature = config.rollout.temperature
+    return per_token(
+        buffer,
+        lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, temperature)[0],
+        reference,
+        config.optimizer.token_budget,
+    )
 
 
 def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
@@ -131,7 +153,7 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
                 parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
                 if loss_config.entropy_coefficient:
                     loss = loss - loss_config.entropy_coefficient * (entropy * weights_BT[mask]).sum()
-                if run.reference is not None:
+                if run.reference is not None and loss_config.kl_coefficient:
                     with torch.no_grad():
                         reference, _ = run.reference.token_logprobs(batch.ids_BT, mask, run.config.rollout.temperature)
                     kl = kl_penalty(chosen, reference, loss_config.kl_estimator)

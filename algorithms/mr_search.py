@@ -1,0 +1,94 @@
+"""MR-Search: several attempts at a question, each after a look back at those before (arXiv 2603.11327).
+
+    u_{i,n} = r_{i,n} - mean_{j != i} r_{j,n}         attempt n of rollout i against its siblings' n-th     (Eq. 7)
+    A_{i,n} = sum_{k >= n} gamma^{k-n} u_{i,k}        on every policy token of attempt n                    (Eq. 8)
+
+An episode is `--env.attempts` attempts (3, as published), with a reflection prompt between them; the last one is the
+answer that counts, in training's statistics and in evaluation. Nothing is divided by a deviation. Only rollouts that
+came to attempt n are compared there, and one alone has u = 0; an attempt cut short by the context earned 0. The paper's
+loss is `--loss.aggregation seq-mean-token-mean` (Eq. 9), its code's the token mean, which is the default here; both have
+a dual clip (`--loss.dual-clip 3`), off here. Not taken over: the mask of attempts that explore (Eq. 10), which the code
+lacks as well.
+
+An episode costs as much as its attempts: compare with others at equal attempts, not at equal episodes.
+
+    python algorithms/mr_search.py --steps 60 --seed 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from algorithms.common.algorithm import Algorithm
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.config import EnvConfig, TrainConfig
+from algorithms.common.estimators import Floats as Values
+from algorithms.common.estimators import discounted_sums, rloo_advantages
+from igsearch_env.errors import check_range
+from igsearch_env.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class MRSearchConfig(TrainConfig):
+    """Options of MR-Search."""
+
+    gamma: float = 1.0
+    """Discount per attempt."""
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(attempts=3))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("gamma", self.gamma, 0, 1)
+
+
+class MRSearch(Algorithm):
+    """The estimator."""
+
+    name = "mr_search"
+
+    def __init__(self, config: MRSearchConfig) -> None:
+        self.gamma = config.gamma
+
+    def advantages(self, buffer: RolloutBuffer) -> Floats:
+        """One advantage per policy token."""
+        attempts = [attempt_ends(trajectory) for trajectory in buffer.trajectories]
+        rewards = [[reward for _, reward in ends] for ends in attempts]
+        per_attempt = attempt_advantages(rewards, buffer.group_index, self.gamma)
+        tokens = []
+        for trajectory, ends in zip(buffer.trajectories, attempts, strict=True):
+            start = 0
+            for end, _ in ends:
+                tokens.append(sum(len(turn.completion_ids) for turn in trajectory.turns[start:end]))
+                start = end
+        return np.repeat(np.concatenate(per_attempt), tokens).astype(np.float32)
+
+
+def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
+    """Of each attempt, the turn after its last one, and what it earned; an unfinished last attempt earned 0."""
+    ends = [(attempt.end, attempt.outcome) for attempt in trajectory.attempts]
+    if not ends or ends[-1][0] < len(trajectory.turns):
+        ends.append((len(trajectory.turns), 0.0))
+    return ends
+
+
+def attempt_advantages(rewards: Sequence[Sequence[float]], groups_N: ArrayLike, gamma: float) -> list[Values]:
+    """A_{i,n} of N trajectories, from the rewards of their attempts; these need not be equally many."""
+    groups = np.asarray(groups_N)
+    differences = [np.zeros(len(row)) for row in rewards]
+    for n in range(max(map(len, rewards), default=0)):
+        there = np.array([i for i, row in enumerate(rewards) if len(row) > n])
+        values = rloo_advantages([rewards[i][n] for i in there], groups[there])
+        _, index, sizes = np.unique(groups[there], return_inverse=True, return_counts=True)
+        for i, value, size in zip(there, values, sizes[index], strict=True):
+            differences[i][n] = value if size > 1 else 0.0
+    return [discounted_sums(row, [len(row)], gamma) for row in differences]
+
+
+if __name__ == "__main__":
+    from algorithms.common.trainer import main
+
+    main(MRSearch, MRSearchConfig, __doc__)

@@ -1,0 +1,25 @@
+"""`ReflectionWrapper`: several attempts at one question, as MR-Search trains them (arXiv 2603.11327)."""
+
+from __future__ import annotations
+
+import gymnasium
+
+from igsearch_env.env import IGSearchEnv
+from igsearch_env.errors import ConfigurationError, check_range
+
+
+class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.RecordConstructorArgs):
+    """An episode becomes `attempts` attempts at the same question, the later ones with the earlier in sight.
+
+    The answer of an attempt earns its outcome reward and, but for the last, brings a reflection prompt: look back,
+    search on, answer again. An attempt may also end without an answer. `max_searches` holds for each attempt. The
+    answer of the last attempt is the one that counts: `info["prediction"]`, `info["outcome"]`.
+    """
+
+    def __init__(self, env: gymnasium.Env[str, str], attempts: int = 3) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, attempts=attempts)
+        gymnasium.Wrapper.__init__(self, env)
+        if not isinstance(env.unwrapped, IGSearchEnv):
+            raise ConfigurationError(f"env is a {type(env.unwrapped).__name__}: it must be an IGSearchEnv")
+        check_range("attempts", attempts, 1, 100)
+        env.unwrapped.engine.attempts = attempts
