@@ -6,9 +6,9 @@
 An episode is `--env.attempts` attempts (3, as published), with a reflection prompt between them; the last one is the
 answer that counts, in training's statistics and in evaluation. Nothing is divided by a deviation. Only rollouts that
 came to attempt n are compared there, and one alone has u = 0; an attempt cut short by the context earned 0. The paper's
-loss is `--loss.aggregation seq-mean-token-mean` (Eq. 9), its code's the token mean, which is the default here; both have
-a dual clip (`--loss.dual-clip 3`), off here. Not taken over: the mask of attempts that explore (Eq. 10), which the code
-lacks as well.
+loss is `--loss.aggregation seq-mean-token-mean` (Eq. 9), its code's the token mean, which is the default here; both
+have a dual clip (`--loss.dual-clip 3`), off here. Not taken over: the mask of attempts that explore (Eq. 10), which the
+code lacks as well.
 
 An episode costs as much as its attempts: compare with others at equal attempts, not at equal episodes.
 

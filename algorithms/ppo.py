@@ -63,7 +63,8 @@ class PPO(Algorithm):
 
     def value_targets(self, buffer: RolloutBuffer) -> Floats:
         """R_t of each policy token."""
-        return (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
+        targets: Floats = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
+        return targets
 
     def _gae(self, buffer: RolloutBuffer) -> Values:
         if buffer.values is None:

@@ -95,7 +95,7 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     Groups that it does not keep are replaced by fresh ones, at most `run.MAX_REFILLS` times (DAPO: 10).
     """
     config = run.config.rollout
-    groups, failed = [], 0
+    groups, failed, attempts = [], 0, 0
     for refill in range(run.MAX_REFILLS):
         decoder = run.decoder(config.questions * config.group_size, config.temperature)
         batch = collect(
@@ -114,9 +114,10 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
             )
         groups += [group for group in batch.groups if algorithm.keep(group)]
         failed += batch.failed
+        attempts += sum(len(t.attempts) for t in batch.trajectories)
         if len(groups) >= len(batch.groups):
             break
-    buffer = RolloutBuffer(groups[: config.questions] or batch.groups, failed, {"step": step})
+    buffer = RolloutBuffer(groups[: config.questions] or batch.groups, failed, {"step": step, "attempts": attempts})
     if algorithm.needs_information_gain:
         buffer.prefixes = decoder.prefixes()  # of the last batch, if groups were replaced
     buffer.check_trainable()
@@ -200,6 +201,7 @@ def describe(buffer: RolloutBuffer, advantages: Floats) -> dict[str, float]:
         "all_equal": all_equal_share(buffer.outcomes, buffer.group_index),
         "response_tokens": float(buffer.policy_tokens.mean()),
         "retrieval_failures": float(buffer.failed),
+        "attempts": float(buffer.metadata.get("attempts", 0)),
         "advantage/abs_mean": float(np.abs(advantages).mean()),
         "advantage/zero_share": float((advantages == 0).mean()),
     }

@@ -1,0 +1,177 @@
+"""Train algorithms x seeds on equal budgets of rollouts and compare them, with intervals.
+
+    python examples/compare_algorithms.py                                      all algorithms, five seeds
+    python examples/compare_algorithms.py --quick                              three of them, in a few minutes
+    python examples/compare_algorithms.py --algorithms grpo "steep=ig_grpo --alpha 1.0" --starts bundled cold=runs/cold
+
+An algorithm is a name of the list below, or LABEL=FILE OPTIONS: a file of algorithms/ or a path, and what its command
+takes. Runs go side by side, one core each; every run is a folder of its own, so a comparison that was stopped goes on
+where it was, and further algorithms or seeds can be added later. It leaves in the output folder: report.md, report.html
+and curves-START.png. Budgets count attempts at a question: MR-Search's episodes hold three, so it gets a third of the
+questions a step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from algorithms.common.comparison import Cell, write_report
+from igsearch_env.errors import ConfigurationError, IGSearchError
+
+ROOT = Path(__file__).parent.parent
+ALGORITHMS = {
+    "grpo": "grpo",
+    "ig_grpo": "ig_grpo",
+    "gigpo": "gigpo",
+    "mr_search": "mr_search --rollout.questions 5",
+    "igpo": "igpo",
+    "rloo": "rloo",
+    "reinforce_plus_plus": "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline": "reinforce_plus_plus --group-baseline True",
+    "ppo": "ppo",
+}
+QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
+
+
+@dataclass
+class Args:
+    """Options of this script."""
+
+    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    """What to compare: names, or LABEL=FILE OPTIONS."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the runs: equal ones ask the same questions in the same order."""
+    starts: tuple[str, ...] = ("bundled",)
+    """Policies to start from: `bundled`, or LABEL=FOLDER."""
+    steps: int = 40
+    """Training steps of each run."""
+    eval_every: int = 5
+    """Steps between two points of the learning curve."""
+    options: str = ""
+    """Options for every run, as on the command line of an algorithm."""
+    against: tuple[str, ...] = ("grpo", "ig_grpo")
+    """What the others are compared with, by label."""
+    jobs: int | None = None
+    """Runs side by side; default: one per core."""
+    output: Path = Path("runs/comparison")
+    """Folder of the runs and the report."""
+    quick: bool = False
+    """Three algorithms, three seeds, 12 steps."""
+    report_only: bool = False
+    """Train nothing: report the runs that are there."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    cell: Cell
+    command: list[str]
+    log: Path
+
+    def run(self, processes: dict[Path, subprocess.Popen[bytes]], stopped: threading.Event) -> int:
+        """Train, or go on training; the exit status. 0 at once if it is done."""
+        if self.done() or stopped.is_set():
+            return 0
+        self.cell.folder.mkdir(parents=True, exist_ok=True)
+        (self.cell.folder / "command.json").write_text(json.dumps(self.command))
+        with self.log.open("ab") as log:
+            processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
+            return processes.pop(self.log).wait()
+
+    def done(self) -> bool:
+        """Whether the run is complete. Raises `ConfigurationError` if its folder holds a run of another command."""
+        record = self.cell.folder / "command.json"
+        before = json.loads(record.read_text()) if record.is_file() else self.command
+        if [word for word in before if not word.startswith("--steps=")] != self.resumable:
+            raise ConfigurationError(
+                f"{self.cell.folder} holds a run of another command ({shlex.join(before)}); "
+                "give another --output, another label, or delete that folder"
+            )
+        return before == self.command and self.cell.result.is_file()
+
+    @property
+    def resumable(self) -> list[str]:
+        """What must not change if the run is to go on: all but the number of steps."""
+        return [word for word in self.command if not word.startswith("--steps=")]
+
+
+def main(args: Args) -> None:
+    """Train what is missing, then report."""
+    if args.quick:
+        for name, value in QUICK.items():
+            setattr(args, name, value)
+    jobs = make_jobs(args)
+    console = Console()
+    failed = [] if args.report_only else train_all(jobs, args.jobs or len(os.sched_getaffinity(0)), console)
+    cells = [job.cell for job in jobs if job.done()]
+    write_report(cells, args.against, args.output, shlex.join(["python", *sys.argv]), console)
+    if failed:
+        raise ConfigurationError(f"{len(failed)} runs failed; {failed[0].log} says why: mend it, run again")
+
+
+def make_jobs(args: Args) -> list[Job]:
+    """Every run of the comparison, seed by seed, so that a stopped comparison is balanced."""
+    logs = args.output / "logs"
+    jobs = []
+    for seed in args.seeds:
+        for start in args.starts:
+            name, _, path = start.partition("=")
+            for entry in args.algorithms:
+                label, _, command = entry.partition("=") if entry not in ALGORITHMS else (entry, "", ALGORITHMS[entry])
+                file, *options = shlex.split(command) or [""]
+                path_of_file = Path(file) if file.endswith(".py") else Path("algorithms") / f"{file}.py"
+                if not (ROOT / path_of_file).is_file():
+                    raise ConfigurationError(
+                        f"--algorithms {entry!r}: neither a name ({', '.join(ALGORITHMS)}) nor LABEL=FILE OPTIONS"
+                    )
+                cell = Cell(label, seed, name, args.output.resolve() / name / f"{label}-seed{seed}")
+                common = [f"--seed={seed}", f"--steps={args.steps}", f"--eval-every={args.eval_every}", "--threads=1"]
+                common += [f"--run-dir={cell.folder}", f"--policy.path={os.path.abspath(path) if path else name}"]
+                full = [str(path_of_file), *common, *shlex.split(args.options), *options]
+                jobs.append(Job(cell, full, logs / f"{name}-{label}-seed{seed}.log"))
+    folders = [job.cell.folder for job in jobs]
+    if len(set(folders)) < len(folders):
+        raise ConfigurationError("two entries have one label, start and seed: give each a label of its own")
+    return jobs
+
+
+def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
+    """Run the jobs side by side; those that failed. Ctrl-C stops them all, and each can go on later."""
+    jobs[0].log.parent.mkdir(parents=True, exist_ok=True)
+    processes: dict[Path, subprocess.Popen[bytes]] = {}
+    stopped = threading.Event()
+    failed = []
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(job.run, processes, stopped): job for job in jobs}
+        try:
+            for future in track(as_completed(futures), "training", len(futures), console=console):
+                if future.result() != 0:
+                    failed.append(futures[future])
+        except BaseException:
+            stopped.set()
+            for process in list(processes.values()):
+                process.terminate()
+            raise
+    return failed
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except IGSearchError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where it was")
