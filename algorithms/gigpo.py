@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,12 +29,10 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, Ints, RolloutBuffer
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import Floats as Values
-from algorithms.common.estimators import discounted_sums, group_statistics, grpo_advantages
+from algorithms.common.estimators import discounted_sums, first_alike, group_statistics, grpo_advantages
 from igsearch_env.errors import check_choice, check_range
 from igsearch_env.protocol import Invalid
 from igsearch_env.trajectory import Trajectory
-
-STATISTICS = ("turn", "trajectory")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class GiGPOConfig(TrainConfig):
         super().__post_init__()
         check_range("omega", self.omega, 0)
         check_range("gamma", self.gamma, 0, 1)
-        check_choice("episode_statistics", self.episode_statistics, STATISTICS)
+        check_choice("episode_statistics", self.episode_statistics, ("turn", "trajectory"))
         check_range("invalid_penalty", self.invalid_penalty, 0)
         if self.similarity is not None:
             check_range("similarity", self.similarity, 0, 1)
@@ -75,24 +72,20 @@ class GiGPO(Algorithm):
 
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """One advantage per policy token."""
-        config = self.config
-        trajectories = buffer.trajectories
-        counts = [len(t.turns) for t in trajectories]
-        anchors = [anchor for t in trajectories for anchor in anchor_states(t)]
+        counts, trajectories = buffer.turn_counts, buffer.trajectories
         invalid = np.array([isinstance(turn.action, Invalid) for t in trajectories for turn in t.turns])
-        rewards = np.zeros(len(anchors))
+        penalties = self.config.invalid_penalty * invalid
+        rewards = np.zeros(len(penalties))
         rewards[np.cumsum(counts) - 1] = buffer.outcomes
-        returns = discounted_sums(rewards, counts, config.gamma)
         per_turn = turn_advantages(
-            np.repeat(buffer.outcomes, counts) - config.invalid_penalty * invalid,
-            returns - config.invalid_penalty * invalid,
+            np.repeat(buffer.outcomes, counts) - penalties,
+            discounted_sums(rewards, counts, self.config.gamma) - penalties,
             np.repeat(buffer.group_index, counts),
             np.repeat(np.arange(len(trajectories)), counts),
-            anchors,
-            config,
+            [anchor for t in trajectories for anchor in anchor_states(t)],
+            self.config,
         )
-        tokens = [len(turn.completion_ids) for t in trajectories for turn in t.turns]
-        return np.repeat(per_turn, tokens).astype(np.float32)
+        return buffer.broadcast_turns(per_turn)
 
 
 def anchor_states(trajectory: Trajectory) -> list[str]:
@@ -102,62 +95,42 @@ def anchor_states(trajectory: Trajectory) -> list[str]:
 
 
 def turn_advantages(
-    scores_S: ArrayLike,
-    returns_S: ArrayLike,
-    groups_S: ArrayLike,
-    trajectories_S: ArrayLike,
-    anchors_S: Sequence[str],
-    config: GiGPOConfig,
+    scores_S: Values, returns_S: Values, groups_S: Ints, episodes_S: Ints, anchors_S: Sequence[str], config: GiGPOConfig
 ) -> Values:
-    """A^E + omega A^S of S turns: episode scores, returns, group and trajectory numbers, anchor states."""
-    groups, scores = np.asarray(groups_S), np.asarray(scores_S, dtype=np.float64)
-    episode = episode_advantages(scores, groups, np.asarray(trajectories_S), config)
-    clusters = anchor_clusters(anchors_S, groups, config.similarity)
-    return episode + config.omega * step_advantages(returns_S, clusters, config.scale_by_std)
+    """A^E + omega A^S of S turns: episode scores, returns, group and episode numbers, anchor states."""
+    clusters = anchor_clusters(anchors_S, groups_S, config.similarity)
+    per_step = step_advantages(returns_S, clusters, config.scale_by_std)
+    return episode_advantages(scores_S, groups_S, episodes_S, config) + config.omega * per_step
 
 
-def episode_advantages(
-    scores_S: Values,
-    groups_S: Ints,
-    trajectories_S: Ints,
-    config: GiGPOConfig,
-) -> Values:
+def episode_advantages(scores_S: Values, groups_S: Ints, episodes_S: Ints, config: GiGPOConfig) -> Values:
     """A^E of each turn."""
     if config.episode_statistics == "turn":
         return grpo_advantages(scores_S, groups_S, scale_by_std=config.scale_by_std)
-    _, first, where = np.unique(trajectories_S, return_index=True, return_inverse=True)
+    _, first, where = np.unique(episodes_S, return_index=True, return_inverse=True)
     means, deviations, sizes = (x[where] for x in group_statistics(scores_S[first], groups_S[first]))
     alone = sizes == 1
     centred = np.where(alone, scores_S, scores_S - means)
     return centred / (np.where(alone, 1.0, deviations) + 1e-6) if config.scale_by_std else centred
 
 
-def step_advantages(returns_S: ArrayLike, clusters_S: ArrayLike, scale_by_std: bool) -> Values:
+def step_advantages(returns_S: Values, clusters_S: Ints, scale_by_std: bool) -> Values:
     """A^S of each turn: its return among those of its cluster; 0 where it is alone."""
-    returns = np.asarray(returns_S, dtype=np.float64)
-    means, deviations, sizes = group_statistics(returns, clusters_S)
-    centred = np.where((sizes == 1) | (deviations <= 1e-12), 0.0, returns - means)
-    return centred / (deviations + 1e-6) if scale_by_std else centred
+    alone = np.bincount(clusters_S)[clusters_S] == 1
+    return np.where(alone, 0.0, grpo_advantages(returns_S, clusters_S, scale_by_std=scale_by_std))
 
 
 def anchor_clusters(anchors_S: Sequence[str], groups_S: ArrayLike, similarity: float | None) -> Ints:
     """Cluster number of each turn: greedy, against the first member of each cluster of its group in order of birth."""
-    clusters: dict[int, list[tuple[str, int]]] = {}
-    numbers: list[int] = []
-    for anchor, group in zip(anchors_S, np.asarray(groups_S).tolist(), strict=True):
-        known = clusters.setdefault(group, [])
-        found = next((number for first, number in known if _same(anchor, first, similarity)), None)
-        if found is None:
-            found = sum(map(len, clusters.values()))
-            known.append((anchor, found))
-        numbers.append(found)
-    return np.array(numbers)
-
-
-def _same(anchor: str, first: str, similarity: float | None) -> bool:
-    if anchor == first or similarity is None:
-        return anchor == first
-    return SequenceMatcher(None, anchor, first).ratio() >= similarity
+    turns: dict[int, dict[str, list[int]]] = {}  # of each group and anchor
+    for turn, (anchor, group) in enumerate(zip(anchors_S, np.asarray(groups_S).tolist(), strict=True)):
+        turns.setdefault(group, {}).setdefault(anchor, []).append(turn)
+    births = np.empty(len(anchors_S), dtype=np.int64)  # first turn of each turn's cluster
+    for same in turns.values():
+        alike = {} if similarity is None else first_alike(list(same), similarity)
+        for anchor, members in same.items():
+            births[members] = same[alike.get(anchor, anchor)][0]
+    return np.unique(births, return_inverse=True)[1]
 
 
 if __name__ == "__main__":

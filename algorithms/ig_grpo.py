@@ -9,16 +9,32 @@ alpha = 0.3, N = 3 as published. IG~ is added after the group normalisation and 
 that fails entirely (A_i = 0) still ranks its queries. Not public, hence ours: the stabilisers' constants and the
 form of the soft clip. Q_t is the query text without its tags: paying the tag would pay for searching as such.
 
+Beside the published form, ours (docs/results.md has what they do):
+
+    --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): what the gain is worth once it is believed
+    --baseline siblings   IG~_t less the mean of the siblings' searches with the same number; 0 without a sibling
+
     python algorithms/ig_grpo.py --steps 60 --seed 0
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
 
 from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.estimators import group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
-from igsearch_env.errors import check_range
+from igsearch_env.errors import check_choice, check_range
+from igsearch_env.trajectory import Turn
+
+GAINS = ("log_probability", "probability")
+BASELINES = ("none", "siblings")
+
+is_search = attrgetter("is_search")
 
 
 @dataclass(frozen=True)
@@ -27,10 +43,18 @@ class IGGRPOConfig(GRPOConfig):
 
     alpha: float = 0.3
     """Weight of the information gain of a search (paper: 0.3)."""
+    gain: str = "log_probability"
+    """Difference of mean log-probs, in nats (paper), or probability: of their exponentials. Ours."""
+    baseline: str = "none"
+    """What a search's gain is compared with: none (paper), or siblings, leave-one-out. Ours."""
+    query_tags: bool = False
+    """Whether the tags around a query belong to Q_t (not public)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, 0)
+        check_choice("gain", self.gain, GAINS)
+        check_choice("baseline", self.baseline, BASELINES)
 
 
 class IGGRPO(GRPO):
@@ -41,16 +65,29 @@ class IGGRPO(GRPO):
 
     def __init__(self, config: IGGRPOConfig) -> None:
         super().__init__(config)
-        self.alpha = config.alpha
-        self.stabilise = config.information_gain.stabilise
+        self.options = config
 
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """GRPO's advantages, modulated on query tokens."""
+        options = self.options
         advantages = super().advantages(buffer)
-        for turn, tokens in buffer.query_tokens():
-            if turn.gain is not None:
-                advantages[tokens] += self.alpha * self.stabilise(turn.gain.value) / (tokens.stop - tokens.start)
+        paid = [(row, turn, tokens) for row, turn, tokens in buffer.query_tokens(tags=options.query_tags) if turn.gain]
+        gains = np.array([self._stable_gain(turn) for _, turn, _ in paid])
+        if options.baseline == "siblings" and paid:
+            number = {id(turn): n for t in buffer.trajectories for n, turn in enumerate(filter(is_search, t.turns))}
+            compared = [number[id(turn)] * len(buffer.groups) + buffer.group_index[row] for row, turn, _ in paid]
+            _, _, sizes = group_statistics(gains, compared)
+            gains = np.where(sizes > 1, rloo_advantages(gains, compared), 0.0)
+        for (_, _, tokens), gain in zip(paid, gains, strict=True):
+            advantages[tokens] += options.alpha * gain / (tokens.stop - tokens.start)
         return advantages
+
+    def _stable_gain(self, turn: Turn) -> float:
+        assert turn.gain is not None
+        gain = turn.gain.value
+        if self.options.gain == "probability":
+            gain = math.exp(turn.gain.logprob_real) - math.exp(turn.gain.logprob_baseline)
+        return self.options.information_gain.stabilise(gain)
 
 
 if __name__ == "__main__":

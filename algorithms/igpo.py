@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import discounted_sums
+from algorithms.common.estimators import discounted_sums, group_statistics
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -81,8 +81,7 @@ class IGPO(Algorithm):
             ]
             rewards.append([*gains, float(trajectory.outcome)])
         per_turn = turn_advantages(rewards, buffer.group_index, config.normalisation, config.gamma)
-        tokens = [len(turn.completion_ids) for t in buffer.trajectories for turn in t.turns]
-        return np.repeat(np.concatenate(per_turn), tokens).astype(np.float32)
+        return buffer.broadcast_turns(np.concatenate(per_turn))
 
 
 def turn_gain(before: float, after: float, form: str) -> float:
@@ -104,22 +103,18 @@ def turn_advantages(
         normalisation: joint or separate.
         gamma: discount per turn.
     """
-    scaled = [np.zeros(len(turns)) for turns in rewards]
-    for group in set(groups.tolist()):
-        members = [i for i, other in enumerate(groups.tolist()) if other == group]
-        outcomes = [(i, len(rewards[i]) - 1) for i in members]
-        gains = [(i, t) for i in members for t, reward in enumerate(rewards[i][:-1]) if reward is not None]
-        for places in [gains + outcomes] if normalisation == "joint" else [gains, outcomes]:
-            values = np.array([rewards[i][t] for i, t in places], dtype=np.float64)
-            if not len(values):
-                continue
-            for (i, t), value in zip(places, _normalised(values), strict=True):
-                scaled[i][t] = value
-    return [discounted_sums(turns, [len(turns)], gamma) for turns in scaled]
-
-
-def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((values - values.mean()) / (np.sqrt(values.var() + 1e-8) + 1e-6))
+    lengths = [len(turns) for turns in rewards]
+    ends = np.cumsum(lengths)
+    keys = 2 * np.repeat(groups, lengths)
+    if normalisation == "separate":
+        keys[ends - 1] += 1
+    values = [reward for turns in rewards for reward in turns]
+    there = np.array([value is not None for value in values])
+    earned = np.array(values, dtype=np.float64)[there]
+    means, deviations, _ = group_statistics(earned, keys[there], ddof=0)
+    scaled = np.zeros(len(values))
+    scaled[there] = (earned - means) / (np.sqrt(deviations**2 + 1e-8) + 1e-6)
+    return np.split(discounted_sums(scaled, lengths, gamma), ends[:-1])
 
 
 if __name__ == "__main__":

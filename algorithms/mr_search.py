@@ -57,14 +57,11 @@ class MRSearch(Algorithm):
         """One advantage per policy token."""
         attempts = [attempt_ends(trajectory) for trajectory in buffer.trajectories]
         rewards = [[reward for _, reward in ends] for ends in attempts]
-        per_attempt = attempt_advantages(rewards, buffer.group_index, self.gamma)
-        tokens = []
-        for trajectory, ends in zip(buffer.trajectories, attempts, strict=True):
-            start = 0
-            for end, _ in ends:
-                tokens.append(sum(len(turn.completion_ids) for turn in trajectory.turns[start:end]))
-                start = end
-        return np.repeat(np.concatenate(per_attempt), tokens).astype(np.float32)
+        per_attempt = np.concatenate(attempt_advantages(rewards, buffer.group_index, self.gamma))
+        first_turns = (np.cumsum(buffer.turn_counts) - buffer.turn_counts).tolist()
+        ends = [first + end for first, row in zip(first_turns, attempts, strict=True) for end, _ in row]
+        turns = np.diff(ends, prepend=0)  # of each attempt: they stand one after another
+        return buffer.broadcast_turns(np.repeat(per_attempt, turns))
 
 
 def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
@@ -77,15 +74,13 @@ def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
 
 def attempt_advantages(rewards: Sequence[Sequence[float]], groups_N: ArrayLike, gamma: float) -> list[Values]:
     """A_{i,n} of N trajectories, from the rewards of their attempts; these need not be equally many."""
-    groups = np.asarray(groups_N)
-    differences = [np.zeros(len(row)) for row in rewards]
-    for n in range(max(map(len, rewards), default=0)):
-        there = np.array([i for i, row in enumerate(rewards) if len(row) > n])
-        values = rloo_advantages([rewards[i][n] for i in there], groups[there])
-        _, index, sizes = np.unique(groups[there], return_inverse=True, return_counts=True)
-        for i, value, size in zip(there, values, sizes[index], strict=True):
-            differences[i][n] = value if size > 1 else 0.0
-    return [discounted_sums(row, [len(row)], gamma) for row in differences]
+    lengths = np.array([len(row) for row in rewards])
+    ends = np.cumsum(lengths)
+    numbers = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    keys = np.repeat(groups_N, lengths) * lengths.max() + numbers  # one for each group and n
+    differences = rloo_advantages([reward for row in rewards for reward in row], keys)
+    differences[np.bincount(keys)[keys] == 1] = 0.0
+    return np.split(discounted_sums(differences, lengths, gamma), ends[:-1])
 
 
 if __name__ == "__main__":

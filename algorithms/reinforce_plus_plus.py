@@ -51,10 +51,9 @@ class ReinforcePlusPlus(Algorithm):
         rewards = buffer.outcomes.astype(np.float64)
         if self.config.group_baseline:
             rewards = rewards - group_statistics(rewards, buffer.group_index)[0]
-        returns = [
-            reward * self.config.gamma ** np.arange(count - 1, -1, -1)
-            for reward, count in zip(rewards, buffer.policy_tokens, strict=True)
-        ]
+        counts = buffer.policy_tokens.tolist()
+        discounts = self.config.gamma ** np.arange(max(counts) - 1, -1, -1)
+        returns = [reward * discounts[-count:] for reward, count in zip(rewards, counts, strict=True)]
         return whiten(np.concatenate(returns)).astype(np.float32)
 
 

@@ -53,6 +53,7 @@ class Turn:
     logprobs: tuple[float, ...] = ()  # one per completion id, by the policy that sampled it
     query_span: tuple[int, int] | None = None  # tokens of the query text within completion_ids, [start, end)
     observation_ids: tuple[int, ...] = ()
+    search_span: tuple[int, int] | None = None  # as query_span, with the tags around it
 
     @property
     def is_search(self) -> bool:

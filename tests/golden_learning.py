@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -9,15 +11,19 @@ import torch
 from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
-from algorithms.common.buffer import Floats
+from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.estimators import grpo_advantages, overlong_penalty, rloo_advantages, whiten
-from algorithms.common.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights
+from algorithms.common.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights, value_loss
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages
+from algorithms.ppo import PPO, PPOConfig, token_rewards
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.trajectory import Attempt, Trajectory
 
 Outputs = dict[str, Any]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 NORM = "seq-mean-token-sum-norm"
 
 # ---------------------------------------------------------------- advantages
@@ -45,11 +51,38 @@ def group_advantages(case: Case) -> Outputs:
     return {"scalar": scalars, "token": tokens}
 
 
-def _on_tokens(mask: np.ndarray[Any, np.dtype[np.bool_]], flat: Floats) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _on_tokens(mask: Flags, flat: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A flat vector of policy tokens in the place of each; 0 elsewhere."""
     tokens = np.zeros(mask.shape, dtype=np.float32)
     tokens[mask] = flat
     return tokens
+
+
+def _where_asked(mask: Flags, flat: np.ndarray[Any, Any], golden: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A flat vector of policy tokens in the place of each, amid what the original left on tokens that it masks."""
+    tokens = np.array(golden, dtype=np.float64)
+    tokens[mask] = flat
+    return tokens
+
+
+def _mask(case: Case, key: str) -> Flags:
+    """A mask, or that of the fixture which it names ("policy_mask (info_mask)")."""
+    value = case.get(key)
+    return np.array(case.get(value.split()[0]) if isinstance(value, str) else value, dtype=bool)
+
+
+def _set_groups(buffer: RolloutBuffer, names: list[Any]) -> None:
+    """Trajectories of one name are a group, wherever they stand."""
+    order = list(dict.fromkeys(names))
+    buffer.__dict__["group_index"] = np.array([order.index(name) for name in names])
+
+
+def _rewarded(mask: Flags, rewards: list[float]) -> RolloutBuffer:
+    """A buffer with these holes, whose rows earned these rewards (with their last policy token, as in the original)."""
+    buffer = mask_buffer(mask.tolist())
+    for t, reward in zip(buffer.trajectories, rewards, strict=True):
+        t.outcome = reward
+    return buffer
 
 
 def leave_one_out(case: Case) -> Outputs:
@@ -67,12 +100,8 @@ def leave_one_out(case: Case) -> Outputs:
 def reinforce_plus_plus(case: Case) -> Outputs:
     """REINFORCE++ on a buffer with holes, with or without the group's baseline."""
     mask = np.array(case.get("policy_mask"), dtype=bool)
-    rewards, names = case.get("scores"), case.get("uid")
-    buffer = mask_buffer(mask.tolist())
-    for t, reward in zip(buffer.trajectories, rewards, strict=True):
-        t.outcome = reward
-    order = list(dict.fromkeys(names))
-    buffer.__dict__["group_index"] = np.array([order.index(name) for name in names])
+    buffer = _rewarded(mask, case.get("scores"))
+    _set_groups(buffer, case.get("uid"))
     gamma = case.get("gamma") if case.has("gamma") else 1.0
     config = ReinforcePlusPlusConfig(gamma=gamma, group_baseline="baseline" in case.name)
     tokens = _on_tokens(mask, ReinforcePlusPlus(config).advantages(buffer))
@@ -135,7 +164,7 @@ def modulation(case: Case) -> Outputs:
     modulated = IGGRPO(config).advantages(buffer)
     elsewhere = np.ones(len(plain), dtype=bool)
     at_queries: list[float] = []
-    for _, tokens in buffer.query_tokens():
+    for _, _, tokens in buffer.query_tokens():
         elsewhere[tokens] = False
         if np.ptp(modulated[tokens]) != 0:
             raise AssertionError(f"the query's tokens have different advantages: {modulated[tokens]}")
@@ -150,6 +179,73 @@ def modulation(case: Case) -> Outputs:
         ],
         "query_token_advantage": [[[next(values) for _ in own] for own in gains] for gains in case.get("raw_ig")],
     }
+
+
+def hole_aware_gae(case: Case) -> Outputs:
+    """PPO's advantages and value targets on a buffer with holes; at holes the original's numbers mean nothing."""
+    mask = _mask(case, "response_mask")
+    buffer = _rewarded(mask, case.get("scores"))
+    buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
+    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), lam=case.get("lam")))
+    return {
+        "advantages": _where_asked(mask, algorithm.advantages(buffer), case.outputs["advantages"]),
+        "returns": _where_asked(mask, algorithm.value_targets(buffer), case.outputs["returns"]),
+    }
+
+
+def kl_in_reward(case: Case) -> Outputs:
+    """PPO's token rewards, with a reference whose log-probs lie as far away as the case says."""
+    mask = _mask(case, "mask")
+    buffer = _rewarded(mask, case.get("scores"))
+    buffer.reference_logprobs = buffer.logprobs - np.array(case.get("kl_k1"), dtype=np.float32)[mask]
+    return {"token_level_rewards": _on_tokens(mask, token_rewards(buffer, case.get("beta")))}
+
+
+# What MR-Search's script leaves at these values and its paper does not have.
+_MR_SEARCH_PLAIN = {"alpha": 0.0, "beta": 1.0, "improve_gamma": 0.0, "penalty_lambda": 0.0}
+
+
+def attempts(case: Case) -> Outputs:
+    """MR-Search's advantages per attempt, and per token of a buffer whose tokens belong to attempts."""
+    for key, plain in _MR_SEARCH_PLAIN.items():
+        if case.has(key) and case.get(key) != plain:
+            return {name: NotAsked(f"{key}={case.get(key)}: neither in the paper nor here") for name in case.outputs}
+    mask = np.array(case.get("policy_mask"), dtype=bool)
+    steps = np.array(case.get("step_ids"))[:, : mask.shape[1]]  # the original has a column more
+    earned = [row[: own.max() + 1] for row, own in zip(case.get("episode_em"), steps, strict=True)]
+    members = [_attempted(*row) for row in zip(mask.tolist(), steps.tolist(), earned, strict=True)]
+    buffer = buffer_of([members])
+    _set_groups(buffer, case.get("group"))
+    gamma = case.get("discount")
+    tokens = MRSearch(MRSearchConfig(gamma=gamma)).advantages(buffer)
+    result: Outputs = {"token": _where_asked(mask, tokens, case.outputs["token"])}
+    if "per_episode_adv" in case.outputs:
+        per_attempt = attempt_advantages(earned, buffer.group_index, gamma)
+        # A table of the original has a 0 for each attempt that a rollout never came to.
+        widths = [len(row) for row in case.outputs["per_episode_adv"]]
+        result["per_episode_adv"] = [
+            [*row.tolist(), *[0.0] * (width - len(row))] for row, width in zip(per_attempt, widths, strict=True)
+        ]
+    return result
+
+
+def _attempted(mask: list[bool], steps: list[int], rewards: list[float]) -> Trajectory:
+    """A trajectory of one row: runs of policy tokens of one attempt are turns, the tokens between were read."""
+    member = trajectory([])
+    for (written, step), run in groupby(enumerate(zip(mask, steps, strict=True)), key=lambda token: token[1]):
+        ids = tuple(100 + column for column, _ in run)
+        while len(member.attempts) < step:
+            number = len(member.attempts)
+            member.attempts.append(Attempt(len(member.turns), "y", rewards[number]))
+        if written:
+            member.turns.append(search_turn(ids))
+        elif member.turns:
+            member.turns[-1].observation_ids += ids
+        else:
+            member.prompt_ids += ids
+    for reward in rewards[len(member.attempts) :]:
+        member.attempts.append(Attempt(len(member.turns), "y", reward))
+    return member
 
 
 def length_penalty(case: Case) -> Outputs:
@@ -240,6 +336,21 @@ def trl_losses(case: Case) -> Outputs:
     # "dr_grpo_maxlen6" is the type with its input written behind it.
     return {
         key: total(*modes[kind]) for key in case.outputs for kind in modes if key == kind or key.startswith(f"{kind}_")
+    }
+
+
+def clipped_value_loss(case: Case) -> Outputs:
+    """The critic's loss, as a mean over the tokens of a mask (all of them without one), and how many are clipped."""
+    values, old, returns = (_tensor(case, key) for key in ("vpreds", "old_values", "returns"))
+    clip = case.get("cliprange_value")
+    # Not the fixture's mask, which is of other tensors.
+    names = [name for name in ("mask", "eos_mask", "response_mask", "loss_mask") if name in case.inputs]
+    mask = torch.from_numpy(_mask(case, names[0])) if names else torch.ones(values.shape, dtype=torch.bool)
+    loss = value_loss(values, old, returns, clip)
+    mode = case.inputs.get("loss_agg_mode", "token-mean")
+    return {
+        "vf_loss": aggregate(loss, mask, mode),
+        "clipfrac": aggregate((loss > value_loss(values, old, returns, inf)).float(), mask, "token-mean"),
     }
 
 

@@ -42,6 +42,7 @@ INFO_KEYS = {
     "invalid",
     "prediction",
     "outcome",
+    "attempts",
     "stop_reason",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,38 @@ from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajecto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.config import EnvConfig, RolloutConfig, TrainConfig
+from algorithms.common.algorithm import Algorithm
+from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
+from algorithms.common.config import RolloutConfig, TrainConfig
 from algorithms.common.estimators import discounted_sums, gae, rloo_advantages, whiten
 from algorithms.common.logs import read_metrics
-from algorithms.common.trainer import train
+from algorithms.common.run import Run
+from algorithms.common.trainer import collect_batch, train
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_clusters, anchor_states
 from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
+from algorithms.mr_search import MRSearch, MRSearchConfig
+from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocol import Invalid
-from igsearch_env.trajectory import Gain, Trajectory, Turn
+from igsearch_env.trajectory import Attempt, Gain, Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 
 EVERY: list[tuple[Any, Any]] = [
     (RLOO, TrainConfig),
     (ReinforcePlusPlus, ReinforcePlusPlusConfig),
+    (GRPO, GRPOConfig),
+    (IGGRPO, IGGRPOConfig),
     (GiGPO, GiGPOConfig),
     (IGPO, IGPOConfig),
+    (MRSearch, MRSearchConfig),
+    (PPO, PPOConfig),
 ]
+every_algorithm = pytest.mark.parametrize(("algorithm", "config_class"), EVERY, ids=[a.name for a, _ in EVERY])
 VALUES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=1, max_size=12)
 
 
@@ -66,8 +78,9 @@ def test_whitened_values_have_mean_0_and_deviation_1(values: list[float]) -> Non
 @given(VALUES, st.floats(0, 1))
 def test_gae_with_lambda_1_is_the_return_minus_the_value(rewards: list[float], gamma: float) -> None:
     values = np.sin(np.arange(len(rewards)))
-    expected = discounted_sums(rewards, gamma) - values
-    np.testing.assert_allclose(gae(rewards, values, gamma=gamma, lam=1.0), expected, atol=1e-9)
+    expected = discounted_sums(rewards, [len(rewards)], gamma) - values
+    ours = gae(rewards, values, [len(rewards)], gamma=gamma, lam=1.0)
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
 # ---------------------------------------------------------------- REINFORCE++
@@ -170,26 +183,149 @@ def test_igpo_wants_the_turn_before_as_its_baseline() -> None:
         IGPOConfig(information_gain=InformationGainConfig())
 
 
+# ---------------------------------------------------------------- buffers with little or nothing in them
+
+
+def ready(algorithm: Algorithm, buffer: RolloutBuffer) -> RolloutBuffer:
+    """The buffer with what the algorithm asks for beside rewards."""
+    if algorithm.critic is not None:
+        buffer.values = np.zeros(int(buffer.policy_tokens.sum()), dtype=np.float32)
+    for _, turn in [(t, turn) for t in buffer.trajectories for turn in t.turns[:-1]]:
+        if algorithm.needs_information_gain:
+            turn.gain = Gain(0.5, -1.0, -1.5)
+    for t in buffer.trajectories:
+        t.attempts = [Attempt(len(t.turns), t.prediction, t.outcome)]
+    return buffer
+
+
+@every_algorithm
+def test_a_group_of_one_gives_finite_numbers(algorithm: Any, config_class: Any) -> None:
+    ours = algorithm(config_class())
+    for groups in ([[episode(1.0, ["x"])]], [[episode(1.0, ["x"])], [episode(0.0, ["y"], 1), episode(1.0, [], 1)]]):
+        advantages = ours.advantages(ready(ours, buffer_of(groups)))
+        assert np.isfinite(advantages).all()
+        assert len(advantages) == sum(len(turn.completion_ids) for group in groups for t in group for turn in t.turns)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config_class", "expected"),
+    [(RLOO, TrainConfig, 1.0), (GRPO, GRPOConfig, 1.0), (MRSearch, MRSearchConfig, 0.0), (IGPO, IGPOConfig, 0.0)],
+)
+def test_a_rollout_alone_keeps_its_reward_or_teaches_nothing(
+    algorithm: Any, config_class: Any, expected: float
+) -> None:
+    ours = algorithm(config_class())
+    advantages = ours.advantages(ready(ours, reward_buffer([[1.0]])))
+    np.testing.assert_allclose(advantages, [expected] * 3, atol=1e-5)
+
+
+@every_algorithm
+def test_equal_rewards_give_finite_numbers(algorithm: Any, config_class: Any) -> None:
+    ours = algorithm(config_class())
+    assert np.isfinite(ours.advantages(ready(ours, reward_buffer([[0.1] * 7, [0.0] * 3])))).all()
+
+
+@every_algorithm
+def test_no_algorithm_is_shown_a_buffer_that_can_not_teach(
+    algorithm: Any, config_class: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_run(config_class, tmp_path)
+    ours = algorithm(config)
+    buffers = [
+        ("no trajectory", RolloutBuffer([], failed=2)),
+        ("1 trajectories have no policy token", buffer_of([[episode(1.0, []), trajectory([answer_turn(())])]])),
+        ("1 trajectories have no policy token", buffer_of([[episode(1.0, []), trajectory([])]])),
+        ("an outcome reward is nan", reward_buffer([[1.0, float("nan")]])),
+        ("an outcome reward is inf", reward_buffer([[float("inf"), 0.0]])),
+    ]
+    with Run(ours, config) as run:
+        for said, buffer in buffers:
+            monkeypatch.setattr("algorithms.common.trainer.collect", lambda *_, got=buffer, **__: got)
+            with pytest.raises(RolloutBufferError, match=said):
+                collect_batch(run, ours, 1)
+
+
+def test_ig_grpo_on_searches_that_were_never_valued_is_grpo() -> None:
+    buffer = buffer_of([[episode(1.0, ["x"]), episode(0.0, ["y"])]])
+    np.testing.assert_array_equal(IGGRPO(IGGRPOConfig()).advantages(buffer), GRPO(GRPOConfig()).advantages(buffer))
+
+
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize(("algorithm", "config_class"), EVERY, ids=[a.name for a, _ in EVERY])
-def test_it_trains(algorithm: Any, config_class: Any, tmp_path: Path) -> None:
-    questions = tmp_path / "questions.jsonl"
+def small_run(config_class: Any, folder: Path) -> Any:
+    """Two steps on six questions."""
+    questions = folder / "questions.jsonl"
     rows = [
         {"id": q.id, "question": q.text, "golden_answers": list(q.golden_answers), "dataset": q.dataset}
         for q in bundled_world().questions["train"][:6]
     ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = config_class(
+    return config_class(
         steps=2,
         eval_every=0,
-        run_dir=tmp_path / "run",
-        env=EnvConfig(questions=(str(questions),), eval_questions=(str(questions),)),
+        run_dir=folder / "run",
+        env=replace(config_class().env, questions=(str(questions),), eval_questions=(str(questions),)),
         rollout=RolloutConfig(questions=3, group_size=4, max_new_tokens=16),
     )
+
+
+@every_algorithm
+def test_it_trains(algorithm: Any, config_class: Any, tmp_path: Path) -> None:
+    config = small_run(config_class, tmp_path)
     train(algorithm(config), config)
     steps = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row]
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["policy/grad_norm"] > 0 for row in steps)
     assert ("information_gain/mean" in steps[0]) == algorithm.needs_information_gain
+    assert ("loss/value" in steps[0]) == (algorithm is PPO)
+    # An episode is one attempt, or up to three for MR-Search.
+    most = 36 if algorithm is MRSearch else 12
+    assert all(most / 2 < row["attempts"] <= most for row in steps)
+
+
+# ---------------------------------------------------------------- IG-GRPO's options
+
+
+def gained(*gains: tuple[float, float]) -> Trajectory:
+    """A failed episode whose searches have these log-probs (baseline, real) and two query tokens each."""
+    played = episode(0.0, ["x"] * len(gains))
+    for turn, (before, after) in zip(played.turns, gains, strict=False):
+        turn.gain, turn.query_span, turn.search_span = Gain(after - before, after, before), (2, 4), (1, 5)
+    return played
+
+
+def ig_grpo(buffer: RolloutBuffer, **options: Any) -> list[float]:
+    """Advantages with gains as they are, undisturbed by stabilisers."""
+    plain = InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none")
+    return [float(a) for a in IGGRPO(IGGRPOConfig(alpha=1.0, information_gain=plain, **options)).advantages(buffer)]
+
+
+def test_a_gain_in_probability_ignores_what_stays_unlikely() -> None:
+    buffer = buffer_of([[gained((-12.0, -8.0)), gained((-8.0, -0.1))]])
+    ours = ig_grpo(buffer, gain="probability")
+    assert ours[2] == pytest.approx((np.exp(-8) - np.exp(-12)) / 2, abs=1e-7)
+    assert ours[9 + 2] == pytest.approx((np.exp(-0.1) - np.exp(-8)) / 2, abs=1e-6)
+
+
+def test_siblings_are_compared_search_by_search() -> None:
+    # The second one's first search brought no passage, so its only gain is that of its second search.
+    second = gained((0.0, 0.0), (0.0, 3.0))
+    second.turns[0].gain = None
+    buffer = buffer_of([[gained((0.0, 1.0), (0.0, 1.0)), second, gained((0.0, 4.0))]])
+    ours = ig_grpo(buffer, baseline="siblings")
+    firsts, seconds = [ours[2], ours[14 + 14 + 2]], [ours[5 + 2], ours[14 + 5 + 2]]
+    assert firsts == pytest.approx([-3 / 2, 3 / 2])
+    assert seconds == pytest.approx([-2 / 2, 2 / 2])
+    assert ours[14 + 2] == 0
+
+
+def test_a_search_without_a_sibling_has_nothing_to_be_compared_with() -> None:
+    buffer = buffer_of([[gained((0.0, 1.0), (0.0, 5.0)), gained((0.0, 1.0))], [gained((0.0, 2.0))]])
+    assert np.abs(ig_grpo(buffer, baseline="siblings")).max() == 0
+
+
+def test_tags_may_share_the_gain_of_their_query() -> None:
+    buffer = buffer_of([[gained((0.0, 1.0)), gained((0.0, 0.0))]])
+    assert ig_grpo(buffer)[:5] == pytest.approx([0, 0, 0.5, 0.5, 0])
+    assert ig_grpo(buffer, query_tags=True)[:5] == pytest.approx([0, 0.25, 0.25, 0.25, 0.25])

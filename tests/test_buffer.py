@@ -74,7 +74,7 @@ def test_broadcast_repeats_each_value_for_the_tokens_of_its_trajectory(buffer: R
 @given(buffers())
 def test_query_tokens_point_at_the_ids_of_the_query(buffer: RolloutBuffer) -> None:
     flat = [i for member in buffer.trajectories for i in written(member)]
-    found = [(turn, flat[tokens]) for turn, tokens in buffer.query_tokens()]
+    found = [(turn, flat[tokens]) for _, turn, tokens in buffer.query_tokens()]
     expected = [
         (turn, list(turn.completion_ids[slice(*turn.query_span)]))
         for member in buffer.trajectories

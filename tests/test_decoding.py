@@ -13,7 +13,7 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
 from algorithms.common.decoding import Completion, Decoder
 from algorithms.common.packing import Block, pack
-from algorithms.common.policy import Policy
+from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.rollout import collect, play
 from igsearch_env.engine import SearchEngine
 from igsearch_env.protocol import Protocol
@@ -265,6 +265,18 @@ def test_the_query_span_holds_exactly_the_query(query: str) -> None:
     assert query in policy.decode(ids[low:high])
     assert len(policy.decode(ids[low:high]).strip()) == len(query)
     assert policy.token_span(ids, 5, 5) == (0, 0)
+
+
+def test_rollouts_record_the_query_and_the_search_around_it() -> None:
+    policy = Policy.load(PolicyConfig())
+    turns = [turn for trajectory in played(policy, 8)[0] for turn in trajectory.turns if turn.is_search]
+    assert turns
+    for turn in turns:
+        assert turn.query_span is not None
+        assert turn.search_span is not None
+        query, search = (policy.decode(turn.completion_ids[slice(*s)]) for s in (turn.query_span, turn.search_span))
+        assert query.strip() == turn.query
+        assert (search[:8], search[-9:]) == ("<search>", "</search>")
 
 
 # ---------------------------------------------------------------- whole episodes

@@ -234,8 +234,16 @@ def test_too_many_retrieval_failures_stop_the_run(
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["step"] == 0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        (lambda values: values * np.float32("nan"), "grpo.advantages gave nan: values must be finite"),
+        (lambda values: values * np.float32(1e37), r"step 3: the gradient norm is (inf|nan).*optimizer\.lr"),
+        (lambda values: values[:-1], r"grpo.advantages gave shape .* one value per policy token.*broadcast"),
+    ],
+)
+def test_what_is_not_finite_or_shaped_stops_the_run_and_leaves_it_readable(
+    poison: Any, message: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = GRPOConfig(**{**small, "run_dir": tmp_path / "run"})
     algorithm = GRPO(config)
@@ -244,10 +252,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_it_readable(
 
     def poisoned(buffer: Any) -> Any:
         steps.append(buffer)
-        return plain(buffer) * (np.float32("nan") if len(steps) == 3 else np.float32(1))
+        return poison(plain(buffer)) if len(steps) == 3 else plain(buffer)
 
     monkeypatch.setattr(algorithm, "advantages", poisoned)
-    with pytest.raises(TrainingError, match=r"step 3: the gradient norm is nan.*optimizer\.lr"):
+    with pytest.raises(TrainingError, match=message):
         train(algorithm, config)
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1, 2]
     resumed = Run(algorithm, config)

@@ -68,10 +68,20 @@ class RolloutBuffer:
         return np.repeat(np.arange(len(self.groups)), [len(g.trajectories) for g in self.groups])
 
     @cached_property
+    def turn_counts(self) -> Ints:
+        """Number of turns of each trajectory."""
+        return np.array([len(t.turns) for t in self.trajectories], dtype=np.int64)
+
+    @cached_property
+    def turn_tokens(self) -> Ints:
+        """Number of policy tokens of each turn, trajectory by trajectory."""
+        return np.array([len(turn.completion_ids) for t in self.trajectories for turn in t.turns], dtype=np.int64)
+
+    @cached_property
     def policy_tokens(self) -> Ints:
         """Number of policy tokens of each trajectory."""
-        counts = [sum(len(turn.completion_ids) for turn in t.turns) for t in self.trajectories]
-        return np.array(counts, dtype=np.int64)
+        trajectories = np.repeat(np.arange(len(self.trajectories)), self.turn_counts)
+        return np.bincount(trajectories, self.turn_tokens, len(self.trajectories)).astype(np.int64)
 
     @cached_property
     def first_token(self) -> Ints:
@@ -86,6 +96,10 @@ class RolloutBuffer:
             )
         return np.repeat(np.asarray(values, dtype=np.float32), self.policy_tokens)
 
+    def broadcast_turns(self, values: Sequence[float] | NDArray[Any]) -> Floats:
+        """One value per turn -> one per policy token."""
+        return np.repeat(np.asarray(values, dtype=np.float32), self.turn_tokens)
+
     def flat_index(self, rows: Sequence[int]) -> Ints:
         """Where the policy tokens of some trajectories stand in the flat layout, row by row."""
         starts = self.first_token
@@ -96,15 +110,16 @@ class RolloutBuffer:
         """Log-prob of each policy token, by the policy that sampled it."""
         return np.concatenate([sequence.logprobs for sequence in self.sequences])
 
-    def query_tokens(self) -> Iterator[tuple[Turn, slice]]:
-        """Every search with at least one query token, and where those stand in the flat layout."""
-        for trajectory, start in zip(self.trajectories, self.first_token, strict=True):
-            position = int(start)
+    def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
+        """Every search with at least one query token: its trajectory, its turn, and where those tokens stand in the
+        flat layout. `tags`: with the tags around the query.
+        """
+        for row, (trajectory, start) in enumerate(zip(self.trajectories, self.first_token.tolist(), strict=True)):
             for turn in trajectory.turns:
-                if turn.query_span is not None and turn.query_span[1] > turn.query_span[0]:
-                    low, high = turn.query_span
-                    yield turn, slice(position + low, position + high)
-                position += len(turn.completion_ids)
+                span = turn.search_span if tags else turn.query_span
+                if span is not None and span[1] > span[0]:
+                    yield row, turn, slice(start + span[0], start + span[1])
+                start += len(turn.completion_ids)
 
     def check_trainable(self) -> None:
         """Raise `RolloutBufferError` unless there is something to learn from."""
@@ -187,23 +202,19 @@ class RolloutBuffer:
 
     @classmethod
     def load(cls, path: str | Path) -> RolloutBuffer:
-        """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version."""
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            try:
-                header = json.loads(file.readline())
-            except (gzip.BadGzipFile, json.JSONDecodeError) as error:
-                raise RolloutBufferError(
-                    f"{path}: not a saved buffer ({error}); give a file that save() wrote"
-                ) from error
-            if header.get("format") != FORMAT:
-                raise RolloutBufferError(
-                    f"{path}: format {header.get('format')!r}, this version reads {FORMAT}; collect again"
-                )
-            groups = []
-            for line in file:
-                row = json.loads(line)
-                question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
-                groups.append(Group(question, [_trajectory(question, t) for t in row["trajectories"]]))
+        """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version, or a damaged one."""
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                header, *rows = [json.loads(line) for line in file]
+            version = header.get("format")
+        except (gzip.BadGzipFile, EOFError, ValueError, AttributeError) as error:
+            raise RolloutBufferError(f"{path}: not a saved buffer ({error}); give a file that save() wrote") from error
+        if version != FORMAT:
+            raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; collect again")
+        groups = []
+        for row in rows:
+            question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
+            groups.append(Group(question, [_trajectory(question, t) for t in row["trajectories"]]))
         return cls(groups, header["failed"], header["metadata"])
 
 
@@ -289,6 +300,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "completion_ids": turn.completion_ids,
         "logprobs": turn.logprobs,
         "query_span": turn.query_span,
+        "search_span": turn.search_span,
         "observation_ids": turn.observation_ids,
     }
 
@@ -322,5 +334,6 @@ def _turn(row: dict[str, Any]) -> Turn:
         completion_ids=tuple(row["completion_ids"]),
         logprobs=tuple(row["logprobs"]),
         query_span=None if row["query_span"] is None else (row["query_span"][0], row["query_span"][1]),
+        search_span=None if row["search_span"] is None else (row["search_span"][0], row["search_span"][1]),
         observation_ids=tuple(row["observation_ids"]),
     )

@@ -5,19 +5,28 @@ Shapes: N trajectories, `groups_N` their group numbers. Equations and sources: d
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+AUTOJUNK = 200  # characters of a text from which difflib begins no match with those that are over 1% of it
 
-def group_statistics(rewards_N: ArrayLike, groups_N: ArrayLike) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Mean, standard deviation (n - 1) and size of each trajectory's group. A group of one has deviation 0."""
+
+def group_statistics(
+    rewards_N: ArrayLike, groups_N: ArrayLike, *, ddof: int = 1
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Mean, standard deviation (over n - ddof) and size of each trajectory's group. A group of one has deviation 0."""
     rewards = np.asarray(rewards_N, dtype=np.float64)
     _, index, sizes = np.unique(np.asarray(groups_N), return_inverse=True, return_counts=True)
     means = np.bincount(index, rewards) / sizes
     squares = np.bincount(index, (rewards - means[index]) ** 2)
-    deviations = np.sqrt(squares / np.maximum(sizes - 1, 1))
+    deviations = np.sqrt(squares / np.maximum(sizes - ddof, 1))
     return means[index], deviations[index], sizes[index]
 
 
@@ -52,21 +61,36 @@ def rloo_advantages(rewards_N: ArrayLike, groups_N: ArrayLike) -> Floats:
 def whiten(values: ArrayLike) -> Floats:
     """(x - mean) / sqrt(var + 1e-8) over all values, the variance Bessel-corrected, as in verl."""
     x = np.asarray(values, dtype=np.float64)
-    return np.asarray((x - x.mean()) / np.sqrt(x.var(ddof=min(1, x.size - 1)) + 1e-8))
+    centred = np.asarray(x - x.mean())
+    centred /= np.sqrt(centred @ centred / max(x.size - 1, 1) + 1e-8)  # in place: new memory costs more than this
+    return centred
 
 
 def discounted_sums(values: ArrayLike, lengths_N: ArrayLike, gamma: float) -> Floats:
     """S_t = x_t + gamma S_{t+1} within each of N sequences, which stand one after another in `values`."""
-    x, lengths = np.asarray(values, dtype=np.float64), np.asarray(lengths_N, dtype=np.int64)
-    if not len(x):
-        return x.copy()
-    columns = np.arange(len(x)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    places = (columns, np.repeat(np.arange(len(lengths)), lengths))
-    sums_TN = np.zeros((lengths.max(), len(lengths)))
-    sums_TN[places] = x
-    for t in range(len(sums_TN) - 2, -1, -1):
-        sums_TN[t] += gamma * sums_TN[t + 1]
-    return sums_TN[places]
+    sums = np.array(values, dtype=np.float64)
+    _accumulate(sums, lengths_N, gamma)
+    return sums
+
+
+def _accumulate(sums: Floats, lengths_N: ArrayLike, gamma: float) -> None:
+    """`discounted_sums` in place, as cumulative sums from the end: gamma^t S_t = sum_{k >= t} gamma^k x_k.
+
+    The terms grow on the way, so this rounds no worse than the recursion. Sequences are cut into pieces where gamma^k
+    would come near the smallest float.
+    """
+    ends = np.cumsum(lengths_N, dtype=np.int64).tolist()
+    longest, decay = int(np.max(lengths_N, initial=0)), -math.log(max(gamma, 1e-300))
+    piece = longest if decay * longest < 500 else max(int(500 / decay), 1)
+    powers = gamma ** np.arange(piece)
+    for start, end in zip([0, *ends], ends, strict=False):
+        for high in range(end, start, -piece):
+            part = sums[max(high - piece, start) : high]
+            if high < end:
+                part[-1] += gamma * sums[high]
+            part *= powers[: len(part)]
+            np.add.accumulate(part[::-1], out=part[::-1])
+            part /= powers[: len(part)]
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, lengths_N: ArrayLike, *, gamma: float, lam: float) -> Floats:
@@ -75,10 +99,14 @@ def gae(rewards: ArrayLike, values: ArrayLike, lengths_N: ArrayLike, *, gamma: f
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}. Observation tokens are not in these
     sequences, so they cost no discount (the hole-aware form of verl).
     """
-    r, v = np.asarray(rewards, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    following = np.append(v[1:], 0.0)
-    following[np.cumsum(lengths_N) - 1] = 0.0  # nothing follows the last token of an episode
-    return discounted_sums(r + gamma * following - v, lengths_N, gamma * lam)
+    v = np.asarray(values)
+    advantages = np.empty(len(v))
+    np.multiply(v[1:], gamma, out=advantages[:-1], dtype=np.float64)
+    advantages[np.cumsum(lengths_N) - 1] = 0.0  # nothing follows the last token of an episode
+    advantages += np.asarray(rewards)
+    advantages -= v
+    _accumulate(advantages, lengths_N, gamma * lam)
+    return advantages
 
 
 def overlong_penalty(lengths_N: ArrayLike, *, max_length: int, buffer_length: int, factor: float = 1.0) -> Floats:
@@ -92,3 +120,45 @@ def all_equal_share(rewards_N: ArrayLike, groups_N: ArrayLike) -> float:
     """Share of groups in which every trajectory earned the same: they carry no outcome signal."""
     _, deviations, sizes = group_statistics(rewards_N, groups_N)
     return float(np.sum((deviations <= 1e-12) / sizes) / np.sum(1 / sizes)) if len(sizes) else 0.0
+
+
+def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
+    """The first of these texts, no two of them equal, that is similar to each and to none before itself; or itself.
+
+    Similar is a ratio of at least `least` by difflib, which takes milliseconds a pair; most pairs are told without it.
+    """
+    long = [text for text in texts if len(text) >= AUTOJUNK]
+    letters = set(long[0]) if long else set()
+    frequent = [letter for letter in letters if all(text.count(letter) > len(text) // 100 + 1 for text in long)]
+    pattern = re.compile(f"[{re.escape(''.join(frequent))}]{{5,}}" if frequent else "(?!)")
+    founders: list[str] = []
+    first: dict[str, str] = {}
+    for text in texts:
+        # Between two other characters, so not from the first one nor to the last; the longest tell most.
+        runs = sorted((m.span() for m in pattern.finditer(text, 1, len(text) - 1)), key=lambda run: run[0] - run[1])
+        first[text] = next((founder for founder in founders if _alike(text, founder, least, runs)), text)
+        if first[text] == text:
+            founders.append(text)
+    return first
+
+
+def _alike(a: str, b: str, least: float, runs: list[tuple[int, int]]) -> bool:
+    """Whether difflib's ratio, 2 matches / (length of a + length of b), reaches `least`.
+
+    Every block of characters that difflib matches holds one that is not frequent in b (over 1% of a long text). So it
+    covers characters of `runs`, of a's frequent ones, from an end on, and more than one only if b has the three there
+    as well, no further off than characters without a match can shift them.
+    """
+    needed = int(least * (len(a) + len(b)) / 2)
+    back, ahead = len(a) - needed, len(b) - needed  # characters of a, and of b, that may stay without a match
+    if back < 0 or ahead < 0:
+        return False
+    lost = 0
+    for start, end in runs if len(b) >= AUTOJUNK else ():
+        left, right = a[start - 1 : start + 2], a[end - 2 : end + 1]
+        found = b.find(left, max(start - 1 - back, 0), start + 2 + ahead) >= 0
+        if not found and b.find(right, max(end - 2 - back, 0), end + 1 + ahead) < 0:
+            lost += end - start - 2
+            if lost > back:
+                return False
+    return SequenceMatcher(None, a, b).ratio() >= least

@@ -132,6 +132,8 @@ def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> N
         content = turn.text[span[1] : span[2]]
         start = span[1] + len(content) - len(content.lstrip())
         turn.query_span = policy.token_span(completion.ids, start, span[1] + len(content.rstrip()))
+        open_tag, close_tag = len("<search>"), len("</search>")
+        turn.search_span = policy.token_span(completion.ids, span[1] - open_tag, span[2] + close_tag)
     if trajectory.attempts and trajectory.attempts[-1].end == len(trajectory.turns) and turn.observation:
         turn.observation_ids = policy.encode_user_turn(turn.observation, completion.ids)
     elif turn.observation:

@@ -45,7 +45,7 @@ class Run:
 
     MAX_REFILLS = 10
 
-    def __init__(self, algorithm: Algorithm, config: TrainConfig) -> None:
+    def __init__(self, algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> None:
         self.name = name = algorithm.name
         self.config = config
         self.console = Console()
@@ -71,7 +71,7 @@ class Run:
             weight_decay=config.optimizer.weight_decay,
         )
         self.protocol = make_protocol(config.env)
-        self.retriever = make_retriever(config.env.corpus)
+        self.retriever = make_retriever(config.env.corpus) if retriever is None else retriever
         self.train_questions = make_questions(config.env.questions, "train")
         self.dev_questions = make_questions(config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")

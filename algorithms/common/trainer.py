@@ -22,7 +22,7 @@ from algorithms.common.rollout import collect
 from algorithms.common.run import Run
 from algorithms.common.scoring import measure_information_gain, recompute_logprobs
 from igsearch_env.errors import IGSearchError
-from retrievers.base import RetrieverError
+from retrievers.base import Retriever, RetrieverError
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -42,9 +42,12 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
         sys.exit("interrupted: the same command goes on from the last checkpoint")
 
 
-def train(algorithm: Algorithm, config: TrainConfig) -> Run:
-    """Train a policy. Everything that a step draws is derived from (seed, step): any step can be run again."""
-    with Run(algorithm, config) as run:
+def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> Run:
+    """Train a policy; `retriever` is searched instead of `config.env.corpus`.
+
+    Everything that a step draws is derived from (seed, step): any step can be run again.
+    """
+    with Run(algorithm, config, retriever) as run:
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
@@ -68,14 +71,28 @@ def train(algorithm: Algorithm, config: TrainConfig) -> Run:
                 if run.critic is not None:
                     with timed("values", times):
                         buffer.values = run.critic.values(buffer)
-                advantages = algorithm.advantages(buffer)
+                advantages = checked(algorithm.advantages(buffer), buffer, f"{algorithm.name}.advantages")
                 with timed("update", times):
                     losses = update(run, buffer, advantages, step)
                 if run.critic is not None:
                     with timed("critic", times):
-                        losses |= run.critic.update(buffer, algorithm.value_targets(buffer), step, config.seed)
+                        targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
+                        losses |= run.critic.update(buffer, targets, step, config.seed)
             run.record(step, {**describe(buffer, advantages), **losses, **times}, buffer)
     return run
+
+
+def checked(values: Floats, buffer: RolloutBuffer, name: str) -> Floats:
+    """`values` as float32, if there is a finite one for each policy token; else `TrainingError`."""
+    expected = (int(buffer.policy_tokens.sum()),)
+    if np.shape(values) != expected:
+        raise TrainingError(
+            f"{name} gave shape {np.shape(values)}: it must be {expected}, one value per policy token; "
+            "buffer.broadcast makes it of one per trajectory"
+        )
+    if not np.isfinite(values).all():
+        raise TrainingError(f"{name} gave {np.asarray(values)[~np.isfinite(values)][0]}: values must be finite")
+    return np.asarray(values, dtype=np.float32)
 
 
 def reference_logprobs(reference: Policy, buffer: RolloutBuffer, config: TrainConfig) -> Floats:

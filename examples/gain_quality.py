@@ -1,0 +1,161 @@
+"""How well does information gain tell useful searches from useless ones? Asked of the bundled world, which knows.
+
+    python examples/gain_quality.py --policies bundled runs/cold runs/ig_grpo-seed0/policy
+
+A search is useful when it finds the passage of the next hop of its question. For each policy and each way to value a
+search: the chance that a useful one has a higher value than a useless one (AUC; 0.5 is a coin), over all searches and
+among siblings (each value less the mean over the same search of the question's other rollouts). By what the search was
+for: the only hop, a bridge (an entity that the answer hangs on), or the last of several. The outcome of the episode,
+which is all that GRPO knows, is valued in the same way.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.decoding import Decoder
+from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.rollout import collect
+from algorithms.common.scoring import PolicyScorer, measure_information_gain
+from igsearch_env.engine import SearchEngine
+from igsearch_env.errors import IGSearchError
+from igsearch_env.information_gain import InformationGain, InformationGainConfig
+from igsearch_env.protocol import Protocol
+from igsearch_env.trajectory import Trajectory
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
+
+KINDS = ("only hop", "bridge", "last of several")
+MEASURES = {
+    "random, N = 1": InformationGainConfig(num_random=1),
+    "random, N = 3": InformationGainConfig(),
+    "random, N = 8": InformationGainConfig(num_random=8),
+    "random, skeleton": InformationGainConfig(context="skeleton"),
+    "previous": InformationGainConfig(baseline="previous"),
+    "empty": InformationGainConfig(baseline="empty"),
+}
+
+CREDITS = {"own": "{}", "return": "{}, and later gains", "outcome": "outcome"}
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Args:
+    """Options of this script."""
+
+    policies: tuple[str, ...] = ("bundled",)
+    """`bundled`, folders or model names."""
+    families: tuple[str, ...] = ("search_r1",)
+    """Tag families: in autorefine the evidence is a passage block with what the policy made of it."""
+    questions: int = 64
+    """Questions of the training split."""
+    group_size: int = 8
+    """Rollouts of each."""
+    seed: int = 0
+    """Seed of the rollouts and of the random evidence."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A search whose worth is known."""
+
+    kind: str
+    useful: bool
+    value: float
+    siblings: tuple[int, int]  # question and number of the search: what is compared
+
+
+def main(args: Args) -> None:
+    """Print one table per policy and family."""
+    console = Console()
+    retriever = bundled_retriever()
+    questions = bundled_world().questions["train"][:: max(1, len(bundled_world().questions["train"]) // args.questions)]
+    for path, family in product(args.policies, args.families):
+        policy = Policy.load(PolicyConfig(path=path))
+        protocol = Protocol(family, "bare")
+        engine = SearchEngine(questions, retriever, None, protocol=protocol)
+        decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
+        buffer = collect(decoder, engine, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
+        table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
+        for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
+            table.add_column(name, justify="left" if name in ("value", "search for") else "right")
+        for name, config in MEASURES.items():
+            scorer = PolicyScorer(policy, token_budget=4_096)
+            clear_gains(buffer)
+            measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, args.seed))
+            for credit in ("own", "return", "outcome") if config == InformationGainConfig() else ("own",):
+                searches = list(labelled(buffer, credit))
+                for kind in KINDS:
+                    of_kind = row([s for s in searches if s.kind == kind])
+                    table.add_row(CREDITS[credit].format(name), kind, *of_kind)
+                table.add_section()
+        console.print(table)
+
+
+def clear_gains(buffer: RolloutBuffer) -> None:
+    """Forget what was measured."""
+    for trajectory in buffer.trajectories:
+        for turn in trajectory.turns:
+            turn.gain = None
+
+
+def labelled(buffer: RolloutBuffer, credit: str) -> Iterator[Labelled]:
+    """Every measured search before the last hop was found, with its truth. `credit`: a key of `CREDITS`."""
+    for group, trajectory in zip(buffer.group_index.tolist(), buffer.trajectories, strict=True):
+        gains = [0.0 if turn.gain is None else turn.gain.value for turn in trajectory.turns]
+        for number, (place, kind, useful) in enumerate(_searches(trajectory)):
+            if trajectory.turns[place].gain is not None:
+                values = {"own": gains[place], "return": sum(gains[place:]), "outcome": trajectory.outcome}
+                yield Labelled(kind, useful, values[credit], (group, number))
+
+
+def _searches(trajectory: Trajectory) -> Iterator[tuple[int, str, bool]]:
+    """Turn, kind and usefulness of each search."""
+    needed = [hop.passage_id for hop in trajectory.question.metadata["hops"]]
+    seen: set[str] = set()
+    found = 0
+    for place, turn in enumerate(trajectory.turns):
+        if not turn.is_search or found == len(needed):
+            continue
+        kind = "only hop" if len(needed) == 1 else "last of several" if found == len(needed) - 1 else "bridge"
+        seen |= {passage.id for passage in turn.passages}
+        before = found
+        while found < len(needed) and needed[found] in seen:
+            found += 1
+        yield place, kind, found > before
+
+
+def row(searches: Sequence[Labelled]) -> list[str]:
+    """Number, share of useful ones, mean values, and both AUCs, as text."""
+    useful = np.array([s.useful for s in searches], dtype=bool)
+    values = np.array([s.value for s in searches], dtype=np.float64)
+    if not useful.any() or useful.all():
+        return [str(len(searches)), f"{useful.mean():.2f}" if len(useful) else "", "", "", "", ""]
+    _, index = np.unique([s.siblings for s in searches], axis=0, return_inverse=True)
+    centred = values - (np.bincount(index, values) / np.bincount(index))[index]
+    means = (f"{values[useful].mean():+.2f}", f"{values[~useful].mean():+.2f}")
+    return [str(len(searches)), f"{useful.mean():.2f}", *means, *(f"{auc(x, useful):.2f}" for x in (values, centred))]
+
+
+def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive has the higher value of a random pair; a tie counts one half."""
+    ordered = np.sort(values[~positive])
+    below = np.searchsorted(ordered, values[positive], "left") + np.searchsorted(ordered, values[positive], "right")
+    return float(below.mean() / (2 * len(ordered)))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except IGSearchError as error:
+        sys.exit(f"error: {error}")
