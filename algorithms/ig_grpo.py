@@ -26,13 +26,14 @@ from operator import attrgetter
 import numpy as np
 
 from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.estimators import group_statistics, rloo_advantages
+from algorithms.common.estimators import discounted_sums, group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_choice, check_range
 from igsearch_env.trajectory import Turn
 
 GAINS = ("log_probability", "probability")
 BASELINES = ("none", "siblings")
+CREDITS = ("own", "return")
 
 is_search = attrgetter("is_search")
 
@@ -47,6 +48,8 @@ class IGGRPOConfig(GRPOConfig):
     """Difference of mean log-probs, in nats (paper), or probability: of their exponentials. Ours."""
     baseline: str = "none"
     """What a search's gain is compared with: none (paper), or siblings, leave-one-out. Ours."""
+    credit: str = "own"
+    """Gains that a search earns: its own (paper), or return: the later ones of its episode, too. Ours."""
     query_tags: bool = False
     """Whether the tags around a query belong to Q_t (not public)."""
 
@@ -55,6 +58,7 @@ class IGGRPOConfig(GRPOConfig):
         check_range("alpha", self.alpha, 0)
         check_choice("gain", self.gain, GAINS)
         check_choice("baseline", self.baseline, BASELINES)
+        check_choice("credit", self.credit, CREDITS)
 
 
 class IGGRPO(GRPO):
@@ -73,6 +77,9 @@ class IGGRPO(GRPO):
         advantages = super().advantages(buffer)
         paid = [(row, turn, tokens) for row, turn, tokens in buffer.query_tokens(tags=options.query_tags) if turn.gain]
         gains = np.array([self._stable_gain(turn) for _, turn, _ in paid])
+        if options.credit == "return":
+            rows = [row for row, _, _ in paid]
+            gains = discounted_sums(gains, np.bincount(rows, minlength=1), gamma=1.0)
         if options.baseline == "siblings" and paid:
             number = {id(turn): n for t in buffer.trajectories for n, turn in enumerate(filter(is_search, t.turns))}
             compared = [number[id(turn)] * len(buffer.groups) + buffer.group_index[row] for row, turn, _ in paid]
