@@ -12,6 +12,7 @@ form of the soft clip. Q_t is the query text without its tags: paying the tag wo
 Beside the published form, ours (docs/results.md has what they do):
 
     --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): what the gain is worth once it is believed
+    --credit return       sum_{k >= t} IG~_k instead of IG~_t: a bridge earns what it leads to
     --baseline siblings   IG~_t less the mean of the siblings' searches with the same number; 0 without a sibling
 
     python algorithms/ig_grpo.py --steps 60 --seed 0

@@ -59,7 +59,8 @@ class PPO(Algorithm):
 
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """One advantage per policy token."""
-        return whiten(self._gae(buffer)).astype(np.float32)
+        advantages = self._gae(buffer)
+        return whiten(advantages, out=advantages).astype(np.float32)
 
     def value_targets(self, buffer: RolloutBuffer) -> Floats:
         """R_t of each policy token."""

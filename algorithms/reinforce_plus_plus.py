@@ -52,9 +52,11 @@ class ReinforcePlusPlus(Algorithm):
         if self.config.group_baseline:
             rewards = rewards - group_statistics(rewards, buffer.group_index)[0]
         counts = buffer.policy_tokens.tolist()
-        discounts = self.config.gamma ** np.arange(max(counts) - 1, -1, -1)
-        returns = [reward * discounts[-count:] for reward, count in zip(rewards, counts, strict=True)]
-        return whiten(np.concatenate(returns)).astype(np.float32)
+        longest = max(counts)
+        discounts = self.config.gamma ** np.arange(longest - 1, -1, -1)
+        parts = [reward * discounts[longest - count :] for reward, count in zip(rewards, counts, strict=True)]
+        returns = np.concatenate(parts)
+        return whiten(returns, out=returns).astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
 
 An algorithm is a name of the list below, or LABEL=FILE OPTIONS: a file of algorithms/ or a path, and what its command
 takes. Runs go side by side, one core each; every run is a folder of its own, so a comparison that was stopped goes on
-where it was, and further algorithms or seeds can be added later. It leaves in the output folder: report.md, report.html
-and curves-START.png. Budgets count attempts at a question: MR-Search's episodes hold three, so it gets a third of the
-questions a step.
+where it was, and further algorithms or seeds can be added later. It leaves in the output folder report.md, report.html,
+curves-START.png and runs.jsonl, a line for each run, from which `--records` makes the same report elsewhere. Budgets
+count attempts at a question: MR-Search's episodes hold three, so it gets a third of the questions a step.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from algorithms.common.comparison import Cell, write_report
+from algorithms.common.comparison import Record, read_records, write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +68,8 @@ class Args:
     """Runs side by side; default: one per core."""
     output: Path = Path("runs/comparison")
     """Folder of the runs and the report."""
+    records: tuple[Path, ...] = ()
+    """Files of earlier comparisons (runs.jsonl): runs that stand there are not trained again."""
     quick: bool = False
     """Three algorithms, three seeds, 12 steps."""
     report_only: bool = False
@@ -77,7 +80,10 @@ class Args:
 class Job:
     """One training run."""
 
-    cell: Cell
+    label: str
+    seed: int
+    start: str
+    folder: Path
     command: list[str]
     log: Path
 
@@ -85,27 +91,31 @@ class Job:
         """Train, or go on training; the exit status. 0 at once if it is done."""
         if self.done() or stopped.is_set():
             return 0
-        self.cell.folder.mkdir(parents=True, exist_ok=True)
-        (self.cell.folder / "command.json").write_text(json.dumps(self.command))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "command.json").write_text(json.dumps(self.command))
         with self.log.open("ab") as log:
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
             return processes.pop(self.log).wait()
 
     def done(self) -> bool:
         """Whether the run is complete. Raises `ConfigurationError` if its folder holds a run of another command."""
-        record = self.cell.folder / "command.json"
+        record = self.folder / "command.json"
         before = json.loads(record.read_text()) if record.is_file() else self.command
-        if [word for word in before if not word.startswith("--steps=")] != self.resumable:
+        if _essence(before, "--steps=") != _essence(self.command, "--steps="):
             raise ConfigurationError(
-                f"{self.cell.folder} holds a run of another command ({shlex.join(before)}); "
+                f"{self.folder} holds a run of another command ({shlex.join(before)}); "
                 "give another --output, another label, or delete that folder"
             )
-        return before == self.command and self.cell.result.is_file()
+        return _essence(before) == _essence(self.command) and (self.folder / "test_after.json").is_file()
 
-    @property
-    def resumable(self) -> list[str]:
-        """What must not change if the run is to go on: all but the number of steps."""
-        return [word for word in self.command if not word.startswith("--steps=")]
+    def record(self) -> Record:
+        """What a report needs of the finished run."""
+        return Record.of_run(self.folder, self.label, self.seed, self.start, self.command)
+
+
+def _essence(command: Sequence[str], *also: str) -> list[str]:
+    """A command without what differs from machine to machine."""
+    return [word for word in command if not word.startswith(("--run-dir=", "--policy.path=", *also))]
 
 
 def main(args: Args) -> None:
@@ -113,13 +123,35 @@ def main(args: Args) -> None:
     if args.quick:
         for name, value in QUICK.items():
             setattr(args, name, value)
-    jobs = make_jobs(args)
     console = Console()
+    records = {record.key: record for path in args.records for record in read_records(path)}
+    jobs = [job for job in make_jobs(args) if not _known(job, records)]
     failed = [] if args.report_only else train_all(jobs, args.jobs or len(os.sched_getaffinity(0)), console)
-    cells = [job.cell for job in jobs if job.done()]
-    write_report(cells, args.against, args.output, shlex.join(["python", *sys.argv]), console)
+    for job in jobs:
+        if job.done():
+            found = job.record()
+            records[found.key] = found
+    order = {label: place for place, label in enumerate(map(_label, args.algorithms))}
+    chosen = sorted(records.values(), key=lambda record: (order.get(record.label, len(order)), record.seed))
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_report(chosen, args.against, args.output, shlex.join(["python", *sys.argv]), console)
     if failed:
         raise ConfigurationError(f"{len(failed)} runs failed; {failed[0].log} says why: mend it, run again")
+
+
+def _label(entry: str) -> str:
+    return entry.partition("=")[0]
+
+
+def _known(job: Job, records: dict[tuple[str, int, str], Record]) -> bool:
+    """Whether a record holds this run. Raises `ConfigurationError` if it holds one of another command."""
+    record = records.get((job.label, job.seed, job.start))
+    if record is not None and _essence(record.command) != _essence(job.command):
+        raise ConfigurationError(
+            f"--records hold {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
+            "give another label, or leave those records out"
+        )
+    return record is not None
 
 
 def make_jobs(args: Args) -> list[Job]:
@@ -137,12 +169,12 @@ def make_jobs(args: Args) -> list[Job]:
                     raise ConfigurationError(
                         f"--algorithms {entry!r}: neither a name ({', '.join(ALGORITHMS)}) nor LABEL=FILE OPTIONS"
                     )
-                cell = Cell(label, seed, name, args.output.resolve() / name / f"{label}-seed{seed}")
+                folder = args.output.resolve() / name / f"{label}-seed{seed}"
                 common = [f"--seed={seed}", f"--steps={args.steps}", f"--eval-every={args.eval_every}", "--threads=1"]
-                common += [f"--run-dir={cell.folder}", f"--policy.path={os.path.abspath(path) if path else name}"]
+                common += [f"--run-dir={folder}", f"--policy.path={os.path.abspath(path) if path else name}"]
                 full = [str(path_of_file), *common, *shlex.split(args.options), *options]
-                jobs.append(Job(cell, full, logs / f"{name}-{label}-seed{seed}.log"))
-    folders = [job.cell.folder for job in jobs]
+                jobs.append(Job(label, seed, name, folder, full, logs / f"{name}-{label}-seed{seed}.log"))
+    folders = [job.folder for job in jobs]
     if len(set(folders)) < len(folders):
         raise ConfigurationError("two entries have one label, start and seed: give each a label of its own")
     return jobs
@@ -150,7 +182,8 @@ def make_jobs(args: Args) -> list[Job]:
 
 def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
     """Run the jobs side by side; those that failed. Ctrl-C stops them all, and each can go on later."""
-    jobs[0].log.parent.mkdir(parents=True, exist_ok=True)
+    for job in jobs[:1]:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
     processes: dict[Path, subprocess.Popen[bytes]] = {}
     stopped = threading.Event()
     failed = []

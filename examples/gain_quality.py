@@ -11,6 +11,7 @@ which is all that GRPO knows, is valued in the same way.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import IGSearchError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.protocol import Protocol
-from igsearch_env.trajectory import Trajectory
+from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
 KINDS = ("only hop", "bridge", "last of several")
@@ -44,7 +45,13 @@ MEASURES = {
     "empty": InformationGainConfig(baseline="empty"),
 }
 
-CREDITS = {"own": "{}", "return": "{}, and later gains", "outcome": "outcome"}
+CREDITS = {
+    "own": "{}",
+    "return": "{}, and later gains",
+    "probability": "{}, probability",
+    "probability return": "{}, probability, and later gains",
+    "outcome": "outcome",
+}
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +100,7 @@ def main(args: Args) -> None:
             scorer = PolicyScorer(policy, token_budget=4_096)
             clear_gains(buffer)
             measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, args.seed))
-            for credit in ("own", "return", "outcome") if config == InformationGainConfig() else ("own",):
+            for credit in CREDITS if config == InformationGainConfig() else ("own",):
                 searches = list(labelled(buffer, credit))
                 for kind in KINDS:
                     of_kind = row([s for s in searches if s.kind == kind])
@@ -112,10 +119,13 @@ def clear_gains(buffer: RolloutBuffer) -> None:
 def labelled(buffer: RolloutBuffer, credit: str) -> Iterator[Labelled]:
     """Every measured search before the last hop was found, with its truth. `credit`: a key of `CREDITS`."""
     for group, trajectory in zip(buffer.group_index.tolist(), buffer.trajectories, strict=True):
-        gains = [0.0 if turn.gain is None else turn.gain.value for turn in trajectory.turns]
+        gains = [turn.gain or Gain(0.0, 0.0, 0.0) for turn in trajectory.turns]
+        nats = [gain.value for gain in gains]
+        chances = [math.exp(gain.logprob_real) - math.exp(gain.logprob_baseline) for gain in gains]
         for number, (place, kind, useful) in enumerate(_searches(trajectory)):
             if trajectory.turns[place].gain is not None:
-                values = {"own": gains[place], "return": sum(gains[place:]), "outcome": trajectory.outcome}
+                values = {"own": nats[place], "return": sum(nats[place:]), "outcome": trajectory.outcome}
+                values |= {"probability": chances[place], "probability return": sum(chances[place:])}
                 yield Labelled(kind, useful, values[credit], (group, number))
 
 

@@ -325,6 +325,20 @@ def test_a_search_without_a_sibling_has_nothing_to_be_compared_with() -> None:
     assert np.abs(ig_grpo(buffer, baseline="siblings")).max() == 0
 
 
+def test_a_search_may_earn_the_later_gains_of_its_episode() -> None:
+    buffer = buffer_of([[gained((0.0, 1.0), (0.0, -2.0), (0.0, 4.0)), gained((0.0, 8.0))]])
+    ours = ig_grpo(buffer, credit="return")
+    assert [ours[start + 2] for start in (0, 5, 10, 19)] == pytest.approx([3 / 2, 2 / 2, 4 / 2, 8 / 2])
+    siblings = ig_grpo(buffer, credit="return", baseline="siblings")
+    assert [siblings[start + 2] for start in (0, 5, 10, 19)] == pytest.approx([-5 / 2, 0, 0, 5 / 2])
+
+
+@pytest.mark.parametrize("option", ["gain", "baseline", "credit"])
+def test_options_of_ig_grpo_are_checked(option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option}='x'"):
+        IGGRPOConfig(**{option: "x"})
+
+
 def test_tags_may_share_the_gain_of_their_query() -> None:
     buffer = buffer_of([[gained((0.0, 1.0)), gained((0.0, 0.0))]])
     assert ig_grpo(buffer)[:5] == pytest.approx([0, 0, 0.5, 0.5, 0])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.comparison import Cell, make_entries, verdict
+from algorithms.common.comparison import make_entries, read_records, verdict
 from algorithms.common.evaluation import Difference, paired_difference, read_result, score, write_result
 from examples.compare_algorithms import ALGORITHMS, Args, Job, make_jobs
 from igsearch_env.errors import ConfigurationError
@@ -114,7 +114,7 @@ def test_a_result_file_holds_scores_and_a_row_per_question(tmp_path: Path) -> No
 def test_every_algorithm_has_a_job_for_each_seed_and_start(tmp_path: Path) -> None:
     jobs = make_jobs(Args(seeds=(0, 1), starts=("bundled", "mine=some/folder"), output=tmp_path))
     assert len(jobs) == len(ALGORITHMS) * 4
-    assert {job.cell.seed for job in jobs[: len(ALGORITHMS) * 2]} == {0}
+    assert {job.seed for job in jobs[: len(ALGORITHMS) * 2]} == {0}
     assert sum(f"--policy.path={Path('some/folder').absolute()}" in job.command for job in jobs) == len(jobs) // 2
 
 
@@ -122,7 +122,7 @@ def test_an_algorithm_can_be_a_file_with_options() -> None:
     (job,) = make_jobs(Args(algorithms=("steep=ig_grpo --alpha 1.0",), seeds=(3,)))
     assert job.command[0] == "algorithms/ig_grpo.py"
     assert job.command[-2:] == ["--alpha", "1.0"]
-    assert (job.cell.label, job.cell.seed) == ("steep", 3)
+    assert (job.label, job.seed) == ("steep", 3)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,16 @@ def test_bad_lists_are_refused(algorithms: tuple[str, ...], message: str) -> Non
 def test_a_folder_of_another_command_is_refused_but_more_steps_are_not(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     folder.mkdir()
-    cell = Cell("x", 0, "bundled", folder)
-    (folder / "command.json").write_text(json.dumps(["a.py", "--steps=2", "--alpha=1"]))
+    (folder / "command.json").write_text(json.dumps(["a.py", "--steps=2", "--run-dir=/elsewhere", "--alpha=1"]))
     (folder / "test_after.json").write_text("{}")
-    assert Job(cell, ["a.py", "--steps=2", "--alpha=1"], tmp_path / "log").done()
-    assert not Job(cell, ["a.py", "--steps=3", "--alpha=1"], tmp_path / "log").done()
+
+    def job(*options: str) -> Job:
+        return Job("x", 0, "bundled", folder, ["a.py", "--run-dir=/here", *options], tmp_path / "log")
+
+    assert job("--steps=2", "--alpha=1").done()
+    assert not job("--steps=3", "--alpha=1").done()
     with pytest.raises(ConfigurationError, match="another command"):
-        Job(cell, ["a.py", "--steps=2", "--alpha=2"], tmp_path / "log").done()
+        job("--steps=2", "--alpha=2").done()
 
 
 # ---------------------------------------------------------------- the command
@@ -183,15 +186,24 @@ def test_it_is_stopped_resumed_and_reports(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime for p in before} == before
     assert (tmp_path / "out" / "report.md").read_text() == report
 
-    cells = [Cell(label, s, "bundled", tmp_path / "out" / "bundled" / f"{label}-seed{s}") for label, s in _runs()]
-    ours, theirs = make_entries(cells)
+    records = read_records(tmp_path / "out" / "runs.jsonl")
+    ours, theirs = make_entries(records)
     assert ours.seeds == theirs.seeds == (0, 1)
     assert ours.gain_share == 0 < theirs.gain_share < 1
     assert ours.per_step("attempts") == 8
 
+    moved = tmp_path / "runs.jsonl"
+    moved.write_text((tmp_path / "out" / "runs.jsonl").read_text())
+    options = ["--records", str(moved), "--report-only"]
+    again = subprocess.run(command(tmp_path / "new", *options), cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "new" / "report.md").read_text().splitlines()[1:] == report.splitlines()[1:]
 
-def _runs() -> list[tuple[str, int]]:
-    return [(label, seed) for label in ("grpo", "ig_grpo") for seed in (1, 0)]
+    other = command(tmp_path / "new", *options)
+    other[other.index("--steps") + 1] = "2"
+    refused = subprocess.run(other, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert refused.returncode == 1
+    assert "of another command" in refused.stderr
 
 
 def test_a_report_without_runs_says_what_to_do(tmp_path: Path) -> None:

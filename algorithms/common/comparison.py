@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.common.evaluation import Difference, Floats, Score, paired_difference, read_result
+from algorithms.common.evaluation import Difference, Floats, paired_difference, read_result
 from algorithms.common.logs import read_metrics
 from igsearch_env.errors import ConfigurationError
 
+MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
@@ -32,18 +34,53 @@ img { max-width: 100%; background: white }
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a comparison."""
+class Record:
+    """What a report needs of one finished run, in a line of JSON."""
 
     label: str
     seed: int
     start: str
-    folder: Path
+    command: list[str]
+    exact_matches: dict[str, str]
+    """By data set, a 0 or 1 for each test question, in order of their ids."""
+    searches: dict[str, float]
+    """By data set, searches a test question."""
+    curve: list[tuple[int, float]]
+    """Step and EM of each evaluation."""
+    rewards: list[float]
+    """Mean outcome of each training step."""
+    means: dict[str, float]
+    """Metrics of the training steps, averaged over them."""
 
     @property
-    def result(self) -> Path:
-        """Its test result, which is there when the run is complete."""
-        return self.folder / "test_after.json"
+    def key(self) -> tuple[str, int, str]:
+        """What may be there only once in a comparison."""
+        return self.label, self.seed, self.start
+
+    @classmethod
+    def of_run(cls, folder: Path, label: str, seed: int, start: str, command: Sequence[str]) -> Record:
+        """The record of a finished run. Test questions must be scored 0 or 1."""
+        scores, rows = read_result(folder / "test_after.json")
+        metrics = read_metrics(folder / "metrics.jsonl")
+        steps = [row for row in metrics if "reward" in row]
+        ordered = {name: sorted(found, key=lambda row: str(row["id"])) for name, found in rows.items()}
+        return cls(
+            label,
+            seed,
+            start,
+            list(command),
+            {name: "".join(str(int(row["em"])) for row in found) for name, found in ordered.items()},
+            {name: round(score.searches, 4) for name, score in scores.items()},
+            [(row["step"], round(row["eval/em"], 5)) for row in metrics if "eval/em" in row],
+            [round(row["reward"], 5) for row in steps],
+            {key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5) for key in MEANS},
+        )
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file that `write_report` wrote."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Record(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -51,49 +88,37 @@ class Entry:
     """The runs of one algorithm from one start, in order of seeds."""
 
     label: str
-    cells: tuple[Cell, ...]
+    records: tuple[Record, ...]
 
-    @cached_property
+    @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the runs."""
-        return tuple(cell.seed for cell in self.cells)
-
-    @cached_property
-    def scores(self) -> list[dict[str, Score]]:
-        """Test scores of each run, by data set."""
-        return [read_result(cell.result)[0] for cell in self.cells]
-
-    @cached_property
-    def metrics(self) -> list[list[dict[str, Any]]]:
-        """The records of each run."""
-        return [read_metrics(cell.folder / "metrics.jsonl") for cell in self.cells]
+        return tuple(record.seed for record in self.records)
 
     def exact_matches(self, seeds: Sequence[int]) -> dict[str, Floats]:
-        """EM [seeds, questions] on the test questions, by data set, questions in order of their id."""
-        rows = [read_result(self.cells[self.seeds.index(seed)].result)[1] for seed in seeds]
-        return {
-            name: np.array([[row["em"] for row in sorted(r[name], key=lambda row: str(row["id"]))] for r in rows])
-            for name in rows[0]
-        }
+        """EM [seeds, questions] on the test questions, by data set."""
+        chosen = [self.records[self.seeds.index(seed)].exact_matches for seed in seeds]
+        return {name: np.array([[float(bit) for bit in found[name]] for found in chosen]) for name in chosen[0]}
 
     @cached_property
+    def families(self) -> dict[str, Floats]:
+        """Test EM of each run, by data set."""
+        return {name: values.mean(axis=1) for name, values in self.exact_matches(self.seeds).items()}
+
+    @property
     def final(self) -> Floats:
         """Macro-averaged test EM of each run."""
-        return np.array([np.mean([s.em for s in scores.values()]) for scores in self.scores])
-
-    def family(self, name: str) -> float:
-        """Test EM on one data set, mean over runs."""
-        return float(np.mean([scores[name].em for scores in self.scores]))
+        return np.mean(list(self.families.values()), axis=0)  # type: ignore[no-any-return]
 
     @property
     def searches(self) -> float:
-        """Searches a test question."""
-        return float(np.mean([[s.searches for s in scores.values()] for scores in self.scores]))
+        """Searches a test question, macro-averaged."""
+        return float(np.mean([list(record.searches.values()) for record in self.records]))
 
     @cached_property
     def curve(self) -> tuple[list[int], Floats]:
-        """Steps of the evaluations, and EM [seeds, steps] there."""
-        points = [{r["step"]: r["eval/em"] for r in rows if "eval/em" in r} for rows in self.metrics]
+        """Steps of the evaluations that all runs have, and EM [seeds, steps] there."""
+        points = [dict(record.curve) for record in self.records]
         steps = sorted(set.intersection(*(set(p) for p in points)))
         return steps, np.array([[p[step] for step in steps] for p in points])
 
@@ -104,9 +129,8 @@ class Entry:
         return float((np.trapezoid(values, steps, axis=1) / max(steps[-1] - steps[0], 1)).mean())
 
     def per_step(self, key: str) -> float:
-        """A metric of the training steps, mean over steps and runs; 0 where it is missing."""
-        values = [row.get(key, 0.0) for rows in self.metrics for row in rows if "reward" in row]
-        return float(np.mean(values)) if values else 0.0
+        """A metric of the training steps, mean over steps and runs."""
+        return float(np.mean([record.means[key] for record in self.records]))
 
     @property
     def gain_share(self) -> float:
@@ -114,20 +138,23 @@ class Entry:
         return self.per_step("time/information_gain") / max(self.per_step("time/step"), 1e-9)
 
 
-def write_report(cells: Sequence[Cell], against: Sequence[str], folder: Path, command: str, console: Console) -> None:
-    """report.md, report.html and curves-START.png in `folder`, and the tables on the console.
+def write_report(
+    records: Sequence[Record], against: Sequence[str], folder: Path, command: str, console: Console
+) -> None:
+    """report.md, report.html, runs.jsonl and curves-START.png in `folder`, and the tables on the console.
 
-    Raises `ConfigurationError` when there is no complete run.
+    Raises `ConfigurationError` when there is no record.
     """
-    if not cells:
+    if not records:
         raise ConfigurationError(f"{folder} holds no complete run: train some first")
+    _write(folder / "runs.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in records))
     parts: list[tuple[str, list[list[str]]] | Path] = []
-    for start in dict.fromkeys(cell.start for cell in cells):
-        entries = make_entries([cell for cell in cells if cell.start == start])
-        best = [entry for entry in entries if entry.label in against]
+    for start in dict.fromkeys(record.start for record in records):
+        entries = make_entries([record for record in records if record.start == start])
         parts.append((f"Start: {start}", overview(entries)))
         parts.append((f"Start: {start}, EM by family", families(entries)))
-        parts += [(f"Start: {start}, against {other.label}", differences(entries, other)) for other in best]
+        others = [entry for entry in entries if entry.label in against]
+        parts += [(f"Start: {start}, against {other.label}", differences(entries, other)) for other in others]
         parts.append(plot(entries, start, folder / f"curves-{start}.png"))
     facts = f"`{command}` on {hardware()}"
     for part in parts:
@@ -138,14 +165,14 @@ def write_report(cells: Sequence[Cell], against: Sequence[str], folder: Path, co
     page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>"
     page += f"Comparison</title><style>{STYLE}</style><h1>Comparison</h1><p>{html.escape(facts)}</p>{body}</html>"
     _write(folder / "report.html", page)
-    console.print(f"report in {folder}/: report.md, report.html, curves-*.png")
+    console.print(f"report in {folder}/: report.md, report.html, runs.jsonl, curves-*.png")
 
 
-def make_entries(cells: Sequence[Cell]) -> list[Entry]:
+def make_entries(records: Sequence[Record]) -> list[Entry]:
     """The runs by algorithm, in order of first appearance."""
-    labels = dict.fromkeys(cell.label for cell in cells)
-    by_seed = sorted(cells, key=lambda cell: cell.seed)
-    return [Entry(label, tuple(cell for cell in by_seed if cell.label == label)) for label in labels]
+    labels = dict.fromkeys(record.label for record in records)
+    by_seed = sorted(records, key=lambda record: record.seed)
+    return [Entry(label, tuple(record for record in by_seed if record.label == label)) for label in labels]
 
 
 def overview(entries: Sequence[Entry]) -> list[list[str]]:
@@ -156,7 +183,7 @@ def overview(entries: Sequence[Entry]) -> list[list[str]]:
         rows.append(
             [
                 entry.label,
-                str(len(entry.cells)),
+                str(len(entry.records)),
                 f"{entry.final.mean():.3f}",
                 f"{entry.final.min():.3f} to {entry.final.max():.3f}",
                 f"{entry.area:.3f}",
@@ -172,10 +199,11 @@ def overview(entries: Sequence[Entry]) -> list[list[str]]:
 
 def families(entries: Sequence[Entry]) -> list[list[str]]:
     """Test EM by data set, one row per algorithm."""
-    names = list(entries[0].scores[0])
+    names = list(entries[0].families)
     rows = [["algorithm", *names, "macro-average"]]
     for entry in entries:
-        rows.append([entry.label, *(f"{entry.family(name):.2f}" for name in names), f"{entry.final.mean():.3f}"])
+        means = [f"{entry.families[name].mean():.2f}" for name in names]
+        rows.append([entry.label, *means, f"{entry.final.mean():.3f}"])
     return rows
 
 
@@ -216,8 +244,8 @@ def plot(entries: Sequence[Entry], start: str, path: Path) -> Path:
         steps, values = entry.curve
         left.plot(steps, values.mean(axis=0), label=entry.label, **look)
         left.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=look["color"])
-        rewards = [[row["reward"] for row in rows if "reward" in row] for rows in entry.metrics]
-        mean = np.mean([r[: min(map(len, rewards))] for r in rewards], axis=0)
+        shortest = min(len(record.rewards) for record in entry.records)
+        mean = np.mean([record.rewards[:shortest] for record in entry.records], axis=0)
         width = min(5, len(mean))
         smooth = np.convolve(mean, np.ones(width) / width, mode="valid")
         right.plot(np.arange(len(smooth)) + width, smooth, **look)

@@ -58,11 +58,14 @@ def rloo_advantages(rewards_N: ArrayLike, groups_N: ArrayLike) -> Floats:
     return np.asarray(np.where(alone, rewards, sizes / np.maximum(sizes - 1, 1) * (rewards - means)))
 
 
-def whiten(values: ArrayLike) -> Floats:
-    """(x - mean) / sqrt(var + 1e-8) over all values, the variance Bessel-corrected, as in verl."""
+def whiten(values: ArrayLike, *, out: Floats | None = None) -> Floats:
+    """(x - mean) / sqrt(var + 1e-8) over all values, the variance Bessel-corrected, as in verl.
+
+    `out`, which may be `values`, gets the result: for long vectors new memory costs more time than the arithmetic.
+    """
     x = np.asarray(values, dtype=np.float64)
-    centred = np.asarray(x - x.mean())
-    centred /= np.sqrt(centred @ centred / max(x.size - 1, 1) + 1e-8)  # in place: new memory costs more than this
+    centred = np.subtract(x, x.mean(), out=out)
+    centred /= np.sqrt(centred @ centred / max(x.size - 1, 1) + 1e-8)
     return centred
 
 
@@ -76,11 +79,11 @@ def discounted_sums(values: ArrayLike, lengths_N: ArrayLike, gamma: float) -> Fl
 def _accumulate(sums: Floats, lengths_N: ArrayLike, gamma: float) -> None:
     """`discounted_sums` in place, as cumulative sums from the end: gamma^t S_t = sum_{k >= t} gamma^k x_k.
 
-    The terms grow on the way, so this rounds no worse than the recursion. Sequences are cut into pieces where gamma^k
-    would come near the smallest float.
+    A rounding error shrinks like the term that it is in, so this is as precise as the recursion. Sequences are cut into
+    pieces where gamma^k would come near the smallest float.
     """
     ends = np.cumsum(lengths_N, dtype=np.int64).tolist()
-    longest, decay = int(np.max(lengths_N, initial=0)), -math.log(max(gamma, 1e-300))
+    longest, decay = int(np.max(lengths_N, initial=1)), -math.log(max(gamma, 1e-300))
     piece = longest if decay * longest < 500 else max(int(500 / decay), 1)
     powers = gamma ** np.arange(piece)
     for start, end in zip([0, *ends], ends, strict=False):
