@@ -7,6 +7,8 @@
     Dr. GRPO (2503.20783)   --scale-by-std False --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
     DAPO (2503.14476)       --loss.clip-high 0.28 --dynamic-sampling True --overlong-buffer L
                             (and token-mean aggregation, which is the default)
+    GSPO (2507.18071)       --loss.ratio sequence --loss.clip-low 3e-4 --loss.clip-high 4e-4
+                            --loss.aggregation seq-mean-token-mean
 
     python algorithms/grpo.py --steps 60 --seed 0
 """

@@ -5,8 +5,9 @@ python benchmarks/run.py --only step rollout             some sections
 python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates its sides in one run and reports the median of their ratios. Sections: environment (beside
-skyrl-gym and gem-llm), information_gain, rollout, update, step, growth, trl (beside TRL's GRPOTrainer), training.
-The peers are installed in virtual environments of their own under benchmarks/.peers, or skipped with the reason.
+skyrl-gym and gem-llm), information_gain, rollout, update, step, growth, estimators, trl (beside TRL's GRPOTrainer),
+training. The peers are installed in virtual environments of their own under benchmarks/.peers, or skipped with the
+reason.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are modules of this folder's package
 
-from benchmarks import environment, growth, information_gain, rollout, step, training, trl_peer, update
+from benchmarks import environment, estimators, growth, information_gain, rollout, step, training, trl_peer, update
 from benchmarks.measure import Line
 from benchmarks.policies import matrix_rate
 
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "update": update.lines,
     "step": step.lines,
     "growth": growth.lines,
+    "estimators": estimators.lines,
     "trl": lambda repeats: trl_peer.lines(repeats, PEERS),
     "training": training.lines,
 }

@@ -110,7 +110,7 @@ class Job:
 
     def record(self) -> Record:
         """What a report needs of the finished run."""
-        return Record.of_run(self.folder, self.label, self.seed, self.start, self.command)
+        return Record.of_run(self.folder, self.label, self.seed, self.start, _essence(self.command))
 
 
 def _essence(command: Sequence[str], *also: str) -> list[str]:
@@ -146,7 +146,7 @@ def _label(entry: str) -> str:
 def _known(job: Job, records: dict[tuple[str, int, str], Record]) -> bool:
     """Whether a record holds this run. Raises `ConfigurationError` if it holds one of another command."""
     record = records.get((job.label, job.seed, job.start))
-    if record is not None and _essence(record.command) != _essence(job.command):
+    if record is not None and record.command != _essence(job.command):
         raise ConfigurationError(
             f"--records hold {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
             "give another label, or leave those records out"

@@ -12,15 +12,20 @@ from retrievers.base import (
 from retrievers.bm25 import BM25Retriever
 from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus
 from retrievers.dictionary import DictionaryRetriever
+from retrievers.hybrid import HybridRetriever
+from retrievers.replay import RecordingRetriever, ReplayRetriever
 
 __all__ = [
     "BM25Retriever",
     "CorpusError",
     "DictionaryRetriever",
     "DiskCorpus",
+    "HybridRetriever",
     "IndexMismatchError",
     "Passage",
     "QueryError",
+    "RecordingRetriever",
+    "ReplayRetriever",
     "RetrievalError",
     "Retriever",
     "RetrieverError",

@@ -41,6 +41,7 @@ class Record:
     seed: int
     start: str
     command: list[str]
+    """What trained it, without paths."""
     exact_matches: dict[str, str]
     """By data set, a 0 or 1 for each test question, in order of their ids."""
     searches: dict[str, float]

@@ -64,7 +64,7 @@ def whiten(values: ArrayLike, *, out: Floats | None = None) -> Floats:
     `out`, which may be `values`, gets the result: for long vectors new memory costs more time than the arithmetic.
     """
     x = np.asarray(values, dtype=np.float64)
-    centred = np.subtract(x, x.mean(), out=out)
+    centred: Floats = np.subtract(x, x.mean(), out=out)
     centred /= np.sqrt(centred @ centred / max(x.size - 1, 1) + 1e-8)
     return centred
 
@@ -91,9 +91,11 @@ def _accumulate(sums: Floats, lengths_N: ArrayLike, gamma: float) -> None:
             part = sums[max(high - piece, start) : high]
             if high < end:
                 part[-1] += gamma * sums[high]
-            part *= powers[: len(part)]
+            if gamma < 1:
+                part *= powers[: len(part)]
             np.add.accumulate(part[::-1], out=part[::-1])
-            part /= powers[: len(part)]
+            if gamma < 1:
+                part /= powers[: len(part)]
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, lengths_N: ArrayLike, *, gamma: float, lam: float) -> Floats:
@@ -130,14 +132,17 @@ def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
 
     Similar is a ratio of at least `least` by difflib, which takes milliseconds a pair; most pairs are told without it.
     """
-    long = [text for text in texts if len(text) >= AUTOJUNK]
-    letters = set(long[0]) if long else set()
-    frequent = [letter for letter in letters if all(text.count(letter) > len(text) // 100 + 1 for text in long)]
-    pattern = re.compile(f"[{re.escape(''.join(frequent))}]{{5,}}" if frequent else "(?!)")
+    frequent = np.ones(256, dtype=np.bool_)  # characters of Latin-1 that are over 1% of every long text
+    for text in texts:
+        if len(text) >= AUTOJUNK:
+            letters = np.frombuffer(text.encode("latin-1", "ignore"), dtype=np.uint8)
+            frequent &= np.bincount(letters, minlength=256) > len(text) // 100 + 1
+    characters = re.escape(bytes(np.flatnonzero(frequent).tolist()).decode("latin-1"))
+    pattern = re.compile(f"[{characters}]{{5,}}" if characters else "(?!)")
     founders: list[str] = []
     first: dict[str, str] = {}
     for text in texts:
-        # Between two other characters, so not from the first one nor to the last; the longest tell most.
+        # Not from the first character nor to the last: a run has one before it and one after it. The longest tell most.
         runs = sorted((m.span() for m in pattern.finditer(text, 1, len(text) - 1)), key=lambda run: run[0] - run[1])
         first[text] = next((founder for founder in founders if _alike(text, founder, least, runs)), text)
         if first[text] == text:
@@ -148,9 +153,9 @@ def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
 def _alike(a: str, b: str, least: float, runs: list[tuple[int, int]]) -> bool:
     """Whether difflib's ratio, 2 matches / (length of a + length of b), reaches `least`.
 
-    Every block of characters that difflib matches holds one that is not frequent in b (over 1% of a long text). So it
-    covers characters of `runs`, of a's frequent ones, from an end on, and more than one only if b has the three there
-    as well, no further off than characters without a match can shift them.
+    Mostly told from `runs` of characters of a that are frequent in b. Each block that difflib matches holds one that is
+    not, so it enters a run from an end; and with more than one character only if b has the three at this end, too, no
+    further off than characters without a match can shift them. A run without either end loses all but two.
     """
     needed = int(least * (len(a) + len(b)) / 2)
     back, ahead = len(a) - needed, len(b) - needed  # characters of a, and of b, that may stay without a match

@@ -1,0 +1,61 @@
+"""Several retrievers over one corpus as one, by reciprocal-rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from retrievers.base import CorpusError, Passage, Retriever
+
+
+class HybridRetriever(Retriever):
+    """score(passage) = sum over retrievers of weight / (constant + rank), rank from 1; 0 where it was not found.
+
+    Args:
+        retrievers: two or more over the same corpus: passages are told apart by their ids.
+        depth: how far down each list is read. It does not depend on k, so fewer passages are the first of more.
+        constant: damps the first ranks (60 in the paper).
+        weights: one per retriever; equal by default.
+    """
+
+    def __init__(
+        self,
+        retrievers: Sequence[Retriever],
+        *,
+        depth: int = 100,
+        constant: float = 60.0,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        sizes = [len(retriever) for retriever in retrievers]
+        if len(sizes) < 2 or len(set(sizes)) > 1:
+            raise CorpusError(f"retrievers over {sizes} passages: give two or more over one corpus")
+        if depth < 1 or constant < 0:
+            raise ValueError(f"depth={depth}, constant={constant}: depth must be at least 1, constant at least 0")
+        self.weights = [1.0] * len(sizes) if weights is None else list(weights)
+        if len(self.weights) != len(sizes) or min(self.weights) <= 0:
+            raise ValueError(f"weights={weights}: must be {len(sizes)} positive numbers, one per retriever")
+        self.retrievers = list(retrievers)
+        self.depth = min(depth, sizes[0])
+        self.constant = constant
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.check(queries, k)
+        lists = [retriever.search(queries, self.depth) for retriever in self.retrievers]
+        return [self._fuse(found)[:k] for found in zip(*lists, strict=True)] if queries else []
+
+    def _fuse(self, found: Sequence[list[Passage]]) -> list[Passage]:
+        scores: dict[str, float] = {}
+        passages: dict[str, Passage] = {}
+        for weight, ranked in zip(self.weights, found, strict=True):
+            for rank, passage in enumerate(ranked, start=1):
+                scores[passage.id] = scores.get(passage.id, 0.0) + weight / (self.constant + rank)
+                passages.setdefault(passage.id, passage)
+        # Sorting is stable: of equal scores, what an earlier retriever found stands first.
+        return [passages[id].with_score(scores[id]) for id in sorted(scores, key=lambda id: -scores[id])]
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        return self.retrievers[0].sample(n, rng)
+
+    def __len__(self) -> int:
+        return len(self.retrievers[0])
