@@ -47,7 +47,7 @@ class GRPOConfig(TrainConfig):
     @property
     def max_response(self) -> int:
         """Policy tokens of the longest possible episode."""
-        return self.rollout.max_new_tokens * (self.env.max_searches + 1)
+        return self.rollout.max_new_tokens * (self.env.max_searches + 1) * self.env.attempts
 
 
 class GRPO(Algorithm):

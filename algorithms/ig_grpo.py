@@ -75,6 +75,7 @@ class IGGRPO(GRPO):
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """GRPO's advantages, modulated on query tokens."""
         options = self.options
+        buffer.check_gains()
         advantages = super().advantages(buffer)
         paid = [(row, turn, tokens) for row, turn, tokens in buffer.query_tokens(tags=options.query_tags) if turn.gain]
         gains = np.array([self._stable_gain(turn) for _, turn, _ in paid])

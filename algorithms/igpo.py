@@ -73,6 +73,7 @@ class IGPO(Algorithm):
     def advantages(self, buffer: RolloutBuffer) -> Floats:
         """One advantage per policy token."""
         config = self.config
+        buffer.check_gains()
         rewards = []
         for trajectory in buffer.trajectories:
             gains = [

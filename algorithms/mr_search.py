@@ -39,6 +39,7 @@ class MRSearchConfig(TrainConfig):
     gamma: float = 1.0
     """Discount per attempt."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(attempts=3))
+    """As elsewhere, with 3 attempts by default; an `EnvConfig` of your own must say its `attempts`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,11 +66,15 @@ class MRSearch(Algorithm):
 
 
 def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
-    """Of each attempt, the turn after its last one, and what it earned; an unfinished last attempt earned 0."""
+    """Of each attempt, the turn after its last one, and what it earned; an unfinished last attempt earned 0.
+
+    A trajectory without a record of attempts is one attempt.
+    """
+    turns = len(trajectory.turns)
     ends = [(attempt.end, attempt.outcome) for attempt in trajectory.attempts]
-    if not ends or ends[-1][0] < len(trajectory.turns):
-        ends.append((len(trajectory.turns), 0.0))
-    return ends
+    if not ends:
+        return [(turns, trajectory.outcome)]
+    return ends if ends[-1][0] == turns else [*ends, (turns, 0.0)]
 
 
 def attempt_advantages(rewards: Sequence[Sequence[float]], groups_N: ArrayLike, gamma: float) -> list[Values]:

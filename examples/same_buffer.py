@@ -175,7 +175,9 @@ def print_report(console: Console, report: dict[str, Any], show: int) -> None:
 def print_group(console: Console, question: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """A group, one line for each turn; disputed ones are bold and have a star."""
     title = f"{question[0]} ({' | '.join(question[1:])})"
-    table = make_table(escape(title), "", "written", "outcome", "IG", *(head for head, _ in ALGORITHMS.values()))
+    table = make_table(
+        escape(title), "", "written", "outcome", "IG", *(ALGORITHMS[name][0] for name in rows[0]["advantage"])
+    )
     table.columns[1].justify, table.columns[1].max_width = "left", 34
     for row, following in zip_longest(rows, rows[1:]):
         last = following is None or following["turn"] == 0

@@ -7,8 +7,9 @@ from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.protocol import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question, load_questions
+from igsearch_env.reflection import ReflectionWrapper
 from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment, UnigramScorer
-from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
+from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
 from igsearch_env.vector_env import IGSearchVectorEnv
 
 ENV_ID = "IGSearch-v0"
@@ -24,6 +25,7 @@ __all__ = [
     "ENV_ID",
     "Answer",
     "AnswerScorer",
+    "Attempt",
     "ConfigurationError",
     "Gain",
     "Group",
@@ -36,6 +38,7 @@ __all__ = [
     "Protocol",
     "Question",
     "QuestionError",
+    "ReflectionWrapper",
     "ScoreRequest",
     "Search",
     "Segment",

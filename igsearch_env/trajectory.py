@@ -16,8 +16,9 @@ from igsearch_env.protocol import Action, Search
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
-# Why an episode ended. Only "answered" can earn the outcome reward; "retrieval_failed" is nobody's
-# fault, so such a trajectory is left out of the loss and of its group's statistics.
+# Why an episode ended. Only an answer can earn the outcome reward; with several attempts it may be that of an attempt
+# before the one that was cut short. "retrieval_failed" is nobody's fault, so such a trajectory is left out of the loss
+# and of its group's statistics.
 ANSWERED = "answered"
 NO_ANSWER = "no_answer"  # the turn after the last call brought no answer
 RETRIEVAL_FAILED = "retrieval_failed"

@@ -26,7 +26,7 @@ Flags = NDArray[np.bool_]
 
 
 class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
-    """N environments of `IGSearchEnv`, whose arguments it takes.
+    """N environments of `IGSearchEnv`, whose arguments it takes, with the `attempts` of `ReflectionWrapper`.
 
     Observations and actions are tuples of N strings; `infos` holds one array per key of `IGSearchEnv`'s info.
     `autoreset` False leaves ended episodes as they are (their actions are ignored, their rewards 0) until the next
@@ -44,6 +44,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         *,
         top_k: int = 3,
         max_searches: int = 4,
+        attempts: int = 1,
         protocol: str | Protocol = "search_r1",
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
         outcome_reward: str = "em",
@@ -61,6 +62,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             scorer,
             top_k=top_k,
             max_searches=max_searches,
+            attempts=attempts,
             protocol=protocol,
             information_gain=information_gain,
             outcome_reward=outcome_reward,

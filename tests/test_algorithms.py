@@ -33,6 +33,7 @@ from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocol import Invalid
 from igsearch_env.trajectory import Attempt, Gain, Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
+from retrievers import Passage
 
 EVERY: list[tuple[Any, Any]] = [
     (RLOO, TrainConfig),
@@ -343,3 +344,12 @@ def test_tags_may_share_the_gain_of_their_query() -> None:
     buffer = buffer_of([[gained((0.0, 1.0)), gained((0.0, 0.0))]])
     assert ig_grpo(buffer)[:5] == pytest.approx([0, 0, 0.5, 0.5, 0])
     assert ig_grpo(buffer, query_tags=True)[:5] == pytest.approx([0, 0.25, 0.25, 0.25, 0.25])
+
+
+@pytest.mark.parametrize(("algorithm", "config_class"), [(IGGRPO, IGGRPOConfig), (IGPO, IGPOConfig)])
+def test_gains_that_were_never_measured_are_asked_for(algorithm: Any, config_class: Any) -> None:
+    played = episode(0.0, ["x"])
+    played.turns[0].passages = (Passage("1", "A title", "A text."),)
+    buffer = buffer_of([[played, episode(1.0, ["x"])]])
+    with pytest.raises(RolloutBufferError, match="none of 2 searches has an information gain: measure it first"):
+        algorithm(config_class()).advantages(buffer)

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from algorithms.common.packing import Prefixes
+from igsearch_env.errors import IGSearchError
+from igsearch_env.information_gain import has_evidence
 from igsearch_env.protocol import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
@@ -33,7 +35,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class RolloutBufferError(ValueError):
+class RolloutBufferError(IGSearchError, ValueError):
     """A buffer that can't be used; the message names the value, the rule and the repair."""
 
 
@@ -133,6 +135,15 @@ class RolloutBuffer:
         bad = self.outcomes[~np.isfinite(self.outcomes)]
         if bad.size:
             raise RolloutBufferError(f"an outcome reward is {bad[0]}: rewards must be finite; mend the reward function")
+
+    def check_gains(self) -> None:
+        """Raise `RolloutBufferError` if searches found something, but none has an information gain."""
+        searches = [turn for t in self.trajectories for turn in t.turns if turn.is_search]
+        if any(has_evidence(turn.passages) for turn in searches) and not any(turn.gain for turn in searches):
+            raise RolloutBufferError(
+                f"none of {len(searches)} searches has an information gain: measure it first "
+                "(measure_information_gain), or take an algorithm that needs none"
+            )
 
     # ---------------------------------------------------------------- tensors
 

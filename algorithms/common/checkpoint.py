@@ -87,6 +87,8 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
         raise CheckpointError(f"{path}: weights missing {missing}, unexpected {unexpected}; start again")
     optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=policy.device))
     if critic is not None:
+        if not (path / "critic.pt").is_file():
+            raise CheckpointError(f"{path}: no critic.pt in it, which this algorithm needs; start again")
         saved = torch.load(path / "critic.pt", weights_only=True, map_location=policy.device)
         critic.model.load_state_dict(saved["model"])
         critic.optimizer.load_state_dict(saved["optimizer"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import OptimizerConfig
+from algorithms.common.errors import TrainingError
 from algorithms.common.loss import value_loss
 from algorithms.common.policy import Policy
 from igsearch_env.errors import check_range
@@ -76,7 +77,12 @@ class Critic:
                     loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
                     loss.backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise TrainingError(
+                        f"step {step}: the critic's gradient norm is {norm}, its loss {total}; its weights are left as "
+                        "they were. Lower critic.lr; the run resumes from its last checkpoint"
+                    )
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1))
                 self.optimizer.step()

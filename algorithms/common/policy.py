@@ -194,7 +194,7 @@ class Policy:
             tokenize=False,
             add_generation_prompt=True,
         )
-        ids = self.encode(whole.rpartition(mark)[2])
+        ids = self.encode(whole.partition(mark)[2])
         closed = before and before[-1] in self.eos_ids and ids[:1] == (before[-1],)
         return ids[1:] if closed else ids
 

@@ -7,6 +7,7 @@ query's tokens, where it has any).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
 from algorithms.common.config import TrainConfig
 from algorithms.common.estimators import group_statistics
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_clusters, anchor_states
@@ -76,12 +77,16 @@ def analyse(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, Any]:
 
 
 def all_advantages(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, Floats]:
-    """Advantages per policy token, of each algorithm with the information gain that it reads."""
+    """Advantages per policy token, of each algorithm with the information gain that it reads.
+
+    An algorithm whose gains were not measured is left out.
+    """
     buffer.values = np.zeros(int(buffer.policy_tokens.sum()), dtype=np.float32)
     result = {}
     for name, (_, algorithm) in ALGORITHMS.items():
         set_gains(buffer, gains[READS.get(name, "random")])
-        result[name] = algorithm.advantages(buffer)
+        with suppress(RolloutBufferError):
+            result[name] = algorithm.advantages(buffer)
     return result
 
 

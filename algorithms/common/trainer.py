@@ -15,6 +15,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.critic import per_token
+from algorithms.common.errors import TrainingError
 from algorithms.common.estimators import all_equal_share
 from algorithms.common.loss import kl_penalty, policy_loss, token_weights
 from algorithms.common.policy import Policy
@@ -25,10 +26,6 @@ from igsearch_env.errors import IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
 C = TypeVar("C", bound=TrainConfig)
-
-
-class TrainingError(IGSearchError, RuntimeError):
-    """Training can't go on; the message says why. The last checkpoint and the metrics stay readable."""
 
 
 def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
