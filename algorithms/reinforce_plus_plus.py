@@ -51,11 +51,12 @@ class ReinforcePlusPlus(Algorithm):
         rewards = buffer.outcomes.astype(np.float64)
         if self.config.group_baseline:
             rewards = rewards - group_statistics(rewards, buffer.group_index)[0]
-        counts = buffer.policy_tokens.tolist()
-        longest = max(counts)
-        discounts = self.config.gamma ** np.arange(longest - 1, -1, -1)
-        parts = [reward * discounts[longest - count :] for reward, count in zip(rewards, counts, strict=True)]
-        returns = np.concatenate(parts)
+        counts, gamma = buffer.policy_tokens, self.config.gamma
+        returns = np.repeat(rewards, counts)
+        if gamma < 1:
+            discounts = gamma ** np.arange(counts.max() - 1, -1, -1)
+            for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True):
+                returns[end - count : end] *= discounts[len(discounts) - count :]
         return whiten(returns, out=returns).astype(np.float32)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.algorithm import Algorithm
@@ -353,3 +354,27 @@ def test_gains_that_were_never_measured_are_asked_for(algorithm: Any, config_cla
     buffer = buffer_of([[played, episode(1.0, ["x"])]])
     with pytest.raises(RolloutBufferError, match="none of 2 searches has an information gain: measure it first"):
         algorithm(config_class()).advantages(buffer)
+
+
+WORDS = st.sampled_from(
+    ["the river runs", "a capital city", "was born in", "Paris", "1867", "zinc", "of", "Quixotic", "é"]
+)
+PIECES = st.lists(WORDS, min_size=12, max_size=60).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PIECES, min_size=1, max_size=3), st.data())
+def test_similar_anchors_are_those_of_difflib(texts: list[str], data: st.DataObject) -> None:
+    anchors = ["ab" * 150, "ab" * 150 + "c"]  # difflib finds nothing in common where every character is frequent
+    for text in texts:
+        cut, at = data.draw(st.integers(0, 40)), data.draw(st.integers(0, len(text)))
+        anchors += [text, text[cut:], text[: len(text) - cut], text[:at] + data.draw(WORDS) * 3 + text[at + cut :]]
+    anchors = data.draw(st.permutations(anchors))
+    expected: list[int] = []
+    founders: list[str] = []
+    for anchor in anchors:
+        like = (n for n, f in enumerate(founders) if anchor == f or SequenceMatcher(None, anchor, f).ratio() >= 0.9)
+        number = next(like, len(founders))
+        founders += [anchor] * (number == len(founders))
+        expected.append(number)
+    assert anchor_clusters(anchors, [0] * len(anchors), 0.9).tolist() == expected

@@ -65,7 +65,7 @@ def whiten(values: ArrayLike, *, out: Floats | None = None) -> Floats:
     """
     x = np.asarray(values, dtype=np.float64)
     centred: Floats = np.subtract(x, x.mean(), out=out)
-    centred /= np.sqrt(centred @ centred / max(x.size - 1, 1) + 1e-8)
+    centred /= np.sqrt(np.einsum("i,i->", centred, centred) / max(x.size - 1, 1) + 1e-8)
     return centred
 
 
@@ -161,6 +161,8 @@ def _alike(a: str, b: str, least: float, runs: list[tuple[int, int]]) -> bool:
     back, ahead = len(a) - needed, len(b) - needed  # characters of a, and of b, that may stay without a match
     if back < 0 or ahead < 0:
         return False
+    if a.startswith(b) or b.startswith(a):  # difflib's one block is the shorter text
+        return 2.0 * min(len(a), len(b)) / (len(a) + len(b)) >= least
     lost = 0
     for start, end in runs if len(b) >= AUTOJUNK else ():
         left, right = a[start - 1 : start + 2], a[end - 2 : end + 1]
