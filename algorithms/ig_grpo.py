@@ -20,7 +20,6 @@ Beside the published form, ours (docs/results.md has what they do):
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -93,9 +92,7 @@ class IGGRPO(GRPO):
 
     def _stable_gain(self, turn: Turn) -> float:
         assert turn.gain is not None
-        gain = turn.gain.value
-        if self.options.gain == "probability":
-            gain = math.exp(turn.gain.logprob_real) - math.exp(turn.gain.logprob_baseline)
+        gain = turn.gain.in_probability if self.options.gain == "probability" else turn.gain.value
         return self.options.information_gain.stabilise(gain)
 
 

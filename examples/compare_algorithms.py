@@ -92,6 +92,7 @@ class Job:
         if self.done() or stopped.is_set():
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps: it would pass for this run's
         (self.folder / "command.json").write_text(json.dumps(self.command))
         with self.log.open("ab") as log:
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)

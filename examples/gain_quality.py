@@ -11,7 +11,6 @@ which is all that GRPO knows, is valued in the same way.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def labelled(buffer: RolloutBuffer, credit: str) -> Iterator[Labelled]:
     for group, trajectory in zip(buffer.group_index.tolist(), buffer.trajectories, strict=True):
         gains = [turn.gain or Gain(0.0, 0.0, 0.0) for turn in trajectory.turns]
         nats = [gain.value for gain in gains]
-        chances = [math.exp(gain.logprob_real) - math.exp(gain.logprob_baseline) for gain in gains]
+        chances = [gain.in_probability for gain in gains]
         for number, (place, kind, useful) in enumerate(_searches(trajectory)):
             if trajectory.turns[place].gain is not None:
                 values = {"own": nats[place], "return": sum(nats[place:]), "outcome": trajectory.outcome}

@@ -10,6 +10,7 @@ The environment fills in text; a rollout adds the token ids, exactly as sampled,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from igsearch_env.protocol import Action, Search
@@ -38,6 +39,11 @@ class Gain:
     logprob_real: float
     logprob_baseline: float
     baseline_evidences: tuple[str, ...] = ()
+
+    @property
+    def in_probability(self) -> float:
+        """The difference of the two as probabilities, in [-1, 1]."""
+        return math.exp(self.logprob_real) - math.exp(self.logprob_baseline)
 
 
 @dataclass(slots=True)

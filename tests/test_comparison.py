@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -212,3 +213,13 @@ def test_a_report_without_runs_says_what_to_do(tmp_path: Path) -> None:
     )
     assert said.returncode == 1
     assert "no complete run" in said.stderr
+
+
+def test_a_run_of_more_steps_does_not_pass_for_done_by_the_result_of_fewer(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "test_after.json").write_text("{}")
+    job = Job("x", 0, "bundled", folder, ["-c", "raise SystemExit(3)", "--steps=3"], tmp_path / "log")
+    (folder / "command.json").write_text(json.dumps(["-c", "raise SystemExit(3)", "--steps=2"]))
+    assert job.run({}, threading.Event()) == 3
+    assert not job.done()
