@@ -18,13 +18,16 @@ import tyro
 import yaml
 
 from algorithms.common.loss import LossConfig
-from algorithms.common.policy import PolicyConfig
+from algorithms.common.policy import DTYPES, PolicyConfig
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocol import FAMILIES
 from igsearch_env.rewards import OUTCOME_REWARDS
 
 SCHEDULES = ("constant", "linear", "cosine")
+ENGINES = ("builtin", "transformers", "vllm", "vllm_server")
+SHARDINGS = ("none", "fsdp2")
+TRACKERS = ("wandb", "trackio")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class EnvConfig:
     """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
     outcome_reward: str = "em"
     """em, f1 or autorefine."""
+    max_observation_tokens: int | None = None
+    """Passages of one search are cut to this many tokens, their tags stay closed (Search-R1: 500). None: never."""
     max_failure_rate: float = 0.2
     """The run stops when more than this share of a step's episodes end by a retrieval failure."""
 
@@ -66,6 +71,8 @@ class EnvConfig:
         check_range("env.max_searches", self.max_searches, 1, 100)
         check_range("env.attempts", self.attempts, 1, 100)
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
+        if self.max_observation_tokens is not None:
+            check_range("env.max_observation_tokens", self.max_observation_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,16 @@ class RolloutConfig:
     """Share of the live episodes whose turns are finished when the environment steps. Below 1 retrieval overlaps with
     decoding, at the price of more and smaller calls; on two cores it did not pay."""
     recompute_logprobs: bool = False
-    """Compute the old log-probs again before the update, when another program or precision sampled."""
+    """Compute the old log-probs again before the update; always done where another engine or precision sampled."""
+    engine: str = "builtin"
+    """What writes: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    server: str = ""
+    """Address of the vLLM server, http://HOST:PORT."""
+    gpu_memory_share: float = 0.4
+    """Share of the GPU's memory that vllm in this process takes."""
+    dtype: str | None = None
+    """Precision of the weights that sample and score, held beside those that are trained: bfloat16 where float32
+    weights are trained. None: the trained weights themselves."""
 
     def __post_init__(self) -> None:
         check_range("rollout.questions", self.questions, 1)
@@ -98,6 +114,15 @@ class RolloutConfig:
         check_range("rollout.cache_tokens", self.cache_tokens, 1)
         check_range("rollout.token_budget", self.token_budget, 1)
         check_range("rollout.step_share", self.step_share, 0, 1)
+        check_range("rollout.gpu_memory_share", self.gpu_memory_share, 0.01, 1)
+        check_choice("rollout.engine", self.engine, ENGINES)
+        if self.dtype is not None:
+            check_choice("rollout.dtype", self.dtype, DTYPES)
+        if (self.engine == "vllm_server") != bool(self.server):
+            raise ConfigurationError(
+                f"rollout.engine={self.engine!r}, rollout.server={self.server!r}: an address goes with vllm_server, "
+                "and vllm_server with an address"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,6 +161,20 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, started by `accelerate launch` or `torchrun`."""
+
+    sharding: str = "none"
+    """none: every process holds all weights (DDP); fsdp2: each holds a part of weights, gradients and optimizer."""
+    timeout_minutes: float = 30.0
+    """A process that waits longer for the others stops the run."""
+
+    def __post_init__(self) -> None:
+        check_choice("distributed.sharding", self.sharding, SHARDINGS)
+        check_range("distributed.timeout_minutes", self.timeout_minutes, 0.01)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """What every algorithm's command takes."""
 
@@ -157,6 +196,10 @@ class TrainConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """How many of the latest checkpoints to keep."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go besides metrics.jsonl and TensorBoard: wandb, trackio."""
+    project: str = "igsearch"
+    """Name of the project there."""
     threads: int | None = None
     """CPU threads of torch; None: its own choice."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -165,8 +208,11 @@ class TrainConfig:
     information_gain: InformationGainConfig = field(default_factory=InformationGainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
+        for tracker in self.trackers:
+            check_choice("trackers", tracker, TRACKERS)
         check_range("steps", self.steps, 0)
         check_range("seed", self.seed, 0)
         check_range("eval_every", self.eval_every, 0)

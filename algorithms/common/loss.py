@@ -39,7 +39,13 @@ class LossConfig:
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
 
+    truncated_importance: float | None = None
+    """C: weigh each token's loss by min(pi_trainer / pi_sampler, C) where another engine or precision sampled
+    (truncated importance sampling; 2.0 is usual). None: off."""
+
     def __post_init__(self) -> None:
+        if self.truncated_importance is not None:
+            check_range("loss.truncated_importance", self.truncated_importance, 1e-9)
         check_choice("loss.ratio", self.ratio, RATIOS)
         check_choice("loss.aggregation", self.aggregation, AGGREGATIONS)
         check_choice("loss.kl_estimator", self.kl_estimator, KL_ESTIMATORS)

@@ -1,15 +1,9 @@
-"""`Policy`: a causal language model of transformers with its tokenizer, and the few things training asks of it.
-
-Token ids are never decoded and encoded again: text is made of ids for the environment to read, ids only of text
-that the policy did not write.
-"""
+"""`Policy`: a causal language model of transformers with its tokenizer, and the few things training asks of it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +13,35 @@ from torch.utils.checkpoint import checkpoint
 
 from algorithms.common.logprobs import ChunkedLogprobs
 from algorithms.common.packing import Block, KeyValues, Pack, install, pack
-from igsearch_env.errors import ConfigurationError, check_choice
-from igsearch_env.protocol import STOP_TAGS
+from algorithms.common.tokens import Tokens
+from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3")
 HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
 # Float32 logits that exist at once (128 MiB): larger batches of tokens meet the vocabulary in chunks.
 MAX_LOGITS = 2**25
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) by peft: the model's own weights stay as they are."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """The adapters' product is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Ends of the names of the layers that get one; all-linear: every linear layer but the output layer."""
+
+    def __post_init__(self) -> None:
+        check_range("policy.lora.rank", self.rank, 0)
+        check_range("policy.lora.alpha", self.alpha, 1e-9)
+        if not self.targets:
+            raise ConfigurationError("policy.lora.targets is empty: name at least one layer, or all-linear")
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class PolicyConfig:
     """Which model to train."""
 
     path: str = "bundled"
-    """`bundled`, a folder, or a model name that transformers knows."""
+    """`bundled`, a folder (of weights or of an adapter), or a model name that transformers knows."""
     dtype: str = "float32"
     """Of the weights: float32, bfloat16 or float16."""
     compute_dtype: str | None = None
@@ -48,14 +60,21 @@ class PolicyConfig:
     """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
     context_length: int | None = None
     """Longest sequence, tokens. None: the model's own."""
+    attention: str = "auto"
+    """Kernel of padded passes: auto (what transformers chooses), sdpa, eager, flash_attention_2 or _3. One that is
+    not installed is replaced by sdpa, with a notice."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        check_choice("policy.attention", self.attention, ATTENTIONS)
         check_choice("policy.dtype", self.dtype, DTYPES)
         if self.compute_dtype is not None:
             check_choice("policy.compute_dtype", self.compute_dtype, DTYPES)
 
 
-class Policy:
+class Policy(Tokens):
     """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary."""
 
     def __init__(
@@ -67,15 +86,13 @@ class Policy:
         context_length: int | None = None,
         compute_dtype: str | None = None,
     ) -> None:
+        configured = getattr(model.generation_config, "eos_token_id", None)
+        super().__init__(tokenizer, chat=chat, eos_ids=configured if isinstance(configured, list) else [configured])
         install(model)
         self.model = model
         self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
-        self.tokenizer = tokenizer
-        self.chat = chat
         own = getattr(model.config, "max_position_embeddings", None) or 1_000_000
         self.context_length = min(context_length or own, own)
-        if chat and not getattr(tokenizer, "chat_template", None):
-            raise ConfigurationError("policy.chat=True: this tokenizer has no chat template; set policy.chat to false")
 
     @classmethod
     def load(cls, config: PolicyConfig) -> Policy:
@@ -149,93 +166,6 @@ class Policy:
     def width(self) -> int:
         """Size of a hidden state."""
         return int(self.model.config.get_text_config().hidden_size)
-
-    @cached_property
-    def pad_id(self) -> int:
-        """Id to fill gaps with; never attended, never in the loss."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
-
-    @cached_property
-    def eos_ids(self) -> frozenset[int]:
-        """Ids that end a turn whatever was written."""
-        ids = {self.tokenizer.eos_token_id}
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids.update(configured if isinstance(configured, list) else [configured])
-        return frozenset(int(i) for i in ids if i is not None)
-
-    @cached_property
-    def closing_ids(self) -> frozenset[int]:
-        """Ids whose text holds a `>`: only after these can a stop tag be complete."""
-        pieces = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        return frozenset(i for i, piece in enumerate(pieces) if piece is not None and ">" in str(piece))
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of text that some other party wrote."""
-        # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
-        """Ids of the first observation: in the chat template if `chat`, else with the tokenizer's own BOS, if any."""
-        if self.chat:
-            messages = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            return self.encode(text)
-        return tuple(self.tokenizer.encode(prompt, add_special_tokens=True))
-
-    def encode_user_turn(self, text: str, before: Sequence[int]) -> tuple[int, ...]:
-        """Ids of text that begins a new turn of the user after the completion `before`, if `chat`; else of the text."""
-        if not self.chat:
-            return self.encode(text)
-        mark = "\u2063answer\u2063"  # stands where the completion is
-        messages = [("user", "."), ("assistant", mark), ("user", text.strip())]
-        whole = self.tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        ids = self.encode(whole.partition(mark)[2])
-        closed = before and before[-1] in self.eos_ids and ids[:1] == (before[-1],)
-        return ids[1:] if closed else ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of a completion, without a final end-of-sequence token."""
-        ids = list(ids)
-        if ids and ids[-1] in self.eos_ids:
-            ids.pop()
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def ends_turn(self, ids: Sequence[int]) -> bool:
-        """Whether a completion is finished by its last token: end of sequence, or the end of an action tag."""
-        last = ids[-1]
-        if last in self.eos_ids:
-            return True
-        if last not in self.closing_ids:
-            return False
-        tail = self.decode(ids[-TAIL_TOKENS:])
-        return any(tag in tail for tag in STOP_TAGS)
-
-    def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
-        """Tokens that hold characters [start, end) of `decode(ids)`, as [first, last).
-
-        By bisection over the lengths of decoded prefixes, which works for any tokenizer.
-        """
-        if end <= start:
-            return 0, 0
-
-        def tokens_until(characters: int) -> int:
-            """Fewest tokens whose text has at least `characters` complete characters."""
-            low, high = 0, len(ids)
-            while low < high:
-                middle = (low + high) // 2
-                if len(self.decode(ids[:middle]).rstrip("\ufffd")) >= characters:
-                    high = middle
-                else:
-                    low = middle + 1
-            return low
-
-        # The first bytes of a character belong to it, and so does a token that glues a tag to it.
-        return min(tokens_until(start), tokens_until(start + 1) - 1), tokens_until(end)
 
     def read(self, packed: Pack) -> Tensor:
         """Last hidden states [n, width] of a packed pass."""
