@@ -81,7 +81,7 @@ def lines(repeats: int) -> list[Line]:
                 updates.append(updated)
                 update_tokens.append(sum(len(s.ids) for s in buffer.sequences))
                 clocks.append((dict(watched.seconds), dict(watched.tokens)))
-        run.log.close()
+        run.close()
     shares = [gain / (rollout + updated) for gain, rollout, updated in zip(gains, rollouts, updates, strict=True)]
 
     def part(name: str) -> str:

@@ -36,7 +36,7 @@ import tyro
 from algorithms.common.config import OptimizerConfig
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.run import Run
-from algorithms.common.trainer import collect_batch, describe, update
+from algorithms.common.trainer import collect_batch, update
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.protocol import STOP_TAGS, Answer, parse
@@ -130,7 +130,7 @@ def ours(run: Run, algorithm: GRPO, step: int) -> Report:
     buffer = collect_batch(run, algorithm, step)
     advantages = algorithm.advantages(buffer)
     update(run, buffer, advantages, step)
-    return {"tokens": int(buffer.policy_tokens.sum()), "reward": describe(buffer, advantages)["reward"]}
+    return {"tokens": int(buffer.policy_tokens.sum()), "reward": float(buffer.outcomes.mean())}
 
 
 def _line(task: str, python: Path, repeats: int) -> Line:
@@ -141,9 +141,9 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         algorithm = GRPO(config)
         run = Run(algorithm, config)
         if task == "one turn":
-            run.policy = OneTurn(run.policy.model, run.policy.tokenizer)
+            run.sampler = OneTurn(run.policy.model, run.policy.tokenizer)
         reports: dict[str, list[Report]] = {"trl": [], "ours": []}
-        with closing(run.log), trl(python, _spec(run, folder, task), folder) as (versions, step):
+        with closing(run), trl(python, _spec(run, folder, task), folder) as (versions, step):
             steps = {
                 "trl": lambda: reports["trl"].append(step()),
                 "ours": lambda: reports["ours"].append(ours(run, algorithm, len(reports["ours"]) + 1)),

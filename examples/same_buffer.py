@@ -116,7 +116,7 @@ def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retrie
     check_range("questions", args.questions, 1, len(questions))
     order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
     chosen = [questions[place] for place in order[: args.questions]]
-    engine = SearchEngine(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env))
+    engine = SearchEngine(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env, policy))
     slots, longest = args.questions * args.group_size, rollout.max_new_tokens
     decoder = Decoder(policy, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
     buffer = collect(decoder, engine, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
@@ -128,7 +128,7 @@ def measured_gains(
     buffer: RolloutBuffer, env: EnvConfig, policy: Policy, retriever: Retriever, seed: int
 ) -> dict[str, Gains]:
     """The information gains by a policy, over either baseline."""
-    scorer, protocol = PolicyScorer(policy), make_protocol(env)
+    scorer, protocol = PolicyScorer(policy), make_protocol(env, policy)
     gains = {}
     for baseline, config in BASELINES.items():
         set_gains(buffer, [None] * len(turns_of(buffer)))

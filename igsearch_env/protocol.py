@@ -12,8 +12,8 @@ Sources: Search-R1 (arXiv 2503.09516), AutoRefine (arXiv 2505.11277); the wordin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from igsearch_env.errors import ConfigurationError, check_choice
@@ -167,10 +167,12 @@ class Protocol:
     Args:
         family: "search_r1" or "autorefine".
         prompt: a name of `PROMPTS`, or a template with `{question}` in it. Default: the family's own.
+        cut: shortens what stands between the tags of a search, of real and of random evidence alike. Default: nothing.
     """
 
     family: str = "search_r1"
     prompt: str = ""
+    cut: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.family, FAMILIES)
@@ -204,9 +206,10 @@ class Protocol:
         return parse(text, self.family)
 
     def evidence(self, passages: Sequence[Passage]) -> str:
-        """The block of passages, tags included."""
+        """The block of passages, tags included; only what stands between them may be cut."""
         tag = _EVIDENCE_TAG[self.family]
-        return f"<{tag}>{_disarm(format_passages(passages).strip())}</{tag}>"
+        text = _disarm(format_passages(passages).strip())
+        return f"<{tag}>{text if self.cut is None else self.cut(text)}</{tag}>"
 
     def observation(self, passages: Sequence[Passage]) -> str:
         """What the policy reads after a search."""

@@ -84,3 +84,27 @@ def mask_buffer(mask: Sequence[Sequence[float]]) -> RolloutBuffer:
                 prompt += ids
         members.append(trajectory(turns, prompt_ids=prompt))
     return buffer_of([members])
+
+
+def mixed_buffer(*, observed: int = 3) -> RolloutBuffer:
+    """Episodes of several lengths, with `observed` tokens between their turns."""
+    seen = [9] * observed
+    return buffer_of(
+        [
+            [
+                trajectory([search_turn((2, 3), observation_ids=seen), answer_turn((4, 5, 6))], 1.0),
+                trajectory([answer_turn((7, 8))], 0.0),
+            ],
+            [
+                trajectory(
+                    [
+                        search_turn((2,), observation_ids=seen),
+                        search_turn((3, 4, 5, 6), observation_ids=[*seen, *seen]),
+                        answer_turn((8,)),
+                    ],
+                    0.5,
+                    1,
+                )
+            ],
+        ]
+    )

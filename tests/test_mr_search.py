@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.critic import per_token
 from algorithms.common.logs import read_metrics
+from algorithms.common.rollout import play
 from algorithms.common.run import Run
 from algorithms.common.trainer import collect_batch, train
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages, attempt_ends
@@ -222,7 +222,7 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
     with Run(algorithm, config) as run:
         buffer = collect_batch(run, algorithm, 1)
         policy, temperature = run.policy, config.rollout.temperature
-        again = per_token(buffer, lambda ids, mask: policy.token_logprobs(ids, mask, temperature)[0], policy, 600)
+        again = run.learner.per_token(buffer, lambda ids, mask: policy.token_logprobs(ids, mask, temperature)[0])
         np.testing.assert_allclose(buffer.logprobs, again, atol=1e-4)
         assert sum(len(t.attempts) == 2 for t in buffer.trajectories) >= 6
         for member in buffer.trajectories:
@@ -236,6 +236,6 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
 def test_evaluation_reflects_as_training_does(config: MRSearchConfig, tmp_path: Path) -> None:
     config = replace(config, run_dir=tmp_path / "run")
     with Run(MRSearch(config), config) as run:
-        episodes = run.play(run.test_questions)
+        episodes = play(run.decoder(8, temperature=0.0), run.engine, run.test_questions, seed=(0,))
     assert [len(t.attempts) for t in episodes] == [2] * 6
     assert all(t.prediction == t.attempts[-1].prediction for t in episodes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from buffers import answer_turn, buffer_of, search_turn, trajectory
+from buffers import answer_turn, buffer_of, mixed_buffer, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_policy
@@ -30,30 +30,6 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
-
-
-def mixed_buffer(*, observed: int = 3) -> RolloutBuffer:
-    """Episodes of several lengths, with `observed` tokens between their turns."""
-    seen = [9] * observed
-    return buffer_of(
-        [
-            [
-                trajectory([search_turn((2, 3), observation_ids=seen), answer_turn((4, 5, 6))], 1.0),
-                trajectory([answer_turn((7, 8))], 0.0),
-            ],
-            [
-                trajectory(
-                    [
-                        search_turn((2,), observation_ids=seen),
-                        search_turn((3, 4, 5, 6), observation_ids=[*seen, *seen]),
-                        answer_turn((8,)),
-                    ],
-                    0.5,
-                    1,
-                )
-            ],
-        ]
-    )
 
 
 def numbers(buffer: RolloutBuffer, seed: int = 0) -> Floats:
@@ -235,7 +211,7 @@ def critic(*, seeded_head: bool = False, lr: float = 1e-3, **optimizer: Any) -> 
     if seeded_head:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            made.head.weight.normal_(generator=generator)
+            made.learner.module.head.weight.normal_(generator=generator)
     return made
 
 
@@ -248,9 +224,9 @@ def test_a_value_is_that_of_the_state_before_its_token() -> None:
     values = iter(made.values(buffer).tolist())
     for sequence in buffer.sequences:
         for place in np.flatnonzero(sequence.mask):
-            before = torch.from_numpy(sequence.ids[:place])[None]
+            alone = torch.from_numpy(np.append(sequence.ids[:place], 0))[None]  # whatever the token itself is
             with torch.no_grad():
-                expected = made.head(made.trunk.hidden_states(before)[0, -1]).item()
+                expected = made.learner.module(alone, torch.arange(place + 1)[None] == place).item()
             assert next(values) == pytest.approx(expected, abs=1e-5)
     assert next(values, None) is None
 
@@ -298,7 +274,7 @@ def test_the_split_into_micro_batches_changes_no_number() -> None:
     results = []
     for budget in (8, 100_000):
         made = critic(seeded_head=True, token_budget=budget)
-        made.model.double()  # what is left is the split, not rounding
+        made.learner.module.double()  # what is left is the split, not rounding
         before = made.values(buffer)
         (metrics,) = learn(made, buffer, targets, 1)
         results.append((before, metrics["loss/value"], metrics["critic/explained_variance"], made.values(buffer)))
@@ -312,7 +288,9 @@ def test_the_learning_rate_warms_up(warmup: int, moved: float) -> None:
     buffer = mixed_buffer()
     made = Critic(tiny_policy(), CriticConfig(lr=0.01, warmup_steps=warmup), OptimizerConfig())
     learn(made, buffer, np.ones(13, dtype=np.float32), 1)
-    assert made.head.bias.item() == pytest.approx(moved, rel=1e-3)  # Adam's first step is the learning rate
+    assert made.learner.module.head.bias.item() == pytest.approx(
+        moved, rel=1e-3
+    )  # Adam's first step is the learning rate
 
 
 # ---------------------------------------------------------------- runs

@@ -14,7 +14,7 @@ from algorithms.common.decoding import Decoder
 from algorithms.common.packing import Pack, Prefixes
 from algorithms.common.policy import Policy
 from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain, recompute_logprobs
+from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from igsearch_env.engine import SearchEngine
 from igsearch_env.episode import Episode
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig, search_steps
@@ -188,34 +188,12 @@ def test_what_the_rollout_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch
     assert counts[2] - counts[0] == sum(map(len, trunks))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_recomputed_logprobs_are_the_samplers(temperature: float, share: float) -> None:
-    policy = bundled_policy()
-    buffer, _ = rollout(policy, temperature=temperature)
-    sampled = recorded(buffer)
-    plain = gains(buffer, PolicyScorer(policy, shared=False))
-    for t in buffer.trajectories:
-        for turn in t.turns:
-            turn.logprobs = tuple(-9.0 for _ in turn.logprobs)
-    assert buffer.sequences[0].logprobs[0] == -9.0
-    total = sum(len(s.ids) for s in buffer.sequences)
-    recompute_logprobs(policy, buffer, temperature=temperature, token_budget=500, cache_tokens=int(share * total))
-    np.testing.assert_allclose(recorded(buffer), sampled, atol=1e-4)
-    np.testing.assert_allclose(np.concatenate([s.logprobs for s in buffer.sequences]), sampled, atol=1e-4)
-    assert buffer.prefixes is not None
-    held = [buffer.prefixes.longest(tuple(s.ids.tolist()))[0] == len(s.ids) for s in buffer.sequences]
-    assert {0.0: not any(held), 0.5: 0 < sum(held) < len(held), 1.0: all(held)}[share]
-    np.testing.assert_allclose(gains(buffer, PolicyScorer(policy, prefixes=buffer.prefixes)), plain, atol=1e-4)
-
-
 @pytest.mark.parametrize("token_budget", [40, 200, 10_000])
 def test_no_pass_exceeds_the_budget_unless_one_block_does(token_budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = bundled_policy()
     buffer, prefixes = rollout(policy)
     passes = count_tokens(policy, monkeypatch)
-    recompute_logprobs(policy, buffer, temperature=1.0, token_budget=token_budget, cache_tokens=700)
-    for known in (None, prefixes, buffer.prefixes):
+    for known in (None, prefixes):
         gains(buffer, PolicyScorer(policy, token_budget=token_budget, prefixes=known))
     assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in passes)
     assert token_budget > 40 or any(tokens > token_budget for tokens, _ in passes)

@@ -57,13 +57,3 @@ def test_the_readme_lists_every_source_file() -> None:
                 assert path.name in listed, f"{path.relative_to(ROOT)} is not in the README's tree"
     existing = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
     assert listed <= existing
-
-
-def test_configurations_in_examples_are_valid() -> None:
-    from algorithms.common.config import parse_config
-    from algorithms.ig_grpo import IGGRPOConfig
-
-    files = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
-    assert files
-    for path in files:
-        parse_config(IGGRPOConfig, ["--config", str(path)])

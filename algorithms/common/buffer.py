@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class RolloutBuffer:
     """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed.
 
     Never saved, and stale once weights change: `prefixes` (what the policy has read and still holds), and, per policy
-    token and for algorithms that ask for them, `values` of the critic and `reference_logprobs` of the starting policy.
+    token, `values` of the critic and `reference_logprobs` of the starting policy for algorithms that ask for them, and
+    `importance`, the weights that correct for another sampler.
     """
 
     groups: list[Group]
@@ -53,6 +55,7 @@ class RolloutBuffer:
     prefixes: Prefixes | None = field(default=None, repr=False, compare=False)
     values: Floats | None = field(default=None, repr=False, compare=False)
     reference_logprobs: Floats | None = field(default=None, repr=False, compare=False)
+    importance: Floats | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def trajectories(self) -> list[Trajectory]:
@@ -105,12 +108,21 @@ class RolloutBuffer:
     def flat_index(self, rows: Sequence[int]) -> Ints:
         """Where the policy tokens of some trajectories stand in the flat layout, row by row."""
         starts = self.first_token
-        return np.concatenate([np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows])
+        spans = [np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *spans])
 
     @property
     def logprobs(self) -> Floats:
         """Log-prob of each policy token, by the policy that sampled it."""
         return np.concatenate([sequence.logprobs for sequence in self.sequences])
+
+    def set_logprobs(self, values: Floats) -> None:
+        """Replace the log-prob of each policy token."""
+        rest = iter(values.tolist())
+        for trajectory in self.trajectories:
+            for turn in trajectory.turns:
+                turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
+        self.__dict__.pop("sequences", None)  # made of the old ones
 
     def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
         """Every search with at least one query token: its trajectory, its turn, and where those tokens stand in the
@@ -172,6 +184,13 @@ class RolloutBuffer:
             tokens += length
         if batch:
             yield self._micro_batch(advantages, batch, pad_id)
+
+    @staticmethod
+    def blank_batch(pad_id: int) -> MicroBatch:
+        """A batch that teaches nothing, for a process that has none of its own but must make as many passes."""
+        ids_BT = torch.full((1, 2), pad_id)
+        none_BT = torch.zeros(ids_BT.shape)
+        return MicroBatch([], ids_BT, none_BT.bool(), none_BT, none_BT)
 
     def _micro_batch(self, advantages: Floats, rows: list[int], pad_id: int) -> MicroBatch:
         length = max(len(self.sequences[row].ids) for row in rows)

@@ -1,60 +1,135 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, each written whole or not at all.
 
-Every draw of a run is derived from (seed, step), so weights, optimizer state and the step are all there is.
+Every draw of a run is derived from (seed, step), so weights, optimizer state and the step are all there is, and none
+of it depends on how many processes wrote it: any number of them, sharded or not, may go on.
 
-    RUN_DIR/checkpoints/step-000020/   model and tokenizer (transformers format), optimizer.pt, state.json,
-                                       critic.pt where there is one
+    RUN_DIR/checkpoints/step-000020/   model (or adapter) and tokenizer in the transformers format, state.json,
+                                       optimizer.pt, or optimizer/ in shards where the run was sharded;
+                                       with a critic critic.pt, or critic/, of its weights and optimizer
+    RUN_DIR/best/, RUN_DIR/policy/     the policy that did best in validation (and best.json), the final one
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from algorithms.common.critic import Critic
+from algorithms.common.distributed import Processes
+from algorithms.common.learner import Learner
+from algorithms.common.lora import load_adapter
 from algorithms.common.policy import Policy
 from igsearch_env.errors import IGSearchError
 
-FORMAT = 1
+FORMAT = 2
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class CheckpointError(IGSearchError, ValueError):
-    """A checkpoint that can't be resumed; the message says why and what to do."""
+    """A checkpoint that can't be written or resumed; the message says why and what to do."""
 
 
 def save_checkpoint(
     folder: Path,
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    critic: Critic | None,
+    learner: Learner,
+    critic: Learner | None,
     step: int,
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder`/step-<step> and drop all but the latest `keep`."""
-    target = folder / f"step-{step:06d}"
-    partial = folder / f".partial-{step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    policy.save(partial)
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    if critic is not None:
-        content = {"model": critic.model.state_dict(), "optimizer": critic.optimizer.state_dict()}
-        torch.save(content, partial / "critic.pt")
+    """Write `folder`/step-<step> and drop all but the latest `keep`. Every process must call it."""
+    processes = learner.processes
     shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
     header = {"format": FORMAT, "step": step, "shapes": shapes, **state}
-    (partial / "state.json").write_text(json.dumps(header))
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+
+    def write(partial: Path) -> None:
+        save_policy(partial, policy, learner)
+        learner.save(partial, "optimizer", weights=False)
+        if critic is not None:
+            critic.save(partial, "critic", weights=True)
+        if processes.first:
+            (partial / "state.json").write_text(json.dumps(header))
+
+    target = folder / f"step-{step:06d}"
+    _whole_or_not(target, write, processes, f"the last good checkpoint in {folder} is intact")
+    if processes.first:
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
     return target
+
+
+def save_policy(folder: Path, policy: Policy, learner: Learner) -> None:
+    """Write the policy into a folder that is there. Every process must call it."""
+    weights: dict[str, Any] | None = None
+    if learner.sharded:
+        weights = get_model_state_dict(policy.adapter or policy.model, options=_WHOLE)
+    if learner.processes.first:
+        policy.save(folder, weights)
+
+
+def write_policy(target: Path, policy: Policy, learner: Learner, about: dict[str, Any] | None = None) -> None:
+    """Write the policy as the folder `target`, `about` beside it as <name of target>.json. For every process."""
+
+    def write(partial: Path) -> None:
+        save_policy(partial, policy, learner)
+        if about is not None and learner.processes.first:
+            (partial / f"{target.name}.json").write_text(json.dumps(about))
+
+    _whole_or_not(target, write, learner.processes, f"what {target} was before is intact")
+
+
+def _whole_or_not(target: Path, write: Callable[[Path], None], processes: Processes, intact: str) -> None:
+    """Have `write` fill a folder beside `target`, then put it in its place; a full disk leaves what was there."""
+    partial = target.with_name(f".partial-{target.name}")
+    if processes.first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    processes.barrier()
+    failure = None
+    try:
+        write(partial)
+    except Exception as error:  # torch and safetensors each have their own way to say that a disk is full
+        if not _is_disk_error(error, target.parent):
+            raise
+        failure = f"{type(error).__name__}: {error}"
+    failures = [f for f in processes.gather(failure) if f]
+    if failures:
+        needed = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        free = shutil.disk_usage(target.parent).free
+        processes.barrier()
+        if processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"{target}: not written ({failures[0].splitlines()[0]}); {free / 1e9:.2f} GB are free, "
+            f"{needed / 1e9:.2f} GB were written until then. Free some space (--keep-checkpoints 1 keeps fewer) and "
+            f"run the same command again: {intact}"
+        )
+    if processes.first:
+        old = target.with_name(f".old-{target.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(partial, target)
+        shutil.rmtree(old, ignore_errors=True)
+    processes.barrier()
+
+
+def _is_disk_error(error: Exception, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)
+    text = str(error).lower()
+    written = any(
+        word in text for word in ("no space", "file write failed", "i/o error", "pytorchstreamwriter", "quota")
+    )
+    return written or "SafetensorError" in type(error).__name__ or shutil.disk_usage(folder).free < 2**20
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -62,8 +137,8 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("step-*/state.json"))
 
 
-def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, critic: Critic | None = None) -> int:
-    """Restore weights and optimizers in place; returns the number of steps done."""
+def load_weights(path: Path, policy: Policy) -> int:
+    """Restore the weights of a policy that is not sharded yet; returns the number of steps done."""
     state = json.loads((path / "state.json").read_text())
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}; start again")
@@ -81,15 +156,21 @@ def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
         weights.update(load_file(file))
-    missing, unexpected = policy.model.load_state_dict(weights, strict=False)
-    tied = set(getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", []))
-    if unexpected or set(missing) - tied:
-        raise CheckpointError(f"{path}: weights missing {missing}, unexpected {unexpected}; start again")
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location=policy.device))
-    if critic is not None:
-        if not (path / "critic.pt").is_file():
-            raise CheckpointError(f"{path}: no critic.pt in it, which this algorithm needs; start again")
-        saved = torch.load(path / "critic.pt", weights_only=True, map_location=policy.device)
-        critic.model.load_state_dict(saved["model"])
-        critic.optimizer.load_state_dict(saved["optimizer"])
+    if policy.adapter is not None:
+        unexpected = load_adapter(policy.adapter, weights)
+        missing: set[str] = set()
+    else:
+        absent, unexpected = policy.model.load_state_dict(weights, strict=False)
+        tied = getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", [])
+        missing = set(absent) - set(tied)
+    if unexpected or missing:
+        raise CheckpointError(f"{path}: weights missing {sorted(missing)}, unexpected {unexpected}; start again")
     return int(state["step"])
+
+
+def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> None:
+    """Restore the optimizer, and the critic with its own."""
+    loaded = learner.load(path, "optimizer", weights=False)
+    if not (loaded and (critic is None or critic.load(path, "critic", weights=True))):
+        name = "critic" if loaded else "optimizer"
+        raise CheckpointError(f"{path}: no {name} in it, which this algorithm needs; start again")

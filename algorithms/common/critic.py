@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.config import OptimizerConfig
-from algorithms.common.errors import TrainingError
+from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes
+from algorithms.common.learner import Learner
 from algorithms.common.loss import value_loss
 from algorithms.common.policy import Policy
 from igsearch_env.errors import check_range
@@ -35,71 +35,75 @@ class CriticConfig:
         check_range("critic.value_clip", self.value_clip, 1e-9)
 
 
-class Critic:
+class ValueModel(torch.nn.Module):
     """V(s_t): the value of what stands before each policy token. It says 0 everywhere before its first update."""
 
-    def __init__(self, policy: Policy, config: CriticConfig, optimizer: OptimizerConfig) -> None:
-        self.config, self.options = config, optimizer
-        self.trunk = copy.deepcopy(policy)
-        self.head = torch.nn.Linear(self.trunk.width, 1, device=policy.device)
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        trunk = copy.deepcopy(policy)
+        self.trunk = trunk.model.base_model
+        self.head = torch.nn.Linear(policy.width, 1, device=policy.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
-        self.model = torch.nn.ModuleDict({"trunk": self.trunk.model.base_model, "head": self.head})
-        betas = (optimizer.beta1, optimizer.beta2)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, betas=betas, weight_decay=0.0)
+        self.__dict__["_policy"] = trunk  # not a module: its output layer is no part of the critic
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Values [n] of the masked tokens, row by row: of the states before them."""
-        hidden_n = self.trunk.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
-        values: Tensor = self.head(hidden_n.to(self.head.weight.dtype)).squeeze(-1)
-        return values
+        policy: Policy = self.__dict__["_policy"]
+        hidden_n = policy.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
+        values: Tensor = self.head(hidden_n.to(self.head.weight.dtype))[:, 0]
+        return values.clone()  # a view would lose FSDP's hooks
+
+
+class Critic:
+    """The value model and how it learns."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: CriticConfig,
+        optimizer: OptimizerConfig,
+        processes: Processes | None = None,
+        distributed: DistributedConfig | None = None,
+    ) -> None:
+        self.config = config
+        self.learner = Learner(
+            ValueModel(policy),
+            optimizer,
+            processes or Processes(),
+            distributed or DistributedConfig(),
+            lr=config.lr,
+            weight_decay=0.0,
+            pad_id=policy.pad_id,
+            device=policy.device,
+            dtype=policy.compute_dtype,
+        )
 
     def values(self, buffer: RolloutBuffer) -> Floats:
         """One value per policy token."""
-        return per_token(buffer, self.forward, self.trunk, self.options.token_budget)
+        return self.learner.per_token(buffer, self.learner.module)
 
     def update(self, buffer: RolloutBuffer, targets: Floats, step: int, seed: int) -> dict[str, float]:
         """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values."""
         old = buffer.values
         assert old is not None
-        options, device = self.options, self.trunk.device
+        learner, options = self.learner, self.learner.options
         rng = np.random.default_rng([seed, step, 4])
+        lr = self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1))
         losses = []
         for _ in range(options.epochs):
             for part in np.array_split(rng.permutation(len(buffer.trajectories)), options.minibatches):
                 tokens = int(buffer.policy_tokens[part].sum())
-                total = 0.0
-                self.optimizer.zero_grad()
-                for batch in buffer.micro_batches(targets, part.tolist(), options.token_budget, self.trunk.pad_id):
+
+                def loss_of(batch: MicroBatch, tokens: int = tokens) -> tuple[Tensor, dict[str, Tensor]]:
+                    values = learner.module(batch.ids_BT, batch.mask_BT)
                     index = buffer.flat_index(batch.rows)
-                    values = self.forward(batch.ids_BT.to(device), batch.mask_BT.to(device))
-                    before, wanted = (torch.from_numpy(x[index]).to(device) for x in (old, targets))
+                    before, wanted = (torch.from_numpy(x[index]).to(learner.device) for x in (old, targets))
                     loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach())
-                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), options.max_grad_norm)
-                if not torch.isfinite(norm):
-                    raise TrainingError(
-                        f"step {step}: the critic's gradient norm is {norm}, its loss {total}; its weights are left as "
-                        "they were. Lower critic.lr; the run resumes from its last checkpoint"
-                    )
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1))
-                self.optimizer.step()
-                losses.append(total)
+                    return loss, {"loss": loss.detach()}
+
+                _, sums = learner.step(buffer, targets, part.tolist(), loss_of, lr=lr, what=f"step {step}, the critic")
+                losses.append(sums["loss"])
         variance = float(np.var(targets))
         explained = 1 - float(np.var(targets - old)) / variance if variance > 0 else 0.0
         return {"loss/value": float(np.mean(losses)), "critic/explained_variance": explained}
-
-
-@torch.no_grad()
-def per_token(
-    buffer: RolloutBuffer, compute: Callable[[Tensor, Tensor], Tensor], policy: Policy, token_budget: int
-) -> Floats:
-    """`compute(ids_BT, mask_BT)` -> [n], over a whole buffer, in its flat layout."""
-    flat = np.zeros(int(buffer.policy_tokens.sum()), dtype=np.float32)
-    rows = range(len(buffer.trajectories))
-    for batch in buffer.micro_batches(np.zeros_like(flat), rows, token_budget, policy.pad_id):
-        values = compute(batch.ids_BT.to(policy.device), batch.mask_BT.to(policy.device))
-        flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
-    return flat

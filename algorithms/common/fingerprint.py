@@ -23,7 +23,7 @@ MODEL = ("model",)  # the key that comparisons are about
 _SHOWN = 24  # characters of a value in a message
 # What decides what a model folder writes. Training state and logs may lie beside it.
 _MODEL_FILES = (
-    *("*.safetensors", "pytorch_model*.bin", "config.json", "generation_config.json", "tokenizer*", "vocab*"),
+    *("*.safetensors", "pytorch_model*.bin", "*config.json", "tokenizer*", "vocab*"),
     *("*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
 )
 
@@ -38,6 +38,9 @@ def make_fingerprint(
     max_searches: int,
     chat: bool,
     max_new_tokens: int,
+    max_observation_tokens: int | None = None,
+    context_length: int | None = None,
+    dtype: str = "float32",
 ) -> Fingerprint:
     """The fingerprint of a greedy evaluation.
 
@@ -53,7 +56,13 @@ def make_fingerprint(
         "protocol": protocol.family,
         "prompt": {"template": protocol.template, "hash": text_hash([protocol.template])},
         "chat": chat,
-        "decoding": {"method": "greedy", "max_new_tokens": max_new_tokens},
+        "decoding": {
+            "method": "greedy",
+            "max_new_tokens": max_new_tokens,
+            "max_observation_tokens": max_observation_tokens,
+            "context_length": context_length,
+            "dtype": dtype,
+        },
         "metric": METRIC,
         "questions": _questions(questions),
     }

@@ -1,6 +1,7 @@
 """What a run leaves for people: metrics.jsonl, TensorBoard, transcripts, the final table and the learning curve.
 
 RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  learning_curve.png
+With trackers (`trackers.py`): tracker_id, wandb/
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from rich.console import Console
 from rich.table import Table
 
 from algorithms.common.evaluation import Score, macro_average
+from algorithms.common.trackers import Tracker
 from igsearch_env.engine import render
 from igsearch_env.trajectory import Trajectory
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, one record a step.
+    """metrics.jsonl, TensorBoard and trackers: records of training steps and of evaluations.
 
     Opening a log at step s drops what a crashed run wrote at or after s, and a half-written last line, so that a
-    resumed run leaves the same file as an uninterrupted one.
+    resumed run leaves the same file as an uninterrupted one. Trackers keep what they were sent.
     """
 
-    def __init__(self, run_dir: Path, first_step: int) -> None:
+    def __init__(self, run_dir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run_dir / "metrics.jsonl"
@@ -36,19 +38,24 @@ class MetricsLog:
         os.replace(partial, self.path)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
+        self.trackers = trackers
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one record; it is on disk when this returns."""
+        """Append one record; it is on disk when this returns. Only numbers go to TensorBoard and trackers."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-        for key, value in values.items():
-            if isinstance(value, (int, float)):
-                self.writer.add_scalar(key, value, step)
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        for key, value in numbers.items():
+            self.writer.add_scalar(key, value, step)
+        for tracker in self.trackers:
+            tracker.write(step, numbers)
 
-    def close(self) -> None:
-        """Flush and close."""
+    def close(self, failed: bool = False) -> None:
+        """Flush and close; `failed` is what trackers are told of the run."""
         self.file.close()
         self.writer.close()
+        for tracker in self.trackers:
+            tracker.close(failed)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from igsearch_env.errors import check_choice, check_range
 
@@ -154,3 +156,24 @@ def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, estimat
         return 0.5 * x.square()
     negative = (-x).clamp(-20, 20)
     return (negative.exp() - negative - 1).clamp(-10, 10)
+
+
+def importance_weights(
+    trainer_logprobs: NDArray[np.float32], sampler_logprobs: NDArray[np.float32], cap: float
+) -> NDArray[np.float32]:
+    """min(pi_trainer / pi_sampler, cap) of each token (truncated importance sampling, as in verl and TRL).
+
+    The clipped loss is homogeneous in the advantage, so weighing a token's loss by w > 0 is weighing its advantage.
+    """
+    weights: NDArray[np.float32] = np.exp(np.clip(trainer_logprobs - sampler_logprobs, -20, 20)).clip(max=cap)
+    return weights
+
+
+def mismatch(trainer_logprobs: NDArray[np.float32], sampler_logprobs: NDArray[np.float32]) -> dict[str, float]:
+    """How far the sampler's log-probs are from the trainer's, for the same weights and tokens."""
+    difference = sampler_logprobs - trainer_logprobs
+    return {
+        "mismatch/kl": float(difference.mean()),  # k1, of the sampler from the trainer
+        "mismatch/abs_mean": float(np.abs(difference).mean()),
+        "mismatch/abs_max": float(np.abs(difference).max()),
+    }

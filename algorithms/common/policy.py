@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.distributed import full
 from algorithms.common.logprobs import ChunkedLogprobs
+from algorithms.common.lora import ADAPTER_FILE, add_adapter, load_merged
 from algorithms.common.packing import Block, KeyValues, Pack, install, pack
 from algorithms.common.tokens import Tokens
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
@@ -75,7 +80,10 @@ class PolicyConfig:
 
 
 class Policy(Tokens):
-    """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary."""
+    """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary.
+
+    `model` is the causal model of transformers; `adapter` is the peft model around it, if only that is trained.
+    """
 
     def __init__(
         self,
@@ -85,11 +93,21 @@ class Policy(Tokens):
         chat: bool = False,
         context_length: int | None = None,
         compute_dtype: str | None = None,
+        adapter: Any = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         configured = getattr(model.generation_config, "eos_token_id", None)
         super().__init__(tokenizer, chat=chat, eos_ids=configured if isinstance(configured, list) else [configured])
         install(model)
+        without_dropout(model)  # the sampler and the trainer must be the same distribution
+        model.eval()
         self.model = model
+        self.adapter = adapter
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            # The newer name, where transformers knows it.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
         own = getattr(model.config, "max_position_embeddings", None) or 1_000_000
         self.context_length = min(context_length or own, own)
@@ -97,13 +115,13 @@ class Policy(Tokens):
     @classmethod
     def load(cls, config: PolicyConfig) -> Policy:
         """Load model and tokenizer by the Auto classes of transformers."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # one bar a file would bury the run's own
         path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
         looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
-        if looks_local and not (Path(path) / "config.json").is_file():
+        if looks_local and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE)):
             raise ConfigurationError(
                 f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
                 "a model name, or 'bundled'"
@@ -111,15 +129,24 @@ class Policy(Tokens):
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.dtype]).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model.eval()  # dropout off: the sampler and the trainer must be the same distribution
+        model = load_model(path, dtype=DTYPES[config.dtype], attention=config.attention).to(device)
+        adapter = None
+        if config.lora.rank:
+            if (Path(path) / ADAPTER_FILE).is_file():
+                raise ConfigurationError(
+                    f"policy.path={config.path!r} is an adapter already, and one on top of another can't be saved "
+                    "alone: merge it first (examples/export.py), or set policy.lora.rank to 0"
+                )
+            adapter = add_adapter(model, config.lora)
+            model = adapter.get_base_model()
         policy = cls(
             model,
-            tokenizer,
+            AutoTokenizer.from_pretrained(path),
             chat=config.chat,
             context_length=config.context_length,
             compute_dtype=config.compute_dtype,
+            adapter=adapter,
+            gradient_checkpointing=config.gradient_checkpointing,
         )
         policy.check()
         return policy
@@ -151,10 +178,31 @@ class Policy(Tokens):
             name = type(self.model).__name__
             raise ConfigurationError(f"policy: packed passes of {name} are off by {difference:.2g} of its logits{HINT}")
 
-    def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer in the transformers format."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write model, or its adapter alone, and tokenizer in the transformers format.
+
+        `weights`: the state to write, if the model itself holds only a part of it.
+        """
+        (self.adapter or self.model).save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
         self.tokenizer.save_pretrained(folder)
+        if self.adapter is not None:
+            (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's form to fill in
+
+    def replica(self, dtype: torch.dtype) -> Policy:
+        """A copy in another precision that is not trained."""
+        copied = copy.copy(self)
+        copied.model = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
+        copied.adapter = None
+        copied.compute_dtype = None
+        return copied
+
+    @torch.no_grad()
+    def copy_weights(self, source: Policy) -> None:
+        """Take over the weights of the policy that this one is a replica of. Every process must ask."""
+        for mine, theirs in zip(self.model.parameters(), source.model.parameters(), strict=True):
+            # What is not trained was right when the copy was made.
+            if theirs.requires_grad:
+                mine.copy_(full(theirs))
 
     @property
     def device(self) -> torch.device:
@@ -183,6 +231,8 @@ class Policy(Tokens):
 
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Last hidden states [B, T, width] of rows that are padded on the right, where causal attention never looks."""
+        if self.gradient_checkpointing and self.model.training != torch.is_grad_enabled():
+            self.model.train(torch.is_grad_enabled())  # transformers checkpoints in training mode alone
         with self._autocast():
             states: Tensor = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return states
@@ -258,3 +308,49 @@ class Policy(Tokens):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None)
+
+
+class TokenLogprobs(torch.nn.Module):
+    """`Policy.token_logprobs` as a module: what torch wraps, so that its hooks see a whole pass."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.model = policy.model
+        self.__dict__["_policy"] = policy
+
+    def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """As `Policy.token_logprobs`."""
+        policy: Policy = self.__dict__["_policy"]
+        chosen, entropy = policy.token_logprobs(*arguments, **options)
+        return chosen.clone(), entropy.clone()  # views would lose FSDP's hooks
+
+
+def load_model(path: str, *, dtype: torch.dtype, attention: str = "auto") -> Any:
+    """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype}
+    if attention != "auto":
+        options["attn_implementation"] = available_attention(attention)
+    if (Path(path) / ADAPTER_FILE).is_file():
+        return load_merged(path, **options)
+    return AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+def available_attention(name: str) -> str:
+    """`name` if its library is installed and there is a GPU for it, else sdpa with a notice."""
+    library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
+    if library is None or (importlib.util.find_spec(library) is not None and torch.cuda.is_available()):
+        return name
+    reason = f"needs a GPU and the package that brings {library}"
+    print(f"policy.attention={name!r} {reason}: sdpa takes its place", file=sys.stderr)
+    return "sdpa"
+
+
+def without_dropout(model: Any) -> None:
+    """Set every dropout of a model to 0, whether a module or a number that attention reads."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0

@@ -14,6 +14,7 @@ import numpy as np
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.decoding import Completion, Decoder
+from algorithms.common.engines.base import TurnWriter
 from algorithms.common.policy import Policy
 from igsearch_env.engine import SearchEngine
 from igsearch_env.episode import Episode
@@ -24,18 +25,19 @@ from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
 
 
 def collect(
-    decoder: Decoder,
+    decoder: Decoder | TurnWriter,
     engine: SearchEngine,
     questions: Sequence[Question],
     *,
     group_size: int,
     seed: Sequence[int],
     step_share: float = 1.0,
+    first: int = 0,
 ) -> RolloutBuffer:
     """Play every question `group_size` times and return the groups.
 
-    `seed` (any integers) and the place in the batch decide all draws. Trajectories whose retrieval failed are left
-    out of their group and counted.
+    `seed` (any integers) and the place in the batch decide all draws; `first` is the place of the first question, where
+    these are a part of a batch. Trajectories whose retrieval failed are left out of their group and counted.
     """
     trajectories = play(
         decoder,
@@ -43,6 +45,7 @@ def collect(
         [question for question in questions for _ in range(group_size)],
         seed=seed,
         step_share=step_share,
+        first=first * group_size,
     )
     groups = []
     for number, question in enumerate(questions):
@@ -52,12 +55,13 @@ def collect(
 
 
 def play(
-    decoder: Decoder,
+    decoder: Decoder | TurnWriter,
     engine: SearchEngine,
     questions: Sequence[Question],
     *,
     seed: Sequence[int],
     step_share: float = 1.0,
+    first: int = 0,
 ) -> list[Trajectory]:
     """One episode per question: the loop of prompt, generate, step, observe.
 
@@ -78,7 +82,7 @@ def play(
         while live or entering:
             while entering and decoder.free:
                 number, episode = entering.popleft()
-                generator = np.random.default_rng([*seed, number])
+                generator = np.random.default_rng([*seed, first + number])
                 live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
             decoder.read()
             if decoder.writing:

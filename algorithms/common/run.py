@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
+from algorithms.common.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_optimizers,
+    load_weights,
+    save_checkpoint,
+    write_policy,
+)
+from algorithms.common.collapse import CollapseWatch
 from algorithms.common.config import EnvConfig, TrainConfig, as_dict
 from algorithms.common.critic import Critic
 from algorithms.common.decoding import Decoder
+from algorithms.common.distributed import Processes
+from algorithms.common.engines import make_engine
+from algorithms.common.engines.base import TurnWriter
 from algorithms.common.evaluation import Row, Score, limit_per_dataset, macro_average, score_rows
+from algorithms.common.learner import Learner
 from algorithms.common.logs import (
     MetricsLog,
     plot_learning_curve,
@@ -30,57 +46,74 @@ from algorithms.common.logs import (
     score_metrics,
     write_transcripts,
 )
+from algorithms.common.lora import WithoutAdapter, merged_weights
+from algorithms.common.memory import plan_memory, precision_warning
 from algorithms.common.packing import KeyValues, Prefixes
-from algorithms.common.policy import Policy
+from algorithms.common.policy import DTYPES, Policy, TokenLogprobs
 from algorithms.common.results import read_result, write_result
 from algorithms.common.rollout import play
 from algorithms.common.scoring import PolicyScorer
+from algorithms.common.tokens import Tokens
+from algorithms.common.trackers import open_trackers
+from algorithms.common.truncation import observation_cut
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
 from retrievers.open import open_retriever
 
 # Differences that do not change what a step computes, so that a run may be resumed with them.
-MAY_CHANGE = ("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints")
+MAY_CHANGE = (
+    *("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints"),
+    *("distributed", "trackers", "project", "policy.device", "policy.attention", "policy.gradient_checkpointing"),
+    *("optimizer.token_budget", "rollout.token_budget", "rollout.cache_tokens", "rollout.server"),
+    *("rollout.gpu_memory_share", "env.max_failure_rate"),
+)
 EVAL_SLOTS = 128  # questions that are being answered at once
 
 
 class Run:
-    """Opens or resumes a run folder; a context manager that closes its logs."""
+    """Opens or resumes a run folder; a context manager that closes its logs. One in each process of a run."""
 
     MAX_REFILLS = 10
 
     def __init__(self, algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> None:
         self.name = name = algorithm.name
         self.config = config
-        self.console = Console()
+        self.processes = processes = Processes.start(config.distributed, config.policy.device)
+        if config.rollout.questions < processes.size:
+            raise ConfigurationError(
+                f"rollout.questions={config.rollout.questions} for {processes.size} processes: each plays whole "
+                "groups, so give at least one question for each, or start fewer"
+            )
+        self.console = Console(quiet=not processes.first)
         self.dir = config.run_dir or Path("runs") / f"{name}-seed{config.seed}"
-        if config.overwrite:
-            shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir(parents=True, exist_ok=True)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is all written
-        self._check_same_run()
-
-        self.policy = Policy.load(config.policy)
+        processes.on_first(self._open_folder)
         needs_reference = config.loss.kl_coefficient > 0 or algorithm.needs_reference
-        self.reference = copy.deepcopy(self.policy) if needs_reference else None
-        self.critic = Critic(self.policy, algorithm.critic, config.optimizer) if algorithm.critic else None
-        self.optimizer = torch.optim.AdamW(
-            self.policy.model.parameters(),
-            lr=config.optimizer.lr,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            weight_decay=config.optimizer.weight_decay,
-        )
-        self.protocol = make_protocol(config.env)
+        self._print_plan(needs_reference, algorithm.critic is not None)
+
+        self.policy = policy = Policy.load(config.policy)
+        sharded = config.distributed.sharding != "none"
+        self.reference: Policy | WithoutAdapter | None = None
+        if needs_reference:
+            # A sharded model can't be passed through by the frozen weights alone.
+            alone = policy.adapter is not None and not sharded
+            self.reference = WithoutAdapter(policy) if alone else copy.deepcopy(policy)
+        self.critic = None
+        if algorithm.critic:
+            self.critic = Critic(policy, algorithm.critic, config.optimizer, processes, config.distributed)
+        # What samples and scores: the policy itself, unless in another precision or where this process holds a part.
+        dtype = DTYPES[config.rollout.dtype] if config.rollout.dtype else policy.compute_dtype or policy.model.dtype
+        self.sampler = policy.replica(dtype) if sharded or config.rollout.dtype else policy
+        self.protocol = make_protocol(config.env, policy)
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.retriever = retriever
@@ -90,30 +123,76 @@ class Run:
         self.engine = self.make_engine()
         self.store = KeyValues()  # of every decoder in turn
 
-        self.done = 0
-        saved = checkpoints(self.dir / "checkpoints")
+        saved = processes.on_first(lambda: checkpoints(self.dir / "checkpoints")[-1:])
+        self.done = load_weights(saved[0], policy) if saved else 0
+        self.learner = Learner(
+            TokenLogprobs(policy),
+            config.optimizer,
+            processes,
+            config.distributed,
+            lr=config.optimizer.lr,
+            weight_decay=config.optimizer.weight_decay,
+            pad_id=policy.pad_id,
+            device=policy.device,
+            dtype=policy.compute_dtype,
+        )
         if saved:
-            self.done = load_checkpoint(saved[-1], self.policy, self.optimizer, self.critic)
+            load_optimizers(saved[0], self.learner, self.critic.learner if self.critic else None)
             self.console.print(f"resuming {self.dir} after step {self.done}")
-        # Record 0 is the evaluation before training; records 1..n are the steps, so `done` steps end at `done`.
-        self.log = MetricsLog(self.dir, self.done + 1 if saved else 0)
+        self.writer = make_engine(config.rollout, self.sampler, config.policy)
+        self.update_sampler()
+        self.log: MetricsLog | None = None
+        self.watch: CollapseWatch | None = None
+        if processes.first:
+            trackers = open_trackers(
+                config.trackers,
+                project=config.project,
+                run_dir=self.dir,
+                config={"algorithm": name, **as_dict(config)},
+                run_name=self.dir.name,
+            )
+            # Record 0 is the evaluation before training; records 1..n are the steps, so `done` steps end at `done`.
+            self.log = MetricsLog(self.dir, self.done + 1 if saved else 0, trackers)
+            self.watch = CollapseWatch.resumed(read_metrics(self.dir / "metrics.jsonl"))
+        self.best = processes.on_first(self._best_so_far)
 
-    def _check_same_run(self) -> None:
-        """Refuse to mix two runs in one folder."""
+    def _open_folder(self) -> None:
+        """Make the run's folder, or refuse to mix two runs in one."""
+        if self.config.overwrite:
+            shutil.rmtree(self.dir, ignore_errors=True)
+        self.dir.mkdir(parents=True, exist_ok=True)
         path = self.dir / "config.yaml"
         now = {"algorithm": self.name, **as_dict(self.config)}
         if path.is_file():
-            before = yaml.safe_load(path.read_text(encoding="utf-8"))
-            differing = [key for key in now if key not in MAY_CHANGE and now[key] != before.get(key)]
-            if self.config.optimizer.schedule != "constant" and now["steps"] != before.get("steps"):
-                differing.append("steps")  # a decaying schedule depends on it
-            if differing:
-                key = differing[0]
+            before, after = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(now)
+            may_change = set(MAY_CHANGE)
+            if self.config.optimizer.schedule != "constant":
+                may_change.remove("steps")  # a decaying schedule depends on it
+            for key in after:
+                if {key, key.partition(".")[0]} & may_change or after[key] == before.get(key):
+                    continue
                 raise CheckpointError(
-                    f"{self.dir} holds a run with {key}={before.get(key)!r}, this command has {now[key]!r}; "
+                    f"{self.dir} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
                     "give another --run-dir, or --overwrite True to discard it"
                 )
         path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+
+    def _print_plan(self, needs_reference: bool, needs_critic: bool) -> None:
+        """What the run will take of the memory."""
+        plan = plan_memory(
+            self.config,
+            needs_reference=needs_reference,
+            needs_critic=needs_critic,
+            world_size=self.processes.size,
+            device=self.processes.device,
+        )
+        plan.render(self.console)
+        warning = precision_warning(self.config)
+        if warning:
+            self.console.print(f"[yellow]{escape(warning)}[/yellow]")
+
+    def _best_so_far(self) -> float:
+        return max((row["dev/em"] for row in read_metrics(self.dir / "metrics.jsonl") if "dev/em" in row), default=-1.0)
 
     def __enter__(self) -> Run:
         return self
@@ -121,9 +200,21 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.log.close()
-        if kind is None:
-            self.finish()
+        failed = True
+        try:
+            if kind is None:
+                self.finish()  # first: a tracker whose network is gone takes its time to close
+                failed = False
+        finally:
+            self.close(failed=failed)
+            self.processes.close()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Close logs and engine."""
+        if self.log is not None:
+            self.log.close(failed=failed)
+        if self.writer is not None:
+            self.writer.close()
 
     # ---------------------------------------------------------------- the loop
 
@@ -137,14 +228,12 @@ class Run:
             task = progress.add_task(self.name, total=config.steps, completed=self.done, state="")
             for step in range(self.done + 1, config.steps + 1):
                 yield step
-                if step == config.steps or (config.eval_every and step % config.eval_every == 0):
-                    final = step == config.steps
-                    questions = (
-                        self.test_questions if final else limit_per_dataset(self.dev_questions, config.eval_limit)
-                    )
-                    scores = self.evaluate(step, questions)
-                    kind = "test" if final else "dev"
-                    progress.console.print(f"step {step}: {kind} EM {macro_average(scores):.3f}")
+                if config.eval_every and step % config.eval_every == 0:
+                    score = self.validate(step)
+                    progress.console.print(f"step {step}: dev EM {score:.3f}")
+                if step == config.steps:
+                    scores = self.evaluate(step, self.test_questions)
+                    progress.console.print(f"step {step}: test EM {macro_average(scores):.3f}")
                 if step == config.steps or step % config.save_every == 0:
                     self.save(step)
                 state = f"reward {self.last['reward']:.3f}  searches {self.last['searches']:.2f}"
@@ -155,9 +244,13 @@ class Run:
                     self.console.print(f"step {step}/{config.steps}  {state}  {self.last['time/step']:.2f} s")
 
     def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer) -> None:
-        """Log a training step."""
+        """Log a training step, and say what looks like a collapse."""
         self.last = metrics
+        if self.log is None or self.watch is None:
+            return
         self.log.write(step, metrics)
+        for message in self.watch.observe(step, metrics):
+            self.console.print(f"[yellow]{escape(message)}[/yellow]")
         if step == 1 or step % max(self.config.eval_every, 1) == 0:
             write_transcripts(self.dir / "transcripts" / f"step-{step:06d}.txt", buffer.trajectories)
 
@@ -166,26 +259,42 @@ class Run:
         save_checkpoint(
             self.dir / "checkpoints",
             self.policy,
-            self.optimizer,
-            self.critic,
+            self.learner,
+            self.critic.learner if self.critic else None,
             step,
             {"algorithm": self.name},
             self.config.keep_checkpoints,
         )
 
+    def validate(self, step: int) -> float:
+        """EM on some dev questions, logged; the policy is kept as RUN_DIR/best if it did better than ever."""
+        scores = score_rows(self.play(limit_per_dataset(self.dev_questions, self.config.eval_limit)))
+        score = macro_average(scores)
+        if score > self.best:
+            self.best = score
+            write_policy(self.dir / "best", self.policy, self.learner, {"step": step, "dev/em": score})
+        if self.log is not None:
+            # The record of the last step is that of the test questions.
+            metrics = score_metrics(scores) if step < self.config.steps else {}
+            self.log.write(step, {**metrics, "dev/em": score})
+        return score
+
     def evaluate(self, step: int, questions: Sequence[Question]) -> dict[str, Score]:
-        """Greedy answers to `questions`, logged."""
-        rows = [Row.of(trajectory) for trajectory in self.play(questions)]
+        """Greedy answers to test questions, logged and kept."""
+        rows = self.play(questions)
         scores = score_rows(rows)
-        self.log.write(step, score_metrics(scores))
-        if step in (0, self.config.steps):
+        if self.log is not None:
+            self.log.write(step, score_metrics(scores))
             path = self.dir / ("test_before.json" if step == 0 else "test_after.json")
             write_result(path, rows, scores, algorithm=self.name, seed=self.config.seed, step=step)
         return scores
 
-    def play(self, questions: Sequence[Question]) -> list[Trajectory]:
-        """One greedy episode per question."""
-        return play(self.decoder(EVAL_SLOTS, temperature=0.0), self.engine, questions, seed=(0,))
+    def play(self, questions: Sequence[Question]) -> list[Row]:
+        """One greedy episode per question, each process its share."""
+        share = self.processes.share(len(questions))
+        decoder = self.decoder(EVAL_SLOTS, temperature=0.0)
+        played = play(decoder, self.engine, questions[share.start : share.stop], seed=(0,), first=share.start)
+        return self.processes.chain([Row.of(trajectory) for trajectory in played])
 
     def finish(self) -> None:
         """The final table, the learning curve and the trained policy in RUN_DIR/policy."""
@@ -193,11 +302,13 @@ class Run:
         before, after = (read_result(path).scores if path.is_file() else None for path in paths)
         if after is None:
             return
+        write_policy(self.dir / "policy", self.policy, self.learner)
+        if not self.processes.first:
+            return
         print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
         failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
         if failed:
             self.console.print(f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics")
-        self.policy.save(self.dir / "policy")
         plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
         self.console.print(f"results in {self.dir}/: metrics.jsonl, learning_curve.png, transcripts/, policy/")
 
@@ -216,7 +327,7 @@ class Run:
 
     def information_gain(self, step: int, prefixes: Prefixes | None = None) -> InformationGain:
         """The measure of a step, by the policy as it is now; `prefixes` is what it has read already."""
-        scorer = PolicyScorer(self.policy, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
+        scorer = PolicyScorer(self.sampler, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
         seed = self.config.seed * 1_000_003 + step
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
 
@@ -232,11 +343,19 @@ class Run:
             return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
         return config.lr
 
-    def decoder(self, slots: int, temperature: float) -> Decoder:
+    def decoder(self, slots: int, temperature: float) -> Decoder | TurnWriter:
         """What writes `slots` episodes at once, as far as the cache allows."""
         rollout = self.config.rollout
+        if self.writer is not None:
+            return TurnWriter(
+                self.writer,
+                self.sampler,
+                slots=slots,
+                max_new_tokens=rollout.max_new_tokens,
+                temperature=temperature,
+            )
         return Decoder(
-            self.policy,
+            self.sampler,
             slots=slots,
             max_new_tokens=rollout.max_new_tokens,
             temperature=temperature,
@@ -244,6 +363,23 @@ class Run:
             token_budget=rollout.token_budget,
             store=self.store,
         )
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the old log-probs are computed again, by the weights and in the precision that are trained."""
+        return self.config.rollout.recompute_logprobs or self.sampler is not self.policy or self.writer is not None
+
+    def update_sampler(self) -> None:
+        """Give what samples the weights as they are now."""
+        if self.sampler is not self.policy:
+            self.sampler.copy_weights(self.policy)
+        if self.writer is not None:
+            weights = merged_weights(self.policy.model)
+            if self.processes.first or not self.writer.shared:
+                self.writer.update_weights(weights)
+            else:
+                deque(weights, maxlen=0)  # its part of gathering what is sharded
+            self.processes.barrier()
 
     def make_engine(self) -> SearchEngine:
         """The environment of rollouts: it pays outcomes only, since gains are measured on whole buffers."""
@@ -260,11 +396,15 @@ class Run:
         )
 
 
-def make_protocol(config: EnvConfig) -> Protocol:
-    """The protocol of a configuration."""
+def make_protocol(config: EnvConfig, tokens: Tokens | None = None) -> Protocol:
+    """The protocol of a configuration; `tokens` counts what a search may show."""
     if config.prompt.startswith("@"):
-        return Protocol.from_file(config.protocol, config.prompt[1:])
-    return Protocol(config.protocol, config.prompt)
+        protocol = Protocol.from_file(config.protocol, config.prompt[1:])
+    else:
+        protocol = Protocol(config.protocol, config.prompt)
+    if config.max_observation_tokens is None or tokens is None:
+        return protocol
+    return dataclasses.replace(protocol, cut=observation_cut(tokens, config.max_observation_tokens))
 
 
 def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:
@@ -285,3 +425,11 @@ def make_questions(sources: Sequence[str], split: str) -> list[Question]:
     for source in sources:
         questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
     return questions
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

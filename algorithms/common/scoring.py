@@ -21,6 +21,7 @@ from itertools import accumulate, chain
 import torch
 
 from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.distributed import Processes
 from algorithms.common.packing import Block, Ids, KeyValues, Prefixes, common_prefix, pack, passes
 from algorithms.common.policy import Policy
 from igsearch_env.information_gain import InformationGain, search_steps
@@ -197,49 +198,15 @@ class PolicyScorer:
         return scores
 
 
-def measure_information_gain(buffer: RolloutBuffer, information_gain: InformationGain) -> None:
-    """Value every search of a buffer, in one scoring call; random evidence comes from the whole buffer."""
-    steps = search_steps(buffer.trajectories)
-    for step, gain in zip(steps, information_gain.measure(steps), strict=True):
-        step.trajectory.turns[step.index].gain = gain
-
-
-@torch.no_grad()
-def recompute_logprobs(
-    policy: Policy, buffer: RolloutBuffer, *, temperature: float, token_budget: int, cache_tokens: int
+def measure_information_gain(
+    buffer: RolloutBuffer, information_gain: InformationGain, processes: Processes | None = None
 ) -> None:
-    """Set every turn's log-probs to the policy's own, reading each trajectory once.
-
-    For rollouts that were sampled by another program or precision. What was read is held as `buffer.prefixes`, up to
-    `cache_tokens` tokens, so that information gain need not read it again.
-    """
-    sequences = buffer.sequences
-    lengths = [len(sequence.ids) for sequence in sequences]
-    total = held = 0
-    while held < len(lengths) and total + lengths[held] <= cache_tokens:
-        total += lengths[held]
-        held += 1
-    store, start, kept = KeyValues(), 0, dict[int, Ids]()
-    store.reserve(1, total)
-    for keep, places in ((True, range(held)), (False, range(held, len(lengths)))):
-        for part in passes([lengths[place] for place in places], token_budget):
-            chosen = [places[i] for i in part]
-            blocks = []
-            for place in chosen:
-                ids = tuple(sequences[place].ids.tolist())
-                blocks.append(Block(ids, 0, start))
-                if keep:
-                    kept[start] = ids
-                    start += len(ids)
-            packed = pack(blocks, policy.device, store=store if keep else None, keep=keep)
-            hidden_n = policy.read(packed)
-            masks = [sequences[place].mask.nonzero()[0] for place in chosen]
-            targets = [int(sequences[p].ids[i]) for p, where in zip(chosen, masks, strict=True) for i in where]
-            before = [first + int(i) - 1 for first, where in zip(packed.first, masks, strict=True) for i in where]
-            logprobs, _ = policy.logprobs_of(hidden_n[before], torch.tensor(targets, device=policy.device), temperature)
-            values = iter(logprobs.tolist())
-            for place in chosen:
-                for turn in buffer.trajectories[place].turns:
-                    turn.logprobs = tuple(next(values) for _ in turn.completion_ids)
-    buffer.prefixes = Prefixes(store, kept)
-    del buffer.sequences  # made of the old ones
+    """Value every search of a buffer, in one scoring call a process; random evidence comes from the whole buffer."""
+    processes = processes or Processes()
+    share = processes.share(len(buffer.groups))
+    mine = [t for group in buffer.groups[share.start : share.stop] for t in group.trajectories]
+    pool = search_steps(buffer.trajectories)
+    steps = pool if processes.size == 1 else search_steps(mine)
+    gains = processes.chain(information_gain.measure(steps, pool))
+    for step, gain in zip(pool, gains, strict=True):
+        step.trajectory.turns[step.index].gain = gain

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
 from algorithms.common.config import TrainConfig, parse_config
-from algorithms.common.critic import per_token
 from algorithms.common.errors import TrainingError
-from algorithms.common.estimators import all_equal_share
-from algorithms.common.loss import kl_penalty, policy_loss, token_weights
-from algorithms.common.policy import Policy
+from algorithms.common.learner import per_token
+from algorithms.common.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
-from algorithms.common.scoring import measure_information_gain, recompute_logprobs
+from algorithms.common.scoring import measure_information_gain
+from algorithms.common.statistics import describe, throughput
 from igsearch_env.errors import IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
@@ -30,6 +32,7 @@ C = TypeVar("C", bound=TrainConfig)
 
 def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
     """Run an algorithm from the command line."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         config = parse_config(config_class, description=description)
         train(algorithm_class(config), config)
@@ -39,43 +42,48 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
         sys.exit("interrupted: the same command goes on from the last checkpoint")
 
 
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """A launcher whose other process died, or a cluster that wants its machine back."""
+    raise KeyboardInterrupt
+
+
 def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> Run:
     """Train a policy; `retriever` is searched instead of `config.env.corpus`.
 
-    Everything that a step draws is derived from (seed, step): any step can be run again.
+    Everything that a step draws is derived from (seed, step): any step can be run again. Under a launcher every process
+    runs this, and each holds the same buffer (`distributed.py`).
     """
     with Run(algorithm, config, retriever) as run:
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
-                if config.rollout.recompute_logprobs:
+                metrics: dict[str, float] = {}
+                if run.resamples:
                     with timed("old_logprobs", times):
-                        recompute_logprobs(
-                            run.policy,
-                            buffer,
-                            temperature=config.rollout.temperature,
-                            token_budget=config.rollout.token_budget,
-                            cache_tokens=config.rollout.cache_tokens,
-                        )
+                        metrics |= recompute_logprobs(run, buffer)
                 if algorithm.needs_information_gain:
                     with timed("information_gain", times):
-                        measure_information_gain(buffer, run.information_gain(step, buffer.prefixes))
+                        gain = run.information_gain(step, buffer.prefixes)
+                        measure_information_gain(buffer, gain, run.processes)
                 buffer.prefixes = None  # stale after the update
                 if run.reference is not None and algorithm.needs_reference:
                     with timed("reference", times):
-                        buffer.reference_logprobs = reference_logprobs(run.reference, buffer, config)
+                        buffer.reference_logprobs = reference_logprobs(run, buffer)
                 if run.critic is not None:
                     with timed("values", times):
                         buffer.values = run.critic.values(buffer)
                 advantages = checked(algorithm.advantages(buffer), buffer, f"{algorithm.name}.advantages")
                 with timed("update", times):
-                    losses = update(run, buffer, advantages, step)
+                    metrics |= update(run, buffer, advantages, step)
                 if run.critic is not None:
                     with timed("critic", times):
                         targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
-                        losses |= run.critic.update(buffer, targets, step, config.seed)
-            run.record(step, {**describe(buffer, advantages), **losses, **times}, buffer)
+                        metrics |= run.critic.update(buffer, targets, step, config.seed)
+                with timed("weights", times):
+                    run.update_sampler()
+            described = describe(buffer, advantages, max_searches=config.env.max_searches)
+            run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer)
     return run
 
 
@@ -92,34 +100,53 @@ def checked(values: Floats, buffer: RolloutBuffer, name: str) -> Floats:
     return np.asarray(values, dtype=np.float32)
 
 
-def reference_logprobs(reference: Policy, buffer: RolloutBuffer, config: TrainConfig) -> Floats:
+def recompute_logprobs(run: Run, buffer: RolloutBuffer) -> dict[str, float]:
+    """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's were from them."""
+    temperature = run.config.rollout.temperature
+    sampled = buffer.logprobs
+    trained = run.learner.per_token(buffer, lambda ids_BT, mask_BT: run.learner.module(ids_BT, mask_BT, temperature)[0])
+    buffer.set_logprobs(trained)
+    cap = run.config.loss.truncated_importance
+    if cap is not None:
+        buffer.importance = importance_weights(trained, sampled, cap)
+    return mismatch(trained, sampled)
+
+
+def reference_logprobs(run: Run, buffer: RolloutBuffer) -> Floats:
     """The starting policy's log-prob of each policy token."""
-    temperature = config.rollout.temperature
+    reference, config = run.reference, run.config
+    assert reference is not None
     return per_token(
         buffer,
-        lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, temperature)[0],
-        reference,
+        lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, config.rollout.temperature)[0],
+        reference.pad_id,
+        reference.device,
         config.optimizer.token_budget,
+        run.processes,
     )
 
 
 def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     """One step's experience: as many groups that the algorithm keeps as there are questions a step.
 
-    Groups that it does not keep are replaced by fresh ones, at most `run.MAX_REFILLS` times (DAPO: 10).
+    Groups that it does not keep are replaced by fresh ones, at most `run.MAX_REFILLS` times (DAPO: 10). Each process
+    plays its share of the questions; all of them get all the groups.
     """
-    config = run.config.rollout
+    config, processes = run.config.rollout, run.processes
+    share = processes.share(config.questions)
     groups, failed, attempts = [], 0, 0
     for refill in range(run.MAX_REFILLS):
-        decoder = run.decoder(config.questions * config.group_size, config.temperature)
-        batch = collect(
+        decoder = run.decoder(len(share) * config.group_size, config.temperature)
+        mine = collect(
             decoder,
             run.engine,
-            run.questions(step, refill),
+            run.questions(step, refill)[share.start : share.stop],
             group_size=config.group_size,
             seed=(run.config.seed, step, refill),
             step_share=config.step_share,
+            first=share.start,
         )
+        batch = RolloutBuffer(processes.chain(mine.groups), sum(processes.gather(mine.failed)))
         episodes = config.questions * config.group_size
         if batch.failed > run.config.env.max_failure_rate * episodes:
             raise TrainingError(
@@ -139,8 +166,11 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
 
 
 def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> dict[str, float]:
-    """Gradient steps on one buffer. The split into micro-batches bounds memory and changes no number."""
-    config, loss_config = run.config.optimizer, run.config.loss
+    """Gradient steps on one buffer."""
+    config, loss_config, temperature = run.config.optimizer, run.config.loss, run.config.rollout.temperature
+    learner, reference = run.learner, run.reference
+    if buffer.importance is not None:
+        advantages = advantages * buffer.importance
     rng = np.random.default_rng([run.config.seed, step, 1])
     totals: dict[str, float] = {}
     norms = []
@@ -148,84 +178,45 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
         order = rng.permutation(len(buffer.trajectories)) if config.minibatches > 1 else None
         rows = np.arange(len(buffer.trajectories)) if order is None else order
         for part in np.array_split(rows, config.minibatches):
-            tokens = int(buffer.policy_tokens[part].sum())
-            run.optimizer.zero_grad()
-            for batch in buffer.micro_batches(advantages, part.tolist(), config.token_budget, run.policy.pad_id):
-                batch = batch.to(run.policy.device)
+            tokens, sequences = int(buffer.policy_tokens[part].sum()), len(part)
+
+            def loss_of(
+                batch: MicroBatch, tokens: int = tokens, sequences: int = sequences
+            ) -> tuple[Tensor, dict[str, Tensor]]:
                 mask = batch.mask_BT
-                chosen, entropy = run.policy.token_logprobs(
-                    batch.ids_BT,
-                    mask,
-                    run.config.rollout.temperature,
-                    entropy_gradient=loss_config.entropy_coefficient > 0,
-                )
+                bonus = loss_config.entropy_coefficient
+                chosen, entropy = learner.module(batch.ids_BT, mask, temperature, entropy_gradient=bonus > 0)
                 logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
                 weights_BT = token_weights(
-                    mask, loss_config.aggregation, horizon=loss_config.horizon, tokens=tokens, sequences=len(part)
+                    mask, loss_config.aggregation, horizon=loss_config.horizon, tokens=tokens, sequences=sequences
                 )
                 result = policy_loss(logprobs_BT, batch.old_logprobs_BT, batch.advantages_BT, mask, loss_config)
                 loss = (result.loss_BT * weights_BT).sum()
                 parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
-                if loss_config.entropy_coefficient:
-                    loss = loss - loss_config.entropy_coefficient * (entropy * weights_BT[mask]).sum()
-                if run.reference is not None and loss_config.kl_coefficient:
+                if bonus:
+                    loss = loss - bonus * (entropy * weights_BT[mask]).sum()
+                if reference is not None and loss_config.kl_coefficient:
                     with torch.no_grad():
-                        reference, _ = run.reference.token_logprobs(batch.ids_BT, mask, run.config.rollout.temperature)
-                    kl = kl_penalty(chosen, reference, loss_config.kl_estimator)
+                        before, _ = reference.token_logprobs(batch.ids_BT, mask, temperature)
+                    kl = kl_penalty(chosen, before, loss_config.kl_estimator)
                     loss = loss + loss_config.kl_coefficient * (kl * weights_BT[mask]).sum()
                     parts["policy/kl_reference"] = kl.detach().sum() / tokens
-                loss.backward()  # type: ignore[no-untyped-call]
                 for name, values_BT in (
                     ("policy/clip_fraction", result.clipped_BT),
                     ("policy/dual_clip_fraction", result.dual_clipped_BT),
                     ("policy/kl_old", result.approx_kl_BT),
                 ):
                     parts[name] = values_BT.detach()[mask].sum() / tokens
-                for name, value in parts.items():
-                    totals[name] = totals.get(name, 0.0) + float(value)
-            norm = torch.nn.utils.clip_grad_norm_(run.policy.model.parameters(), config.max_grad_norm)
-            if not torch.isfinite(norm):
-                raise TrainingError(
-                    f"step {step}: the gradient norm is {norm}, the loss {totals.get('loss/policy')}; the weights are "
-                    "left as they were. Lower optimizer.lr, or look for a reward that is not finite; the run resumes "
-                    "from its last checkpoint"
-                )
-            for group in run.optimizer.param_groups:
-                group["lr"] = run.learning_rate(step)
-            run.optimizer.step()
-            norms.append(float(norm))
+                return loss, parts
+
+            norm, sums = learner.step(
+                buffer, advantages, part.tolist(), loss_of, lr=run.learning_rate(step), what=f"step {step}"
+            )
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0.0) + value
+            norms.append(norm)
     metrics = {name: total / len(norms) for name, total in totals.items()}
     return {**metrics, "policy/grad_norm": float(np.mean(norms)), "policy/lr": run.learning_rate(step)}
-
-
-def describe(buffer: RolloutBuffer, advantages: Floats) -> dict[str, float]:
-    """What a batch of rollouts looked like, averaged over its trajectories."""
-    trajectories = buffer.trajectories
-    turns = [turn for t in trajectories for turn in t.turns]
-    gains = [turn.gain.value for turn in turns if turn.gain is not None]
-    correct = buffer.outcomes > 0
-    all_fail = [not any(t.outcome > 0 for t in group.trajectories) for group in buffer.groups]
-    metrics = {
-        "reward": float(buffer.outcomes.mean()),
-        "searches": float(np.mean([t.searches for t in trajectories])),
-        "answered": float(np.mean([t.stop_reason == "answered" for t in trajectories])),
-        "correct": float(correct.mean()),
-        "invalid_actions": float(np.mean([type(turn.action).__name__ == "Invalid" for turn in turns])),
-        "all_fail": float(np.mean(all_fail)),
-        "all_equal": all_equal_share(buffer.outcomes, buffer.group_index),
-        "response_tokens": float(buffer.policy_tokens.mean()),
-        "retrieval_failures": float(buffer.failed),
-        "attempts": float(buffer.metadata.get("attempts", 0)),
-        "advantage/abs_mean": float(np.abs(advantages).mean()),
-        "advantage/zero_share": float((advantages == 0).mean()),
-    }
-    if gains:
-        metrics |= {
-            "information_gain/mean": float(np.mean(gains)),
-            "information_gain/std": float(np.std(gains)),
-            "information_gain/positive_share": float(np.mean(np.array(gains) > 0)),
-        }
-    return metrics
 
 
 @contextmanager

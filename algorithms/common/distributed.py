@@ -1,0 +1,189 @@
+"""`Processes`: the processes of a run. One without a launcher; several under `torchrun` or `accelerate launch`.
+
+Every process plays whole groups, then all hold the whole buffer: what is computed of a batch (advantages, whitening,
+logs, the rules that stop a run) is computed of all of it by each of them, so nothing has to be reduced by hand. Only
+the passes of the model are divided. Gradients are summed by torch: DistributedDataParallel, or FSDP2's `fully_shard`,
+which shards on a CPU too, where accelerate does not shard (so the tests run it); accelerate sets the processes up.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from algorithms.common.errors import TrainingError
+from igsearch_env.errors import ConfigurationError, IGSearchError
+
+if TYPE_CHECKING:
+    from algorithms.common.config import DistributedConfig
+
+T = TypeVar("T")
+# What torch's back ends say when another process is gone or silent.
+_LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
+
+
+class DistributedError(TrainingError):
+    """Another process of the run has ended or does not answer."""
+
+
+class Processes:
+    """This process among those of a run. Shapes of what is gathered: one entry a process, in order of rank."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+        self._group: Any = None
+
+    @classmethod
+    def start(cls, config: DistributedConfig, device: str = "auto") -> Processes:
+        """Join the others, if a launcher started several; `device` is `policy.device`."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and config.sharding == "none":
+            raise ConfigurationError(
+                "accelerate launch was told to shard (FSDP), distributed.sharding='none' says not to: launch without "
+                "FSDP, and choose by --distributed.sharding none or fsdp2"
+            )
+        if device not in ("auto", "cpu"):
+            raise ConfigurationError(
+                f"policy.device={device!r} for {os.environ['WORLD_SIZE']} processes: each takes the device of its "
+                "rank; leave it at auto, or say cpu"
+            )
+        from accelerate import PartialState
+
+        cpu = device == "cpu" or not torch.cuda.is_available()
+        state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
+        processes = cls(state.process_index, state.num_processes, state.device)
+        if dist.get_backend() != "gloo":
+            # Python objects travel over the CPU, so that they cost no memory of the GPU.
+            processes._group = dist.new_group(backend="gloo", timeout=timedelta(minutes=config.timeout_minutes))
+        return processes
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes: files, logs, the terminal."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` things in order are this process's: a run of them, of equal length but for one."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's `value`, at everybody."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self.guard("gathering"):
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def chain(self, values: Sequence[T]) -> list[T]:
+        """Everybody's `values`, one after the other."""
+        return [value for part in self.gather(list(values)) for value in part]
+
+    def barrier(self) -> None:
+        """Wait for everybody."""
+        self.gather(None)
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """What `function` returns on the first process, at everybody; its error likewise."""
+        if self.size == 1:
+            return function()
+        result: tuple[T | None, IGSearchError | None] = (None, None)
+        if self.first:
+            try:
+                result = (function(), None)
+            except IGSearchError as refusal:
+                result = (None, refusal)
+        value, raised = self.gather(result)[0]
+        if raised is not None:
+            raise raised
+        return value  # type: ignore[return-value]
+
+    # ---------------------------------------------------------------- the model
+
+    def wrap(self, module: torch.nn.Module, config: DistributedConfig, dtype: torch.dtype | None) -> torch.nn.Module:
+        """`module` with gradients that are means over the processes. `dtype`: of sharded weights where they compute.
+
+        Sharding is in place: weights, gradients and what an optimizer made afterwards holds are divided among the
+        processes, block by block.
+        """
+        if config.sharding == "fsdp2":
+            if self.size == 1:
+                raise ConfigurationError(
+                    "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
+                    "`torchrun`, or leave it at none"
+                )
+            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+            precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+            for block in _blocks(module):
+                fully_shard(block, mp_policy=precision)
+            fully_shard(module, mp_policy=precision, reshard_after_forward=True)
+            return module
+        if self.size == 1:
+            return module
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        # Buffers are constants here, and passes without a gradient are not as many in every process.
+        new = "forward_sync_buffers" in inspect.signature(wrapper).parameters
+        still: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        with self.guard("setting up"):
+            return wrapper(module, **still)
+
+    def accumulating(self, module: torch.nn.Module, last: bool) -> Any:
+        """Around a backward pass: gradients of all but the last micro-batch stay where they are."""
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:
+            return module.no_sync()
+        return nullcontext()
+
+    def even(self, batches: Sequence[T], blank: Callable[[], T]) -> list[T]:
+        """`batches`, filled up with blank ones to as many as the process with the most has, and at least one.
+
+        A pass of a sharded model is everybody's: all must make as many.
+        """
+        if self.size == 1:
+            return list(batches)
+        most = max(1, *self.gather(len(batches)))
+        return [*batches, *(blank() for _ in range(most - len(batches)))]
+
+    @contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Turns a back end's error about lost processes into a `DistributedError` that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+                raise
+            raise DistributedError(
+                f"process {self.rank} of {self.size}, {what}: another process has ended or did not answer within "
+                f"distributed.timeout_minutes ({str(error).splitlines()[0][:200]}). Its own output says why; the same "
+                "command goes on from the last checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, as a whole. Every process must ask."""
+    gather = getattr(tensor, "full_tensor", None)
+    whole: Tensor = gather() if gather is not None else tensor
+    return whole.detach()
+
+
+def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The decoder layers: the modules that transformers says must not be split."""
+    names = {name for part in module.modules() for name in (getattr(part, "_no_split_modules", None) or ())}
+    return [part for part in module.modules() if type(part).__name__ in names]

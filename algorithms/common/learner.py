@@ -1,0 +1,212 @@
+"""`Learner`: a module and its optimizer, on one process or several: an optimizer step of policy and critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes, full
+from algorithms.common.errors import TrainingError
+
+# A micro-batch's loss (its share of the mini-batch's sum) and what to log of it, summed likewise.
+LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Learner:
+    """A module that is trained. Gradients are sums over all processes' shares of a mini-batch.
+
+    Args:
+        module: called with (ids_BT, mask_BT, ...); its parameters that require a gradient are trained.
+        options: of the optimizer; `lr` and `weight_decay` are given apart, as a critic has its own.
+        dtype: of sharded weights where they compute; None: their own.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        options: OptimizerConfig,
+        processes: Processes,
+        distributed: DistributedConfig,
+        *,
+        lr: float,
+        weight_decay: float,
+        pad_id: int,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.processes = processes
+        self.options = options
+        self.pad_id, self.device = pad_id, device
+        self.sharded = distributed.sharding == "fsdp2"
+        self.module = processes.wrap(module, distributed, dtype)
+        self.token_budget = options.token_budget
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=(options.beta1, options.beta2), weight_decay=weight_decay
+        )
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def step(
+        self, buffer: RolloutBuffer, values: Floats, rows: Sequence[int], loss_of: LossOf, *, lr: float, what: str
+    ) -> tuple[float, dict[str, float]]:
+        """One optimizer step on the trajectories `rows`; `values`, one a policy token, fill `advantages_BT`.
+
+        Returns the norm of the gradient and the sums of what `loss_of` logs. The split into micro-batches bounds memory
+        and changes no number: where one does not fit, the budget is halved and the step begins again.
+        """
+        mine = list(rows)
+        if self.processes.size > 1:  # long and short ones to everybody
+            mine = sorted(mine, key=lambda row: -len(buffer.sequences[row].ids))[
+                self.processes.rank :: self.processes.size
+            ]
+        while True:
+            self.optimizer.zero_grad()
+            batches = list(buffer.micro_batches(values, mine, self.token_budget, self.pad_id))
+            try:
+                sums = self._accumulate(buffer, batches, loss_of)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Outside of the handler, whose traceback holds tensors.
+            self._halve(batches, reason, what)
+        with self.processes.guard(what):
+            norm = float(full(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm)))
+        parts = self.processes.gather(sums)
+        totals = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
+        if not np.isfinite(norm):
+            raise TrainingError(
+                f"{what}: the gradient norm is {norm}, the losses {totals}; the weights are left as they were. Lower "
+                "optimizer.lr (of a critic: critic.lr), or look for a reward that is not finite; the run "
+                "resumes from its last checkpoint"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return norm, totals
+
+    def _accumulate(self, buffer: RolloutBuffer, batches: list[MicroBatch], loss_of: LossOf) -> dict[str, float]:
+        """Forward and backward over this process's micro-batches."""
+        processes = self.processes
+        if processes.size > 1:
+            # The largest first: gradients are summed in the last backward pass, which then is the cheapest.
+            batches = batches[::-1]
+            if self.sharded:
+                batches = processes.even(batches, lambda: buffer.blank_batch(self.pad_id))
+            batches = batches or [buffer.blank_batch(self.pad_id)]
+        totals: dict[str, float] = {}
+        for number, batch in enumerate(batches, start=1):
+            last = number == len(batches)
+            with processes.accumulating(self.module, last), processes.guard("a backward pass"):
+                loss, parts = loss_of(batch.to(self.device))
+                (loss * processes.size).backward()  # type: ignore[no-untyped-call] # the gradient is a mean over them
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        return totals
+
+    def _halve(self, batches: Sequence[MicroBatch], reason: str, what: str) -> None:
+        """Halve the token budget, or raise `TrainingError` where that can't help."""
+        largest = max(batches, key=lambda batch: batch.ids_BT.numel())
+        tokens, rows = largest.ids_BT.numel(), len(largest.rows)
+        if self.sharded or rows == 1:
+            why = f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, sharded,"
+            raise TrainingError(
+                f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
+                f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
+                "policy.context_length or policy.lora.rank; the run resumes from its last checkpoint"
+            )
+        self.optimizer.zero_grad()
+        self.token_budget = min(self.token_budget, tokens) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"{what}: out of memory at {tokens} tokens a micro-batch; going on with {self.token_budget}", flush=True)
+
+    def per_token(self, buffer: RolloutBuffer, compute: Callable[[Tensor, Tensor], Tensor]) -> Floats:
+        """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout; `compute` uses the module."""
+        return per_token(
+            buffer, compute, self.pad_id, self.device, self.token_budget, self.processes, together=self.sharded
+        )
+
+    # ---------------------------------------------------------------- disk
+
+    def save(self, folder: Path, name: str, *, weights: bool) -> None:
+        """Write the optimizer's state, and the module's weights if asked: `folder`/`name`.pt, or `name`/ in shards."""
+        state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
+        if weights:
+            state["model"] = get_model_state_dict(self.module)
+        if self.sharded:
+            save_shards(state, checkpoint_id=folder / name)
+        elif self.processes.first:
+            torch.save(state, folder / f"{name}.pt")
+
+    def load(self, folder: Path, name: str, *, weights: bool) -> bool:
+        """Restore what `save` wrote, by whatever number of processes; False if nothing is there."""
+        options = StateDictOptions()
+        if (folder / name).is_dir():
+            state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
+            if weights:
+                state["model"] = get_model_state_dict(self.module)
+            load_shards(state, checkpoint_id=folder / name)
+        elif (folder / f"{name}.pt").is_file():
+            state = torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu")
+            options = StateDictOptions(full_state_dict=self.sharded)
+        else:
+            return False
+        if weights:
+            set_model_state_dict(self.module, state["model"], options=options)
+        set_optimizer_state_dict(self.module, self.optimizer, state["optimizer"], options=options)
+        return True
+
+
+@torch.no_grad()
+def per_token(
+    buffer: RolloutBuffer,
+    compute: Callable[[Tensor, Tensor], Tensor],
+    pad_id: int,
+    device: torch.device,
+    token_budget: int,
+    processes: Processes,
+    *,
+    together: bool = False,
+) -> Floats:
+    """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout, each process its share.
+
+    `together`: `compute` is a pass of a sharded model, of which all processes must make as many.
+    """
+    counts = buffer.policy_tokens
+    rows = processes.share(len(counts))
+    flat = np.zeros(int(counts.sum()), dtype=np.float32)
+    batches = list(buffer.micro_batches(flat, rows, token_budget, pad_id))
+    if together:
+        batches = processes.even(batches, lambda: buffer.blank_batch(pad_id))
+    for batch in batches:
+        values = compute(batch.ids_BT.to(device), batch.mask_BT.to(device))
+        if batch.rows:
+            flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
+    first = int(counts[: rows.start].sum())
+    return np.concatenate(processes.gather(flat[first : first + int(counts[rows.start : rows.stop].sum())]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

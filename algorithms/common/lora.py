@@ -1,0 +1,102 @@
+"""Low-rank adapters through peft: made, saved, loaded, merged, and switched off to get the starting policy back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from algorithms.common.distributed import full
+from igsearch_env.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from algorithms.common.policy import LoraConfig, Policy
+
+ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
+
+
+def add_adapter(model: Any, config: LoraConfig) -> Any:
+    """The peft model around `model`, whose linear layers get adapters in place; only these are trained.
+
+    A product starts at 0, so the policy is at first what it was. Adapters are float32 whatever the model is.
+    """
+    import peft
+
+    targets = config.targets[0] if config.targets == ("all-linear",) else list(config.targets)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+            return peft.get_peft_model(model, settings)
+    except ValueError as error:
+        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ConfigurationError(
+            f"policy.lora.targets={list(config.targets)}: they name no layer of {type(model).__name__}; its linear "
+            f"layers end in {', '.join(layers)}; all-linear takes all but the output layer"
+        ) from error
+
+
+def load_merged(folder: str | Path, **options: Any) -> Any:
+    """The model that an adapter folder is about, the adapter merged into its weights."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
+            f"model there, or mend base_model_name_or_path in its {ADAPTER_FILE}"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def load_adapter(adapter: Any, weights: dict[str, Tensor]) -> list[str]:
+    """Put saved weights into a peft model; returns the keys that it has no place for."""
+    import peft
+
+    unexpected: list[str] = peft.set_peft_model_state_dict(adapter, weights).unexpected_keys
+    return unexpected
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and whole tensors of a transformers model, adapters merged: what an engine elsewhere has to know.
+
+    Every process must ask, as sharded tensors are gathered one by one.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        layer = owner.removesuffix(".base_layer")
+        if layer in layers and last == "weight":
+            part = layers[layer]
+            up, down = (full(half["default"].weight) for half in (part.lora_B, part.lora_A))
+            product = (up @ down) * part.scaling["default"]
+            weight = full(parameter)
+            yield f"{layer}.weight", (weight + (product.T if part.fan_in_fan_out else product)).to(weight.dtype)
+        elif "lora_" not in name:
+            yield name.replace(".base_layer.", "."), full(parameter)
+
+
+class WithoutAdapter:
+    """The starting policy of one with an adapter: the same weights, the adapter switched off."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.device, self.pad_id = policy.device, policy.pad_id
+
+    def token_logprobs(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """`Policy.token_logprobs` of the starting policy."""
+        with self.policy.adapter.disable_adapter():
+            return self.policy.token_logprobs(*arguments, **options)

@@ -1,0 +1,314 @@
+"""The memory that a training run will take, told before any weight is loaded. What exists always, and what exists in
+one phase of a step:
+
+    always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
+    rollout          passes that read, logits that are sampled from
+    update           what the backward pass of a micro-batch needs
+    optimizer step   temporaries of AdamW
+
+Bytes, of one process. An estimate: allocators round up and fragment, kernels take workspaces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.common.config import TrainConfig
+from algorithms.common.footprint import footprint, kept
+from algorithms.common.packing import MAX_COLUMNS
+from algorithms.common.policy import DTYPES, MAX_LOGITS
+from igsearch_env.errors import ConfigurationError
+
+GIB = 2**30
+SMALL = GIB  # a plan that takes less is told in one line
+MARGIN = 0.9  # share of what is there that a plan may take
+EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
+# Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
+PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
+# Bytes a logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and their sums.
+DRAWING = 4 + 4 + 4 + 8 + 8
+LOGITS = 3 * 4  # the same in an update: float32 logits, log-probs and what becomes their gradient
+# glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
+HEAP = 0.5
+PHASES = ("rollout", "update", "optimizer step")
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """One thing that takes memory: always, or in one of `PHASES` only."""
+
+    name: str
+    bytes: int
+    detail: str
+    phase: str = "always"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run takes beside what is there, in bytes. `alternatives`: (settings, plan with them) that may save."""
+
+    lines: tuple[MemoryLine, ...]
+    available: int
+    alternatives: Callable[[], Iterator[tuple[str, MemoryPlan]]] = field(repr=False, compare=False)
+
+    @property
+    def total(self) -> int:
+        """What is always held, and the largest phase."""
+        return self._of("always") + max(map(self._of, PHASES))
+
+    def _of(self, phase: str) -> int:
+        return sum(line.bytes for line in self.lines if line.phase == phase)
+
+    def fits(self) -> bool:
+        """Whether the total is at most `MARGIN` of what is there."""
+        return self.total <= MARGIN * self.available
+
+    def advice(self) -> list[str]:
+        """Settings that save memory, each alone, the one that saves most first. Nothing if the plan fits."""
+        if self.fits():
+            return []
+        saving = [(self.total - plan.total, text, plan.fits()) for text, plan in self.alternatives()]
+        return [
+            f"{text} saves {_gib(saved)}{', which is enough' if enough else ''}"
+            for saved, text, enough in sorted(saving, reverse=True)
+            if saved > 0.01 * self.total
+        ]
+
+    def render(self, console: Console) -> None:
+        """Print one line for a small run, else a table; a warning with advice if it may not fit."""
+        says = f"about {_gib(self.total)} of {_gib(self.available)} available"
+        if self.total >= SMALL or not self.fits():
+            table = Table("", "GiB", "when", "", title="memory (estimated)")
+            table.columns[1].justify = "right"
+            for line in self.lines:
+                table.add_row(line.name, f"{line.bytes / GIB:.2f}", line.phase, line.detail)
+            console.print(table)
+            says += f"; the most in the {max(PHASES, key=self._of)}"
+        console.print(f"memory: {says}", highlight=False)
+        if not self.fits():
+            console.print("[yellow]this may not fit[/yellow]; each of these alone:", highlight=False)
+            for text in self.advice():
+                console.print(f"  {text}", highlight=False)
+
+
+def plan_memory(
+    config: TrainConfig,
+    *,
+    needs_reference: bool,
+    needs_critic: bool,
+    world_size: int = 1,
+    device: torch.device | None = None,
+) -> MemoryPlan:
+    """Plan a run of `world_size` processes on `device` (default: what the configuration says).
+
+    Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, which are no estimate,
+    take more memory than there is; everything else is a warning, since it is one.
+    """
+    if device is None:
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
+    available, whole = memory_of(device)
+
+    def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
+        lines = tuple(_lines(config, reference, needs_critic, processes, device, whole))
+        return MemoryPlan(lines, available, lambda: _alternatives(config, reference, processes, device, plan))
+
+    result = plan(config, needs_reference, world_size)
+    weights = result.lines[0].bytes
+    if weights > available:
+        raise ConfigurationError(
+            f"policy.path={config.policy.path!r}: its weights in {config.policy.dtype} take {_gib(weights)}, there are "
+            f"{_gib(available)} on {device}; take a smaller model, policy.dtype bfloat16 or a larger machine"
+        )
+    return result
+
+
+def precision_warning(config: TrainConfig) -> str | None:
+    """What goes wrong when all weights are trained in bfloat16 by small steps, or None.
+
+    A bfloat16 has 8 significant bits, so what changes it by less than 2^-9 of itself is rounded away. AdamW changes a
+    weight by about the learning rate, and weights are about 0.02: below 4e-5 most updates are lost.
+    """
+    policy, lr = config.policy, config.optimizer.lr
+    if policy.dtype != "bfloat16" or policy.lora.rank or lr >= 1e-4:
+        return None
+    return (
+        f"policy.dtype=bfloat16 with optimizer.lr={lr:g}: updates smaller than 2^-9 of a weight are rounded away, and "
+        "most will be; train float32 weights with policy.compute_dtype bfloat16, or adapters (policy.lora.rank 16)"
+    )
+
+
+# ---------------------------------------------------------------- what takes memory
+
+
+def _lines(
+    config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, whole: int
+) -> Iterator[MemoryLine]:
+    """`whole`: memory of the device, of which vLLM takes a share."""
+    rollout, policy = config.rollout, replace(config.policy, gradient_checkpointing=False)
+    model = footprint(policy)
+    sharded = config.distributed.sharding == "fsdp2" and processes > 1
+    parts = processes if sharded else 1
+    nth = f", one part of {parts}" if sharded else ""
+    cuda = device.type == "cuda"
+
+    yield MemoryLine("weights", model.weights // parts, f"{model.count / 1e6:,.0f} M in {policy.dtype}{nth}")
+    yield MemoryLine("gradients", model.trained // parts, f"of {model.trained / model.weights:.0%} of the weights{nth}")
+    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"AdamW's two{nth}")
+    if processes > 1 and not sharded:
+        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "what DistributedDataParallel sends")
+    if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter switched off
+        yield MemoryLine("reference policy", model.weights, "for the KL term")
+    if critic:
+        yield MemoryLine("critic", (model.weights + 3 * model.trained) // parts, "weights, gradients, optimizer states")
+    sampler = rollout.dtype or policy.compute_dtype or policy.dtype
+    replica = sharded or rollout.dtype is not None
+    if replica:
+        yield MemoryLine("weights that sample", model.count * DTYPES[sampler].itemsize, f"a copy in {sampler}")
+
+    # Autocast leaves keys as wide as the weights, since they are rotated in that precision.
+    sizes = (DTYPES[sampler].itemsize,) * 2 if replica else (model.element, model.compute)
+    row = model.keys * sum(sizes)  # bytes of a token's keys and values in a layer
+    episode = _longest_episode(config, model.context)
+    trajectories = -(-rollout.questions // processes) * rollout.group_size
+    slots = max(1, min(max(trajectories, EVAL_SLOTS), rollout.cache_tokens // model.context))
+    stored = slots * model.context if rollout.engine == "builtin" else 0
+    if stored:
+        detail = f"{slots} episodes of {model.context:,} tokens"
+        yield MemoryLine("keys and values", stored * model.layers * row, detail)
+        yield MemoryLine("logits", DRAWING * slots * model.vocabulary, f"of {slots} episodes", "rollout")
+    elif rollout.engine == "transformers":
+        tokens = max(rollout.cache_tokens, model.context)
+        yield MemoryLine("keys and values", tokens * model.layers * row, f"{tokens:,} tokens")
+    elif rollout.engine == "vllm":
+        yield MemoryLine("vLLM", int(rollout.gpu_memory_share * whole), "rollout.gpu_memory_share")
+    # Attention copies what it reads of the store; on a GPU, with a copy for every query head.
+    expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
+    reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)
+    yield MemoryLine("passes", max(reading, stored * expanded), f"{rollout.token_budget:,} tokens", "rollout")
+    if model.casts and not replica:
+        yield MemoryLine("weights, cast", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
+
+    tokens = min(max(config.optimizer.token_budget, episode), trajectories * episode)
+    rows = max(1, tokens // episode)
+    size, how = kept(policy, rows, tokens // rows), "of a micro-batch"
+    if config.policy.gradient_checkpointing:
+        size, how = model.kept_of_layers(size, tokens), "of a micro-batch, checkpointed"
+    size += model.temporaries(tokens, model.compute)
+    yield MemoryLine("activations", size, f"{tokens:,} tokens {how}", "update")
+    if not cuda:
+        yield MemoryLine("heap", int(HEAP * size), "freed, and not given back", "update")
+    chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
+    yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
+    if model.head:
+        # Both gradients of a tied matrix wait for each other; those of chunks add up in float32.
+        size = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
+        yield MemoryLine("gradient of the output layer", size, "before it is added to the others", "update")
+    if sharded:
+        size = 2 * model.compute * (2 * model.count // model.layers + model.head)
+        yield MemoryLine("whole layers", size, "gathered for a pass, and their gradients", "update")
+    step = model.trained // parts if cuda else 2 * model.largest
+    yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
+
+
+def _longest_episode(config: TrainConfig, context: int) -> int:
+    """Tokens."""
+    env = config.env
+    observation = env.max_observation_tokens or env.top_k * PASSAGE_TOKENS
+    attempt = (env.max_searches + 1) * config.rollout.max_new_tokens + env.max_searches * observation
+    return min(context, PROMPT_TOKENS + env.attempts * attempt)
+
+
+# ---------------------------------------------------------------- what would help
+
+
+def _alternatives(
+    config: TrainConfig,
+    reference: bool,
+    processes: int,
+    device: torch.device,
+    plan: Callable[[TrainConfig, bool, int], MemoryPlan],
+) -> Iterator[tuple[str, MemoryPlan]]:
+    """Settings that may save memory, each alone, and the plan with them."""
+    policy, rollout, optimizer, loss = config.policy, config.rollout, config.optimizer, config.loss
+
+    def changed(text: str, **sections: Any) -> tuple[str, MemoryPlan]:
+        return text, plan(replace(config, **sections), reference, processes)
+
+    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == "builtin":
+        yield changed("rollout.dtype bfloat16", rollout=replace(rollout, dtype="bfloat16"))
+    if not policy.gradient_checkpointing:
+        yield changed("policy.gradient_checkpointing True", policy=replace(policy, gradient_checkpointing=True))
+    if not policy.lora.rank:
+        yield changed("policy.lora.rank 16", policy=replace(policy, lora=replace(policy.lora, rank=16)))
+    if reference and loss.kl_coefficient:
+        without = replace(config, loss=replace(loss, kl_coefficient=0.0))
+        yield "loss.kl_coefficient 0", plan(without, False, processes)
+    yield from _enough(
+        changed(f"optimizer.token_budget {budget}", optimizer=replace(optimizer, token_budget=budget))
+        for budget in _halves(optimizer.token_budget, 256)
+    )
+    yield from _enough(
+        changed(f"rollout.cache_tokens {tokens}", rollout=replace(rollout, cache_tokens=tokens))
+        for tokens in _halves(rollout.cache_tokens, 1_024)
+    )
+    if device.type == "cuda" and config.distributed.sharding == "none":  # processes of a CPU share its memory
+        fsdp2 = replace(config, distributed=replace(config.distributed, sharding="fsdp2"))
+        yield from _enough(
+            (f"distributed.sharding fsdp2 with {n} processes", plan(fsdp2, reference, n))
+            for n in ((processes,) if processes > 1 else (2, 4, 8))
+        )
+
+
+def _halves(value: int, least: int) -> Iterator[int]:
+    while value // 2 >= least:
+        value //= 2
+        yield value
+
+
+def _enough(settings: Iterable[tuple[str, MemoryPlan]]) -> list[tuple[str, MemoryPlan]]:
+    """The first that fits, else the one that takes least, as a list; [] of none."""
+    tried = []
+    for text, plan in settings:
+        tried.append((text, plan))
+        if plan.fits():
+            return tried[-1:]
+    return [min(tried, key=lambda row: row[1].total)] if tried else []
+
+
+# ---------------------------------------------------------------- what is there
+
+
+def memory_of(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Bytes that are free on a device, for this process, and bytes that it has."""
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        return int(free), int(whole)
+    memory = psutil.virtual_memory()
+    free, whole = memory.available, memory.total
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+            # The page cache is counted as used, and given up when memory is short.
+            statistics = dict(
+                line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+            used -= int(statistics["inactive_file"])
+            free, whole = min(free, int(limit) - used), min(whole, int(limit))
+    except (OSError, ValueError, KeyError):  # not in a cgroup, or of another version
+        pass
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

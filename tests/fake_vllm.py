@@ -1,0 +1,323 @@
+"""A stand-in for vLLM 0.33 that really generates, on CPU: the parts of `vllm` and of its server that engines use.
+
+It takes the arguments that the real one takes and refuses others (the real server ignores unknown fields; here a
+misspelt one must not pass). Stop rules, log-prob modes and the prefix cache are vLLM's: what is not asked for does not
+happen, and keys of old weights go on being used until the cache is reset.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+from safetensors.torch import load_file
+
+from algorithms.common.decoding import Decoder
+from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.tokens import Tokens
+
+Weights = Iterable[tuple[str, torch.Tensor]]
+# Of `EngineArgs`, besides those that `LLM` names itself; not all of them.
+ENGINE_ARGS = {"max_model_len", "enable_prefix_caching", "generation_config", "logprobs_mode", "max_num_seqs"}
+ENGINE_ARGS |= {"load_format", "weight_transfer_config", "enable_sleep_mode", "distributed_executor_backend"}
+# Of `CompletionRequest`; not all of them.
+REQUEST_FIELDS = {"model", "prompt", "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"}
+REQUEST_FIELDS |= {"presence_penalty", "frequency_penalty", "max_tokens", "logprobs", "stop", "stop_token_ids"}
+REQUEST_FIELDS |= {"include_stop_str_in_output", "skip_special_tokens", "return_token_ids", "stream", "echo"}
+
+
+@dataclass
+class SamplingParams:
+    """`vllm.SamplingParams`: its fields that have to do with sampling and stopping, and their defaults."""
+
+    n: int = 1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    flat_logprobs: bool = False
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        if 0 < self.temperature < 0.01:
+            self.temperature = 0.01
+        if not 0 < self.top_p <= 1 or self.top_k < -1 or self.n < 1:
+            raise ValueError("top_p, top_k or n out of range")
+
+    def key(self) -> tuple[Any, ...]:
+        """What requests of one batch must share here."""
+        return (self.temperature, self.max_tokens, str(self.stop), str(self.stop_token_ids), self.skip_special_tokens)
+
+
+@dataclass
+class Logprob:
+    """`vllm.logprobs.Logprob`."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass
+class CompletionOutput:
+    """`vllm.CompletionOutput`."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    cumulative_logprob: float | None
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass
+class RequestOutput:
+    """`vllm.RequestOutput`."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool = True
+
+
+class StopRules(Policy):
+    """A policy whose turns end where vLLM's stop rules say."""
+
+    def __init__(self, policy: Policy, params: SamplingParams) -> None:
+        Tokens.__init__(self, policy.tokenizer)
+        self.model, self.compute_dtype, self.context_length = policy.model, None, policy.context_length
+        self.params = params
+
+    def ends_turn(self, ids: Sequence[int]) -> bool:
+        """End of sequence, a stop id, or a stop string in the text so far."""
+        if ids[-1] in {self.tokenizer.eos_token_id, *(self.params.stop_token_ids or ())}:
+            return True
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=self.params.skip_special_tokens)
+        return any(tag in text for tag in self.params.stop or ())
+
+
+class Core:
+    """The engine behind `LLM` and the server."""
+
+    def __init__(self, model: str, max_model_len: int | None, logprobs_mode: str) -> None:
+        self.policy = Policy.load(PolicyConfig(path=model, device="cpu", context_length=max_model_len))
+        self.logprobs_mode = logprobs_mode
+        self.new_weights: dict[str, torch.Tensor] | None = None
+        self.batches: list[int] = []  # sizes
+        self.lock = threading.Lock()
+
+    def generate(self, prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[CompletionOutput]:
+        """One completion for each prompt; the requests differ in their seeds alone."""
+        with self.lock:
+            self.batches.append(len(prompts))
+            first = params[0]
+            assert len(params) == len(prompts)
+            assert len({p.key() for p in params}) == 1
+            longest = max(map(len, prompts))
+            if longest >= self.policy.context_length:
+                raise ValueError(f"The prompt is longer than max_model_len: {longest}")
+            writer = Decoder(
+                StopRules(self.policy, first),
+                slots=len(prompts),
+                max_new_tokens=min(first.max_tokens or 16, self.policy.context_length - longest),
+                temperature=first.temperature,
+            )
+            for prompt, p in zip(prompts, params, strict=True):
+                writer.begin(prompt, np.random.default_rng(p.seed))
+            writer.read()
+            written = {}
+            while writer.writing:
+                written.update(writer.write())
+            turns = [written[slot] for slot in range(len(prompts))]
+            return [
+                self.output(prompt, turn.ids, turn.logprobs, first) for prompt, turn in zip(prompts, turns, strict=True)
+            ]
+
+    def output(
+        self, prompt: list[int], ids: Sequence[int], logprobs: Sequence[float], params: SamplingParams
+    ) -> CompletionOutput:
+        if self.logprobs_mode == "raw_logprobs":
+            row = torch.tensor([[*prompt, *ids]])
+            mask = torch.zeros(row.shape, dtype=torch.bool)
+            mask[0, len(prompt) :] = True
+            with torch.no_grad():
+                logprobs = self.policy.token_logprobs(row, mask)[0].tolist()
+        rows = None
+        if params.logprobs is not None:
+            rows = [{token: Logprob(x, 1)} for token, x in zip(ids, logprobs, strict=True)]
+        text = self.policy.tokenizer.decode(list(ids), skip_special_tokens=params.skip_special_tokens)
+        reason = "length" if len(ids) == params.max_tokens else "stop"
+        return CompletionOutput(0, text, list(ids), float(sum(logprobs)), rows, reason)
+
+    def reload_weights(
+        self,
+        weights_iterator: Weights | None = None,
+        weights_path: str | None = None,
+        is_checkpoint_format: bool = True,
+    ) -> None:
+        """The worker's; what is stored of the old weights is used until `reset_prefix_cache`."""
+        assert is_checkpoint_format
+        if weights_iterator is None:
+            assert weights_path is not None
+            files = sorted(Path(weights_path).glob("*.safetensors"))
+            if not files:
+                raise RuntimeError(f"Cannot find any model weights with `{weights_path}`")
+            weights_iterator = [pair for file in files for pair in load_file(file).items()]
+        self.new_weights = {name: tensor.clone() for name, tensor in weights_iterator}
+
+    def reset_prefix_cache(self) -> bool:
+        """Now the new weights are seen in everything."""
+        if self.new_weights is not None:
+            missing, unexpected = self.policy.model.load_state_dict(self.new_weights, strict=False)
+            assert not unexpected, unexpected
+            assert set(missing) <= {"lm_head.weight"}, missing
+            self.new_weights = None
+        return True
+
+
+class LLM:
+    """`vllm.LLM`; `made` holds all that were."""
+
+    made: list[LLM] = []  # noqa: RUF012 # a log for tests
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        tokenizer: str | None = None,
+        dtype: str = "auto",
+        seed: int = 0,
+        gpu_memory_utilization: float = 0.92,
+        enforce_eager: bool = False,
+        tensor_parallel_size: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if unknown := kwargs.keys() - ENGINE_ARGS:
+            raise TypeError(f"EngineArgs.__init__() got an unexpected keyword argument {min(unknown)!r}")
+        assert dtype in ("auto", "half", "float16", "bfloat16", "float", "float32")
+        self.options = {"dtype": dtype, "gpu_memory_utilization": gpu_memory_utilization, **kwargs}
+        self.core = Core(model, kwargs.get("max_model_len"), kwargs.get("logprobs_mode", "raw_logprobs"))
+        self.in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
+        self.made.append(self)
+
+    def generate(
+        self,
+        prompts: Sequence[dict[str, list[int]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        ids = [prompt["prompt_token_ids"] for prompt in prompts]
+        if not isinstance(sampling_params, Sequence):
+            sampling_params = [sampling_params or SamplingParams()] * len(ids)
+        outputs = self.core.generate(ids, sampling_params)
+        return [RequestOutput(str(i), None, p, [o]) for i, (p, o) in enumerate(zip(ids, outputs, strict=True))]
+
+    def collective_rpc(
+        self,
+        method: str,
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[None]:
+        if not self.in_process and "weights_iterator" in (kwargs or {}):
+            raise TypeError("cannot pickle 'generator' object")
+        assert method == "reload_weights"
+        return [self.core.reload_weights(*args, **(kwargs or {}))]
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        return self.core.reset_prefix_cache()
+
+
+def module() -> ModuleType:
+    """The module `vllm`, for sys.modules."""
+    made = ModuleType("vllm")
+    LLM.made.clear()
+    for name, value in (("LLM", LLM), ("SamplingParams", SamplingParams)):
+        setattr(made, name, value)
+    return made
+
+
+@dataclass
+class Server:
+    """`vllm serve MODEL`: the endpoints of `app`, in development mode unless `dev_mode` is off."""
+
+    model: str
+    max_model_len: int | None = None
+    logprobs_mode: str = "processed_logprobs"
+    dev_mode: bool = True
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.core = Core(self.model, self.max_model_len, self.logprobs_mode)
+        self.app = FastAPI()
+        self.app.get("/health")(lambda: Response())
+        self.app.get("/v1/models")(self.models)
+        self.app.post("/v1/completions")(self.completions)
+        if self.dev_mode:
+            self.app.get("/server_info")(self.server_info)
+            self.app.post("/collective_rpc")(self.collective_rpc)
+            self.app.post("/reset_prefix_cache")(lambda: {"success": self.core.reset_prefix_cache()})
+
+    def models(self) -> dict[str, Any]:
+        card = {"id": self.model, "object": "model", "max_model_len": self.core.policy.context_length}
+        return {"object": "list", "data": [card]}
+
+    def server_info(self, config_format: str = "text") -> dict[str, Any]:
+        config = {"model_config": {"model": self.model, "logprobs_mode": self.logprobs_mode}}
+        return {"vllm_config": config if config_format == "json" else str(config), "vllm_env": {}, "system_env": {}}
+
+    def completions(self, body: dict[str, Any]) -> JSONResponse:
+        self.requests.append(body)
+        if unknown := body.keys() - REQUEST_FIELDS:
+            raise HTTPException(400, f"unknown fields {sorted(unknown)}")
+        if body["model"] != self.model:
+            raise HTTPException(404, f"The model `{body['model']}` does not exist.")
+        options = {k: v for k, v in body.items() if k not in ("model", "prompt", "return_token_ids", "stream", "echo")}
+        try:
+            (output,) = self.core.generate([body["prompt"]], [SamplingParams(**options)])
+        except ValueError as error:
+            return JSONResponse({"error": {"message": str(error), "type": "BadRequestError", "code": 400}}, 400)
+        choice: dict[str, Any] = {"index": 0, "text": output.text, "finish_reason": output.finish_reason}
+        choice["token_ids"] = output.token_ids if body.get("return_token_ids") else None
+        choice["logprobs"] = None
+        if output.logprobs is not None:
+            chosen = [max(row[t].logprob, -9999.0) for row, t in zip(output.logprobs, output.token_ids, strict=True)]
+            names = self.core.policy.tokenizer.convert_ids_to_tokens(output.token_ids)
+            choice["logprobs"] = {"text_offset": [], "token_logprobs": chosen, "tokens": names, "top_logprobs": []}
+        return JSONResponse({"id": "cmpl", "object": "text_completion", "model": self.model, "choices": [choice]})
+
+    async def collective_rpc(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        if body.get("method") != "reload_weights":
+            raise HTTPException(400, "Missing 'method' in request body")
+        try:
+            self.core.reload_weights(*body.get("args", []), **body.get("kwargs", {}))
+        except RuntimeError as error:
+            raise HTTPException(500, str(error)) from error
+        return {"results": [None]}

@@ -1,0 +1,210 @@
+"""Several processes: the same numbers as one, whole groups on each, and a clear end when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from test_training import ROOT, question_file, without_times
+
+from algorithms.common.checkpoint import checkpoints
+from algorithms.common.config import DistributedConfig, RolloutConfig
+from algorithms.common.decoding import Decoder
+from algorithms.common.distributed import Processes
+from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.rollout import collect
+from algorithms.common.run import Run
+from algorithms.grpo import GRPO, GRPOConfig
+from igsearch_env.engine import SearchEngine
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.world.bundled import bundled_world
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def launched(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """What a command printed, under a launcher or alone."""
+    launcher = TWO if processes == 2 else (sys.executable,)
+    done = subprocess.run(
+        [*launcher, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Fourteen questions as a file."""
+    return question_file(tmp_path_factory.mktemp("questions") / "questions.jsonl", 14)
+
+
+def options(questions: str, run_dir: Path) -> list[str]:
+    """A short run with mini-batches, several micro-batches and questions that do not divide evenly."""
+    return [
+        *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
+        *("--env.eval-questions", questions, "--rollout.questions", "5", "--rollout.group-size", "3"),
+        *("--rollout.max-new-tokens", "12", "--optimizer.minibatches", "2", "--optimizer.token-budget", "400"),
+        *("--run-dir", str(run_dir)),
+    ]
+
+
+def near(rows: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: float) -> None:
+    """Metrics must be the same but for rounding."""
+    assert [row.keys() for row in rows] == [row.keys() for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for key, value in row.items():
+            assert other[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (row["step"], key)
+
+
+# ---------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path) -> None:
+    policy = Policy.load(PolicyConfig(device="cpu"))
+    asked = bundled_world().questions["train"][:6]
+    decoder = Decoder(policy, slots=24, max_new_tokens=12, temperature=1.0)
+    collect(decoder, SearchEngine(asked, None, None), asked, group_size=4, seed=(0,)).save(tmp_path / "buffer.gz")
+    results = []
+    for processes, how in ((1, "none"), (2, sharding)):
+        output = tmp_path / f"{processes}.pt"
+        script = str(ROOT / "tests" / "one_update.py")
+        launched(
+            script,
+            str(tmp_path / "buffer.gz"),
+            str(tmp_path / f"run{processes}"),
+            str(output),
+            how,
+            processes=processes,
+        )
+        results.append(torch.load(output, weights_only=True))
+    one, two = results
+    assert (one["size"], two["size"]) == (1, 2)
+    moved = max(float((b - a).abs().max()) for a, b in zip(one["before"], one["after"], strict=True))
+    apart = max(float((b - a).abs().max()) for a, b in zip(one["after"], two["after"], strict=True))
+    assert moved > 3e-4
+    assert apart < 1e-6
+    near([one["metrics"]], [two["metrics"]], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "extra"),
+    [
+        ("ig_grpo", ("--rollout.recompute-logprobs", "True", "--distributed.sharding", "fsdp2")),
+        ("reinforce_plus_plus", ("--loss.kl-coefficient", "0.01", "--policy.lora.rank", "4")),
+        ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing", "True")),
+    ],
+)
+def test_a_run_of_two_processes_is_that_of_one_and_either_goes_on_with_the_other(
+    algorithm: str, extra: tuple[str, ...], questions: str, tmp_path: Path
+) -> None:
+    alone = [word for word in extra if word not in ("--distributed.sharding", "fsdp2")]
+    file = f"algorithms/{algorithm}.py"
+    launched(file, "--steps", "2", *options(questions, tmp_path / "one"), *alone, processes=1)
+    launched(file, "--steps", "1", *options(questions, tmp_path / "two"), *extra)
+    shards = (checkpoints(tmp_path / "two" / "checkpoints")[0] / "optimizer").is_dir()
+    assert shards == ("fsdp2" in extra)
+    resumed = launched(file, "--steps", "2", *options(questions, tmp_path / "two"), *alone, processes=1)
+    assert "resuming" in resumed.stdout
+    one, two = without_times(tmp_path / "one"), without_times(tmp_path / "two")
+    near([r for r in one if "reward" in r], [r for r in two if "reward" in r], 2e-4)
+    launched(file, "--steps", "3", *options(questions, tmp_path / "one"), *extra)  # and the other way round
+    assert [row["step"] for row in without_times(tmp_path / "one") if "reward" in row] == [1, 2, 3]
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questions: str, tmp_path: Path) -> None:
+    command = ["algorithms/grpo.py", "--steps", "3"]
+    launched(*command, *options(questions, tmp_path / "whole"))
+    process = subprocess.Popen(
+        [*TWO, *command, *options(questions, tmp_path / "killed")],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while process.poll() is None and not checkpoints(tmp_path / "killed" / "checkpoints"):
+        time.sleep(0.01)
+    workers = [child for child in psutil.Process(process.pid).children() if "grpo.py" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    victim = max(workers, key=lambda child: int(child.environ()["RANK"]))
+    os.kill(victim.pid, signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "goes on from the last checkpoint" in output
+    assert "Signal 9 (SIGKILL)" in output  # the launcher says which one
+    resumed = launched(*command, *options(questions, tmp_path / "killed"))
+    assert "resuming" in resumed.stdout
+    assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
+
+
+def test_every_process_needs_a_question(questions: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="rollout.questions=1 for 2 processes"):
+        launched("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
+
+
+def test_sharding_needs_a_launcher(tmp_path: Path) -> None:
+    config = GRPOConfig(run_dir=tmp_path, distributed=DistributedConfig(sharding="fsdp2"))
+    with pytest.raises(ConfigurationError, match=r"fsdp2.*torchrun"):
+        Run(GRPO(config), config)
+
+
+def test_a_launcher_that_shards_by_itself_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigurationError, match=r"--distributed\.sharding"):
+        Processes.start(DistributedConfig())
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    with pytest.raises(ConfigurationError, match=r"policy\.device='cuda:1' for 2 processes"):
+        Processes.start(DistributedConfig(), "cuda:1")
+
+
+# ---------------------------------------------------------------- one of them
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 5, 21])
+def test_shares_cover_everything_once_and_are_of_like_length(count: int, size: int) -> None:
+    shares = [Processes(rank, size).share(count) for rank in range(size)]
+    assert [place for share in shares for place in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_part_of_a_batch_is_played_as_the_whole_batch_plays_it() -> None:
+    policy = Policy.load(PolicyConfig(device="cpu"))
+    asked = bundled_world().questions["train"][:4]
+    engine, rollout = SearchEngine(asked, None, None), RolloutConfig(max_new_tokens=12)
+
+    def written(first: int, last: int) -> list[tuple[int, ...]]:
+        decoder = Decoder(policy, slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
+        buffer = collect(decoder, engine, asked[first:last], group_size=2, seed=(3,), first=first)
+        return [turn.completion_ids for t in buffer.trajectories for turn in t.turns]
+
+    assert written(0, 2) + written(2, 4) == written(0, 4)
+
+
+def test_only_errors_about_other_processes_are_translated() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), Processes(0, 2).guard("x"):
+        raise RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match=r"process 0 of 2, x.*another process has ended"), Processes(0, 2).guard("x"):
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4242")
+    with pytest.raises(RuntimeError, match=r"^Connection"), Processes().guard("x"):
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_shares_of_what_is_computed_of_a_buffer_join_in_order() -> None:
+    assert np.array_equal(Processes().gather(np.arange(3))[0], np.arange(3))
+    assert Processes().chain([1, 2]) == [1, 2]

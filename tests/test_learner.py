@@ -1,0 +1,121 @@
+"""An optimizer step when memory runs out, and corrections for another sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from buffers import mixed_buffer
+from hypothesis import given
+from hypothesis import strategies as st
+from models import tiny_policy
+from torch import Tensor
+
+from algorithms.common.buffer import MicroBatch
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes
+from algorithms.common.errors import TrainingError
+from algorithms.common.learner import Learner, is_out_of_memory
+from algorithms.common.loss import LossConfig, importance_weights, mismatch, policy_loss
+from algorithms.common.policy import TokenLogprobs
+
+
+def learner_with(token_budget: int) -> Learner:
+    """What trains a tiny policy."""
+    policy = tiny_policy()
+    policy.model.double()  # what is left is the split, not rounding
+    return Learner(
+        TokenLogprobs(policy),
+        OptimizerConfig(token_budget=token_budget),
+        Processes(),
+        DistributedConfig(),
+        lr=1e-2,
+        weight_decay=0.0,
+        pad_id=policy.pad_id,
+        device=policy.device,
+    )
+
+
+def step(
+    learner: Learner, room: int, error: BaseException | None = None
+) -> tuple[float, dict[str, float], list[Tensor]]:
+    """One step on a machine with room for `room` tokens."""
+    buffer = mixed_buffer()
+    values = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+
+    def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, _ = learner.module(batch.ids_BT, batch.mask_BT)
+        if batch.ids_BT.numel() > room:
+            raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        loss = (chosen * batch.advantages_BT[batch.mask_BT]).sum()
+        return loss, {"loss": loss.detach(), "tokens": batch.mask_BT.sum()}
+
+    rows = range(len(buffer.trajectories))
+    norm, sums = learner.step(buffer, values, rows, loss_of, lr=1e-2, what="step 1")
+    return norm, sums, [p.detach().clone() for p in learner.parameters]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), MemoryError()],
+)
+def test_out_of_memory_halves_the_budget_and_changes_no_number(
+    error: BaseException | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(error, MemoryError):
+        error = MemoryError("no memory")
+    longest = max(len(s.ids) for s in mixed_buffer().sequences)
+    roomy, tight = learner_with(100_000), learner_with(100_000)
+    norm, sums, weights = step(roomy, room=100_000)
+    tight_norm, tight_sums, tight_weights = step(tight, room=2 * longest, error=error)
+    assert tight.token_budget < 100_000
+    assert f"going on with {tight.token_budget}" in capsys.readouterr().out
+    assert tight_norm == pytest.approx(norm, rel=1e-5)
+    assert tight_sums == pytest.approx(sums, rel=1e-5)  # what a failed attempt logged does not count
+    for a, b in zip(weights, tight_weights, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    before = tight.token_budget
+    step(tight, room=2 * longest)
+    assert tight.token_budget == before  # remembered: the next step does not try again
+
+
+def test_a_trajectory_that_does_not_fit_alone_ends_the_run_with_advice() -> None:
+    learner = learner_with(100_000)
+    before = [p.detach().clone() for p in learner.parameters]
+    with pytest.raises(TrainingError, match=r"one trajectory of \d+ tokens can't be split.*gradient_checkpointing"):
+        step(learner, room=3)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
+
+
+def test_other_errors_are_raised_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        step(learner_with(100_000), room=3, error=RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+# ---------------------------------------------------------------- another sampler
+
+LOGPROBS = st.lists(st.tuples(st.floats(-9, 0), st.floats(-9, 0), st.floats(-3, 3)), min_size=1, max_size=20)
+
+
+@given(rows=LOGPROBS, cap=st.floats(0.1, 5), dual=st.sampled_from([None, 3.0]))
+def test_weighing_the_advantage_is_weighing_the_loss(rows: list[Any], cap: float, dual: float | None) -> None:
+    sampled, trained, advantages = (np.array(column, dtype=np.float32) for column in zip(*rows, strict=True))
+    weights = importance_weights(trained, sampled, cap)
+    assert (weights <= np.float32(cap)).all()
+    new = torch.from_numpy(trained[None] + np.float32(0.3))
+    old, mask = torch.from_numpy(trained[None]), torch.ones(1, len(rows), dtype=torch.bool)
+    config = LossConfig(dual_clip=dual)
+    plain = policy_loss(new, old, torch.from_numpy(advantages[None]), mask, config).loss_BT
+    weighed = policy_loss(new, old, torch.from_numpy((advantages * weights)[None]), mask, config).loss_BT
+    torch.testing.assert_close(weighed, plain * torch.from_numpy(weights[None]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_log_probs_have_weight_one_and_no_mismatch() -> None:
+    values = np.array([-0.5, -3.0], dtype=np.float32)
+    assert importance_weights(values, values, 2.0).tolist() == [1.0, 1.0]
+    assert set(mismatch(values, values).values()) == {0.0}
+    apart = mismatch(values, values + np.float32(0.25))
+    assert apart == {"mismatch/kl": 0.25, "mismatch/abs_mean": 0.25, "mismatch/abs_max": 0.25}
