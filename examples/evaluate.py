@@ -32,6 +32,7 @@ from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.results import PartialResult, write_result
 from algorithms.common.rollout import play
 from algorithms.common.run import make_protocol, make_questions, make_retriever
+from algorithms.common.truncation import observation_cut
 from igsearch_env.benchmarks import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import IGSearchError, check_range
@@ -76,6 +77,14 @@ class Args:
     """Wrap the prompt in the tokenizer's chat template."""
     max_new_tokens: int = 32
     """Tokens a turn, at most."""
+    max_observation_tokens: int | None = None
+    """Passages of one search are cut to this many tokens (as env.max_observation_tokens of training). None: never."""
+    context_length: int | None = None
+    """Longest episode, tokens. None: the model's own."""
+    dtype: str = "float32"
+    """Precision of the weights: float32, bfloat16 or float16."""
+    cache_tokens: int = 262_144
+    """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
     limit: int = 0
     """Questions of each data set, from the first; 0: all."""
     where: str | None = None
@@ -109,6 +118,9 @@ def main(args: Args) -> None:
             max_searches=args.max_searches,
             chat=args.chat,
             max_new_tokens=args.max_new_tokens,
+            max_observation_tokens=args.max_observation_tokens,
+            context_length=args.context_length,
+            dtype=args.dtype,
         )
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
@@ -143,8 +155,18 @@ def make_player(args: Args, retriever: Retriever, protocol: Protocol) -> Player:
         return lambda batch: play_scripted(
             scripted, IGSearchVectorEnv(len(batch), batch, retriever, scorer=None, autoreset=False, **rules), batch
         )
-    policy = Policy.load(PolicyConfig(path=args.policy, chat=args.chat))
-    decoder = Decoder(policy, slots=args.batch_size, max_new_tokens=args.max_new_tokens, temperature=0.0)
+    policy = Policy.load(
+        PolicyConfig(path=args.policy, chat=args.chat, dtype=args.dtype, context_length=args.context_length)
+    )
+    if args.max_observation_tokens is not None:
+        rules["protocol"] = replace(protocol, cut=observation_cut(policy, args.max_observation_tokens))
+    decoder = Decoder(
+        policy,
+        slots=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        temperature=0.0,
+        cache_tokens=args.cache_tokens,
+    )
     return lambda batch: play(decoder, SearchEngine(batch, retriever, None, **rules), batch, seed=(0,))
 
 
