@@ -1,39 +1,43 @@
-"""One IG-GRPO step at the shape of Qwen2.5-3B with random weights: what a GPU makes of it.
+"""One IG-GRPO step at the shape of a real model with random weights, by the trainer itself.
 
-    python -m benchmarks.large                                  on a GPU with 80 GB or more, bfloat16
-    python -m benchmarks.large --device cpu --shape small --layers 2 --turn 16 --observation 60 --dtype float32
+    python -m benchmarks.large                                  Qwen2.5-3B on a GPU with 80 GB or more, all weights
+    python -m benchmarks.large --lora-rank 16 --dtype bfloat16 --compute-dtype None --sampler-dtype None
+    python -m benchmarks.large --device cpu --shape qwen2.5-0.5b --dtype bfloat16 --compute-dtype None \\
+        --sampler-dtype None --questions 4 --group-size 4 --searches 2 --turn 64 --observation 200
+    python -m benchmarks.large --device cpu --shape small --layers 2 --turn 16 --observation 60 --questions 2
 
-Turns of 512 tokens, observations of about 400 tokens (three passages of 100 words), 5 searches, G = 5. Reported: the
-share of information gain in a step, written tokens a second beside what memory bandwidth allows, the share of the
-device's matrix rate that the update reaches, and peak memory.
+Every turn is a search of a fixed number of tokens. By default: turns of 512 tokens, observations of about 400 (three
+passages of 100 words), 5 searches, G = 5; float32 weights, bfloat16 products and a bfloat16 copy that samples.
+Reported: seconds by part, the share of information gain, written tokens a second beside what memory bandwidth allows,
+the share of the device's matrix rate that the update reaches, and peak memory beside what the plan said.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
 
 from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.decoding import Decoder
-from algorithms.common.loss import LossConfig, policy_loss, token_weights
-from algorithms.common.policy import DTYPES, Policy
-from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain
+from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
+from algorithms.common.memory import plan_memory
+from algorithms.common.policy import DTYPES, LoraConfig, PolicyConfig
+from algorithms.common.run import Run
+from algorithms.common.scoring import measure_information_gain
+from algorithms.common.trainer import collect_batch, recompute_logprobs, update
+from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
 from benchmarks.rollout import FixedTurns, LongPassages
-from igsearch_env.engine import SearchEngine
-from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocol import Protocol
-from igsearch_env.world.bundled import bundled_world
+from igsearch_env.information_gain import InformationGainConfig
 
 T = TypeVar("T")
 
@@ -48,8 +52,16 @@ class Args:
     """A shape of benchmarks/policies.py."""
     layers: int | None = None
     """None: as many as the model has."""
-    dtype: str = "bfloat16"
-    """Of weights and optimizer states."""
+    dtype: str = "float32"
+    """Of the weights that are trained."""
+    compute_dtype: str | None = "bfloat16"
+    """Of matrix products."""
+    sampler_dtype: str | None = "bfloat16"
+    """Of a copy of the weights that samples and scores; None: no copy."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass."""
+    lora_rank: int = 0
+    """Rank of adapters; 0 trains all weights."""
     vocabulary: int = 151_936
     """Size of the output layer."""
     questions: int = 8
@@ -83,100 +95,120 @@ def main(args: Args) -> None:
 def lines(args: Args) -> list[Line]:
     """The figures of one step."""
     context = 256 + (args.searches + 1) * args.turn + args.searches * (args.observation + 100)
-    policy = random_policy(
-        args.shape,
-        args.layers or LAYERS[args.shape],
-        vocabulary=args.vocabulary,
-        context_length=context,
-        device=args.device,
-        dtype=DTYPES[args.dtype],
-        policy_class=FixedTurns,
-    )
-    assert isinstance(policy, FixedTurns)
-    policy.turn = args.turn
-    questions = bundled_world().questions["train"][: args.questions]
-    protocol = Protocol()
-    retriever = LongPassages(policy, args.observation)
-    engine = SearchEngine(questions, retriever, None, max_searches=args.searches, protocol=protocol)
-    decoder = Decoder(
-        policy,
-        slots=args.questions * args.group_size,
-        max_new_tokens=args.turn,
-        temperature=1.0,
-        cache_tokens=args.cache_tokens,
-        token_budget=args.token_budget,
-    )
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
-    for _ in range(2):  # the first is a warm-up
-        if args.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        play = partial(collect, decoder, engine, questions, group_size=args.group_size, seed=(0,))
-        rollout, buffer = _timed(args, play)
-        scorer = PolicyScorer(policy, token_budget=args.token_budget, prefixes=decoder.prefixes())
-        measure = InformationGain(InformationGainConfig(random_source="corpus"), scorer, protocol, retriever)
-        gain, _ = _timed(args, partial(measure_information_gain, buffer, measure))
-        update, _ = _timed(args, partial(_update, policy, optimizer, buffer, args.token_budget))
-    return _lines(args, policy, buffer, rollout, gain, update)
+    layers = args.layers or LAYERS[args.shape]
+    with tempfile.TemporaryDirectory() as name:
+        made = random_policy(
+            args.shape, layers, vocabulary=args.vocabulary, context_length=context, dtype=DTYPES[args.dtype]
+        )
+        made.save(Path(name) / "model")
+        retriever = LongPassages(made, args.observation)
+        del made
+        config = _config(args, Path(name), context)
+        algorithm = IGGRPO(config)
+        planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
+        before = peak_gigabytes()
+        run = Run(algorithm, config, retriever)
+        run.sampler.__class__ = FixedTurns
+        assert isinstance(run.sampler, FixedTurns)
+        run.sampler.turn = args.turn
+        for step in (1, 2):  # the first is a warm-up
+            if args.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            times: dict[str, float] = {}
+            buffer = _timed(args, times, "rollout", partial(collect_batch, run, algorithm, step))
+            if run.resamples:
+                _timed(args, times, "old log-probs", partial(recompute_logprobs, run, buffer))
+            gain = run.information_gain(step, buffer.prefixes)
+            _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
+            buffer.prefixes = None
+            advantages = algorithm.advantages(buffer)
+            _timed(args, times, "update", partial(update, run, buffer, advantages, step))
+            _timed(args, times, "weights", run.update_sampler)
+        run.close()
+        peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before
+        return _lines(args, run, buffer, times, peak, planned)
 
 
-def _lines(args: Args, policy: Policy, buffer: RolloutBuffer, rollout: float, gain: float, update: float) -> list[Line]:
-    weights = layer_parameters(policy)
+def _config(args: Args, folder: Path, context: int) -> IGGRPOConfig:
+    return IGGRPOConfig(
+        eval_every=0,
+        run_dir=folder / "run",
+        policy=PolicyConfig(
+            path=str(folder / "model"),
+            dtype=args.dtype,
+            compute_dtype=args.compute_dtype,
+            device=args.device,
+            context_length=context,
+            gradient_checkpointing=args.gradient_checkpointing,
+            lora=LoraConfig(rank=args.lora_rank),
+        ),
+        env=EnvConfig(max_searches=args.searches),
+        rollout=RolloutConfig(
+            questions=args.questions,
+            group_size=args.group_size,
+            max_new_tokens=args.turn,
+            cache_tokens=args.cache_tokens,
+            token_budget=args.token_budget,
+            dtype=args.sampler_dtype,
+        ),
+        information_gain=InformationGainConfig(random_source="corpus"),
+        optimizer=OptimizerConfig(lr=1e-6, warmup_steps=0, token_budget=args.token_budget),
+    )
+
+
+def _lines(
+    args: Args, run: Run, buffer: RolloutBuffer, times: dict[str, float], peak: float, planned: float
+) -> list[Line]:
+    weights = layer_parameters(run.policy)
     written = int(buffer.policy_tokens.sum())
     tokens = sum(len(sequence.ids) for sequence in buffer.sequences)
-    rate = matrix_rate(args.device, DTYPES[args.dtype], 8_192 if args.device == "cuda" else 2_048)
-    operations = 6 * weights * tokens + 6 * policy.model.get_output_embeddings().weight.numel() * written
+    matrices = DTYPES[args.compute_dtype or args.dtype]
+    rate = matrix_rate(args.device, matrices, 8_192 if args.device == "cuda" else 2_048)
+    operations = 6 * weights * tokens + 6 * run.policy.model.get_output_embeddings().weight.numel() * written
     steps = written / len(buffer.trajectories)
-    bytes_a_step = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    bytes_a_step = sum(p.numel() * p.element_size() for p in run.sampler.model.parameters())
     bandwidth = _bandwidth(args)
-    peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes()
+    whole = sum(times.values())
     at_scale = args.shape == "qwen2.5-3b"
     return [
         Line(
+            "step",
+            whole,
+            "s",
+            detail=", ".join(f"{part} {taken:.2f} s" for part, taken in times.items())
+            + f"; {len(buffer.trajectories)} trajectories of {tokens / len(buffer.trajectories):,.0f} tokens, "
+            f"{tokens / whole:,.0f} tokens/s",
+        ),
+        Line(
             "IG-GRPO step over GRPO step",
-            1 + gain / (rollout + update),
+            whole / (whole - times["information gain"]),
             target=1.05 if at_scale else None,
             at_most=True,
-            detail=f"rollout {rollout:.2f} s, information gain {gain:.2f} s, update {update:.2f} s, "
-            f"{len(buffer.trajectories)} trajectories of {tokens / len(buffer.trajectories):,.0f} tokens",
         ),
         Line(
             "written tokens a second",
-            written / rollout,
+            written / times["rollout"],
             "tokens/s",
-            detail=f"{bytes_a_step * steps / bandwidth / rollout:.0%} of the rollout is reading the weights, once a "
-            f"token, at {bandwidth / 1e9:,.0f} GB/s",
+            detail=f"{bytes_a_step * steps / bandwidth / times['rollout']:.0%} of the rollout is reading the weights, "
+            f"once a token, at {bandwidth / 1e9:,.0f} GB/s",
         ),
         Line(
-            "model FLOP utilisation of the update", operations / update / rate, "", detail=f"{rate / 1e12:.3g} TFLOP/s"
+            "model FLOP utilisation of the update",
+            operations / times["update"] / rate,
+            "",
+            detail=f"{rate / 1e12:.3g} TFLOP/s; what is computed again does not count",
         ),
-        Line("peak memory", peak, "GB"),
+        Line("peak memory", peak, "GB", detail=f"the plan said {planned:.1f} GB"),
     ]
 
 
-def _update(policy: Policy, optimizer: torch.optim.Optimizer, buffer: RolloutBuffer, budget: int) -> None:
-    """Forward, backward and AdamW, with advantages drawn at random."""
-    rng = np.random.default_rng(0)
-    count = int(buffer.policy_tokens.sum())
-    advantages = rng.standard_normal(count).astype(np.float32)
-    optimizer.zero_grad()
-    for micro_batch in buffer.micro_batches(advantages, range(len(buffer.trajectories)), budget, policy.pad_id):
-        batch = micro_batch.to(policy.device)
-        chosen, _ = policy.token_logprobs(batch.ids_BT, batch.mask_BT)
-        logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(batch.mask_BT, chosen)
-        loss = policy_loss(logprobs_BT, batch.old_logprobs_BT, batch.advantages_BT, batch.mask_BT, LossConfig())
-        weights_BT = token_weights(
-            batch.mask_BT, "token-mean", horizon=None, tokens=count, sequences=len(buffer.trajectories)
-        )
-        (loss.loss_BT * weights_BT).sum().backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def _timed(args: Args, run: Callable[[], T]) -> tuple[float, T]:
+def _timed(args: Args, times: dict[str, float], part: str, run: Callable[[], T]) -> T:
     start = time.perf_counter()
     result = run()
     if args.device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+    times[part] = time.perf_counter() - start
+    return result
 
 
 def _bandwidth(args: Args) -> float:
@@ -185,8 +217,9 @@ def _bandwidth(args: Args) -> float:
     source = torch.empty(size, dtype=torch.uint8, device=args.device)
     target = torch.empty_like(source)
     target.copy_(source)
-    taken, _ = _timed(args, lambda: [target.copy_(source) for _ in range(4)])
-    return 4 * 2 * size / taken
+    times: dict[str, float] = {}
+    _timed(args, times, "copies", lambda: [target.copy_(source) for _ in range(4)])
+    return 4 * 2 * size / times["copies"]
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 2,
     },
 }
-LAYERS = {"qwen2.5-3b": 36}
+LAYERS = {"small": 4, "qwen2.5-0.5b": 24, "qwen2.5-1.5b": 28, "qwen2.5-3b": 36}
 
 
 def random_policy(

@@ -6,8 +6,8 @@ python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates its sides in one run and reports the median of their ratios. Sections: environment (beside
 skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (beside
-TRL's GRPOTrainer), training. The peers are installed in virtual environments of their own under benchmarks/.peers, or
-skipped with the reason.
+TRL's GRPOTrainer), processes, killed, training. The peers are installed in virtual environments of their own under
+benchmarks/.peers, or skipped with the reason.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from benchmarks import (
     estimators,
     growth,
     information_gain,
+    killed,
+    processes,
     retrieval,
     rollout,
     service,
@@ -56,6 +58,8 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "growth": growth.lines,
     "estimators": estimators.lines,
     "trl": lambda repeats: trl_peer.lines(repeats, PEERS),
+    "processes": processes.lines,
+    "killed": lambda repeats: killed.lines(),
     "training": training.lines,
 }
 
