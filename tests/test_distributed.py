@@ -59,11 +59,11 @@ def options(questions: str, run_dir: Path) -> list[str]:
 
 
 def near(rows: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: float) -> None:
-    """Metrics must be the same but for rounding."""
-    assert [row.keys() for row in rows] == [row.keys() for row in others]
+    """Metrics must be the same but for rounding; a sharded run also measures the mismatch with its sampling copy."""
     for row, other in zip(rows, others, strict=True):
-        for key, value in row.items():
-            assert other[key] == pytest.approx(value, rel=tolerance, abs=tolerance), (row["step"], key)
+        assert {key for key in row.keys() ^ other.keys() if not key.startswith("mismatch/")} == set()
+        for key in row.keys() & other.keys():
+            assert other[key] == pytest.approx(row[key], rel=tolerance, abs=tolerance), key
 
 
 # ---------------------------------------------------------------- the same numbers
@@ -94,7 +94,7 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
     apart = max(float((b - a).abs().max()) for a, b in zip(one["after"], two["after"], strict=True))
     assert moved > 3e-4
     assert apart < 1e-6
-    near([one["metrics"]], [two["metrics"]], 1e-6)
+    near([one["metrics"]], [two["metrics"]], 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     os.kill(victim.pid, signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "goes on from the last checkpoint" in output
+    assert "goes on from the last checkpoint" in output, output
     assert "Signal 9 (SIGKILL)" in output  # the launcher says which one
     resumed = launched(*command, *options(questions, tmp_path / "killed"))
     assert "resuming" in resumed.stdout
@@ -152,7 +152,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
 
 
 def test_every_process_needs_a_question(questions: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="rollout.questions=1 for 2 processes"):
+    with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
         launched("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
 
 

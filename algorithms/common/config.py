@@ -28,6 +28,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 ENGINES = ("builtin", "transformers", "vllm", "vllm_server")
 SHARDINGS = ("none", "fsdp2")
 TRACKERS = ("wandb", "trackio")
+EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import EVAL_SLOTS, TrainConfig
 from algorithms.common.footprint import footprint, kept
 from algorithms.common.packing import MAX_COLUMNS
 from algorithms.common.policy import DTYPES, MAX_LOGITS
@@ -31,14 +31,13 @@ from igsearch_env.errors import ConfigurationError
 GIB = 2**30
 SMALL = GIB  # a plan that takes less is told in one line
 MARGIN = 0.9  # share of what is there that a plan may take
-EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
 # Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
 PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
 # Bytes a logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and their sums.
 DRAWING = 4 + 4 + 4 + 8 + 8
 LOGITS = 3 * 4  # the same in an update: float32 logits, log-probs and what becomes their gradient
 # glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
-HEAP = 0.5
+HEAP = 0.4
 PHASES = ("rollout", "update", "optimizer step")
 
 
@@ -167,7 +166,9 @@ def _lines(
     if processes > 1 and not sharded:
         yield MemoryLine("gradient buckets", model.trained * (1 + critic), "what DistributedDataParallel sends")
     if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter switched off
-        yield MemoryLine("reference policy", model.weights, "for the KL term")
+        kept_in = rollout.dtype or policy.dtype
+        size = model.count * DTYPES[kept_in].itemsize
+        yield MemoryLine("reference policy", size, f"for the KL term, in {kept_in}")
     if critic:
         yield MemoryLine("critic", (model.weights + 3 * model.trained) // parts, "weights, gradients, optimizer states")
     sampler = rollout.dtype or policy.compute_dtype or policy.dtype

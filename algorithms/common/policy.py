@@ -149,6 +149,7 @@ class Policy(Tokens):
             gradient_checkpointing=config.gradient_checkpointing,
         )
         policy.check()
+        policy.check_tags()
         return policy
 
     @torch.no_grad()
@@ -158,6 +159,12 @@ class Policy(Tokens):
         They need plain causal attention: models with recurrent or convolutional layers, or with attention that
         transformers does not let others replace, are told here rather than trained wrongly.
         """
+        rows = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > rows:
+            raise ConfigurationError(
+                f"policy: the tokenizer has {len(self.tokenizer)} tokens, the model embeddings for {rows}; call "
+                "model.resize_token_embeddings(len(tokenizer)) and save both"
+            )
         ids = [place % len(self.tokenizer) for place in range(11)]
         try:
             store = KeyValues()
@@ -188,12 +195,12 @@ class Policy(Tokens):
         if self.adapter is not None:
             (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's form to fill in
 
-    def replica(self, dtype: torch.dtype) -> Policy:
-        """A copy in another precision that is not trained."""
+    def replica(self, dtype: torch.dtype, compute_dtype: torch.dtype | None = None) -> Policy:
+        """A copy in a precision of its own that is not trained."""
         copied = copy.copy(self)
         copied.model = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
         copied.adapter = None
-        copied.compute_dtype = None
+        copied.compute_dtype = compute_dtype
         return copied
 
     @torch.no_grad()

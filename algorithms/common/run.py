@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import shutil
@@ -30,7 +29,7 @@ from algorithms.common.checkpoint import (
     write_policy,
 )
 from algorithms.common.collapse import CollapseWatch
-from algorithms.common.config import EnvConfig, TrainConfig, as_dict
+from algorithms.common.config import EVAL_SLOTS, EnvConfig, TrainConfig, as_dict
 from algorithms.common.critic import Critic
 from algorithms.common.decoding import Decoder
 from algorithms.common.distributed import Processes
@@ -72,7 +71,6 @@ MAY_CHANGE = (
     *("optimizer.token_budget", "rollout.token_budget", "rollout.cache_tokens", "rollout.server"),
     *("rollout.gpu_memory_share", "env.max_failure_rate"),
 )
-EVAL_SLOTS = 128  # questions that are being answered at once
 
 
 class Run:
@@ -106,7 +104,8 @@ class Run:
         if needs_reference:
             # A sharded model can't be passed through by the frozen weights alone.
             alone = policy.adapter is not None and not sharded
-            self.reference = WithoutAdapter(policy) if alone else copy.deepcopy(policy)
+            lower = DTYPES[config.rollout.dtype] if config.rollout.dtype else policy.model.dtype
+            self.reference = WithoutAdapter(policy) if alone else policy.replica(lower, policy.compute_dtype)
         self.critic = None
         if algorithm.critic:
             self.critic = Critic(policy, algorithm.critic, config.optimizer, processes, config.distributed)

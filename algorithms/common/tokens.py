@@ -22,7 +22,7 @@ TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
 TAGS = tuple(dict.fromkeys(re.findall(r"</?\w+>", "".join(PROMPTS.values()))))
 MARK = "\u2063message\u2063"  # stands for a message in a chat template; no template writes it itself
 BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
-# Templates that tell the model the date (Llama 3.1 and later) tell it their own default: prompts don't change by the day.
+# Told by templates that tell the model the date (Llama 3.1's own default), so that prompts don't change by the day.
 DATE = "26 Jul 2024"
 
 
@@ -129,7 +129,7 @@ class Tokens:
         """Ids of a line break and the number of its characters, to stand before text that continues other text.
 
         Llama 2, Mistral and their like put a space before any text that they encode and take one from any that they
-        decode. That is right for the first text of a sequence only. Tokenizers that don't need no anchor.
+        decode. That is right for the first text of a sequence only. Tokenizers of other kinds need none.
         """
         if self._decode(self._encode("a") + self._encode("b")) == "ab":
             return (), 0
@@ -169,10 +169,7 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, without a final token that ends the turn."""
-        return self._text(self._without_end(ids))
-
-    def _without_end(self, ids: Sequence[int]) -> Sequence[int]:
-        return ids[:-1] if ids and ids[-1] in self.eos_ids else ids
+        return self._text(ids[:-1] if ids and ids[-1] in self.eos_ids else ids)
 
     def _text(self, ids: Sequence[int]) -> str:
         """Text of ids that stand after other ids."""
@@ -202,7 +199,6 @@ class Tokens:
         """
         if end <= start:
             return 0, 0
-        ids = self._without_end(ids)
         text = self._text(ids)
         counts = range(len(ids) + 1)
         first = bisect_right(counts, start, key=lambda count: self._characters(ids, text, count)[1]) - 1

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -37,13 +37,19 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
         config = parse_config(config_class, description=description)
         train(algorithm_class(config), config)
     except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")
+        message = f"error: {error}"
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
+        message = "interrupted: the same command goes on from the last checkpoint"
+    else:
+        return
+    with suppress(KeyboardInterrupt):  # it may come just now: it must not cut the message off
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(message)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """A launcher whose other process died, or a cluster that wants its machine back."""
+    """A launcher whose other process died, or a cluster that wants its machine back; some say it twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
