@@ -108,22 +108,23 @@ def lines(args: Args) -> list[Line]:
         planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
         before = peak_gigabytes()
         run = Run(algorithm, config, retriever)
-        run.sampler.__class__ = FixedTurns
-        assert isinstance(run.sampler, FixedTurns)
-        run.sampler.turn = args.turn
+        writer = run.sampler.policy
+        writer.__class__ = FixedTurns
+        assert isinstance(writer, FixedTurns)
+        writer.turn = args.turn
         for step in (1, 2):  # the first is a warm-up
             if args.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             times: dict[str, float] = {}
             buffer = _timed(args, times, "rollout", partial(collect_batch, run, algorithm, step))
-            if run.resamples:
+            if not run.sampler.exact:
                 _timed(args, times, "old log-probs", partial(recompute_logprobs, run, buffer))
             gain = run.information_gain(step, buffer.prefixes)
             _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
             buffer.prefixes = None
             advantages = algorithm.advantages(buffer)
             _timed(args, times, "update", partial(update, run, buffer, advantages, step))
-            _timed(args, times, "weights", run.update_sampler)
+            _timed(args, times, "weights", run.sampler.update)
         run.close()
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before
         return _lines(args, run, buffer, times, peak, planned)
@@ -166,7 +167,7 @@ def _lines(
     rate = matrix_rate(args.device, matrices, 8_192 if args.device == "cuda" else 2_048)
     operations = 6 * weights * tokens + 6 * run.policy.model.get_output_embeddings().weight.numel() * written
     steps = written / len(buffer.trajectories)
-    bytes_a_step = sum(p.numel() * p.element_size() for p in run.sampler.model.parameters())
+    bytes_a_step = sum(p.numel() * p.element_size() for p in run.sampler.policy.model.parameters())
     bandwidth = _bandwidth(args)
     whole = sum(times.values())
     at_scale = args.shape == "qwen2.5-3b"

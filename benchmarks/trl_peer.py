@@ -141,7 +141,7 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         algorithm = GRPO(config)
         run = Run(algorithm, config)
         if task == "one turn":
-            run.sampler = OneTurn(run.policy.model, run.policy.tokenizer)
+            run.sampler.policy = OneTurn(run.policy.model, run.policy.tokenizer)
         reports: dict[str, list[Report]] = {"trl": [], "ours": []}
         with closing(run), trl(python, _spec(run, folder, task), folder) as (versions, step):
             steps = {

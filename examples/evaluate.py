@@ -27,11 +27,11 @@ from rich.table import Table
 from algorithms.common.config import EnvConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import MacroAverage, Row, Score, limit_per_dataset, macro_averages, score_rows
+from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.results import PartialResult, write_result
 from algorithms.common.rollout import play
-from algorithms.common.run import make_protocol, make_questions, make_retriever
 from algorithms.common.truncation import observation_cut
 from igsearch_env.benchmarks import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.engine import SearchEngine

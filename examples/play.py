@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.panel import Panel
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
-from algorithms.common.run import make_questions, make_retriever
+from algorithms.common.factories import make_questions, make_retriever
 from igsearch_env.errors import IGSearchError
 from retrievers import RetrieverError
 

@@ -28,9 +28,9 @@ from rich.table import Table
 from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.config import EnvConfig, RolloutConfig
 from algorithms.common.decoding import Decoder
+from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.policy import Policy, PolicyConfig
 from algorithms.common.rollout import collect
-from algorithms.common.run import make_protocol, make_questions, make_retriever
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from algorithms.common.side_by_side import ALGORITHMS, BASELINES, Gains, analyse, set_gains, signs, turns_of
 from igsearch_env.engine import SearchEngine

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, as_dict, parse_config
+from algorithms.common.factories import make_protocol
 from algorithms.common.logs import read_metrics
-from algorithms.common.run import make_protocol
 from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
 

@@ -148,7 +148,7 @@ def test_a_sampling_copy_follows_what_is_trained(tmp_path: Path) -> None:
     questions = question_file(tmp_path / "questions.jsonl", 6)
     rollout = RolloutConfig(questions=3, group_size=3, max_new_tokens=12, dtype="bfloat16")
     run = run_lora(questions, tmp_path / "run", rollout=rollout)
-    assert run.sampler.model.dtype == torch.bfloat16
-    assert (logprobs(run.sampler).float() - logprobs(run.policy)).abs().max() < 0.1
+    assert run.sampler.policy.model.dtype == torch.bfloat16
+    assert (logprobs(run.sampler.policy).float() - logprobs(run.policy)).abs().max() < 0.1
     rows = [row for row in without_times(tmp_path / "run") if "reward" in row]
     assert all(0 < row["mismatch/abs_mean"] < 0.05 for row in rows)  # measured, since another precision sampled

@@ -236,6 +236,6 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
 def test_evaluation_reflects_as_training_does(config: MRSearchConfig, tmp_path: Path) -> None:
     config = replace(config, run_dir=tmp_path / "run")
     with Run(MRSearch(config), config) as run:
-        episodes = play(run.decoder(8, temperature=0.0), run.engine, run.test_questions, seed=(0,))
+        episodes = play(run.sampler.decoder(8, temperature=0.0), run.engine, run.test_questions, seed=(0,))
     assert [len(t.attempts) for t in episodes] == [2] * 6
     assert all(t.prediction == t.attempts[-1].prediction for t in episodes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -159,6 +160,17 @@ class OptimizerConfig:
         check_range("optimizer.epochs", self.epochs, 1)
         check_range("optimizer.minibatches", self.minibatches, 1)
         check_range("optimizer.token_budget", self.token_budget, 1)
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step, from 1, of a run of `steps`."""
+        if step <= self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
+        if self.schedule == "linear":
+            return self.lr * (1 - progress)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr
 
 
 @dataclass(frozen=True)

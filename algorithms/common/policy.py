@@ -129,7 +129,14 @@ class Policy(Tokens):
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(path, dtype=DTYPES[config.dtype], attention=config.attention).to(device)
+        try:
+            model = load_model(path, dtype=DTYPES[config.dtype], attention=config.attention).to(device)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
+                "save_pretrained, with its tokenizer, or a name that the hub knows"
+            ) from error
         adapter = None
         if config.lora.rank:
             if (Path(path) / ADAPTER_FILE).is_file():
@@ -141,7 +148,7 @@ class Policy(Tokens):
             model = adapter.get_base_model()
         policy = cls(
             model,
-            AutoTokenizer.from_pretrained(path),
+            tokenizer,
             chat=config.chat,
             context_length=config.context_length,
             compute_dtype=config.compute_dtype,

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import shutil
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.checkpoint import (
-    CheckpointError,
-    checkpoints,
-    load_optimizers,
-    load_weights,
-    save_checkpoint,
-    write_policy,
-)
+from algorithms.common.checkpoint import checkpoints, load_optimizers, load_weights, save_checkpoint, write_policy
 from algorithms.common.collapse import CollapseWatch
-from algorithms.common.config import EVAL_SLOTS, EnvConfig, TrainConfig, as_dict
+from algorithms.common.config import EVAL_SLOTS, TrainConfig, as_dict
 from algorithms.common.critic import Critic
-from algorithms.common.decoding import Decoder
 from algorithms.common.distributed import Processes
-from algorithms.common.engines import make_engine
-from algorithms.common.engines.base import TurnWriter
 from algorithms.common.evaluation import Row, Score, limit_per_dataset, macro_average, score_rows
+from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.learner import Learner
 from algorithms.common.logs import (
     MetricsLog,
@@ -45,32 +30,21 @@ from algorithms.common.logs import (
     score_metrics,
     write_transcripts,
 )
-from algorithms.common.lora import WithoutAdapter, merged_weights
+from algorithms.common.lora import WithoutAdapter
 from algorithms.common.memory import plan_memory, precision_warning
-from algorithms.common.packing import KeyValues, Prefixes
+from algorithms.common.packing import Prefixes
 from algorithms.common.policy import DTYPES, Policy, TokenLogprobs
 from algorithms.common.results import read_result, write_result
 from algorithms.common.rollout import play
+from algorithms.common.run_folder import open_folder
+from algorithms.common.sampler import Sampler
 from algorithms.common.scoring import PolicyScorer
-from algorithms.common.tokens import Tokens
 from algorithms.common.trackers import open_trackers
-from algorithms.common.truncation import observation_cut
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGain
-from igsearch_env.protocol import Protocol
-from igsearch_env.questions import Question, load_questions
-from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from igsearch_env.questions import Question
 from retrievers import Retriever
-from retrievers.open import open_retriever
-
-# Differences that do not change what a step computes, so that a run may be resumed with them.
-MAY_CHANGE = (
-    *("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints"),
-    *("distributed", "trackers", "project", "policy.device", "policy.attention", "policy.gradient_checkpointing"),
-    *("optimizer.token_budget", "rollout.token_budget", "rollout.cache_tokens", "rollout.server"),
-    *("rollout.gpu_memory_share", "env.max_failure_rate"),
-)
 
 
 class Run:
@@ -94,7 +68,7 @@ class Run:
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is all written
-        processes.on_first(self._open_folder)
+        processes.on_first(lambda: open_folder(self.dir, name, config))
         needs_reference = config.loss.kl_coefficient > 0 or algorithm.needs_reference
         self._print_plan(needs_reference, algorithm.critic is not None)
 
@@ -109,9 +83,7 @@ class Run:
         self.critic = None
         if algorithm.critic:
             self.critic = Critic(policy, algorithm.critic, config.optimizer, processes, config.distributed)
-        # What samples and scores: the policy itself, unless in another precision or where this process holds a part.
-        dtype = DTYPES[config.rollout.dtype] if config.rollout.dtype else policy.compute_dtype or policy.model.dtype
-        self.sampler = policy.replica(dtype) if sharded or config.rollout.dtype else policy
+        self.sampler = Sampler(policy, config, processes)
         self.protocol = make_protocol(config.env, policy)
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
@@ -120,7 +92,6 @@ class Run:
         self.dev_questions = make_questions(config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")
         self.engine = self.make_engine()
-        self.store = KeyValues()  # of every decoder in turn
 
         saved = processes.on_first(lambda: checkpoints(self.dir / "checkpoints")[-1:])
         self.done = load_weights(saved[0], policy) if saved else 0
@@ -138,8 +109,7 @@ class Run:
         if saved:
             load_optimizers(saved[0], self.learner, self.critic.learner if self.critic else None)
             self.console.print(f"resuming {self.dir} after step {self.done}")
-        self.writer = make_engine(config.rollout, self.sampler, config.policy)
-        self.update_sampler()
+        self.sampler.start()
         self.log: MetricsLog | None = None
         self.watch: CollapseWatch | None = None
         if processes.first:
@@ -154,27 +124,6 @@ class Run:
             self.log = MetricsLog(self.dir, self.done + 1 if saved else 0, trackers)
             self.watch = CollapseWatch.resumed(read_metrics(self.dir / "metrics.jsonl"))
         self.best = processes.on_first(self._best_so_far)
-
-    def _open_folder(self) -> None:
-        """Make the run's folder, or refuse to mix two runs in one."""
-        if self.config.overwrite:
-            shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir(parents=True, exist_ok=True)
-        path = self.dir / "config.yaml"
-        now = {"algorithm": self.name, **as_dict(self.config)}
-        if path.is_file():
-            before, after = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(now)
-            may_change = set(MAY_CHANGE)
-            if self.config.optimizer.schedule != "constant":
-                may_change.remove("steps")  # a decaying schedule depends on it
-            for key in after:
-                if {key, key.partition(".")[0]} & may_change or after[key] == before.get(key):
-                    continue
-                raise CheckpointError(
-                    f"{self.dir} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
-                    "give another --run-dir, or --overwrite True to discard it"
-                )
-        path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
 
     def _print_plan(self, needs_reference: bool, needs_critic: bool) -> None:
         """What the run will take of the memory."""
@@ -212,8 +161,7 @@ class Run:
         """Close logs and engine."""
         if self.log is not None:
             self.log.close(failed=failed)
-        if self.writer is not None:
-            self.writer.close()
+        self.sampler.close()
 
     # ---------------------------------------------------------------- the loop
 
@@ -291,19 +239,21 @@ class Run:
     def play(self, questions: Sequence[Question]) -> list[Row]:
         """One greedy episode per question, each process its share."""
         share = self.processes.share(len(questions))
-        decoder = self.decoder(EVAL_SLOTS, temperature=0.0)
+        decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
         played = play(decoder, self.engine, questions[share.start : share.stop], seed=(0,), first=share.start)
         return self.processes.chain([Row.of(trajectory) for trajectory in played])
 
     def finish(self) -> None:
         """The final table, the learning curve and the trained policy in RUN_DIR/policy."""
-        paths = [self.dir / "test_before.json", self.dir / "test_after.json"]
-        before, after = (read_result(path).scores if path.is_file() else None for path in paths)
-        if after is None:
+        finished = self.dir / "test_after.json"
+        if not self.processes.on_first(finished.is_file):
             return
         write_policy(self.dir / "policy", self.policy, self.learner)
         if not self.processes.first:
             return
+        start = self.dir / "test_before.json"
+        before = read_result(start).scores if start.is_file() else None
+        after = read_result(finished).scores
         print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
         failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
         if failed:
@@ -326,59 +276,9 @@ class Run:
 
     def information_gain(self, step: int, prefixes: Prefixes | None = None) -> InformationGain:
         """The measure of a step, by the policy as it is now; `prefixes` is what it has read already."""
-        scorer = PolicyScorer(self.sampler, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
+        scorer = PolicyScorer(self.sampler.policy, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
         seed = self.config.seed * 1_000_003 + step
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
-
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, from 1."""
-        config = self.config.optimizer
-        if step <= config.warmup_steps:
-            return config.lr * step / config.warmup_steps
-        progress = (step - config.warmup_steps) / max(self.config.steps - config.warmup_steps, 1)
-        if config.schedule == "linear":
-            return config.lr * (1 - progress)
-        if config.schedule == "cosine":
-            return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-        return config.lr
-
-    def decoder(self, slots: int, temperature: float) -> Decoder | TurnWriter:
-        """What writes `slots` episodes at once, as far as the cache allows."""
-        rollout = self.config.rollout
-        if self.writer is not None:
-            return TurnWriter(
-                self.writer,
-                self.sampler,
-                slots=slots,
-                max_new_tokens=rollout.max_new_tokens,
-                temperature=temperature,
-            )
-        return Decoder(
-            self.sampler,
-            slots=slots,
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=temperature,
-            cache_tokens=rollout.cache_tokens,
-            token_budget=rollout.token_budget,
-            store=self.store,
-        )
-
-    @property
-    def resamples(self) -> bool:
-        """Whether the old log-probs are computed again, by the weights and in the precision that are trained."""
-        return self.config.rollout.recompute_logprobs or self.sampler is not self.policy or self.writer is not None
-
-    def update_sampler(self) -> None:
-        """Give what samples the weights as they are now."""
-        if self.sampler is not self.policy:
-            self.sampler.copy_weights(self.policy)
-        if self.writer is not None:
-            weights = merged_weights(self.policy.model)
-            if self.processes.first or not self.writer.shared:
-                self.writer.update_weights(weights)
-            else:
-                deque(weights, maxlen=0)  # its part of gathering what is sharded
-            self.processes.barrier()
 
     def make_engine(self) -> SearchEngine:
         """The environment of rollouts: it pays outcomes only, since gains are measured on whole buffers."""
@@ -393,42 +293,3 @@ class Run:
             protocol=self.protocol,
             outcome_reward=env.outcome_reward,
         )
-
-
-def make_protocol(config: EnvConfig, tokens: Tokens | None = None) -> Protocol:
-    """The protocol of a configuration; `tokens` counts what a search may show."""
-    if config.prompt.startswith("@"):
-        protocol = Protocol.from_file(config.protocol, config.prompt[1:])
-    else:
-        protocol = Protocol(config.protocol, config.prompt)
-    if config.max_observation_tokens is None or tokens is None:
-        return protocol
-    return dataclasses.replace(protocol, cut=observation_cut(tokens, config.max_observation_tokens))
-
-
-def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:
-    """The search engine of a configuration: BM25 over the bundled world, or what `open_retriever` opens."""
-    if corpus != "bundled":
-        return open_retriever(corpus, retriever, rerank)
-    if retriever not in ("auto", "bm25") or rerank:
-        raise ConfigurationError(
-            f"retriever={retriever!r}, rerank={rerank!r}: the bundled corpus is searched by BM25 alone; "
-            "give a corpus file or an index folder, or neither option"
-        )
-    return bundled_retriever()
-
-
-def make_questions(sources: Sequence[str], split: str) -> list[Question]:
-    """The questions of a configuration; `split` is of the bundled world alone."""
-    questions: list[Question] = []
-    for source in sources:
-        questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
-    return questions
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dictionary with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -65,7 +65,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
                 metrics: dict[str, float] = {}
-                if run.resamples:
+                if config.rollout.recompute_logprobs or not run.sampler.exact:
                     with timed("old_logprobs", times):
                         metrics |= recompute_logprobs(run, buffer)
                 if algorithm.needs_information_gain:
@@ -87,7 +87,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
                         metrics |= run.critic.update(buffer, targets, step, config.seed)
                 with timed("weights", times):
-                    run.update_sampler()
+                    run.sampler.update()
             described = describe(buffer, advantages, max_searches=config.env.max_searches)
             run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer)
     return run
@@ -142,7 +142,7 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     share = processes.share(config.questions)
     groups, failed, attempts = [], 0, 0
     for refill in range(run.MAX_REFILLS):
-        decoder = run.decoder(len(share) * config.group_size, config.temperature)
+        decoder = run.sampler.decoder(len(share) * config.group_size, config.temperature)
         mine = collect(
             decoder,
             run.engine,
@@ -178,6 +178,7 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
     if buffer.importance is not None:
         advantages = advantages * buffer.importance
     rng = np.random.default_rng([run.config.seed, step, 1])
+    lr = config.learning_rate(step, run.config.steps)
     totals: dict[str, float] = {}
     norms = []
     for _ in range(config.epochs):
@@ -215,14 +216,12 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
                     parts[name] = values_BT.detach()[mask].sum() / tokens
                 return loss, parts
 
-            norm, sums = learner.step(
-                buffer, advantages, part.tolist(), loss_of, lr=run.learning_rate(step), what=f"step {step}"
-            )
+            norm, sums = learner.step(buffer, advantages, part.tolist(), loss_of, lr=lr, what=f"step {step}")
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value
             norms.append(norm)
     metrics = {name: total / len(norms) for name, total in totals.items()}
-    return {**metrics, "policy/grad_norm": float(np.mean(norms)), "policy/lr": run.learning_rate(step)}
+    return {**metrics, "policy/grad_norm": float(np.mean(norms)), "policy/lr": lr}
 
 
 @contextmanager

@@ -1,0 +1,50 @@
+"""The folder of a run: made, or refused where it holds another run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from algorithms.common.checkpoint import CheckpointError
+from algorithms.common.config import TrainConfig, as_dict
+
+# Differences that do not change what a step computes, so that a run may be resumed with them.
+MAY_CHANGE = (
+    *("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "keep_checkpoints"),
+    *("distributed", "trackers", "project", "policy.device", "policy.attention", "policy.gradient_checkpointing"),
+    *("optimizer.token_budget", "rollout.token_budget", "rollout.cache_tokens", "rollout.server"),
+    *("rollout.gpu_memory_share", "env.max_failure_rate"),
+)
+
+
+def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
+    """Make the folder with its config.yaml; raises `CheckpointError` rather than mix two runs in one."""
+    if config.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    now = {"algorithm": algorithm, **as_dict(config)}
+    if path.is_file():
+        before, after = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(now)
+        may_change = set(MAY_CHANGE)
+        if config.optimizer.schedule != "constant":
+            may_change.remove("steps")  # a decaying schedule depends on it
+        for key in after:
+            if {key, key.partition(".")[0]} & may_change or after[key] == before.get(key):
+                continue
+            raise CheckpointError(
+                f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
+                "give another --run-dir, or --overwrite True to discard it"
+            )
+    path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,118 @@
+"""A policy's model: kernels, checkpointed gradients, dropout, copies, and what can't be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from models import ARCHITECTURES, save_tiny_policy, tiny_model, tiny_policy, tokenizer
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from algorithms.common.policy import Policy, PolicyConfig, TokenLogprobs
+from igsearch_env.errors import ConfigurationError
+
+IDS = torch.tensor([[5, 9, 12, 40, 7, 8, 22, 31], [3, 4, 6, 8, 10, 0, 0, 0]])
+MASK = torch.tensor([[False] + [True] * 7, [False] + [True] * 4 + [False] * 3])
+
+
+def gradients(policy: Policy) -> list[torch.Tensor]:
+    """Of the sum of some log-probs."""
+    TokenLogprobs(policy)(IDS, MASK)[0].sum().backward()
+    return [p.grad for p in policy.model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_checkpointed_gradients_are_the_same_and_less_is_kept(architecture: str) -> None:
+    kept = []
+    found = []
+    for checkpointing in (False, True):
+        policy = Policy(tiny_model(architecture), tokenizer(), gradient_checkpointing=checkpointing)
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found.append(gradients(policy))
+        kept.append(sum(sizes))
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+    assert kept[1] != kept[0]  # transformers checkpoints in training mode alone: it was in it
+
+
+def test_checkpointing_leaves_what_is_read_without_a_gradient_alone() -> None:
+    plain, policy = tiny_policy(), Policy(tiny_model(), tokenizer(), gradient_checkpointing=True)
+    gradients(policy)
+    with torch.no_grad():
+        torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], plain.token_logprobs(IDS, MASK)[0])
+    assert not policy.model.training
+
+
+def test_dropout_is_off_in_the_update_too() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        hidden_dropout=0.5,
+        attention_dropout=0.5,
+    )
+    policy = Policy(GPTNeoXForCausalLM(config), tokenizer(), gradient_checkpointing=True)
+    first, second = (TokenLogprobs(policy)(IDS, MASK)[0] for _ in range(2))
+    assert policy.model.training
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3"])
+def test_a_kernel_that_is_not_there_is_replaced_with_a_notice(
+    wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: the kernel may be there")
+    path = str(save_tiny_policy(tmp_path / "model"))
+    policy = Policy.load(PolicyConfig(path=path, device="cpu", attention=wanted))
+    assert f"policy.attention={wanted!r} needs a GPU" in capsys.readouterr().err
+    assert policy.model.config._attn_implementation == "packed_sdpa"
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_kernels_agree(kernel: str, tmp_path: Path) -> None:
+    path = str(save_tiny_policy(tmp_path / "model"))
+    policy = Policy.load(PolicyConfig(path=path, device="cpu", attention=kernel))
+    assert policy.model.config._attn_implementation == f"packed_{kernel}"
+    with torch.no_grad():
+        expected = tiny_policy().token_logprobs(IDS, MASK)[0]
+        torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_a_copy_follows_its_policy_and_is_not_trained() -> None:
+    policy = tiny_policy()
+    copied = policy.replica(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.125
+    assert not any(p.requires_grad for p in copied.model.parameters())
+    copied.copy_weights(policy)
+    for mine, theirs in zip(copied.model.parameters(), policy.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs.bfloat16())
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
+    model = tiny_model()
+    model.resize_token_embeddings(len(tokenizer()) - 3)
+    with pytest.raises(ConfigurationError, match=r"the tokenizer has \d+ tokens, the model embeddings for \d+"):
+        Policy(model, tokenizer()).check()
+
+
+def test_a_model_that_is_nowhere_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"policy\.path='\./nowhere'.*no config\.json"):
+        Policy.load(PolicyConfig(path="./nowhere"))
+
+
+def test_a_name_that_can_t_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigurationError, match=r"policy\.path='nobody/nothing'.*save_pretrained"):
+        Policy.load(PolicyConfig(path="nobody/nothing"))
