@@ -89,6 +89,40 @@ def test_a_trajectory_that_does_not_fit_alone_ends_the_run_with_advice() -> None
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
 
 
+class OneOfTwo(Processes):
+    """A process whose partner does the same."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_process_begins_again_alone_only_before_gradients_are_summed(forward: bool) -> None:
+    learner = learner_with(100_000)
+    learner.processes = OneOfTwo(0, 2)
+    buffer = mixed_buffer()
+    values = np.ones(int(buffer.policy_tokens.sum()), dtype=np.float32)
+    attempts = []
+
+    def out_of_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        attempts.append(batch)
+        chosen, _ = learner.module(batch.ids_BT, batch.mask_BT)
+        if len(attempts) == 1:
+            out_of_memory() if forward else chosen.register_hook(out_of_memory)
+        return chosen.sum(), {}
+
+    arguments = (buffer, values, range(len(buffer.trajectories)), loss_of)
+    if forward:
+        learner.step(*arguments, lr=1e-2, what="step 1")
+        assert len(attempts) > 1
+    else:
+        with pytest.raises(TrainingError, match=r"whose gradients are being summed, can't be split"):
+            learner.step(*arguments, lr=1e-2, what="step 1")
+
+
 def test_other_errors_are_raised_as_they_are() -> None:
     with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
         step(learner_with(100_000), room=3, error=RuntimeError("shapes do not match"))

@@ -56,6 +56,7 @@ class Learner:
         self.sharded = distributed.sharding == "fsdp2"
         self.module = processes.wrap(module, distributed, dtype)
         self.token_budget = options.token_budget
+        self._summing = False  # whether gradients are on their way to other processes
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=lr, betas=(options.beta1, options.beta2), weight_decay=weight_decay
         )
@@ -119,6 +120,7 @@ class Learner:
             last = number == len(batches)
             with processes.accumulating(self.module, last), processes.guard("a backward pass"):
                 loss, parts = loss_of(batch.to(self.device))
+                self._summing = last and processes.size > 1
                 (loss * processes.size).backward()  # type: ignore[no-untyped-call] # the gradient is a mean over them
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
@@ -128,8 +130,12 @@ class Learner:
         """Halve the token budget, or raise `TrainingError` where that can't help."""
         largest = max(batches, key=lambda batch: batch.ids_BT.numel())
         tokens, rows = largest.ids_BT.numel(), len(largest.rows)
-        if self.sharded or rows == 1:
-            why = f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, sharded,"
+        if self.sharded or self._summing or rows == 1:
+            # Where processes work on one micro-batch together, one of them can't begin again alone.
+            together = "sharded" if self.sharded else "whose gradients are being summed"
+            why = (
+                f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, {together},"
+            )
             raise TrainingError(
                 f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
                 f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
