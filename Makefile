@@ -18,7 +18,7 @@ train: $(INSTALLED)
 	$(BIN)/python algorithms/ig_grpo.py $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Workers beside each other would fight for the processors with torch's threads, and so would what they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that puts tests in the background has them ignore Ctrl-C, and so would the commands that they start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)

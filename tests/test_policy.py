@@ -113,6 +113,6 @@ def test_a_model_that_is_nowhere_is_named() -> None:
 
 
 def test_a_name_that_can_t_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match=r"policy\.path='nobody/nothing'.*save_pretrained"):
         Policy.load(PolicyConfig(path="nobody/nothing"))
