@@ -21,7 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes
+from algorithms.common.learner import Learner
+from algorithms.common.policy import Policy, PolicyConfig, TokenLogprobs
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")
@@ -89,3 +92,17 @@ def save_tiny_policy(folder: Path, **options: Any) -> Path:
     """A tiny policy on disk."""
     tiny_policy(**options).save(folder)
     return folder
+
+
+def learner_of(policy: Policy, **options: Any) -> Learner:
+    """What trains a policy in one process; `options` of the optimizer."""
+    return Learner(
+        TokenLogprobs(policy),
+        OptimizerConfig(**options),
+        Processes(),
+        DistributedConfig(),
+        lr=1e-2,
+        weight_decay=0.0,
+        pad_id=policy.pad_id,
+        device=policy.device,
+    )

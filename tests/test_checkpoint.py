@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_policy
+from models import learner_of, tiny_policy
 from test_training import question_file, run_ig_grpo, without_times
 
 from algorithms.common.checkpoint import (
@@ -24,24 +24,14 @@ from algorithms.common.checkpoint import (
     save_checkpoint,
     write_policy,
 )
-from algorithms.common.config import DistributedConfig, EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.distributed import Processes
+from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
 from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, PolicyConfig, TokenLogprobs
+from algorithms.common.policy import Policy, PolicyConfig
 
 
-def learner_of(policy: Policy) -> Learner:
+def trained(policy: Policy) -> Learner:
     """What trains a policy, after one step."""
-    learner = Learner(
-        TokenLogprobs(policy),
-        OptimizerConfig(),
-        Processes(),
-        DistributedConfig(),
-        lr=1e-2,
-        weight_decay=0.0,
-        pad_id=policy.pad_id,
-        device=policy.device,
-    )
+    learner = learner_of(policy)
     ids_BT = torch.arange(3, 13).reshape(2, 5)
     learner.module(ids_BT, torch.arange(5).expand(2, 5) > 0)[0].sum().backward()
     learner.optimizer.step()
@@ -60,12 +50,12 @@ def weights(policy: Policy) -> list[torch.Tensor]:
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     policy = tiny_policy()
-    learner = learner_of(policy)
+    learner = trained(policy)
     path = save(tmp_path, policy, learner, 7)
     again = tiny_policy(seed=1)
     assert load_weights(path, again) == 7
     assert all(torch.equal(a, b) for a, b in zip(weights(policy), weights(again), strict=True))
-    other = learner_of(again)
+    other = trained(again)
     load_weights(path, again)
     load_optimizers(path, other, None)
     states = [list(made.optimizer.state.values()) for made in (learner, other)]
@@ -74,7 +64,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_no_object_of_ours(tmp_path: Path) -> None:
     policy = tiny_policy()
-    path = save(tmp_path, policy, learner_of(policy), 1)
+    path = save(tmp_path, policy, trained(policy), 1)
     torch.load(path / "optimizer.pt", weights_only=True)  # refuses anything but tensors and plain data
     assert {file.suffix for file in path.iterdir()} <= {".json", ".safetensors", ".pt"}
 
@@ -82,7 +72,7 @@ def test_a_checkpoint_holds_no_object_of_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [1, 3])
 def test_the_latest_are_kept(keep: int, tmp_path: Path) -> None:
     policy = tiny_policy()
-    learner = learner_of(policy)
+    learner = trained(policy)
     for step in range(1, 6):
         save(tmp_path, policy, learner, step, keep)
     assert [path.name for path in checkpoints(tmp_path)] == [f"step-{step:06d}" for step in range(6 - keep, 6)]
@@ -105,7 +95,7 @@ def test_a_full_disk_leaves_the_last_good_one(
     where: str, failure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = tiny_policy()
-    learner = learner_of(policy)
+    learner = trained(policy)
     good = save(tmp_path, policy, learner, 1)
     with monkeypatch.context() as patch:
         patch.setattr(where, failure)
@@ -123,7 +113,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     policy = tiny_policy()
-    save(tmp_path / "size", policy, learner_of(policy), 1)
+    save(tmp_path / "size", policy, trained(policy), 1)
     size = sum(file.stat().st_size for file in (tmp_path / "size").rglob("*") if file.is_file())
     kilobytes = int(1.5 * size / 1024) + 64
     mounted = shutil.which("mount") and subprocess.run(
@@ -137,7 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     policy = tiny_policy()
-    learner = learner_of(policy)
+    learner = trained(policy)
     good = save(small_disk, policy, learner, 1, keep=1)
     with pytest.raises(CheckpointError, match=r"not written.*Free some space"):
         save(small_disk, policy, learner, 2, keep=1)
@@ -153,12 +143,12 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("torch.save", bug)
     with pytest.raises(ValueError, match=r"^a bug$"):
-        save(tmp_path, policy, learner_of(policy), 1)
+        save(tmp_path, policy, trained(policy), 1)
 
 
 def test_a_policy_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
-    learner = learner_of(policy)
+    learner = trained(policy)
     write_policy(tmp_path / "best", policy, learner, {"step": 1, "dev/em": 0.5})
     before = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
     with monkeypatch.context() as patch:

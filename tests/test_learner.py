@@ -10,32 +10,21 @@ import torch
 from buffers import mixed_buffer
 from hypothesis import given
 from hypothesis import strategies as st
-from models import tiny_policy
+from models import learner_of, tiny_policy
 from torch import Tensor
 
 from algorithms.common.buffer import MicroBatch
-from algorithms.common.config import DistributedConfig, OptimizerConfig
 from algorithms.common.distributed import Processes
 from algorithms.common.errors import TrainingError
 from algorithms.common.learner import Learner, is_out_of_memory
 from algorithms.common.loss import LossConfig, importance_weights, mismatch, policy_loss
-from algorithms.common.policy import TokenLogprobs
 
 
 def learner_with(token_budget: int) -> Learner:
     """What trains a tiny policy."""
     policy = tiny_policy()
     policy.model.double()  # what is left is the split, not rounding
-    return Learner(
-        TokenLogprobs(policy),
-        OptimizerConfig(token_budget=token_budget),
-        Processes(),
-        DistributedConfig(),
-        lr=1e-2,
-        weight_decay=0.0,
-        pad_id=policy.pad_id,
-        device=policy.device,
-    )
+    return learner_of(policy, token_budget=token_budget)
 
 
 def step(
@@ -118,6 +107,9 @@ def test_a_process_begins_again_alone_only_before_gradients_are_summed(forward: 
     if forward:
         learner.step(*arguments, lr=1e-2, what="step 1")
         assert len(attempts) > 1
+        attempts.clear()
+        learner.token_budget = 100_000
+        learner.step(*arguments, lr=1e-2, what="step 2")  # and again, after gradients were summed once
     else:
         with pytest.raises(TrainingError, match=r"whose gradients are being summed, can't be split"):
             learner.step(*arguments, lr=1e-2, what="step 1")

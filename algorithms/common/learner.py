@@ -109,6 +109,7 @@ class Learner:
     def _accumulate(self, buffer: RolloutBuffer, batches: list[MicroBatch], loss_of: LossOf) -> dict[str, float]:
         """Forward and backward over this process's micro-batches."""
         processes = self.processes
+        self._summing = False
         if processes.size > 1:
             # The largest first: gradients are summed in the last backward pass, which then is the cheapest.
             batches = batches[::-1]
