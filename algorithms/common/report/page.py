@@ -1,0 +1,70 @@
+"""What all pages share: one self-contained HTML document, its colours in light and dark, and data that can't escape.
+
+Text of models, passages and questions reaches a page in one of two ways: through `html.escape`, or as JSON by `data`,
+which a script puts into the document as text nodes only.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --paper: #ffffff; --ink: #1b1f24; --quiet: #57606a; --line: #d0d7de; --panel: #f6f8fa; --accent: #0b5cad;
+  --good: #12652f; --bad: #b42318; --plus: 33, 102, 172; --minus: 178, 24, 43;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #0d1117; --ink: #e6edf3; --quiet: #9da7b3; --line: #30363d; --panel: #161b22; --accent: #6cb6ff;
+    --good: #57c785; --bad: #ff8a80; --plus: 103, 169, 239; --minus: 239, 112, 112;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+header, main, footer { max-width: 1400px; margin: 0 auto; padding: 0.75rem 1rem; }
+h1 { font-size: 1.3rem; margin: 0.25rem 0; } h2 { font-size: 1.1rem; margin: 1.5rem 0 0.5rem; }
+a { color: var(--accent); }
+code, pre { font: 13px/1.5 ui-monospace, monospace; }
+pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+"""
+
+
+def page(title: str, body: str, *, css: str = "", js: str = "") -> str:
+    """One HTML document. `title` is escaped; `body`, `css` and `js` are the caller's own."""
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<style>{CSS}{css}</style>\n</head>\n<body>\n{body}\n"
+        + (f"<script>{js}</script>\n" if js else "")
+        + "</body>\n</html>\n"
+    )
+
+
+def data(name: str, value: Any) -> str:
+    """`value` as JSON that a script finds by the id `name`; nothing in it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'<script type="application/json" id="{html.escape(name)}">{text}</script>'
+
+
+def write(path: Path, document: str) -> None:
+    """Write a page, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(document, encoding="utf-8")
+    os.replace(partial, path)
