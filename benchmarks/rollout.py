@@ -96,12 +96,11 @@ class FixedTurns(Policy):
 
 
 class LongPassages(Retriever):
-    """Three passages that fill an observation of about `tokens` tokens, whatever is asked."""
+    """Three passages that fill an observation of about `tokens` tokens, whatever is asked; others are drawn."""
 
     def __init__(self, policy: Policy, tokens: int) -> None:
-        rng = np.random.default_rng(0)
-        words = policy.tokenizer.decode(rng.integers(300, 1_200, tokens // 3).tolist())
-        self.passages = [Passage(str(number), "", words) for number in range(3)]
+        self.tokenizer, self.length = policy.tokenizer, tokens // 3
+        self.passages = self.sample(3, np.random.default_rng(0))
 
     def __len__(self) -> int:
         return 3
@@ -111,8 +110,9 @@ class LongPassages(Retriever):
         return [self.passages[:k] for _ in queries]
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
-        """The same passages."""
-        return self.passages[:n]
+        """Passages of random words."""
+        texts = [self.tokenizer.decode(rng.integers(300, 1_200, self.length).tolist()) for _ in range(n)]
+        return [Passage(str(number), "", text) for number, text in enumerate(texts)]
 
 
 def lines(repeats: int) -> list[Line]:

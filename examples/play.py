@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import gymnasium
 import tyro
 from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
 from algorithms.common.factories import make_questions, make_retriever
@@ -50,31 +48,16 @@ def main(args: Args) -> None:
         retriever=make_retriever(args.corpus),
         top_k=args.top_k,
         max_searches=args.max_searches,
+        render_mode="human",
     )
     for episode in range(args.episodes):
         env.reset(seed=args.seed + episode)
-        question = env.unwrapped.trajectory.question  # type: ignore[attr-defined]
-        console.print(Panel(escape(question.text), title=escape(f"{question.dataset} {question.id}")))
         ended = False
         while not ended:
             line = console.input("query, or = answer > ").strip()
             action = f"<answer>{line[1:]}</answer>" if line.startswith("=") else f"<search>{line}</search>"
-            _, reward, terminated, truncated, info = env.step(action)
+            _, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
-            for number, passage in enumerate(info["passages"], start=1):
-                console.print(
-                    f"[bold]{number}. {escape(passage.title)}[/] [dim]{passage.score:.1f}[/]\n   {escape(passage.text)}"
-                )
-            if info["query"] is not None and not info["passages"]:
-                console.print("no passage matches")
-            if info["information_gain"] is not None:
-                console.print(
-                    f"information gain [bold]{info['information_gain']:+.2f}[/] nats "
-                    f"(real {info['logprob_real']:.2f}, random {info['logprob_baseline']:.2f}); reward {reward:+.2f}"
-                )
-            if ended:
-                golds = escape(" | ".join(question.golden_answers))
-                console.print(f"{info['stop_reason']}: outcome [bold]{info['outcome']:.2f}[/]; golden answers: {golds}")
 
 
 if __name__ == "__main__":

@@ -155,14 +155,10 @@ def describe(episode: Episode) -> dict[str, Any]:
     }
 
 
-def render(trajectory: Trajectory, since: int = 0) -> str:
-    """An episode as plain text, one block a turn, with the information gain of each search.
-
-    `since` leaves out the question and the first turns, to print an episode as it goes.
-    """
-    head = f"Question ({trajectory.question.dataset} {trajectory.question.id}): {trajectory.question.text}"
-    lines = [] if since else [head]
-    for number, turn in enumerate(trajectory.turns[since:], start=since + 1):
+def render(trajectory: Trajectory) -> str:
+    """An episode as plain text, one block a turn, with the information gain of each search."""
+    lines = [f"Question ({trajectory.question.dataset} {trajectory.question.id}): {trajectory.question.text}"]
+    for number, turn in enumerate(trajectory.turns, start=1):
         lines.append(f"[{number}] {turn.text.strip()}")
         if turn.gain is not None:
             lines.append(

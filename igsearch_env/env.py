@@ -14,6 +14,7 @@ from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import AnswerScorer
+from igsearch_env.terminal import EpisodePrinter
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
 
@@ -102,7 +103,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.engine.spaces()
         self.episode: Episode | None = None
-        self._shown = 0
+        self._printer = EpisodePrinter(self.engine.protocol)  # of mode "human"
 
     @property
     def trajectory(self) -> Trajectory:
@@ -120,7 +121,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         elif not isinstance(question, Question):
             raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
         self.episode = self.engine.begin(question)
-        self._shown = 0  # turns that mode "human" has printed
+        self._printer = EpisodePrinter(self.engine.protocol)
         if self.render_mode == "human":
             self.render()
         return self.trajectory.prompt, describe(self.episode)
@@ -147,6 +148,5 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             return None
         if self.render_mode == "ansi":
             return render(self.trajectory)
-        print(render(self.trajectory, self._shown), flush=True)
-        self._shown = len(self.trajectory.turns)
+        self._printer.show(self.trajectory)
         return None

@@ -1,0 +1,184 @@
+// Draws the charts of a page: each `figure.chart` names its data, which `charts.py` wrote as JSON.
+"use strict";
+const charts = (() => {
+  const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [14, 4], [2, 6], [8, 3, 2, 3, 2, 3]];
+  const COLOURS = 8;
+  const HEIGHT = 240;
+  const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+  let drawn = [];
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const variable = (style) => `--series-${style % COLOURS}`;
+  // Past the last colour the dashes shift, so that no two of 64 lines are alike.
+  const dash = (style) => DASHES[(style + Math.floor(style / COLOURS)) % DASHES.length];
+  const shown = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
+
+  function element(name, attributes = {}, ...children) {
+    const svg = name === "svg" || name === "line" || name === "rect";
+    const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  // Each line on top of those before it; a missing part counts as nothing.
+  function stacked(lines) {
+    const sums = [];
+    return lines.map((line) => line.values.map((value, i) => (sums[i] = (sums[i] ?? 0) + (value ?? 0))));
+  }
+
+  function lineOptions(line) {
+    const ink = colour(variable(line.style));
+    return {
+      label: line.label,
+      stroke: line.faint ? ink + "70" : ink,
+      width: line.faint ? 1 : 2,
+      dash: dash(line.style),
+      spanGaps: line.sparse,
+      points: { show: line.sparse || line.values.length < 3, size: 7, fill: colour("--paper") },
+    };
+  }
+
+  function bandsOf(spec) {
+    if (spec.stack) {
+      return spec.lines.map((line, i) => ({ series: [i + 1, i], fill: colour(variable(line.style)) + "38" })).slice(1);
+    }
+    return spec.bands.map(([low, high]) => ({
+      series: [high + 1, low + 1],
+      fill: colour(variable(spec.lines[low].style)) + "28",
+    }));
+  }
+
+  function options(spec, width, onCursor) {
+    const axis = {
+      stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 },
+      ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui", labelFont: "12px system-ui",
+    };
+    const lines = spec.lines.map((line) => lineOptions(line));
+    if (spec.stack) lines[0].fill = colour(variable(spec.lines[0].style)) + "38";
+    return {
+      width, height: HEIGHT,
+      scales: { x: { time: false, range: spread }, y: { range: (u, low, high) => bounds(spec, low, high) } },
+      axes: [
+        { ...axis, label: "step", labelSize: 18, size: 32, incrs: WHOLE },
+        { ...axis, label: spec.unit, labelSize: 18, size: 52 },
+      ],
+      legend: { show: false },
+      cursor: { sync: { key: "step", scales: ["x", null] }, points: { size: 8 } },
+      bands: bandsOf(spec),
+      series: [{}, ...lines],
+      hooks: { setCursor: [(u) => onCursor(u.cursor.idx)] },
+    };
+  }
+
+  // One step alone stands in the middle.
+  function spread(u, low, high) {
+    return low === high ? [low - 1, high + 1] : [low, high];
+  }
+
+  function bounds(spec, low, high) {
+    if (spec.range) return spec.range;
+    if (low == null) return [0, 1];
+    if (spec.zero) low = Math.min(low, 0);
+    if (low === high) return [low - (spec.zero && low === 0 ? 0 : Math.abs(low) || 1), high + (Math.abs(high) || 1)];
+    const room = (high - low) * 0.06;
+    return [low === 0 ? 0 : low - room, high === 0 ? 0 : high + room];
+  }
+
+  function sample(line, filled) {
+    const ink = `var(${variable(line.style)})`;
+    const picture = element("svg", { width: 34, height: 12, "aria-hidden": "true" });
+    if (filled) picture.append(element("rect", { width: 34, height: 12, fill: ink, opacity: 0.22 }));
+    const y = filled ? 1 : 6;
+    picture.append(
+      element("line", { x1: 0, x2: 34, y1: y, y2: y, stroke: ink, "stroke-width": 2, "stroke-dasharray": dash(line.style) })
+    );
+    return picture;
+  }
+
+  function legend(spec, toggle) {
+    const list = element("ul", { class: "legend" });
+    const values = new Map();
+    spec.lines.forEach((line, i) => {
+      if (line.faint) return;
+      const value = element("span", { class: "value" });
+      const button = element("button", { type: "button", "aria-pressed": "true" });
+      button.append(sample(line, spec.stack), element("span", {}, line.label), value);
+      button.addEventListener("click", () => {
+        const on = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(on));
+        toggle(line.style, on);
+      });
+      values.set(i, value);
+      list.append(element("li", {}, button));
+    });
+    return { list, values };
+  }
+
+  function table(spec, name) {
+    const head = element("tr", {}, element("th", { scope: "col" }, "step"));
+    for (const line of spec.lines) head.append(element("th", { scope: "col" }, line.label));
+    const body = element("tbody");
+    spec.steps.forEach((step, i) => {
+      const row = element("tr", {}, element("th", { scope: "row" }, String(step)));
+      for (const line of spec.lines) row.append(element("td", {}, shown(line.values[i])));
+      body.append(row);
+    });
+    const region = { class: "numbers", tabindex: "0", role: "region", "aria-label": `${name}: numbers` };
+    return element("div", region, element("table", {}, element("thead", {}, head), body));
+  }
+
+  function draw(figure) {
+    const spec = JSON.parse(document.getElementById(figure.dataset.chart).textContent);
+    const plot = figure.querySelector(".plot");
+    const at = figure.querySelector(".at");
+    const numbers = figure.querySelector("details");
+    const hidden = new Set();
+    const place = figure.querySelector(".legend-place");
+    let chart = null;
+
+    const cursor = (index) => {
+      at.textContent = index == null ? "" : `step ${spec.steps[index]}`;
+      for (const [i, value] of keys.values) value.textContent = index == null ? "" : shown(spec.lines[i].values[index]);
+    };
+    const toggle = (style, on) => {
+      hidden[on ? "delete" : "add"](style);
+      build();
+    };
+    const keys = legend(spec, toggle);
+    place.replaceChildren(keys.list);
+
+    function build() {
+      chart?.destroy();
+      const kept = { ...spec, lines: spec.lines.filter((line) => !hidden.has(line.style)) };
+      kept.bands = spec.bands
+        .map((pair) => pair.map((i) => kept.lines.indexOf(spec.lines[i])))
+        .filter((pair) => !pair.includes(-1));
+      const values = spec.stack ? stacked(kept.lines) : kept.lines.map((line) => line.values);
+      if (!kept.lines.length) return void (chart = null);
+      chart = new uPlot(options(kept, plot.clientWidth, cursor), [spec.steps, ...values], plot);
+    }
+    build();
+    const observer = new ResizeObserver(() => {
+      if (chart && plot.clientWidth && plot.clientWidth !== chart.width) {
+        chart.setSize({ width: plot.clientWidth, height: HEIGHT });
+      }
+    });
+    observer.observe(plot);
+    const fill = () => {
+      if (numbers.open && !numbers.querySelector(".numbers")) numbers.append(table(spec, spec.title));
+    };
+    numbers.addEventListener("toggle", fill);
+    fill();
+    return { build, stop: () => (observer.disconnect(), chart?.destroy()) };
+  }
+
+  function drawAll() {
+    for (const one of drawn) one.stop();
+    drawn = [...document.querySelectorAll("figure.chart")].map(draw);
+  }
+
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((one) => one.build()));
+  drawAll();
+  return { drawAll };
+})();

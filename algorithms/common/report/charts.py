@@ -1,0 +1,158 @@
+"""Charts of a page over training steps: what a chart holds, its HTML, and the script that draws it (uPlot, vendored).
+
+A chart is a figure with a title, a canvas, a legend that shows the values at the pointer, and a sentence and a table that
+say the same in text. Lines differ in dashes as well as in colour.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from algorithms.common.report.page import data
+
+DIGITS = 5  # significant, of a value in a page
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart: a value for each of its steps, None where there is none."""
+
+    label: str
+    values: Values
+    style: int = 0
+    """Colour and dashes; lines of one style are switched on and off together."""
+    faint: bool = False
+    """Thin, and not in the legend: what a smoothed line was made of."""
+    sparse: bool = False
+    """Points, joined over the steps between them."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the same steps. `unit` is the label of the y axis."""
+
+    title: str
+    unit: str
+    steps: Sequence[int]
+    lines: Sequence[Line]
+    bands: Sequence[tuple[int, int]] = ()
+    """Pairs of lines, by place: the space from the lower to the upper one is filled."""
+    stack: bool = False
+    """Lines are parts of a whole, each on top of those before it."""
+    zero: bool = True
+    """The y axis holds 0."""
+    range: tuple[float, float] | None = None
+    """Of the y axis; by default what the values need."""
+
+
+def number(value: Any) -> float | None:
+    """A finite number with `DIGITS` significant digits; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
+    """One metric of each row, None where it is missing or not finite."""
+    return [number(row.get(key)) for row in rows]
+
+
+def smooth(values: Values, width: int) -> list[float | None]:
+    """Mean of each value and the `width` - 1 before it; of those that are there, None where none is."""
+    result: list[float | None] = []
+    for place in range(len(values)):
+        found = [value for value in values[max(0, place - width + 1) : place + 1] if value is not None]
+        result.append(number(sum(found) / len(found)) if found else None)
+    return result
+
+
+def width_for(steps: int) -> int:
+    """How many steps a smoothed line averages: 5, and a fiftieth of a long run."""
+    return max(5, steps // 50)
+
+
+def summary(chart: Chart) -> str:
+    """The chart in words: first, last, least and greatest value of each line."""
+    return " ".join(sentence for line in chart.lines if not line.faint for sentence in _sentence(chart.steps, line))
+
+
+def _sentence(steps: Sequence[int], line: Line) -> Iterator[str]:
+    points = [(value, step) for step, value in zip(steps, line.values, strict=True) if value is not None]
+    if not points:
+        return
+    if len(points) == 1:
+        yield f"{line.label}: {points[0][0]:.4g} at step {points[0][1]}."
+        return
+    low, high = min(points), max(points)
+    yield (
+        f"{line.label}: first {points[0][0]:.4g} (step {points[0][1]}), last {points[-1][0]:.4g} (step {points[-1][1]}), "
+        f"minimum {low[0]:.4g} (step {low[1]}), maximum {high[0]:.4g} (step {high[1]})."
+    )
+
+
+def chart_html(chart: Chart) -> str:
+    """The chart as a figure with its data; nothing if no line has a value."""
+    if not any(value is not None for line in chart.lines for value in line.values):
+        return ""
+    name = "chart-" + re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
+    title = html.escape(chart.title)
+    content = {
+        "title": chart.title,
+        "unit": chart.unit,
+        "steps": list(chart.steps),
+        "lines": [{**vars(line), "values": list(line.values)} for line in chart.lines],
+        "bands": [list(pair) for pair in chart.bands],
+        "stack": chart.stack,
+        "zero": chart.zero,
+        "range": chart.range,
+    }
+    return (
+        f'<figure class="chart" data-chart="{name}-data">\n<figcaption><h3 id="{name}">{title}</h3></figcaption>\n'
+        f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-summary">'
+        f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Numbers: {title}</summary>'
+        f'<p id="{name}-summary">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
+    )
+
+
+def charts_html(charts: Sequence[Chart]) -> str:
+    """Those charts that have a value, side by side where there is room."""
+    drawn = [text for text in map(chart_html, charts) if text]
+    return '<div class="charts">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
+
+
+def css() -> str:
+    """Style sheet of charts."""
+    return _file("vendor/uPlot.min.css") + "\n" + _file("charts.css")
+
+
+def js() -> str:
+    """Script that draws the charts of a page, with the licence of the library in it."""
+    licence = _file("vendor/uPlot.LICENSE.txt")
+    return f"/* uPlot\n{licence}*/\n{_file('vendor/uPlot.iife.min.js')}\n{_file('charts.js')}"
+
+
+def _file(name: str) -> str:
+    return files("algorithms.common.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def table_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that scrolls by itself where it is too wide. Every cell is escaped."""
+    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>\n"
+        for row in rows
+    )
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(title)}">'
+        f"<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table></div>"
+    )

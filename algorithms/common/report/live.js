@@ -1,0 +1,48 @@
+// Looks for a new version of the page, and puts its content in place of the old: scroll position and opened parts stay.
+{
+  const EVERY = 2000; // milliseconds
+  const state = document.getElementById("live-state");
+  const pause = document.getElementById("live-pause");
+  let paused = false;
+
+  async function update() {
+    const version = await (await fetch("version", { cache: "no-store" })).text();
+    if (version === document.querySelector("main").dataset.version) return "up to date";
+    const answer = await fetch(".", { cache: "no-store" });
+    if (!answer.ok) return "the run folder can't be read just now";
+    const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+    const old = document.querySelector("main");
+    for (const part of old.querySelectorAll("details[open][id]")) {
+      const same = main.querySelector(`#${CSS.escape(part.id)}`);
+      if (same) same.open = true;
+    }
+    const [x, y] = [scrollX, scrollY];
+    main.style.minHeight = `${old.offsetHeight}px`; // charts draw themselves after the exchange
+    old.replaceWith(main);
+    charts.drawAll();
+    main.style.minHeight = "";
+    scrollTo(x, y);
+    return `updated at ${new Date().toLocaleTimeString()}`;
+  }
+
+  async function look() {
+    if (!paused) {
+      try {
+        const found = await update();
+        if (found !== "up to date" || state.dataset.lost) state.textContent = `Live: ${found}`;
+        delete state.dataset.lost;
+      } catch {
+        state.textContent = "Live: the server is gone; this is its last state";
+        state.dataset.lost = "yes";
+      }
+    }
+    setTimeout(look, EVERY);
+  }
+
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+    state.textContent = paused ? "Live: paused" : "Live: watching";
+  });
+  setTimeout(look, EVERY);
+}

@@ -1,0 +1,188 @@
+"""What a person sees of an episode in the terminal, and the look that a training run shares with it.
+
+`rich` is imported when something is shown, so that importing the environment stays light. All text of questions,
+policies and passages goes through `visible`, and never through rich's markup.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from igsearch_env.protocol import Protocol, action_span
+from igsearch_env.trajectory import RETRIEVAL_FAILED, Gain, Trajectory, Turn
+from retrievers.base import Passage
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
+    from rich.text import Text
+
+MAX_WIDTH = 100  # columns: longer lines are hard to read
+GAIN_CELLS = 6  # of the bar of a gain, on each side of its zero
+GAIN_SCALE = 3.0  # nats of a full bar
+AROUND = 100  # characters of a passage on each side of the golden answer that it holds
+
+# What a terminal acts on rather than shows: control characters but tab and newline, line and paragraph separators,
+# overrides of the reading direction; and lone surrogates, which can't be written.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """`text` with `\\x1b` and the like for what a terminal would act on; right-to-left letters and emoji stay."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def frame(body: RenderableType, title: str, *, subtitle: str = "", width: int) -> Panel:
+    """A panel of `width` columns; too long a subtitle (a path) loses its beginning."""
+    from rich import box
+    from rich.panel import Panel
+    from rich.text import Text
+
+    subtitle = visible(subtitle)
+    room = width - 6
+    if len(subtitle) > room:
+        subtitle = "…" + subtitle[1 - room :]
+    return Panel(
+        body,
+        title=Text(visible(title), style="bold cyan", overflow="ellipsis"),
+        title_align="left",
+        subtitle=Text(subtitle, style="dim") if subtitle else None,
+        subtitle_align="right",
+        border_style="cyan",
+        box=box.ROUNDED,
+        width=width,
+    )
+
+
+def gain_bar(value: float, *, ascii_only: bool = False) -> Text:
+    """A gain in nats as a bar from zero in the middle, negative to the left; full from `GAIN_SCALE` on."""
+    from rich.text import Text
+
+    filled, zero = ("=", "|") if ascii_only else ("━", "│")
+    cells = 0 if math.isnan(value) else math.ceil(min(1.0, abs(value) / GAIN_SCALE) * GAIN_CELLS)
+    bar = filled * cells
+    left, right = (bar, "") if value < 0 else ("", bar)
+    return Text.assemble((left.rjust(GAIN_CELLS), "red"), (zero, "dim"), (right.ljust(GAIN_CELLS), "green"))
+
+
+class EpisodePrinter:
+    """Prints an episode as it goes: each call of `show` what is new. Golden answers only when it has ended."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.begun = self.ended = False
+        self.turns = 0  # shown
+        self.gains: set[int] = set()  # turns whose gain was shown: in the autorefine family it comes a turn later
+
+    def show(self, trajectory: Trajectory, console: Console | None = None) -> None:
+        """Print what came since the last call, to standard output by default."""
+        from rich.console import Console
+        from rich.padding import Padding
+        from rich.text import Text
+
+        console = console or Console()
+        width = min(console.width, MAX_WIDTH)
+
+        def put(what: RenderableType, indent: int = 0) -> None:
+            console.print(Padding(what, (0, 0, 0, indent), expand=False), width=width, highlight=False)
+
+        question = trajectory.question
+        if not self.begun:
+            self.begun = True
+            put(frame(Text(visible(question.text)), f"{question.dataset} {question.id}", width=width))
+        for index, turn in enumerate(trajectory.turns):
+            if index >= self.turns:
+                put(_written(index, turn))
+                for number, passage in enumerate(turn.passages, start=1):
+                    head = (f"{number}. ", "cyan"), (visible(passage.title), "bold"), (f"  {passage.score:.1f}", "dim")
+                    put(Text.assemble(*head), 4)
+                    put(Text(visible(passage.text)), 7)
+                if turn.is_search and not turn.passages and turn.observation:
+                    put(Text("no passage matches", style="yellow"), 4)
+                told = turn.observation
+                if turn.is_search:
+                    told = told.removeprefix(self.protocol.observation(turn.passages))
+                if told.strip():
+                    put(Text(visible(told.strip()), style="yellow"), 4)
+            if turn.gain is not None and index not in self.gains:
+                self.gains.add(index)
+                of = "" if index == len(trajectory.turns) - 1 else f" of [{index + 1}]"
+                put(_gain(of, turn.gain, console.options.ascii_only), 4)
+        if trajectory.turns and len(trajectory.turns) > self.turns:
+            put(Text(f"reward {trajectory.turns[-1].reward:+.2f}", style="dim"), 4)
+        self.turns = len(trajectory.turns)
+        if trajectory.done and not self.ended:
+            self.ended = True
+            put(_outcome(trajectory))
+            for line in _evidence(trajectory):
+                put(line, 4)
+
+
+def _written(index: int, turn: Turn) -> Text:
+    """What the policy wrote, its query or answer in bold."""
+    from rich.text import Text
+
+    text = turn.text.strip()
+    found = action_span(text)
+    start, end = found[1:] if found else (len(text), len(text))
+    return Text.assemble(
+        (f"[{index + 1}] ", "bold cyan"),
+        (visible(text[:start]), "dim"),
+        (visible(text[start:end]), "bold"),
+        (visible(text[end:]), "dim"),
+    )
+
+
+def _gain(of: str, gain: Gain, ascii_only: bool) -> Text:
+    from rich.text import Text
+
+    style = "bold red" if gain.value < 0 else "bold green"
+    return Text.assemble(
+        f"information gain{of} ",
+        gain_bar(gain.value, ascii_only=ascii_only),
+        (f" {gain.value:+.2f}", style),
+        f" nats (real {gain.logprob_real:.2f}, baseline {gain.logprob_baseline:.2f})",
+    )
+
+
+def _outcome(trajectory: Trajectory) -> Text:
+    from rich.text import Text
+
+    failed = "yellow" if trajectory.stop_reason == RETRIEVAL_FAILED else "red"
+    return Text.assemble(
+        (f"{trajectory.stop_reason}: outcome {trajectory.outcome:.2f}", "bold green" if trajectory.outcome else failed),
+        "; golden answers: ",
+        (visible(" | ".join(trajectory.question.golden_answers)), "bold green"),
+    )
+
+
+def _evidence(trajectory: Trajectory) -> list[Text]:
+    """The passages that were found and hold a golden answer, where they do; or that none does."""
+    from rich.text import Text
+
+    golds = [re.escape(visible(gold)) for gold in trajectory.question.golden_answers if gold.strip()]
+    golden = re.compile(rf"(?<!\w)(?:{'|'.join(golds)})(?!\w)", re.IGNORECASE)
+    lines: list[Text] = []
+    seen: set[str] = set()
+    passages: list[tuple[int, int, Passage]] = [
+        (index, number, passage)
+        for index, turn in enumerate(trajectory.turns, start=1)
+        for number, passage in enumerate(turn.passages, start=1)
+    ]
+    for index, number, passage in passages:
+        title, text = visible(passage.title), visible(passage.text)
+        found = golden.search(text)
+        if passage.id in seen or not golds or not (found or golden.search(title)):
+            continue
+        seen.add(passage.id)
+        start = max(0, found.start() - AROUND) if found else 0
+        end = found.end() + AROUND if found else AROUND
+        shown = f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
+        line = Text.assemble((f"[{index}] {number}. ", "cyan"), (title, "bold"), ": ", shown)
+        line.highlight_regex(golden, "bold black on green")
+        lines.append(line)
+    if passages and not lines:
+        lines.append(Text("no passage that was found holds a golden answer", style="yellow"))
+    return lines
