@@ -29,12 +29,18 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+# Its name for several processes on one machine, also where there is no GPU.
+ACCELERATE = (
+    *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launched(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def launched(*command: str, processes: int = 2, launcher: tuple[str, ...] = TWO) -> subprocess.CompletedProcess[str]:
     """What a command printed, under a launcher or alone."""
-    launcher = TWO if processes == 2 else (sys.executable,)
+    if processes == 1:
+        launcher = (sys.executable,)
     done = subprocess.run(
         [*launcher, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -151,9 +157,11 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
 
 
-def test_every_process_needs_a_question(questions: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TWO, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
-        launched("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
+        command = ("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
+        launched(*command, launcher=launcher)
 
 
 def test_sharding_needs_a_launcher(tmp_path: Path) -> None:
