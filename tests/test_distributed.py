@@ -159,8 +159,8 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
 
 @pytest.mark.parametrize("launcher", [TWO, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: str, tmp_path: Path) -> None:
+    command = ("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
     with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
-        command = ("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
         launched(*command, launcher=launcher)
 
 
