@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,21 @@ from algorithms.common.config import EnvConfig, RolloutConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.report.page import write
+from algorithms.common.report.record import load_recorded, record_trajectories
+from algorithms.common.report.trajectories import trajectory_page
 from algorithms.common.rollout import collect
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
-from algorithms.common.side_by_side import ALGORITHMS, BASELINES, Gains, analyse, set_gains, signs, turns_of
+from algorithms.common.side_by_side import (
+    ALGORITHMS,
+    BASELINES,
+    Gains,
+    all_advantages,
+    analyse,
+    set_gains,
+    signs,
+    turns_of,
+)
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.information_gain import InformationGain
@@ -40,6 +53,7 @@ from igsearch_env.trajectory import Gain
 from retrievers import Retriever, RetrieverError
 
 WIDTH = 150  # of the tables
+MAX_SHOWN = 500  # trajectories on the page
 STORED = "gains_over_previous"  # in the metadata of a saved buffer, whose turns hold the gains over random evidence
 
 
@@ -73,6 +87,9 @@ class Args:
     """Write the buffer here, with both information gains."""
     output: Path | None = None
     """Write every number here, as JSON."""
+    page: Path | None = None
+    """Write a page here: every token's advantage by every algorithm. Of a buffer, the bundled policy's tokens or
+    those of --policy are shown: name the one that wrote it."""
 
 
 def main(args: Args) -> None:
@@ -95,6 +112,18 @@ def main(args: Args) -> None:
         buffer.save(args.save)
     if args.output is not None:
         args.output.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    if args.page is not None:
+        write_page(args.page, buffer, gains, Policy.load(PolicyConfig(args.policy or "bundled")))
+
+
+def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], policy: Policy) -> None:
+    """The trajectory page, with every algorithm to switch between."""
+    advantages = all_advantages(buffer, gains)
+    set_gains(buffer, gains["random"])
+    with TemporaryDirectory() as folder:
+        recorded = Path(folder) / "recorded.json.gz"
+        record_trajectories(recorded, buffer, advantages, policy, limit=MAX_SHOWN)
+        write(path, trajectory_page([load_recorded(recorded)], "every algorithm on one buffer"))
 
 
 # ---------------------------------------------------------------- the buffer and its information gains

@@ -35,20 +35,25 @@ def visible(text: str) -> str:
 
 
 def frame(body: RenderableType, title: str, *, subtitle: str = "", width: int) -> Panel:
-    """A panel of `width` columns; too long a subtitle (a path) loses its beginning."""
+    """A panel of `width` columns; too long a title loses its end, too long a subtitle (a path) its beginning."""
     from rich import box
+    from rich.cells import cell_len
     from rich.panel import Panel
     from rich.text import Text
 
-    subtitle = visible(subtitle)
     room = width - 6
-    if len(subtitle) > room:
-        subtitle = "…" + subtitle[1 - room :]
+    heading = Text(visible(title).replace("\n", " "), style="bold cyan")
+    heading.truncate(room, overflow="ellipsis")
+    path = visible(subtitle).replace("\n", " ")
+    if cell_len(path) > room:
+        while cell_len(path) >= room:
+            path = path[1:]
+        path = f"…{path}"
     return Panel(
         body,
-        title=Text(visible(title), style="bold cyan", overflow="ellipsis"),
+        title=heading,
         title_align="left",
-        subtitle=Text(subtitle, style="dim") if subtitle else None,
+        subtitle=Text(path, style="dim") if path else None,
         subtitle_align="right",
         border_style="cyan",
         box=box.ROUNDED,
@@ -93,7 +98,8 @@ class EpisodePrinter:
             self.begun = True
             put(frame(Text(visible(question.text)), f"{question.dataset} {question.id}", width=width))
         for index, turn in enumerate(trajectory.turns):
-            if index >= self.turns:
+            fresh = index >= self.turns
+            if fresh:
                 put(_written(index, turn))
                 for number, passage in enumerate(turn.passages, start=1):
                     head = (f"{number}. ", "cyan"), (visible(passage.title), "bold"), (f"  {passage.score:.1f}", "dim")
@@ -108,10 +114,9 @@ class EpisodePrinter:
                     put(Text(visible(told.strip()), style="yellow"), 4)
             if turn.gain is not None and index not in self.gains:
                 self.gains.add(index)
-                of = "" if index == len(trajectory.turns) - 1 else f" of [{index + 1}]"
-                put(_gain(of, turn.gain, console.options.ascii_only), 4)
-        if trajectory.turns and len(trajectory.turns) > self.turns:
-            put(Text(f"reward {trajectory.turns[-1].reward:+.2f}", style="dim"), 4)
+                put(_gain("" if fresh else f" of [{index + 1}]", turn.gain, console.options.ascii_only), 4)
+            if fresh:
+                put(Text(f"reward {turn.reward:+.2f}", style="dim"), 4)
         self.turns = len(trajectory.turns)
         if trajectory.done and not self.ended:
             self.ended = True
@@ -179,7 +184,7 @@ def _evidence(trajectory: Trajectory) -> list[Text]:
         seen.add(passage.id)
         start = max(0, found.start() - AROUND) if found else 0
         end = found.end() + AROUND if found else AROUND
-        shown = f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
+        shown = f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"
         line = Text.assemble((f"[{index}] {number}. ", "cyan"), (title, "bold"), ": ", shown)
         line.highlight_regex(golden, "bold black on green")
         lines.append(line)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.checkpoint import checkpoints, load_optimizers, load_weights, save_checkpoint, write_policy
 from algorithms.common.collapse import CollapseWatch
 from algorithms.common.config import EVAL_SLOTS, TrainConfig, as_dict
@@ -34,6 +34,9 @@ from algorithms.common.lora import WithoutAdapter
 from algorithms.common.memory import plan_memory, precision_warning
 from algorithms.common.packing import Prefixes
 from algorithms.common.policy import DTYPES, Policy, TokenLogprobs
+from algorithms.common.progress import TrainingProgress
+from algorithms.common.report.record import record_trajectories
+from algorithms.common.report.run_report import write_reports
 from algorithms.common.results import read_result, write_result
 from algorithms.common.rollout import play
 from algorithms.common.run_folder import open_folder
@@ -112,6 +115,7 @@ class Run:
         self.sampler.start()
         self.log: MetricsLog | None = None
         self.watch: CollapseWatch | None = None
+        rows: list[dict[str, Any]] = []
         if processes.first:
             trackers = open_trackers(
                 config.trackers,
@@ -122,7 +126,9 @@ class Run:
             )
             # Record 0 is the evaluation before training; records 1..n are the steps, so `done` steps end at `done`.
             self.log = MetricsLog(self.dir, self.done + 1 if saved else 0, trackers)
-            self.watch = CollapseWatch.resumed(read_metrics(self.dir / "metrics.jsonl"))
+            rows = read_metrics(self.dir / "metrics.jsonl")
+            self.watch = CollapseWatch.resumed(rows)
+        self.progress = TrainingProgress(self.console, name, self.dir, config.steps, self.done, rows)
         self.best = processes.on_first(self._best_so_far)
 
     def _print_plan(self, needs_reference: bool, needs_critic: bool) -> None:
@@ -148,6 +154,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.progress.close()  # an error in the loop leaves `steps` suspended, and the panel with it
         failed = True
         try:
             if kind is None:
@@ -166,40 +173,36 @@ class Run:
     # ---------------------------------------------------------------- the loop
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do, from 1, with a progress bar, evaluations and checkpoints between them."""
+        """The steps still to do, from 1, with their progress shown, evaluations and checkpoints between them."""
         config = self.config
-        if self.done == 0:
-            self.evaluate(0, self.test_questions)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[state]}"), console=self.console) as progress:
-            task = progress.add_task(self.name, total=config.steps, completed=self.done, state="")
+        with self.progress:
+            if self.done == 0:
+                scores = self.evaluate(0, self.test_questions)
+                self.progress.evaluated(0, "test", macro_average(scores))
             for step in range(self.done + 1, config.steps + 1):
                 yield step
                 if config.eval_every and step % config.eval_every == 0:
-                    score = self.validate(step)
-                    progress.console.print(f"step {step}: dev EM {score:.3f}")
+                    self.progress.evaluated(step, "dev", self.validate(step))
                 if step == config.steps:
                     scores = self.evaluate(step, self.test_questions)
-                    progress.console.print(f"step {step}: test EM {macro_average(scores):.3f}")
+                    self.progress.evaluated(step, "test", macro_average(scores))
                 if step == config.steps or step % config.save_every == 0:
                     self.save(step)
-                state = f"reward {self.last['reward']:.3f}  searches {self.last['searches']:.2f}"
-                if self.last["retrieval_failures"]:
-                    state += f"  retrieval failed {self.last['retrieval_failures']:.0f}"
-                progress.update(task, completed=step, state=state)
-                if not self.console.is_terminal:
-                    self.console.print(f"step {step}/{config.steps}  {state}  {self.last['time/step']:.2f} s")
 
-    def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer) -> None:
-        """Log a training step, and say what looks like a collapse."""
-        self.last = metrics
+    def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer, advantages: Floats) -> None:
+        """Log a training step, say what looks like a collapse, and keep some trajectories to look at."""
         if self.log is None or self.watch is None:
             return
         self.log.write(step, metrics)
+        self.progress.step(step, metrics)
         for message in self.watch.observe(step, metrics):
-            self.console.print(f"[yellow]{escape(message)}[/yellow]")
-        if step == 1 or step % max(self.config.eval_every, 1) == 0:
-            write_transcripts(self.dir / "transcripts" / f"step-{step:06d}.txt", buffer.trajectories)
+            self.progress.warn(message)
+        every = self.config.eval_every
+        if step in (1, self.config.steps) or (every and step % every == 0):
+            name = f"step-{step:06d}"
+            write_transcripts(self.dir / "transcripts" / f"{name}.txt", buffer.trajectories)
+            path = self.dir / "trajectories" / f"{name}.json.gz"
+            record_trajectories(path, buffer, {self.name: advantages}, self.policy)
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
@@ -259,7 +262,10 @@ class Run:
         if failed:
             self.console.print(f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics")
         plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
-        self.console.print(f"results in {self.dir}/: metrics.jsonl, learning_curve.png, transcripts/, policy/")
+        pages = " and ".join(path.name for path in write_reports(self.dir))
+        self.console.print(
+            f"results in {self.dir}/: look at {pages}; metrics.jsonl, transcripts/, policy/", soft_wrap=True
+        )
 
     # ---------------------------------------------------------------- what a step needs
 

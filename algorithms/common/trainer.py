@@ -89,7 +89,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                 with timed("weights", times):
                     run.sampler.update()
             described = describe(buffer, advantages, max_searches=config.env.max_searches)
-            run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer)
+            run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer, advantages)
     return run
 
 

@@ -5,6 +5,7 @@ const charts = (() => {
   const COLOURS = 8;
   const HEIGHT = 240;
   const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+  const switchedOff = new Map(); // by title, the styles of lines: outlives the chart when the live view draws it anew
   let drawn = [];
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -12,6 +13,8 @@ const charts = (() => {
   // Past the last colour the dashes shift, so that no two of 64 lines are alike.
   const dash = (style) => DASHES[(style + Math.floor(style / COLOURS)) % DASHES.length];
   const shown = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
+
+  const tick = (value) => (Math.abs(value) < 1e-3 && value ? value.toExponential(0) : String(Number(value.toPrecision(4))));
 
   function element(name, attributes = {}, ...children) {
     const svg = name === "svg" || name === "line" || name === "rect";
@@ -31,11 +34,11 @@ const charts = (() => {
     const ink = colour(variable(line.style));
     return {
       label: line.label,
-      stroke: line.faint ? ink + "70" : ink,
+      stroke: line.faint ? ink + "58" : ink,
       width: line.faint ? 1 : 2,
-      dash: dash(line.style),
+      dash: line.faint ? [] : dash(line.style),
       spanGaps: line.sparse,
-      points: { show: line.sparse || line.values.length < 3, size: 7, fill: colour("--paper") },
+      points: { show: !line.faint && (line.sparse || line.values.length < 3), size: 7, fill: colour("--paper") },
     };
   }
 
@@ -61,10 +64,14 @@ const charts = (() => {
       scales: { x: { time: false, range: spread }, y: { range: (u, low, high) => bounds(spec, low, high) } },
       axes: [
         { ...axis, label: "step", labelSize: 18, size: 32, incrs: WHOLE },
-        { ...axis, label: spec.unit, labelSize: 18, size: 52 },
+        { ...axis, label: spec.unit, labelSize: 18, size: 56, values: (u, ticks) => ticks.map(tick) },
       ],
       legend: { show: false },
-      cursor: { sync: { key: "step", scales: ["x", null] }, points: { size: 8 } },
+      cursor: {
+        y: false,
+        sync: { key: "step", scales: ["x", null] },
+        points: { size: 8, fill: (u, place) => colour(variable(spec.lines[place - 1].style)) },
+      },
       bands: bandsOf(spec),
       series: [{}, ...lines],
       hooks: { setCursor: [(u) => onCursor(u.cursor.idx)] },
@@ -76,11 +83,11 @@ const charts = (() => {
     return low === high ? [low - 1, high + 1] : [low, high];
   }
 
+  // The axis of values holds 0.
   function bounds(spec, low, high) {
     if (spec.range) return spec.range;
-    if (low == null) return [0, 1];
-    if (spec.zero) low = Math.min(low, 0);
-    if (low === high) return [low - (spec.zero && low === 0 ? 0 : Math.abs(low) || 1), high + (Math.abs(high) || 1)];
+    [low, high] = [Math.min(low ?? 0, 0), Math.max(high ?? 0, 0)];
+    if (low === high) return [0, 1];
     const room = (high - low) * 0.06;
     return [low === 0 ? 0 : low - room, high === 0 ? 0 : high + room];
   }
@@ -96,13 +103,14 @@ const charts = (() => {
     return picture;
   }
 
-  function legend(spec, toggle) {
+  function legend(spec, name, hidden, toggle) {
     const list = element("ul", { class: "legend" });
     const values = new Map();
     spec.lines.forEach((line, i) => {
       if (line.faint) return;
       const value = element("span", { class: "value" });
-      const button = element("button", { type: "button", "aria-pressed": "true" });
+      const pressed = String(!hidden.has(line.style));
+      const button = element("button", { type: "button", id: `${name}-key-${line.style}`, "aria-pressed": pressed });
       button.append(sample(line, spec.stack), element("span", {}, line.label), value);
       button.addEventListener("click", () => {
         const on = button.getAttribute("aria-pressed") !== "true";
@@ -133,8 +141,8 @@ const charts = (() => {
     const plot = figure.querySelector(".plot");
     const at = figure.querySelector(".at");
     const numbers = figure.querySelector("details");
-    const hidden = new Set();
-    const place = figure.querySelector(".legend-place");
+    if (!switchedOff.has(spec.title)) switchedOff.set(spec.title, new Set());
+    const hidden = switchedOff.get(spec.title);
     let chart = null;
 
     const cursor = (index) => {
@@ -145,8 +153,8 @@ const charts = (() => {
       hidden[on ? "delete" : "add"](style);
       build();
     };
-    const keys = legend(spec, toggle);
-    place.replaceChildren(keys.list);
+    const keys = legend(spec, figure.dataset.chart, hidden, toggle);
+    figure.querySelector(".legend-place").replaceChildren(keys.list);
 
     function build() {
       chart?.destroy();

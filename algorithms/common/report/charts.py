@@ -1,7 +1,7 @@
 """Charts of a page over training steps: what a chart holds, its HTML, and the script that draws it (uPlot, vendored).
 
-A chart is a figure with a title, a canvas, a legend that shows the values at the pointer, and a sentence and a table that
-say the same in text. Lines differ in dashes as well as in colour.
+A chart is a figure with a title, a canvas, a legend that shows the values at the pointer, and a sentence and a table
+that say the same in text. Lines differ in dashes as well as in colour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+
+import numpy as np
 
 from algorithms.common.report.page import data
 
@@ -47,10 +49,8 @@ class Chart:
     """Pairs of lines, by place: the space from the lower to the upper one is filled."""
     stack: bool = False
     """Lines are parts of a whole, each on top of those before it."""
-    zero: bool = True
-    """The y axis holds 0."""
     range: tuple[float, float] | None = None
-    """Of the y axis; by default what the values need."""
+    """Of the y axis; by default what the values and 0 need."""
 
 
 def number(value: Any) -> float | None:
@@ -67,11 +67,12 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
 
 def smooth(values: Values, width: int) -> list[float | None]:
     """Mean of each value and the `width` - 1 before it; of those that are there, None where none is."""
-    result: list[float | None] = []
-    for place in range(len(values)):
-        found = [value for value in values[max(0, place - width + 1) : place + 1] if value is not None]
-        result.append(number(sum(found) / len(found)) if found else None)
-    return result
+    if not values:
+        return []
+    there = np.array([value is not None for value in values], dtype=np.float64)
+    filled = np.array([value or 0.0 for value in values])
+    sums, counts = (np.convolve(array, np.ones(width))[: len(values)] for array in (filled, there))
+    return [number(float(total / count)) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def width_for(steps: int) -> int:
@@ -91,11 +92,8 @@ def _sentence(steps: Sequence[int], line: Line) -> Iterator[str]:
     if len(points) == 1:
         yield f"{line.label}: {points[0][0]:.4g} at step {points[0][1]}."
         return
-    low, high = min(points), max(points)
-    yield (
-        f"{line.label}: first {points[0][0]:.4g} (step {points[0][1]}), last {points[-1][0]:.4g} (step {points[-1][1]}), "
-        f"minimum {low[0]:.4g} (step {low[1]}), maximum {high[0]:.4g} (step {high[1]})."
-    )
+    named = {"first": points[0], "last": points[-1], "minimum": min(points), "maximum": max(points)}
+    yield f"{line.label}: " + ", ".join(f"{k} {value:.4g} (step {step})" for k, (value, step) in named.items()) + "."
 
 
 def chart_html(chart: Chart) -> str:
@@ -111,14 +109,13 @@ def chart_html(chart: Chart) -> str:
         "lines": [{**vars(line), "values": list(line.values)} for line in chart.lines],
         "bands": [list(pair) for pair in chart.bands],
         "stack": chart.stack,
-        "zero": chart.zero,
         "range": chart.range,
     }
     return (
         f'<figure class="chart" data-chart="{name}-data">\n<figcaption><h3 id="{name}">{title}</h3></figcaption>\n'
-        f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-summary">'
+        f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
         f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Numbers: {title}</summary>'
-        f'<p id="{name}-summary">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
+        f'<p id="{name}-words">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
     )
 
 

@@ -17,11 +17,15 @@
       if (same) same.open = true;
     }
     const [x, y] = [scrollX, scrollY];
+    const active = document.activeElement;
+    const kept = active.matches("summary") ? active.parentElement.id : active.id;
     main.style.minHeight = `${old.offsetHeight}px`; // charts draw themselves after the exchange
     old.replaceWith(main);
     charts.drawAll();
     main.style.minHeight = "";
-    scrollTo(x, y);
+    const focused = kept && document.getElementById(kept);
+    if (focused) (focused.querySelector("summary") ?? focused).focus({ preventScroll: true });
+
     return `updated at ${new Date().toLocaleTimeString()}`;
   }
 

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The page, its version, or the page of recorded episodes; nothing else of the machine."""
         # A page of elsewhere whose name was pointed at this address must not read the run.
-        if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+        if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             self._answer(HTTPStatus.FORBIDDEN, f"ask for {self.server.url}")
         elif self.path == "/version":
             self._answer(HTTPStatus.OK, self.server.version())

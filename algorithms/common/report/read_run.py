@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 
 from algorithms.common.collapse import CollapseWatch
-from algorithms.common.evaluation import Row
 from algorithms.common.fingerprint import Fingerprint
-from algorithms.common.intervals import bootstrap_ci95
 from algorithms.common.logs import read_metrics
 from algorithms.common.results import Result, read_result
 from igsearch_env.errors import ConfigurationError
@@ -105,7 +103,7 @@ class RunRecord:
         return next((r.fingerprint for r in (self.after, self.before) if r is not None and r.fingerprint), None)
 
 
-def _last_of_each_step(rows: Any) -> list[dict[str, Any]]:
+def _last_of_each_step(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     by_step = {row["step"]: row for row in rows}
     return [by_step[step] for step in sorted(by_step)]
 
@@ -144,17 +142,3 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
-
-
-def scored(result: Result) -> dict[str, list[Row]]:
-    """The questions that were scored, by data set; sets without any are left out."""
-    kept = {name: [row for row in rows if not row.failed] for name, rows in result.rows.items()}
-    return {name: rows for name, rows in kept.items() if rows}
-
-
-def macro_em(result: Result) -> tuple[float, tuple[float, float]] | None:
-    """EM over the data sets, each counting once, and its 95% interval over questions; None without a question."""
-    ems = [[row.em for row in rows] for rows in scored(result).values()]
-    if not ems:
-        return None
-    return sum(sum(values) / len(values) for values in ems) / len(ems), bootstrap_ci95(*ems)

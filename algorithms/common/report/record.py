@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
@@ -21,6 +22,7 @@ import numpy as np
 
 from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
 from algorithms.common.tokens import BROKEN, Tokens
+from igsearch_env.protocol import Action, Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, normalize_answer
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
@@ -54,7 +56,7 @@ def record_trajectories(
     recorder = _Recorder(policy, advantages)
     groups: list[dict[str, Any]] = []
     count = 0
-    for group in buffer.groups:
+    for group in (group for group in buffer.groups if group.trajectories):
         count += len(group.trajectories)
         if groups and count > limit:
             break
@@ -78,7 +80,7 @@ def load_recorded(path: str | Path) -> Recorded:
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
         version = content.get("format")
-    except (gzip.BadGzipFile, EOFError, ValueError, AttributeError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
         raise RolloutBufferError(
             f"{path}: no recorded trajectories ({error}); give a file of a run's folder trajectories/"
         ) from error
@@ -97,10 +99,9 @@ class _Recorder:
         self.alone: dict[int, str] = {}
 
     def group(self, group: Group) -> dict[str, Any]:
-        prompts = [trajectory.prompt for trajectory in group.trajectories]
         return {
             "question": _question(group.question),
-            "prompt": prompts[0] if prompts else "",
+            "prompt": group.trajectories[0].prompt,
             "trajectories": [self.trajectory(trajectory) for trajectory in group.trajectories],
         }
 
@@ -120,7 +121,7 @@ class _Recorder:
         self.start = place.stop
         return {
             "action": type(turn.action).__name__.lower(),
-            "query": turn.query,
+            "content": _content(turn.action),
             "tokens": pieces(self.policy, turn.completion_ids, self.alone),
             "advantages": {name: [rounded(v) for v in values[place]] for name, values in self.advantages.items()},
             "logprobs": [rounded(value) for value in turn.logprobs],
@@ -163,6 +164,14 @@ def _question(question: Question) -> dict[str, Any]:
         "golden_answers": list(question.golden_answers),
         "dataset": question.dataset,
     }
+
+
+def _content(action: Action) -> str | None:
+    """The query of a search, the text of an answer; None of what is neither."""
+    match action:
+        case Search(content) | Answer(content):
+            return content
+    return None
 
 
 def _passage(passage: Passage, question: Question) -> dict[str, Any]:

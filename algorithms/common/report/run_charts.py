@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from algorithms.common.report.charts import Chart, Line, Values, column, number, smooth, width_for
 from algorithms.common.report.read_run import RunRecord
 
 SHARES = (0.0, 1.0)
+MANY = 100  # steps from which on single ones only show as noise
 
-# Title, unit, and (metric, label) of the lines; the y axis of a share is the whole of it.
+# Title, unit, and (metric, label) of the lines.
 PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Searches", "searches a trajectory", (("searches", "searches"),)),
     (
@@ -110,7 +112,7 @@ def _learning(run: RunRecord) -> Chart:
     least = min((value for value in rewards if value is not None), default=0.0)
     most = max((value for value in rewards if value is not None), default=0.0)
     # Outcomes may be above 1 or below 0 (a reward for several attempts); then the axis is what they need.
-    shares = SHARES if 0 <= least and most <= 1 else None
+    shares = SHARES if least >= 0 and most <= 1 else None
     return Chart("Reward and exact match", "mean over questions", steps, _present(lines), range=shares)
 
 
@@ -120,30 +122,35 @@ def _by_dataset(run: RunRecord) -> Chart:
     dev = [row for row in run.dev if any(key.startswith(prefix) for key in row)]
     kind, rows = ("dev", dev) if len(dev) > 1 else ("test", run.test)
     names = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
-    lines = [
-        Line(key.removeprefix(prefix), column(rows, key), style, sparse=True) for style, key in enumerate(names)
-    ]
+    lines = [Line(key.removeprefix(prefix), column(rows, key), style, sparse=True) for style, key in enumerate(names)]
     steps = [row["step"] for row in rows]
     return Chart(f"Exact match by data set, {kind} questions", "EM", steps, _present(lines), range=SHARES)
 
 
 def _gain(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Chart:
-    low, high, mean = (column(rows, f"information_gain/{name}") for name in ("p10", "p90", "mean"))
-    lines = [
-        Line("10th percentile", low, 4),
-        Line("90th percentile", high, 5),
-        Line("median", column(rows, "information_gain/p50"), 2),
-        Line("mean", mean, 0),
-    ]
-    kept = _present(lines)
-    return Chart("Information gain", "nats a search", steps, kept, bands=[(0, 1)] if len(kept) == 4 else [])
+    names = {"p10": "10th percentile", "p90": "90th percentile", "p50": "median", "mean": "mean"}
+    styles = {"p10": 4, "p90": 5, "p50": 2, "mean": 0}
+    lines = [Line(label, column(rows, f"information_gain/{key}"), styles[key]) for key, label in names.items()]
+    kept = _readable(lines)
+    places = [place for place, line in enumerate(kept) if line.label in ("10th percentile", "90th percentile")]
+    return Chart("Information gain", "nats a search", steps, kept, bands=[(places[0], places[1])] if places[1:] else [])
 
 
 def _plain(
     rows: Sequence[Mapping[str, Any]], steps: Sequence[int], title: str, unit: str, lines: Sequence[tuple[str, str]]
 ) -> Chart:
-    found = _present([Line(label, column(rows, key), style) for style, (key, label) in enumerate(lines)])
-    return Chart(title, unit, steps, found, range=SHARES if unit == "share" else None)
+    found = _readable([Line(label, column(rows, key), style) for style, (key, label) in enumerate(lines)])
+    return Chart(title, unit, steps, found)
+
+
+def _readable(lines: Sequence[Line]) -> list[Line]:
+    """Lines with a value; of more than `MANY` steps each as its moving mean, over a faint line of the steps."""
+    kept = _present(lines)
+    if not kept or len(kept[0].values) <= MANY:
+        return kept
+    width = width_for(len(kept[0].values))
+    faint = [replace(line, label=f"{line.label}, each step", faint=True) for line in kept]
+    return [*faint, *(replace(line, values=smooth(line.values, width)) for line in kept)]
 
 
 def _stops(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Chart:
@@ -152,7 +159,7 @@ def _stops(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Chart:
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
     columns = {key.removeprefix(prefix).replace("_", " "): column(rows, key) for key in keys}
     seen = {name: values for name, values in columns.items() if any(values)}
-    lines = [Line(name, values, style) for style, (name, values) in enumerate(seen.items())]
+    lines = _readable([Line(name, values, style) for style, (name, values) in enumerate(seen.items())])
     return Chart("How episodes end", "share of episodes", steps, lines, range=SHARES)
 
 

@@ -12,22 +12,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from algorithms.common.evaluation import Row
-from algorithms.common.intervals import Difference, paired_difference
-from algorithms.common.report.charts import charts_html, css, js, table_html
+from algorithms.common.evaluation import Score
+from algorithms.common.intervals import Difference
+from algorithms.common.report.charts import charts_html, css, js, table_html, width_for
+from algorithms.common.report.figures import Em, difference, macro_em, shown, shown_difference
 from algorithms.common.report.page import page, write
-from algorithms.common.report.read_run import RunRecord, macro_em, read_run, scored
-from algorithms.common.report.run_charts import run_charts, time_parts
-from algorithms.common.results import Result
+from algorithms.common.report.read_run import RunRecord, read_run
+from algorithms.common.report.run_charts import MANY, run_charts, time_parts
 
 SHOWN = 20_000  # characters of a transcript in a report
 SLOWEST = 5
 STYLE = """
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: 0.75rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9.5rem), 1fr)); gap: 0.75rem; }
 .tiles { margin: 0.5rem 0; padding: 0; }
 .tiles > div { border: 1px solid var(--line); border-radius: 6px; padding: 0.5rem 0.75rem; }
+@media (min-width: 22rem) { .tiles > div:first-child { grid-column: span 2; } }
 .tiles dt { font-size: 0.85rem; color: var(--quiet); }
-.tiles dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.tiles dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .tiles dd small { display: block; font-size: 0.8rem; color: var(--quiet); }
 .warnings li { margin: 0.25rem 0; } .warnings strong { color: var(--bad); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -43,10 +44,12 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
     title = f"{run.algorithm}, seed {run.seed}"
     if run.name != f"{run.algorithm}-seed{run.seed}":
         title += f": {run.name}"
-    sections = [_headline(run), _warnings(run), _curves(run), _final(run), _slowest(run), _transcripts(run)]
+    sections = [_headline(run), _warnings(run), _final(run), _curves(run), _slowest(run), _transcripts(run)]
     sections += [_configuration(run), _provenance(run)]
     header = f"<header><h1>{html.escape(title)}</h1>{bar}</header>"
-    main = f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
+    main = (
+        f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
+    )
     return page(title, f"{header}\n{main}", css=css() + STYLE, js=js() + script)
 
 
@@ -87,14 +90,14 @@ def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     """Name, value and note of each headline figure."""
     before, after = (macro_em(result) if result else None for result in (run.before, run.after))
     if before and after and run.before and run.after:
-        note = f"95% {_interval(before[1])} before, {_interval(after[1])} after"
+        note = f"95% {shown(before[1])} before, {shown(after[1])} after"
         yield "Test EM, before → after", f"{before[0]:.3f} → {after[0]:.3f}", note
-        gained = difference(run.before, run.after)
+        gained = difference([run.after], [run.before])
         if gained is not None:
-            yield "Gain in test EM", f"{gained.mean:+.3f}", f"95% {_interval(gained.bootstrap, '+.3f')}, over questions"
-    elif after or before:
-        em, interval = after or before or (0.0, (0.0, 0.0))
-        yield f"Test EM, {'after' if after else 'before'} training", f"{em:.3f}", f"95% {_interval(interval)}"
+            yield "Gain in test EM", f"{gained.mean:+.3f}", f"95% {shown(gained.bootstrap, '+.3f')}, over questions"
+    for when, em in (("after", after), ("before", before)):
+        if em and not (before and after):
+            yield f"Test EM, {when} training", f"{em[0]:.3f}", f"95% {shown(em[1])}"
     if run.dev:
         best = max(run.dev, key=lambda row: row["dev/em"])
         yield "Best dev EM", f"{best['dev/em']:.3f}", f"at step {best['step']}"
@@ -125,47 +128,56 @@ def _curves(run: RunRecord) -> str:
     drawn = charts_html(run_charts(run))
     if not drawn:
         return "<h2>Curves</h2><p>No step has been logged yet.</p>"
+    steps = len(run.training)
+    bold = f" Bold lines are means of {width_for(steps)} steps, faint ones single steps." if steps > MANY else ""
     return (
         '<h2>Curves</h2><p class="quiet">Point at a curve for its values at that step, in every chart at once; drag to '
-        "zoom in, double-click to see all again; the keys below a chart switch its lines.</p><noscript><p>Charts need "
-        "JavaScript; what they show stands in words under each.</p></noscript>\n" + drawn
+        f"zoom in, double-click to see all again; the keys below a chart switch its lines.{bold}</p>"
+        "<noscript><p>Charts need JavaScript; what they show stands in words under each.</p></noscript>\n" + drawn
     )
 
 
 def _final(run: RunRecord) -> str:
+    """A row for each data set: before, where there is an evaluation of both, then after, then the difference."""
     latest = run.after or run.before
     if latest is None:
         return ""
-    when = "after training" if run.after else "before training"
-    before = run.before if run.after else None
-    head = ["data set", "n", *(["EM before", "95%"] if before else []), "EM", "95%"]
-    head += [*(["difference", "95%"] if before else []), "F1", "searches", "failed"]
+    both = run.before is not None and run.after is not None
+    head = ["data set", "n", *(["EM before", "95%"] if both else []), "EM", "95%"]
+    head += [*(["difference", "95%"] if both else []), "F1", "searches", "failed"]
+
+    def row(
+        name: str, em: Em | None, before: Em | None, gained: Difference | None, scores: Sequence[Score]
+    ) -> list[str]:
+        members = [score for score in scores if score.n]
+        means = [np.mean([getattr(score, key) for score in members]) if members else None for key in ("f1", "searches")]
+        cells = [name, str(sum(score.n for score in members)), *(_em(before) if both else []), *_em(em)]
+        cells += [*(shown_difference(gained) if both else []), *("" if m is None else f"{m:.3f}" for m in means)]
+        return [*cells, str(sum(score.failed for score in scores))]
+
+    def against(names: Sequence[str] | None = None) -> Difference | None:
+        return difference([run.after], [run.before], names) if run.after and run.before else None
+
     rows = []
     for name, score in latest.scores.items():
-        was = before.scores.get(name) if before else None
-        earlier = [f"{was.em:.3f}", _interval(was.em_ci95)] if was else ["", ""]
-        gained = _shown(difference(before, latest, [name])) if before else []
-        rows.append(
-            [name, str(score.n), *(earlier if before else []), f"{score.em:.3f}", _interval(score.em_ci95), *gained]
-            + [f"{score.f1:.3f}", f"{score.searches:.2f}", str(score.failed)]
-        )
-    total = macro_em(latest)
-    if total:
-        first = macro_em(before) if before else None
-        earlier = [f"{first[0]:.3f}", _interval(first[1])] if first else ["", ""]
-        members = [score for score in latest.scores.values() if score.n]
-        means = [sum(getattr(score, key) for score in members) / len(members) for key in ("f1", "searches")]
-        rows.append(
-            ["macro-average", str(sum(score.n for score in members)), *(earlier if before else [])]
-            + [f"{total[0]:.3f}", _interval(total[1]), *(_shown(difference(before, latest)) if before else [])]
-            + [f"{means[0]:.3f}", f"{means[1]:.2f}", str(sum(score.failed for score in latest.scores.values()))]
-        )
-    title = f"Test questions, greedy, {when}"
+        was = run.before.scores.get(name) if run.before else None
+        rows.append(row(name, _pair(score), _pair(was), against([name]), [score]))
+    first = macro_em(run.before) if run.before else None
+    rows.append(row("macro-average", macro_em(latest), first, against(), list(latest.scores.values())))
+    title = f"Test questions, greedy, {'after' if run.after else 'before'} training"
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
         '<p class="quiet">95% intervals are bootstraps over questions; differences are paired by question. They do not '
         "say what another seed would have brought.</p>"
     )
+
+
+def _pair(score: Score | None) -> Em | None:
+    return (score.em, score.em_ci95) if score is not None and score.n else None
+
+
+def _em(em: Em | None) -> list[str]:
+    return ["", ""] if em is None else [f"{em[0]:.3f}", shown(em[1])]
 
 
 def _slowest(run: RunRecord) -> str:
@@ -180,10 +192,8 @@ def _slowest(run: RunRecord) -> str:
         cells = [values[place[row["step"]]] for values in parts.values()]
         seconds = ["" if value is None else f"{value:.2f}" for value in cells]
         tokens = row.get("length/total_mean")
-        rows.append(
-            [str(row["step"]), f"{row['time/step']:.2f}", *seconds]
-            + ["" if not isinstance(tokens, (int, float)) else f"{tokens:.0f}"]
-        )
+        length = f"{tokens:.0f}" if isinstance(tokens, (int, float)) else ""
+        rows.append([str(row["step"]), f"{row['time/step']:.2f}", *seconds, length])
     title = "Slowest steps, seconds"
     return f"<h2>{title}</h2>" + table_html(title, ["step", "all", *parts, "tokens a trajectory"], rows)
 
@@ -227,41 +237,3 @@ def _provenance(run: RunRecord) -> str:
         '<h2>What decided the figures</h2><details id="fingerprint"><summary>Fingerprint and versions</summary>'
         f"<pre>{html.escape(text)}</pre></details>"
     )
-
-
-# ---------------------------------------------------------------- figures
-
-
-def difference(before: Result, after: Result, names: Sequence[str] | None = None) -> Difference | None:
-    """EM after less before on the questions that both scored, macro-averaged over the data sets `names` (default: all).
-
-    None if there is no such question.
-    """
-    pairs = {
-        name: pair
-        for name, pair in common(scored(before), scored(after)).items()
-        if (names is None or name in names) and pair[0]
-    }
-    if not pairs:
-        return None
-    ours, theirs = ({name: np.array([[r.em for r in pair[i]]]) for name, pair in pairs.items()} for i in (1, 0))
-    return paired_difference(ours, theirs)
-
-
-def common(a: Mapping[str, list[Row]], b: Mapping[str, list[Row]]) -> dict[str, tuple[list[Row], list[Row]]]:
-    """By data set, the rows of the questions that are in both, in the order of the first."""
-    found = {}
-    for name in a:
-        others = {row.id: row for row in b.get(name, ())}
-        mine = [row for row in a[name] if row.id in others]
-        found[name] = (mine, [others[row.id] for row in mine])
-    return found
-
-
-def _shown(found: Difference | None) -> list[str]:
-    return ["", ""] if found is None else [f"{found.mean:+.3f}", _interval(found.bootstrap, "+.3f")]
-
-
-def _interval(interval: tuple[float, float], form: str = ".3f") -> str:
-    return f"{interval[0]:{form}} to {interval[1]:{form}}"
-

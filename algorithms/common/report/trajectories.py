@@ -58,7 +58,7 @@ def _group(group: dict[str, Any], step: int | None, texts: _Pool, passages: _Poo
         "family": question["dataset"],
         "prompt": texts[group["prompt"]],
         # As estimators that compare a group's outcomes see it.
-        "outcomes": "mixed" if len(set(outcomes)) > 1 else "all fail" if outcomes[0] == 0 else "all equal",
+        "outcomes": "mixed" if len(set(outcomes)) > 1 else "all fail" if outcomes[0] == 0 else "all succeed",
         "trajectories": [_trajectory(t, golds, texts, passages) for t in group["trajectories"]],
     }
 

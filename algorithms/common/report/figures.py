@@ -1,0 +1,65 @@
+"""Figures of result files as reports show them: EM with its interval, and differences paired by question and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from algorithms.common.evaluation import Row
+from algorithms.common.intervals import Difference, bootstrap_ci95, paired_difference
+from algorithms.common.results import Result
+
+Questions = dict[str, list[str]]
+"""Ids by data set."""
+Em = tuple[float, tuple[float, float]]
+"""A mean and its 95% interval over questions."""
+
+
+def scored(result: Result) -> dict[str, dict[str, Row]]:
+    """The questions whose retrieval worked, by data set and id."""
+    return {name: {row.id: row for row in rows if not row.failed} for name, rows in result.rows.items()}
+
+
+def macro_em(result: Result) -> Em | None:
+    """EM over the data sets, each counting once; None without a question."""
+    ems = [[row.em for row in rows.values()] for rows in scored(result).values() if rows]
+    if not ems:
+        return None
+    return float(np.mean([np.mean(values) for values in ems])), bootstrap_ci95(*ems)
+
+
+def common(results: Sequence[Result]) -> Questions:
+    """The questions that every result has scored; data sets without one are left out."""
+    first, *others = map(scored, results)
+    kept = {
+        name: [i for i in rows if all(i in other.get(name, {}) for other in others)] for name, rows in first.items()
+    }
+    return {name: ids for name, ids in kept.items() if ids}
+
+
+def difference(
+    ours: Sequence[Result], theirs: Sequence[Result], names: Collection[str] | None = None
+) -> Difference | None:
+    """EM of ours less theirs, macro-averaged over the data sets `names` (default: all), on the questions common to all.
+
+    Results are paired by place, one for each seed. None if there is no such question.
+    """
+    questions = {name: ids for name, ids in common([*ours, *theirs]).items() if names is None or name in names}
+    if not questions:
+        return None
+    values = []
+    for side in (ours, theirs):
+        rows = [scored(result) for result in side]
+        values.append({name: np.array([[r[name][i].em for i in ids] for r in rows]) for name, ids in questions.items()})
+    return paired_difference(*values)
+
+
+def shown(interval: tuple[float, float], form: str = ".3f") -> str:
+    """An interval in a table."""
+    return f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
+def shown_difference(found: Difference | None) -> list[str]:
+    """A difference and its interval over questions (and seeds) in a table."""
+    return ["", ""] if found is None else [f"{found.mean:+.3f}", shown(found.bootstrap, "+.3f")]

@@ -1,0 +1,81 @@
+"""A page to look at: the report of a run, the comparison of several, or a run while it trains.
+
+    python examples/report.py runs/ig_grpo-seed0                    writes runs/ig_grpo-seed0/report.html
+    python examples/report.py runs/ig_grpo-seed0 runs/grpo-seed0    writes runs/comparison.html
+    python examples/report.py runs/ig_grpo-seed0 --live             serves the report, which follows the run
+
+Pages need no network and no other file. Runs that differ by seed alone are compared as one. The live view can be
+reached from this machine alone; through ssh, forward its port: ssh -L 8017:localhost:8017 HOST.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from algorithms.common.report.page import write
+from algorithms.common.report.run_report import run_report, write_reports
+from igsearch_env.errors import ConfigurationError, IGSearchError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of this script."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders: one for its report, several for a comparison."""
+    output: Path | None = None
+    """File to write, instead of report.html in the run or comparison.html beside the first one."""
+    live: bool = False
+    """Serve the report of one run on this machine until Ctrl-C."""
+    port: int = 8017
+    """Of the live view; 0 for any that is free."""
+
+
+def main(args: Args) -> None:
+    """Write the page, or serve it."""
+    if not args.runs:
+        raise ConfigurationError("no run: give a run folder, as runs/ig_grpo-seed0")
+    if args.live:
+        serve(args)
+    elif len(args.runs) == 1 and args.output is None:
+        for path in write_reports(args.runs[0]):
+            print(path)
+    else:
+        output = args.output or args.runs[0].resolve().parent / "comparison.html"
+        try:
+            write(output, run_report(args.runs[0]) if len(args.runs) == 1 else compare(args.runs))
+        except OSError as error:
+            raise ConfigurationError(f"--output {output}: {error.strerror}; give a file that can be written") from error
+        print(output)
+
+
+def compare(runs: tuple[Path, ...]) -> str:
+    """The comparison."""
+    from algorithms.common.report.comparison_report import comparison_report  # imports torch: seconds
+
+    return comparison_report(runs)
+
+
+def serve(args: Args) -> None:
+    """Serve the live view until Ctrl-C."""
+    from algorithms.common.report.live import LiveServer
+
+    if len(args.runs) > 1 or args.output is not None:
+        raise ConfigurationError("--live shows one run and writes nothing: give one folder and no --output")
+    with LiveServer(args.runs[0], args.port) as server:
+        print(f"{args.runs[0]} at {server.url} (Ctrl-C stops it)", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except IGSearchError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
