@@ -16,16 +16,14 @@
       const same = main.querySelector(`#${CSS.escape(part.id)}`);
       if (same) same.open = true;
     }
-    const [x, y] = [scrollX, scrollY];
     const active = document.activeElement;
     const kept = active.matches("summary") ? active.parentElement.id : active.id;
-    main.style.minHeight = `${old.offsetHeight}px`; // charts draw themselves after the exchange
+    main.style.minHeight = `${old.offsetHeight}px`; // keeps the scroll position until the charts are drawn
     old.replaceWith(main);
     charts.drawAll();
     main.style.minHeight = "";
     const focused = kept && document.getElementById(kept);
     if (focused) (focused.querySelector("summary") ?? focused).focus({ preventScroll: true });
-
     return `updated at ${new Date().toLocaleTimeString()}`;
   }
 
