@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -271,6 +272,25 @@ def test_a_chart_says_in_words_what_it_shows() -> None:
 def test_smoothing_takes_what_is_there() -> None:
     assert smooth([None, 1.0, None, 3.0, 5.0], 2) == [None, 1.0, 1.0, 3.0, 4.0]
     assert smooth([], 5) == []
+
+
+@pytest.mark.parametrize(("files", "shown"), [(1, 1), (2, 2), (3, 2), (5, 2)])
+def test_a_page_that_would_be_too_large_shows_fewer_steps(
+    files: int, shown: int, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(real, run)
+    (one, *_) = sorted((run / "trajectories").glob("*.gz"))
+    content = one.read_bytes()
+    shutil.rmtree(run / "trajectories")
+    (run / "trajectories").mkdir()
+    for number in range(files):
+        (run / "trajectories" / f"step-{number:06d}.json.gz").write_bytes(content)
+    write_reports(run)
+    whole = (run / "trajectories.html").stat().st_size
+    monkeypatch.setattr("algorithms.common.report.run_report.MAX_PAGE", 10)
+    write_reports(run)
+    assert ((run / "trajectories.html").stat().st_size < whole) == (shown < files)
 
 
 # ---------------------------------------------------------------- several runs, as text

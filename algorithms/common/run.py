@@ -16,6 +16,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.checkpoint import checkpoints, load_optimizers, load_weights, save_checkpoint, write_policy
 from algorithms.common.collapse import CollapseWatch
+from algorithms.common.comparison import hardware
 from algorithms.common.config import EVAL_SLOTS, TrainConfig, as_dict
 from algorithms.common.critic import Critic
 from algorithms.common.distributed import Processes
@@ -44,7 +45,7 @@ from algorithms.common.sampler import Sampler
 from algorithms.common.scoring import PolicyScorer
 from algorithms.common.trackers import open_trackers
 from igsearch_env.engine import SearchEngine
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.questions import Question
 from retrievers import Retriever
@@ -236,7 +237,7 @@ class Run:
         if self.log is not None:
             self.log.write(step, score_metrics(scores))
             path = self.dir / ("test_before.json" if step == 0 else "test_after.json")
-            write_result(path, rows, scores, algorithm=self.name, seed=self.config.seed, step=step)
+            write_result(path, rows, scores, algorithm=self.name, seed=self.config.seed, step=step, hardware=hardware())
         return scores
 
     def play(self, questions: Sequence[Question]) -> list[Row]:
@@ -262,7 +263,10 @@ class Run:
         if failed:
             self.console.print(f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics")
         plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
-        pages = " and ".join(path.name for path in write_reports(self.dir))
+        try:
+            pages = " and ".join(path.name for path in write_reports(self.dir))
+        except IGSearchError as error:  # the run is done all the same
+            pages = f"no report ({error})"
         self.console.print(
             f"results in {self.dir}/: look at {pages}; metrics.jsonl, transcripts/, policy/", soft_wrap=True
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from algorithms.common.checkpoint import CheckpointError
 from algorithms.common.config import TrainConfig, as_dict
+from algorithms.common.flat import flat
 
 # Differences that do not change what a step computes, so that a run may be resumed with them.
 MAY_CHANGE = (
@@ -28,7 +28,7 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / "config.yaml"
     now = {"algorithm": algorithm, **as_dict(config)}
     if path.is_file():
-        before, after = _flat(yaml.safe_load(path.read_text(encoding="utf-8"))), _flat(now)
+        before, after = flat(yaml.safe_load(path.read_text(encoding="utf-8"))), flat(now)
         may_change = set(MAY_CHANGE)
         if config.optimizer.schedule != "constant":
             may_change.remove("steps")  # a decaying schedule depends on it
@@ -40,11 +40,3 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
                 "give another --run-dir, or --overwrite True to discard it"
             )
     path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dictionary with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -15,11 +15,12 @@ import numpy as np
 
 from algorithms.common.comparison import verdict
 from algorithms.common.fingerprint import MODEL, differences
+from algorithms.common.flat import flat
 from algorithms.common.intervals import Difference
 from algorithms.common.report.charts import Chart, Line, charts_html, css, js, number, smooth, table_html, width_for
 from algorithms.common.report.figures import common, difference, macro_em, shown, shown_difference
 from algorithms.common.report.page import page
-from algorithms.common.report.read_run import RunRecord, flat, read_run
+from algorithms.common.report.read_run import RunRecord, read_run
 from algorithms.common.report.run_charts import SHARES, at_steps
 from algorithms.common.results import Result
 from algorithms.common.run_folder import MAY_CHANGE
