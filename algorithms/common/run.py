@@ -22,6 +22,7 @@ from algorithms.common.critic import Critic
 from algorithms.common.distributed import Processes
 from algorithms.common.evaluation import Row, Score, limit_per_dataset, macro_average, score_rows
 from algorithms.common.factories import make_protocol, make_questions, make_retriever
+from algorithms.common.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.learner import Learner
 from algorithms.common.logs import (
     MetricsLog,
@@ -237,8 +238,37 @@ class Run:
         if self.log is not None:
             self.log.write(step, score_metrics(scores))
             path = self.dir / ("test_before.json" if step == 0 else "test_after.json")
-            write_result(path, rows, scores, algorithm=self.name, seed=self.config.seed, step=step, hardware=hardware())
+            write_result(
+                path,
+                rows,
+                scores,
+                algorithm=self.name,
+                seed=self.config.seed,
+                step=step,
+                hardware=hardware(),
+                fingerprint=self.fingerprint(step, questions),
+            )
         return scores
+
+    def fingerprint(self, step: int, questions: Sequence[Question]) -> Fingerprint:
+        """What decides the numbers of an evaluation after `step`; a trained policy is named, not hashed."""
+        policy, env, rollout = self.config.policy, self.config.env, self.config.rollout
+        found = make_fingerprint(
+            questions=questions,
+            retriever=self.retriever.fingerprint(),
+            policy=policy.path,
+            protocol=self.protocol,
+            top_k=env.top_k,
+            max_searches=env.max_searches,
+            chat=policy.chat,
+            max_new_tokens=rollout.max_new_tokens,
+            max_observation_tokens=env.max_observation_tokens,
+            context_length=policy.context_length,
+            dtype=rollout.dtype or policy.dtype,
+        )
+        if step:
+            found["model"]["trained"] = f"{self.dir.name}, {step} steps"
+        return found
 
     def play(self, questions: Sequence[Question]) -> list[Row]:
         """One greedy episode per question, each process its share."""
