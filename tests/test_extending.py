@@ -197,7 +197,7 @@ def test_the_example_compares_and_plays(monkeypatch: pytest.MonkeyPatch, capsys:
     run_script("your_own_retriever.py", monkeypatch)
     printed = capsys.readouterr().out
     assert len(re.findall(r"EM 0\.\d{3}", printed)) == 4
-    assert printed.count("answered: outcome 1.000") == 1
+    assert printed.count("answered: outcome 1.00") == 1
 
 
 # ---------------------------------------------------------------- the page

@@ -33,16 +33,14 @@ C = TypeVar("C", bound=TrainConfig)
 def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
     """Run an algorithm from the command line."""
     signal.signal(signal.SIGTERM, _terminated)
-    try:
-        config = parse_config(config_class, description=description)
-        train(algorithm_class(config), config)
-    except (IGSearchError, RetrieverError) as error:
-        message = f"error: {error}"
-    except KeyboardInterrupt:
-        message = "interrupted: the same command goes on from the last checkpoint"
-    else:
-        return
-    with suppress(KeyboardInterrupt):  # it may come just now: it must not cut the message off
+    message = "interrupted: the same command goes on from the last checkpoint"
+    with suppress(KeyboardInterrupt):  # which may also come while an error is being dealt with
+        try:
+            config = parse_config(config_class, description=description)
+            train(algorithm_class(config), config)
+            return
+        except (IGSearchError, RetrieverError) as error:
+            message = f"error: {error}"
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(message)
 
