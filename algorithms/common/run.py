@@ -131,7 +131,7 @@ class Run:
             rows = read_metrics(self.dir / "metrics.jsonl")
             self.watch = CollapseWatch.resumed(rows)
         self.progress = TrainingProgress(self.console, name, self.dir, config.steps, self.done, rows)
-        self.best = processes.on_first(self._best_so_far)
+        self.best = processes.on_first(lambda: max((row["dev/em"] for row in rows if "dev/em" in row), default=-1.0))
 
     def _print_plan(self, needs_reference: bool, needs_critic: bool) -> None:
         """What the run will take of the memory."""
@@ -146,9 +146,6 @@ class Run:
         warning = precision_warning(self.config)
         if warning:
             self.console.print(f"[yellow]{escape(warning)}[/yellow]")
-
-    def _best_so_far(self) -> float:
-        return max((row["dev/em"] for row in read_metrics(self.dir / "metrics.jsonl") if "dev/em" in row), default=-1.0)
 
     def __enter__(self) -> Run:
         return self
