@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from algorithms.common.packing import Block, KeyValues, Prefixes, pack, passes
+from algorithms.common.key_values import KeyValues, Prefixes
+from algorithms.common.packing import Block, pack, passes
 from algorithms.common.policy import Policy
 from algorithms.common.scoring import PolicyScorer
 from benchmarks.measure import Line, interleaved, ratio

@@ -29,7 +29,7 @@ from rich.console import Console
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
 from algorithms.common.memory import plan_memory
-from algorithms.common.policy import DTYPES, LoraConfig, PolicyConfig
+from algorithms.common.pretrained import DTYPES, LoraConfig, PolicyConfig
 from algorithms.common.run import Run
 from algorithms.common.scoring import measure_information_gain
 from algorithms.common.trainer import collect_batch, recompute_logprobs, update

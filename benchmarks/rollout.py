@@ -11,7 +11,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import play
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy

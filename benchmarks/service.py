@@ -29,7 +29,8 @@ import uvicorn
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
-from retrievers.server import bind, make_app, spare_processors
+from retrievers.server import bind, spare_processors
+from retrievers.service import make_app
 
 CLIENTS = 8
 QUERIES = 256  # of each side in each round

@@ -34,7 +34,8 @@ import torch
 import tyro
 
 from algorithms.common.config import OptimizerConfig
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.run import Run
 from algorithms.common.trainer import collect_batch, update
 from algorithms.grpo import GRPO, GRPOConfig

@@ -28,7 +28,8 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from algorithms.common.comparison import Record, read_records, write_report
+from algorithms.common.comparison import write_report
+from algorithms.common.run_records import Record, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ROOT = Path(__file__).parent.parent

@@ -29,7 +29,8 @@ from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import MacroAverage, Row, Score, limit_per_dataset, macro_averages, score_rows
 from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.fingerprint import Fingerprint, make_fingerprint
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.results import PartialResult, write_result
 from algorithms.common.rollout import play
 from algorithms.common.truncation import observation_cut

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import collect
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from igsearch_env.engine import SearchEngine

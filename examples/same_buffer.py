@@ -30,7 +30,8 @@ from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.config import EnvConfig, RolloutConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.factories import make_protocol, make_questions, make_retriever
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.record import load_recorded, record_trajectories
 from algorithms.common.report.trajectories import trajectory_page

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_range
-from igsearch_env.information_gain import InformationGain, InformationGainConfig, SearchStep, has_evidence
+from igsearch_env.evidence import SearchStep, has_evidence
+from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question, check_unique
 from igsearch_env.rewards import OUTCOME_REWARDS

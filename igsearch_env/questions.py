@@ -62,6 +62,30 @@ class Question:
         return numbered[1] if numbered else None
 
 
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Questions on the hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
+
+    repo: str
+    config: str | None
+    split: str
+
+    @classmethod
+    def read(cls, source: str) -> HubSource:
+        """Raises `QuestionError` if it has another form."""
+        found = _HUB.fullmatch(source)
+        if found is None:
+            raise QuestionError(
+                f"{source}: not hf:REPO/CONFIG:SPLIT; write e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test"
+            )
+        return cls(**found.groupdict())
+
+    @property
+    def dataset(self) -> str:
+        """The data set of questions that name none."""
+        return self.config or self.repo.rpartition("/")[2]
+
+
 def load_questions(source: str | Path) -> list[Question]:
     """Read a source of questions in one of the forms above.
 
@@ -120,13 +144,8 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
 def _open(source: str | Path) -> tuple[Rows, str]:
     """The rows of a source, and the data set of those that name none."""
     if str(source).startswith("hf:"):
-        hub = _HUB.fullmatch(str(source))
-        if hub is None:
-            raise QuestionError(
-                f"{source}: not hf:REPO/CONFIG:SPLIT; write e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test"
-            )
-        name = hub["config"] or hub["repo"].rpartition("/")[2]
-        return _hub_rows(str(source), hub["repo"], hub["config"], hub["split"]), name
+        hub = HubSource.read(str(source))
+        return _hub_rows(str(source), hub), hub.dataset
     path = Path(source)
     name = path.name.split(".")[0]
     if name in SPLITS and path.absolute().parent.name:
@@ -162,18 +181,18 @@ def _parquet_rows(path: Path) -> Rows:
         ) from error
 
 
-def _hub_rows(source: str, repo: str, config: str | None, split: str) -> Rows:
+def _hub_rows(source: str, hub: HubSource) -> Rows:
     """Rows of a split on the hub; without a network, those that the library's cache holds."""
     datasets = _optional("datasets", source)
     try:
         # Every request ends after HF_HUB_DOWNLOAD_TIMEOUT seconds (10, unless the environment says otherwise).
-        rows = datasets.load_dataset(repo, config, split=split)
+        rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
     except Exception as error:  # it raises what its HTTP client, its parsers and its own code raise
         raise QuestionError(
             f"{source}: could not be had ({type(error).__name__}: {error}); check repository, configuration, split and "
             "network, or load it once where there is one: the cache serves without (HF_HUB_OFFLINE=1 does not try)"
         ) from error
-    return _dataset_rows(source, rows, split.partition("[")[0])
+    return _dataset_rows(source, rows, hub.split.partition("[")[0])
 
 
 def _saved_rows(folder: Path) -> Rows:

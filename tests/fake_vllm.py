@@ -22,7 +22,8 @@ from fastapi.responses import JSONResponse, Response
 from safetensors.torch import load_file
 
 from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.tokens import Tokens
 
 Weights = Iterable[tuple[str, torch.Tensor]]

@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 from golden_reader import Case, NotAsked
 
-from igsearch_env.information_gain import (
-    InformationGain,
-    InformationGainConfig,
-    SearchStep,
-    search_steps,
-)
+from igsearch_env.evidence import SearchStep, search_steps
+from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.protocol import Answer, Protocol, Search, refine_span, truncate
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest, weighted_mean

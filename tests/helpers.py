@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from igsearch_env import Gain, IGSearchEnv, IGSearchVectorEnv, InformationGain, InformationGainConfig
-from igsearch_env.information_gain import SearchStep
+from igsearch_env.evidence import SearchStep
 from igsearch_env.protocol import Invalid, Protocol, Search
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest

@@ -24,7 +24,8 @@ from transformers import (
 from algorithms.common.config import DistributedConfig, OptimizerConfig
 from algorithms.common.distributed import Processes
 from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, PolicyConfig, TokenLogprobs
+from algorithms.common.policy import Policy, TokenLogprobs
+from algorithms.common.pretrained import PolicyConfig
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from algorithms.common.config import TrainConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import macro_average, score
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import play
 from igsearch_env.engine import SearchEngine
 from igsearch_env.protocol import Protocol

@@ -26,7 +26,8 @@ from algorithms.common.checkpoint import (
 )
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
 from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 
 
 def trained(policy: Policy) -> Learner:

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.comparison import make_entries, read_records, verdict
+from algorithms.common.comparison import verdict
 from algorithms.common.evaluation import Row, score
 from algorithms.common.intervals import Difference, paired_difference
 from algorithms.common.results import read_result, write_result
+from algorithms.common.run_records import make_entries, read_records
 from examples.compare_algorithms import ALGORITHMS, Args, Job, make_jobs
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question

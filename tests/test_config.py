@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig, as_dict, parse_config
+from algorithms.common.command_line import parse_config
+from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig, as_dict
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig
 from igsearch_env.errors import ConfigurationError

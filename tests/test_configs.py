@@ -17,7 +17,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig, as_dict, parse_config
+from algorithms.common.command_line import parse_config
+from algorithms.common.config import TrainConfig, as_dict
 from algorithms.common.factories import make_protocol
 from algorithms.common.logs import read_metrics
 from algorithms.common.trainer import train

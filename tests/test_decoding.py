@@ -13,7 +13,8 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
 from algorithms.common.decoding import Completion, Decoder
 from algorithms.common.packing import Block, pack
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import collect, play
 from igsearch_env.engine import SearchEngine
 from igsearch_env.protocol import Protocol

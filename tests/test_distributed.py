@@ -20,7 +20,8 @@ from algorithms.common.checkpoint import checkpoints
 from algorithms.common.config import DistributedConfig, RolloutConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.distributed import Processes
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
 from algorithms.grpo import GRPO, GRPOConfig

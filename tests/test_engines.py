@@ -28,7 +28,8 @@ from algorithms.common.engines import Engine, EngineError, TurnWriter, make_engi
 from algorithms.common.engines.continuous_batching import ContinuousBatchingEngine
 from algorithms.common.engines.vllm_local import VllmEngine
 from algorithms.common.engines.vllm_server import VllmServerEngine
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import collect
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError

@@ -24,8 +24,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from algorithms.common.config import EnvConfig, RolloutConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.evaluation import Score
-from algorithms.common.model_card import ExportedPolicy, model_card
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.export.facts import ExportedPolicy, is_hub_name
+from algorithms.common.export.folder import MARK
+from algorithms.common.export.model_card import model_card
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.results import Result
 from algorithms.common.rollout import play
 from algorithms.common.trainer import train
@@ -42,7 +45,7 @@ ROOT = Path(__file__).parent.parent
 TRACES = ("algorithms", "igsearch_env", "packed_")  # of this project, in a process or a configuration
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
-OWN_FILES = {"README.md", export.MARK}
+OWN_FILES = {"README.md", MARK}
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +357,6 @@ def test_a_card_of_a_run_on_hub_models_and_data() -> None:
     card = ExportedPolicy(
         name="agent",
         settings=settings,
-        checkpoint="final",
         step=200,
         dtype="bfloat16",
         base="Qwen/Qwen2.5-3B-Instruct",
@@ -377,7 +379,7 @@ def test_a_card_of_a_run_on_hub_models_and_data() -> None:
 
 
 def test_a_card_says_nothing_that_is_not_known() -> None:
-    card = ExportedPolicy(name="a", settings={}, checkpoint="final", step=None, dtype="float32", base=None)
+    card = ExportedPolicy(name="a", settings={}, step=None, dtype="float32", base=None)
     front, text = parts(model_card(card))
     assert front["tags"] == ["igsearch", "search-agent", "reinforcement-learning"]
     assert not re.search(r"\b(None|nan)\b", text)
@@ -389,7 +391,7 @@ def test_what_could_break_markdown_or_yaml_is_kept_apart() -> None:
     settings = {"algorithm": "own: [x]", "env": {"prompt": prompt, "corpus": "a`b|c"}}
     scores = {"x|y`z": Score(1, 1.0, 1.0, (1.0, 1.0), 1.0)}
     after = Result({"step": 3}, scores, {})
-    card = ExportedPolicy(name, settings, "final", 3, "float32", None, after=after)
+    card = ExportedPolicy(name, settings, 3, "float32", None, after=after)
     front, text = parts(model_card(card))
     assert front["model-index"][0]["name"] == name
     assert front["tags"][-1] == "own: [x]"
@@ -404,7 +406,7 @@ def test_what_could_break_markdown_or_yaml_is_kept_apart() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "algorithms").glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_every_algorithm_is_cited(path: Path) -> None:
     settings = {"algorithm": path.stem}
-    text = model_card(ExportedPolicy("a", settings, "final", None, "float32", None))
+    text = model_card(ExportedPolicy("a", settings, None, "float32", None))
     number = re.findall(r"eprint = \{(\d{4}\.\d{5})\}", text)
     assert len(number) == 1
     assert f"arXiv {number[0]}" in (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
@@ -415,8 +417,8 @@ def test_which_names_are_the_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "project" / "runs" / "cold").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name, known in (("Qwen/Qwen2.5-3B", True), ("gpt2", True), ("runs/cold", False), ("bundled", False)):
-        assert export.is_hub_name(name, run) is known
-    assert not export.is_hub_name("/models/gone", run)
+        assert is_hub_name(name, run) is known
+    assert not is_hub_name("/models/gone", run)
 
 
 # ---------------------------------------------------------------- refusals
@@ -493,7 +495,7 @@ def test_only_an_untouched_export_is_replaced(trained: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match=r"README\.md was edited"):
         exported(trained, output)
     assert (output / "README.md").read_text() == "mine"
-    (output / export.MARK).unlink()
+    (output / MARK).unlink()
     with pytest.raises(ConfigurationError, match=r"holds something else \(README\.md, \.\.\.\)"):
         exported(trained, output)
     with pytest.raises(ConfigurationError, match="a file is there"):

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retriever_contract import CORPUS, RetrieverContract
 
-from algorithms.common.config import EnvConfig, RolloutConfig, parse_config
+from algorithms.common.command_line import parse_config
+from algorithms.common.config import EnvConfig, RolloutConfig
 from algorithms.common.logs import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs

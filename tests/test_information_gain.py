@@ -13,7 +13,7 @@ from igsearch_env import (
     Segment,
     Trajectory,
 )
-from igsearch_env.information_gain import SearchStep, search_steps
+from igsearch_env.evidence import SearchStep, search_steps
 
 
 def two_searches(*, ids: bool = False) -> Trajectory:

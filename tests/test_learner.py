@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from models import learner_of, tiny_policy
 from torch import Tensor
 
-from algorithms.common.buffer import MicroBatch
 from algorithms.common.distributed import Processes
 from algorithms.common.errors import TrainingError
 from algorithms.common.learner import Learner, is_out_of_memory
 from algorithms.common.loss import LossConfig, importance_weights, mismatch, policy_loss
+from algorithms.common.sequences import MicroBatch
 
 
 def learner_with(token_budget: int) -> Learner:

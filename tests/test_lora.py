@@ -15,7 +15,8 @@ from algorithms.common.checkpoint import checkpoints
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
 from algorithms.common.lora import WithoutAdapter, merged_weights
 from algorithms.common.loss import LossConfig
-from algorithms.common.policy import LoraConfig, Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import LoraConfig, PolicyConfig
 from algorithms.common.run import Run
 from algorithms.common.trainer import train
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig

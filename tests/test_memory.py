@@ -27,7 +27,8 @@ from algorithms.common.decoding import Decoder
 from algorithms.common.footprint import Footprint, footprint
 from algorithms.common.loss import LossConfig
 from algorithms.common.memory import MemoryPlan, plan_memory, precision_warning
-from algorithms.common.policy import LoraConfig, Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import LoraConfig, PolicyConfig
 from igsearch_env import ConfigurationError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

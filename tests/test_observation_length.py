@@ -16,7 +16,7 @@ from algorithms.common.tokens import Tokens
 from algorithms.common.truncation import NEAR, observation_cut
 from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
 from igsearch_env.engine import SearchEngine
-from igsearch_env.information_gain import SearchStep
+from igsearch_env.evidence import SearchStep
 from igsearch_env.protocol import FAMILIES, parse
 from igsearch_env.questions import Question
 from igsearch_env.scorers import UnigramScorer

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from algorithms.common import packing
-from algorithms.common.packing import Block, KeyValues, Pack, Prefixes, common_prefix, pack, pack_slots, passes
+from algorithms.common.key_values import KeyValues, Prefixes, common_prefix
+from algorithms.common.packing import Block, Pack, pack, pack_slots, passes
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
 

@@ -9,7 +9,8 @@ import torch
 from models import ARCHITECTURES, save_tiny_policy, tiny_model, tiny_policy, tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from algorithms.common.policy import Policy, PolicyConfig, TokenLogprobs
+from algorithms.common.policy import Policy, TokenLogprobs
+from algorithms.common.pretrained import PolicyConfig
 from igsearch_env.errors import ConfigurationError
 
 IDS = torch.tensor([[5, 9, 12, 40, 7, 8, 22, 31], [3, 4, 6, 8, 10, 0, 0, 0]])

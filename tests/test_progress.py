@@ -18,7 +18,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from algorithms.common.progress import TrainingProgress, flow, sparkline, split
+from algorithms.common.progress import TrainingProgress
+from algorithms.common.sparklines import flow, sparkline, split
 
 ROOT = Path(__file__).parent.parent
 METRICS = {
@@ -110,6 +111,20 @@ def test_the_panel_of_a_run_that_has_not_begun() -> None:
     assert len(lines) == 3
     for name in ("reward", "EM", "searches", "entropy", "information gain", "a step", "nan"):
         assert name not in "\n".join(lines)
+
+
+def test_an_evaluation_is_named_while_it_runs() -> None:
+    run = progress(terminal(60))
+    before = shown(run)
+    run.evaluating("test", 51_713)
+    during = shown(run)
+    assert "evaluating 51,713 test questions" in during[2]
+    assert [*during[:2], *during[3:]] == before
+    run.evaluated(0, "test", 0.05)
+    steps(run, [0.1])
+    assert "evaluating" not in "\n".join(shown(run))
+    run.evaluating("dev", 1)
+    assert "evaluating 1 dev question " in "\n".join(shown(run))
 
 
 def test_what_was_not_measured_is_not_shown() -> None:
@@ -215,6 +230,7 @@ def test_plain_lines_where_a_panel_can_not_be(options: dict[str, Any]) -> None:
     console = terminal(**options)
     warning = "step 3: all_fail is 0.95. " + "Nearly every group fails entirely. " * 7 + "End."
     with progress(console) as run:
+        run.evaluating("test", 500)
         run.evaluated(0, "test", 0.05)
         run.step(3, METRICS)
         run.step(4, METRICS | {"retrieval_failures": 2.0})

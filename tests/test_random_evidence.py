@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
-from igsearch_env.information_gain import SearchStep, search_steps
+from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.questions import Question
 from retrievers import DictionaryRetriever, Passage
 

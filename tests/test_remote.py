@@ -34,7 +34,7 @@ from retrievers import (
     replicas,
 )
 from retrievers.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
-from retrievers.server import make_app
+from retrievers.service import make_app
 
 BM25 = BM25Retriever(CORPUS)
 Handler = Callable[[httpx.Request], httpx.Response]

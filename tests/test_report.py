@@ -21,9 +21,10 @@ import yaml
 
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
 from algorithms.common.evaluation import Row, score_rows
-from algorithms.common.policy import PolicyConfig
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
-from algorithms.common.report.comparison_report import comparison_report, make_entries
+from algorithms.common.report.comparable import make_entries
+from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import LiveServer
 from algorithms.common.report.read_run import read_run
 from algorithms.common.report.run_report import run_report, write_reports

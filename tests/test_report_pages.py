@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,20 @@ def test_no_serious_violation(browser: Any, pages: dict[str, Path], name: str, s
         assert violations(page) == []
 
 
+def chart_named(page: Any, title: str) -> Any:
+    """The figure with a title."""
+    return page.locator("figure.chart", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def step_at(figure: Any, share: float) -> str:
+    """Point at a place of a chart's width, 0 is the left end; the step that the chart names then."""
+    over = figure.locator(".u-over")
+    width = over.evaluate("(part) => part.clientWidth")
+    # Not mouse.move: hover scrolls to the chart and waits until it stands still.
+    over.hover(position={"x": 2 + share * (width - 4), "y": 20})
+    return str(figure.locator(".at").inner_text())
+
+
 def test_charts_follow_colours_and_width(browser: Any, pages: dict[str, Path]) -> None:
     with opened(browser, pages["short"]) as page:
         canvas = "document.querySelector('canvas')"
@@ -106,17 +121,14 @@ def test_charts_follow_colours_and_width(browser: Any, pages: dict[str, Path]) -
         page.emulate_media(color_scheme="dark")
         page.wait_for_function(f"(before) => {canvas}.toDataURL() !== before", arg=before)
         page.set_viewport_size({"width": NARROW, "height": 800})
-        page.wait_for_function(f"() => {canvas}.offsetWidth < {NARROW}")
+        page.wait_for_function(f"() => [...document.querySelectorAll('canvas')].every((c) => c.offsetWidth < {NARROW})")
         assert overflow(page) <= 0
 
 
 def test_values_are_shown_at_the_pointer_and_in_a_table(browser: Any, pages: dict[str, Path]) -> None:
     with opened(browser, pages["short"]) as page:
-        figure = page.locator("figure.chart", has=page.get_by_role("heading", name="Searches", exact=True))
-        figure.scroll_into_view_if_needed()
-        over = figure.locator(".u-over").bounding_box()
-        page.mouse.move(over["x"] + over["width"] - 2, over["y"] + 20)
-        assert figure.locator(".at").inner_text() == "step 6"
+        figure = chart_named(page, "Searches")
+        assert step_at(figure, 1) == "step 6"
         assert figure.locator(".legend .value").inner_text() == "1"
         figure.locator("summary").click()
         figure.locator("tbody tr").last.wait_for()
@@ -129,8 +141,7 @@ def test_a_key_hides_its_line(browser: Any, pages: dict[str, Path]) -> None:
         button = page.get_by_role("button", name="entropy")
         button.press("Enter")
         assert button.get_attribute("aria-pressed") == "false"
-        figure = page.locator("figure.chart", has=page.get_by_role("heading", name="Entropy"))
-        assert figure.locator("canvas").count() == 0
+        assert chart_named(page, "Entropy").locator("canvas").count() == 0
         button.press("Enter")
         page.wait_for_function(f"() => ({COLOURED})()['Entropy'] > 20")
 
@@ -144,7 +155,25 @@ def test_hostile_names_are_text(browser: Any, pages: dict[str, Path]) -> None:
             assert "<img src=x" in page.locator("body").inner_text()
 
 
-def test_the_live_view_shows_a_row_that_came_later(browser: Any, tmp_path: Path) -> None:
+@dataclass
+class Live:
+    """The live view of a run, and a page of it whose time passes when a test says so."""
+
+    server: LiveServer
+    page: Any
+    problems: list[str]
+
+    def log(self, *rows: dict[str, Any]) -> None:
+        """Log rows, and wait until the page shows the last one's step."""
+        for row in rows:
+            append(self.server.run_dir, row)
+        self.page.clock.run_for(2_100)
+        self.page.get_by_text(f"{rows[-1]['step']} of 9").wait_for()
+
+
+@pytest.fixture
+def live(browser: Any, tmp_path: Path) -> Iterator[Live]:
+    """The live view of a run of two steps so far."""
     run = write_run(tmp_path / "run", [training_row(1), training_row(2)], steps=9)
     (run / "transcripts").mkdir()
     (run / "transcripts" / "step-000001.txt").write_text("an episode")
@@ -157,32 +186,61 @@ def test_the_live_view_shows_a_row_that_came_later(browser: Any, tmp_path: Path)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.clock.install()
         page.goto(server.url)
-        assert "2 of 9" in page.locator("main").inner_text()
-        page.get_by_text("Step 1", exact=True).click()
-        page.get_by_role("button", name="entropy").press("Enter")
-        page.evaluate("scrollTo(0, 500)")
-        append(run, training_row(3, searches=7.25))
-        page.clock.run_for(2_100)
-        page.get_by_text("3 of 9").wait_for()
-        assert page.evaluate("scrollY") == 500
-        assert page.get_by_text("an episode").is_visible()
-        searches = json.loads(page.locator("#chart-searches-data").text_content())
-        assert searches["lines"][0]["values"] == [1.0, 1.0, 7.25]
-        assert page.evaluate("document.querySelector('[data-chart=chart-searches-data] canvas') !== null")
-        assert page.get_by_role("button", name="entropy").get_attribute("aria-pressed") == "false"
-        assert page.evaluate("document.activeElement.textContent").startswith("entropy")
-
-        page.get_by_role("button", name="Pause").click()
-        append(run, training_row(4))
-        page.clock.run_for(10_000)
-        assert "3 of 9" in page.locator("main").inner_text()
-        page.get_by_role("button", name="Pause").click()
-        page.clock.run_for(2_100)
-        page.get_by_text("4 of 9").wait_for()
-        assert problems == []
+        yield Live(server, page, problems)
+        page.close()
         server.shutdown()
         thread.join()
-        server.server_close()
-        page.clock.run_for(2_100)
-        page.get_by_text("the server is gone").wait_for()
-        page.close()
+
+
+def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
+    page = live.page
+    assert "2 of 9" in page.locator("main").inner_text()
+    page.get_by_text("Step 1", exact=True).click()
+    page.get_by_role("button", name="entropy").press("Enter")
+    page.evaluate("scrollTo(0, 500)")
+    live.log(training_row(3, searches=7.25))
+    assert page.evaluate("scrollY") == 500
+    assert page.get_by_text("an episode").is_visible()
+    searches = json.loads(page.locator("#chart-searches-data").text_content())
+    assert searches["lines"][0]["values"] == [1.0, 1.0, 7.25]
+    assert page.evaluate("document.querySelector('[data-chart=chart-searches-data] canvas') !== null")
+    assert page.get_by_role("button", name="entropy").get_attribute("aria-pressed") == "false"
+    assert page.evaluate("document.activeElement.textContent").startswith("entropy")
+
+    page.get_by_role("button", name="Pause").click()
+    append(live.server.run_dir, training_row(4))
+    page.clock.run_for(10_000)
+    assert "3 of 9" in page.locator("main").inner_text()
+    page.get_by_role("button", name="Pause").click()
+    page.clock.run_for(2_100)
+    page.get_by_text("4 of 9").wait_for()
+    assert live.problems == []
+    live.server.shutdown()
+    live.server.server_close()
+    page.clock.run_for(2_100)
+    page.get_by_text("the server is gone").wait_for()
+
+
+def test_the_live_view_keeps_the_zoom(live: Live) -> None:
+    live.log(*map(training_row, range(3, 8)))
+    figure = chart_named(live.page, "Searches")
+
+    def ends() -> list[str]:
+        return [step_at(figure, share) for share in (0, 1)]
+
+    assert ends() == ["step 1", "step 7"]
+    step_at(figure, 0.1)
+    live.page.mouse.down()
+    step_at(figure, 0.55)
+    live.page.mouse.up()
+    assert ends() == ["step 2", "step 4"]
+    live.log(training_row(8))
+    assert ends() == ["step 2", "step 4"]
+    for _ in range(2):  # off and on again
+        figure.get_by_role("button", name="searches").press("Enter")
+    assert ends() == ["step 2", "step 4"]
+    figure.locator(".u-over").dblclick()
+    assert ends() == ["step 1", "step 8"]
+    live.log(training_row(9))
+    assert ends() == ["step 1", "step 9"]
+    assert live.problems == []

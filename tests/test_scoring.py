@@ -11,13 +11,15 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.decoding import Decoder
-from algorithms.common.packing import Pack, Prefixes
+from algorithms.common.key_values import Prefixes
+from algorithms.common.packing import Pack
 from algorithms.common.policy import Policy
 from algorithms.common.rollout import collect
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from igsearch_env.engine import SearchEngine
 from igsearch_env.episode import Episode
-from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig, search_steps
+from igsearch_env.evidence import search_steps
+from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
 from igsearch_env.protocol import Protocol
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.trajectory import Group, Trajectory

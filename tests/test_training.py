@@ -21,7 +21,7 @@ from algorithms.common.checkpoint import CheckpointError, checkpoints
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig
 from algorithms.common.errors import TrainingError
 from algorithms.common.logs import read_metrics
-from algorithms.common.policy import PolicyConfig
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.run import Run
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig

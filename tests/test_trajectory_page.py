@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
 from algorithms.common.config import EnvConfig
 from algorithms.common.factories import make_retriever
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.record import Recorded, load_recorded, pieces, record_trajectories
 from algorithms.common.report.trajectories import content, gold_spans, trajectory_page
@@ -262,6 +263,7 @@ def test_a_token_tells_its_numbers_to_mouse_and_keyboard(page: Any, recorded: Re
     turn = rows_of(recorded)[0]["turns"][0]
     page.locator(".tokens .token").nth(1).hover()
     by_mouse = page.inner_text(".status")
+    page.mouse.move(0, 0)  # or a token that scrolls under the pointer would be told in between
     page.locator(".tokens").first.locator("[tabindex='0']").focus()
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".status") == by_mouse
@@ -344,9 +346,9 @@ def test_keys_move_through_trajectories_views_and_algorithms(page: Any, recorded
     assert page.locator(".sibling").count() == 0
     assert page.evaluate("document.activeElement.closest('.detail') !== null")
     page.keyboard.press("?")
-    assert page.locator("dialog").is_visible()
+    page.locator("dialog").wait_for(state="visible")
     page.keyboard.press("Escape")
-    assert not page.locator("dialog").is_visible()
+    page.locator("dialog").wait_for(state="hidden")  # a browser closes it in its own time
     page.keyboard.press("/")
     page.keyboard.type("jgak?")
     assert page.get_by_label("Search", exact=True).input_value() == "jgak?"

@@ -2,7 +2,7 @@
 
 Flat layout. Estimators return one float per *policy token*: the tokens that the policy wrote, in the order
 group, trajectory, turn, token. `RolloutBuffer` gives the index arrays to fill such a vector, and
-`micro_batches` turns it into padded tensors. The loss mask is made here and nowhere else.
+`micro_batches` turns it into padded tensors.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from algorithms.common.packing import Prefixes
+from algorithms.common.group_rows import group_row, read_group
+from algorithms.common.key_values import Prefixes
+from algorithms.common.sequences import MicroBatch, TokenSequence, token_sequence
 from igsearch_env.errors import IGSearchError
-from igsearch_env.information_gain import has_evidence
-from igsearch_env.protocol import Action, Answer, Invalid, Search
-from igsearch_env.questions import Question
-from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
-from retrievers.base import Passage
+from igsearch_env.evidence import has_evidence
+from igsearch_env.trajectory import Group, Trajectory, Turn
 
 FORMAT = 2  # of a saved buffer
 MAX_PADDING = 1.05  # padded tokens of a micro-batch over its own
@@ -162,7 +161,7 @@ class RolloutBuffer:
     @cached_property
     def sequences(self) -> list[TokenSequence]:
         """Each trajectory as one token sequence with its loss mask."""
-        return [_sequence(trajectory) for trajectory in self.trajectories]
+        return [token_sequence(trajectory) for trajectory in self.trajectories]
 
     def micro_batches(
         self, advantages: Floats, rows: Sequence[int], token_budget: int, pad_id: int
@@ -223,11 +222,7 @@ class RolloutBuffer:
         with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
             file.write(json.dumps({"format": FORMAT, "failed": self.failed, "metadata": self.metadata}) + "\n")
             for group in self.groups:
-                row = {
-                    "question": _question_row(group.question),
-                    "trajectories": [_trajectory_row(t) for t in group.trajectories],
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(group_row(group), ensure_ascii=False) + "\n")
         os.replace(partial, path)
 
     @classmethod
@@ -241,129 +236,4 @@ class RolloutBuffer:
             raise RolloutBufferError(f"{path}: not a saved buffer ({error}); give a file that save() wrote") from error
         if version != FORMAT:
             raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; collect again")
-        groups = []
-        for row in rows:
-            question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
-            groups.append(Group(question, [_trajectory(question, t) for t in row["trajectories"]]))
-        return cls(groups, header["failed"], header["metadata"])
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """A trajectory as tokens. `mask` is True exactly on what the policy wrote; `logprobs` has one entry per True."""
-
-    ids: Ints
-    mask: NDArray[np.bool_]
-    logprobs: Floats
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Padded tensors of some trajectories. `mask_BT[b, t]`: token t of row b is the policy's (loss applies)."""
-
-    rows: list[int]
-    ids_BT: torch.Tensor
-    mask_BT: torch.Tensor
-    old_logprobs_BT: torch.Tensor
-    advantages_BT: torch.Tensor
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same batch on a device."""
-        tensors = (self.ids_BT, self.mask_BT, self.old_logprobs_BT, self.advantages_BT)
-        return MicroBatch(self.rows, *(tensor.to(device) for tensor in tensors))
-
-
-def _sequence(trajectory: Trajectory) -> TokenSequence:
-    ids: list[int] = list(trajectory.prompt_ids)
-    mask = [False] * len(ids)
-    logprobs: list[float] = []
-    for turn in trajectory.turns:
-        ids += turn.completion_ids
-        mask += [True] * len(turn.completion_ids)
-        logprobs += turn.logprobs
-        ids += turn.observation_ids
-        mask += [False] * len(turn.observation_ids)
-    # Observations after the last policy token teach nothing and are never read.
-    length = len(mask) - mask[::-1].index(True) if any(mask) else len(mask)
-    return TokenSequence(
-        np.array(ids[:length], dtype=np.int64),
-        np.array(mask[:length], dtype=np.bool_),
-        np.array(logprobs, dtype=np.float32),
-    )
-
-
-# ---------------------------------------------------------------- rows of a saved buffer
-
-
-def _question_row(question: Question) -> dict[str, Any]:
-    metadata = {k: v for k, v in question.metadata.items() if isinstance(v, (str, int, float, bool, list))}
-    return {
-        "id": question.id,
-        "text": question.text,
-        "golden_answers": list(question.golden_answers),
-        "dataset": question.dataset,
-        "metadata": metadata,
-    }
-
-
-def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "prompt": trajectory.prompt,
-        "prompt_ids": trajectory.prompt_ids,
-        "prediction": trajectory.prediction,
-        "outcome": trajectory.outcome,
-        "stop_reason": trajectory.stop_reason,
-        "attempts": [[a.end, a.prediction, a.outcome] for a in trajectory.attempts],
-        "turns": [_turn_row(turn) for turn in trajectory.turns],
-    }
-
-
-def _turn_row(turn: Turn) -> dict[str, Any]:
-    kind = type(turn.action).__name__
-    return {
-        "text": turn.text,
-        "action": [kind, *asdict(turn.action).values()],
-        "observation": turn.observation,
-        "passages": [[p.id, p.title, p.text, p.score] for p in turn.passages],
-        "gain": None if turn.gain is None else asdict(turn.gain),
-        "reward": turn.reward,
-        "completion_ids": turn.completion_ids,
-        "logprobs": turn.logprobs,
-        "query_span": turn.query_span,
-        "search_span": turn.search_span,
-        "observation_ids": turn.observation_ids,
-    }
-
-
-def _trajectory(question: Question, row: dict[str, Any]) -> Trajectory:
-    return Trajectory(
-        question,
-        row["prompt"],
-        [_turn(turn) for turn in row["turns"]],
-        row["prediction"],
-        row["outcome"],
-        row["stop_reason"],
-        tuple(row["prompt_ids"]),
-        [Attempt(*fields) for fields in row["attempts"]],
-    )
-
-
-_ACTIONS: dict[str, Callable[[str], Action]] = {"Search": Search, "Answer": Answer, "Invalid": Invalid}
-
-
-def _turn(row: dict[str, Any]) -> Turn:
-    kind, value = row["action"]
-    gain = row["gain"]
-    return Turn(
-        text=row["text"],
-        action=_ACTIONS[kind](value),
-        observation=row["observation"],
-        passages=tuple(Passage(*fields) for fields in row["passages"]),
-        gain=None if gain is None else Gain(**{**gain, "baseline_evidences": tuple(gain["baseline_evidences"])}),
-        reward=row["reward"],
-        completion_ids=tuple(row["completion_ids"]),
-        logprobs=tuple(row["logprobs"]),
-        query_span=None if row["query_span"] is None else (row["query_span"][0], row["query_span"][1]),
-        search_span=None if row["search_span"] is None else (row["search_span"][0], row["search_span"][1]),
-        observation_ids=tuple(row["observation_ids"]),
-    )
+        return cls([read_group(row) for row in rows], header["failed"], header["metadata"])

@@ -6,24 +6,20 @@ import base64
 import html
 import json
 import os
-import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.common.intervals import Difference, Floats, paired_difference
-from algorithms.common.logs import read_metrics
-from algorithms.common.results import read_result
+from algorithms.common.hardware import hardware
+from algorithms.common.intervals import Difference, paired_difference
+from algorithms.common.run_records import Entry, Record, make_entries
 from igsearch_env.errors import ConfigurationError
 
-MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
@@ -32,112 +28,6 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #888
 th:first-child, td:first-child { text-align: left }
 img { max-width: 100%; background: white }
 """
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a report needs of one finished run, in a line of JSON."""
-
-    label: str
-    seed: int
-    start: str
-    command: list[str]
-    """What trained it, without paths."""
-    exact_matches: dict[str, str]
-    """By data set, a 0 or 1 for each test question, in order of their ids."""
-    searches: dict[str, float]
-    """By data set, searches a test question."""
-    curve: list[tuple[int, float]]
-    """Step and EM of each evaluation."""
-    rewards: list[float]
-    """Mean outcome of each training step."""
-    means: dict[str, float]
-    """Metrics of the training steps, averaged over them."""
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        """What may be there only once in a comparison."""
-        return self.label, self.seed, self.start
-
-    @classmethod
-    def of_run(cls, folder: Path, label: str, seed: int, start: str, command: Sequence[str]) -> Record:
-        """The record of a finished run. Test questions must be scored 0 or 1."""
-        result = read_result(folder / "test_after.json")
-        metrics = read_metrics(folder / "metrics.jsonl")
-        steps = [row for row in metrics if "reward" in row]
-        ordered = {name: sorted(found, key=lambda row: row.id) for name, found in result.rows.items()}
-        return cls(
-            label,
-            seed,
-            start,
-            list(command),
-            {name: "".join(str(int(row.em)) for row in found) for name, found in ordered.items()},
-            {name: round(score.searches, 4) for name, score in result.scores.items()},
-            [(row["step"], round(row["eval/em"], 5)) for row in metrics if "eval/em" in row],
-            [round(row["reward"], 5) for row in steps],
-            {key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5) for key in MEANS},
-        )
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a file that `write_report` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Record(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The runs of one algorithm from one start, in order of seeds."""
-
-    label: str
-    records: tuple[Record, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the runs."""
-        return tuple(record.seed for record in self.records)
-
-    def exact_matches(self, seeds: Sequence[int]) -> dict[str, Floats]:
-        """EM [seeds, questions] on the test questions, by data set."""
-        chosen = [self.records[self.seeds.index(seed)].exact_matches for seed in seeds]
-        return {name: np.array([[float(bit) for bit in found[name]] for found in chosen]) for name in chosen[0]}
-
-    @cached_property
-    def families(self) -> dict[str, Floats]:
-        """Test EM of each run, by data set."""
-        return {name: values.mean(axis=1) for name, values in self.exact_matches(self.seeds).items()}
-
-    @property
-    def final(self) -> Floats:
-        """Macro-averaged test EM of each run."""
-        return np.mean(list(self.families.values()), axis=0)  # type: ignore[no-any-return]
-
-    @property
-    def searches(self) -> float:
-        """Searches a test question, macro-averaged."""
-        return float(np.mean([list(record.searches.values()) for record in self.records]))
-
-    @cached_property
-    def curve(self) -> tuple[list[int], Floats]:
-        """Steps of the evaluations that all runs have, and EM [seeds, steps] there."""
-        points = [dict(record.curve) for record in self.records]
-        steps = sorted(set.intersection(*(set(p) for p in points)))
-        return steps, np.array([[p[step] for step in steps] for p in points])
-
-    @property
-    def area(self) -> float:
-        """Area under the learning curve, over its length: mean EM on the way."""
-        steps, values = self.curve
-        return float((np.trapezoid(values, steps, axis=1) / max(steps[-1] - steps[0], 1)).mean())
-
-    def per_step(self, key: str) -> float:
-        """A metric of the training steps, mean over steps and runs."""
-        return float(np.mean([record.means[key] for record in self.records]))
-
-    @property
-    def gain_share(self) -> float:
-        """Share of a training step's time that went into information gain."""
-        return self.per_step("time/information_gain") / max(self.per_step("time/step"), 1e-9)
 
 
 def write_report(
@@ -168,13 +58,6 @@ def write_report(
     page += f"Comparison</title><style>{STYLE}</style><h1>Comparison</h1><p>{html.escape(facts)}</p>{body}</html>"
     _write(folder / "report.html", page)
     console.print(f"report in {folder}/: report.md, report.html, runs.jsonl, curves-*.png")
-
-
-def make_entries(records: Sequence[Record]) -> list[Entry]:
-    """The runs by algorithm, in order of first appearance."""
-    labels = dict.fromkeys(record.label for record in records)
-    by_seed = sorted(records, key=lambda record: record.seed)
-    return [Entry(label, tuple(record for record in by_seed if record.label == label)) for label in labels]
 
 
 def overview(entries: Sequence[Entry]) -> list[list[str]]:
@@ -260,20 +143,6 @@ def plot(entries: Sequence[Entry], start: str, path: Path) -> Path:
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return path
-
-
-def hardware() -> str:
-    """What ran it, in a line."""
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.processor(),
-    )
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, {device}, torch {torch.__version__}"
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
 
 
 def _rich(title: str, rows: list[list[str]]) -> Table:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
+from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import DistributedConfig, OptimizerConfig
 from algorithms.common.distributed import Processes
 from algorithms.common.learner import Learner
 from algorithms.common.loss import value_loss
 from algorithms.common.policy import Policy
+from algorithms.common.sequences import MicroBatch
 from igsearch_env.errors import check_range
 
 

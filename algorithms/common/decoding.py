@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from algorithms.common.packing import Block, Ids, KeyValues, Prefixes, pack, pack_slots, passes
+from algorithms.common.key_values import Ids, KeyValues, Prefixes
+from algorithms.common.packing import Block, pack, pack_slots, passes
 from algorithms.common.policy import Policy
 
 

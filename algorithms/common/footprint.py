@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from algorithms.common.lora import ADAPTER_FILE, add_adapter
-from algorithms.common.policy import DTYPES, PolicyConfig
+from algorithms.common.pretrained import DTYPES, PolicyConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 

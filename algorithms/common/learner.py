@@ -19,10 +19,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
+from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import DistributedConfig, OptimizerConfig
 from algorithms.common.distributed import Processes, full
 from algorithms.common.errors import TrainingError
+from algorithms.common.sequences import MicroBatch
 
 # A micro-batch's loss (its share of the mini-batch's sum) and what to log of it, summed likewise.
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]

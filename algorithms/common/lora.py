@@ -14,7 +14,8 @@ from algorithms.common.distributed import full
 from igsearch_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from algorithms.common.policy import LoraConfig, Policy
+    from algorithms.common.policy import Policy
+    from algorithms.common.pretrained import LoraConfig
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
 

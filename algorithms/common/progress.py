@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from algorithms.common.sparklines import flow, sparkline, split
 from igsearch_env.terminal import MAX_WIDTH, frame, visible
 
 MIN_WIDTH = 60  # columns; a narrower terminal gets plain lines
 LABEL = 8  # columns before a sparkline
 PACE = 50  # steps whose mean gives the time that is left: enough to hold evaluations and checkpoints too
-BLOCKS = "▁▂▃▄▅▆▇█"
 # Parts of a step by what they are called in the metrics; the fill tells them apart without colours.
 PARTS = (
     ("rollout", "time/rollout", "█", "cyan"),
@@ -52,6 +50,7 @@ class TrainingProgress:
         self.metrics: Mapping[str, float] = {}  # of the last step
         self.rewards: list[float] = []
         self.scores: dict[str, list[tuple[int, float]]] = {"dev": [], "test": []}  # (step, EM)
+        self.evaluation = ""  # what is evaluated now
         self.failures = 0.0
         self.warning = ""
         for row in rows:
@@ -95,9 +94,14 @@ class TrainingProgress:
                 said += f"  retrieval failed {metrics['retrieval_failures']:.0f}"
             self.print(f"{said}  {metrics['time/step']:.2f} s")
 
+    def evaluating(self, split: Literal["dev", "test"], questions: int) -> None:
+        """An evaluation on so many questions begins; the panel says so until it has `evaluated`."""
+        self.evaluation = f"evaluating {questions:,} {split} question{'' if questions == 1 else 's'}"
+
     def evaluated(self, step: int, split: Literal["dev", "test"], em: float) -> None:
         """The policy after `step` was evaluated."""
         self.scores[split].append((step, em))
+        self.evaluation = ""
         if self.live is None:
             self.print(f"step {step}: {split} EM {em:.3f}")
 
@@ -126,7 +130,10 @@ class TrainingProgress:
         # Two columns stay free for the ^C that a terminal echoes: wrapped, it would shift the panel by a line.
         width = min(self.console.width - 2, MAX_WIDTH)
         inner = width - 4
-        lines = [self._steps(inner), *self._curves(inner)]
+        lines = [self._steps(inner)]
+        if self.evaluation:
+            lines.append(Text(self.evaluation, "cyan"))
+        lines += self._curves(inner)
         lines += flow(self._facts(), inner)
         lines += self._times(inner)
         if self.failures:
@@ -211,37 +218,3 @@ def _can_be_live(console: Console) -> bool:
 
 def _hours(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def sparkline(values: Sequence[float], width: int) -> str:
-    """At most `width` blocks, from 0 to the highest value; each the mean of its share of the values.
-
-    Values below 0 are drawn as 0; those that are not finite are left out.
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite or width < 1:
-        return ""
-    means = [float(part.mean()) for part in np.array_split(np.array(finite), min(width, len(finite)))]
-    top = max(means)
-    heights = [max(0.0, mean) / top if top > 0 else 0.0 for mean in means]
-    return "".join(BLOCKS[round(height * (len(BLOCKS) - 1))] for height in heights)
-
-
-def split(cells: int, amounts: Sequence[float]) -> list[int]:
-    """`cells` shared out by amounts of at least 0: they add up exactly, and none is off by more than a cell."""
-    ends = np.cumsum(amounts)
-    if cells < 1 or not ends[-1] > 0:
-        return [0] * len(amounts)
-    places = np.rint(ends / ends[-1] * cells).astype(int)
-    return [int(cells) for cells in np.diff(places, prepend=0)]
-
-
-def flow(parts: Sequence[Text], width: int) -> list[Text]:
-    """Parts side by side, three columns apart, in as few lines of `width` columns as keep their order."""
-    lines: list[Text] = []
-    for part in parts:
-        if lines and lines[-1].cell_len + 3 + part.cell_len <= width:
-            lines[-1].append("   ").append_text(part)
-        else:
-            lines.append(part.copy())
-    return lines

@@ -61,6 +61,12 @@ def read_result(path: Path) -> Result:
     return Result(content, scores, rows)
 
 
+def read_tests(run: Path) -> tuple[Result | None, Result | None]:
+    """The tests before and after training that a run folder holds."""
+    before, after = (run / f"test_{when}.json" for when in ("before", "after"))
+    return read_result(before) if before.is_file() else None, read_result(after) if after.is_file() else None
+
+
 def _stored_score(found: Mapping[str, Any]) -> Score:
     low, high = found["em_ci95"]
     failed = found.get("failed", 0)  # older files counted none

@@ -16,13 +16,14 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.checkpoint import checkpoints, load_optimizers, load_weights, save_checkpoint, write_policy
 from algorithms.common.collapse import CollapseWatch
-from algorithms.common.comparison import hardware
 from algorithms.common.config import EVAL_SLOTS, TrainConfig, as_dict
 from algorithms.common.critic import Critic
 from algorithms.common.distributed import Processes
 from algorithms.common.evaluation import Row, Score, limit_per_dataset, macro_average, score_rows
 from algorithms.common.factories import make_protocol, make_questions, make_retriever
 from algorithms.common.fingerprint import Fingerprint, make_fingerprint
+from algorithms.common.hardware import hardware
+from algorithms.common.key_values import Prefixes
 from algorithms.common.learner import Learner
 from algorithms.common.logs import (
     MetricsLog,
@@ -34,12 +35,12 @@ from algorithms.common.logs import (
 )
 from algorithms.common.lora import WithoutAdapter
 from algorithms.common.memory import plan_memory, precision_warning
-from algorithms.common.packing import Prefixes
-from algorithms.common.policy import DTYPES, Policy, TokenLogprobs
+from algorithms.common.policy import Policy, TokenLogprobs
+from algorithms.common.pretrained import DTYPES
 from algorithms.common.progress import TrainingProgress
 from algorithms.common.report.record import record_trajectories
 from algorithms.common.report.run_report import write_reports
-from algorithms.common.results import read_result, write_result
+from algorithms.common.results import read_tests, write_result
 from algorithms.common.rollout import play
 from algorithms.common.run_folder import open_folder
 from algorithms.common.sampler import Sampler
@@ -176,14 +177,14 @@ class Run:
         config = self.config
         with self.progress:
             if self.done == 0:
-                scores = self.evaluate(0, self.test_questions)
+                scores = self.evaluate(0)
                 self.progress.evaluated(0, "test", macro_average(scores))
             for step in range(self.done + 1, config.steps + 1):
                 yield step
                 if config.eval_every and step % config.eval_every == 0:
                     self.progress.evaluated(step, "dev", self.validate(step))
                 if step == config.steps:
-                    scores = self.evaluate(step, self.test_questions)
+                    scores = self.evaluate(step)
                     self.progress.evaluated(step, "test", macro_average(scores))
                 if step == config.steps or step % config.save_every == 0:
                     self.save(step)
@@ -217,7 +218,9 @@ class Run:
 
     def validate(self, step: int) -> float:
         """EM on some dev questions, logged; the policy is kept as RUN_DIR/best if it did better than ever."""
-        scores = score_rows(self.play(limit_per_dataset(self.dev_questions, self.config.eval_limit)))
+        questions = limit_per_dataset(self.dev_questions, self.config.eval_limit)
+        self.progress.evaluating("dev", len(questions))
+        scores = score_rows(self.play(questions))
         score = macro_average(scores)
         if score > self.best:
             self.best = score
@@ -228,9 +231,10 @@ class Run:
             self.log.write(step, {**metrics, "dev/em": score})
         return score
 
-    def evaluate(self, step: int, questions: Sequence[Question]) -> dict[str, Score]:
-        """Greedy answers to test questions, logged and kept."""
-        rows = self.play(questions)
+    def evaluate(self, step: int) -> dict[str, Score]:
+        """Greedy answers to the test questions, logged and kept."""
+        self.progress.evaluating("test", len(self.test_questions))
+        rows = self.play(self.test_questions)
         scores = score_rows(rows)
         if self.log is not None:
             self.log.write(step, score_metrics(scores))
@@ -243,15 +247,15 @@ class Run:
                 seed=self.config.seed,
                 step=step,
                 hardware=hardware(),
-                fingerprint=self.fingerprint(step, questions),
+                fingerprint=self.fingerprint(step),
             )
         return scores
 
-    def fingerprint(self, step: int, questions: Sequence[Question]) -> Fingerprint:
+    def fingerprint(self, step: int) -> Fingerprint:
         """What decides the numbers of an evaluation after `step`; a trained policy is named, not hashed."""
         policy, env, rollout = self.config.policy, self.config.env, self.config.rollout
         found = make_fingerprint(
-            questions=questions,
+            questions=self.test_questions,
             retriever=self.retriever.fingerprint(),
             policy=policy.path,
             protocol=self.protocol,
@@ -276,15 +280,13 @@ class Run:
 
     def finish(self) -> None:
         """The final table, the learning curve and the trained policy in RUN_DIR/policy."""
-        finished = self.dir / "test_after.json"
-        if not self.processes.on_first(finished.is_file):
+        if not self.processes.on_first(lambda: (self.dir / "test_after.json").is_file()):
             return
         write_policy(self.dir / "policy", self.policy, self.learner)
         if not self.processes.first:
             return
-        start = self.dir / "test_before.json"
-        before = read_result(start).scores if start.is_file() else None
-        after = read_result(finished).scores
+        before, after = (test and test.scores for test in read_tests(self.dir))
+        assert after is not None  # as was just asked
         print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
         failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
         if failed:

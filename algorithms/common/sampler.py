@@ -8,9 +8,10 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.decoding import Decoder
 from algorithms.common.distributed import Processes
 from algorithms.common.engines import Engine, TurnWriter, make_engine
+from algorithms.common.key_values import KeyValues
 from algorithms.common.lora import merged_weights
-from algorithms.common.packing import KeyValues
-from algorithms.common.policy import DTYPES, Policy
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import DTYPES
 
 
 class Sampler:

@@ -22,9 +22,11 @@ import torch
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.distributed import Processes
-from algorithms.common.packing import Block, Ids, KeyValues, Prefixes, common_prefix, pack, passes
+from algorithms.common.key_values import Ids, KeyValues, Prefixes, common_prefix
+from algorithms.common.packing import Block, pack, passes
 from algorithms.common.policy import Policy
-from igsearch_env.information_gain import InformationGain, search_steps
+from igsearch_env.evidence import search_steps
+from igsearch_env.information_gain import InformationGain
 from igsearch_env.scorers import ScoreRequest, Segment, weighted_mean
 
 

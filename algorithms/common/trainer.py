@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, MicroBatch, RolloutBuffer
-from algorithms.common.config import TrainConfig, parse_config
+from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.command_line import parse_config
+from algorithms.common.config import TrainConfig
 from algorithms.common.errors import TrainingError
 from algorithms.common.learner import per_token
 from algorithms.common.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
 from algorithms.common.scoring import measure_information_gain
+from algorithms.common.sequences import MicroBatch
 from algorithms.common.statistics import describe, throughput
 from igsearch_env.errors import IGSearchError
 from retrievers.base import Retriever, RetrieverError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from algorithms.common.config import RolloutConfig
 from algorithms.common.engines.base import Engine, EngineError, TurnWriter
-from algorithms.common.policy import Policy, PolicyConfig
+from algorithms.common.policy import Policy
+from algorithms.common.pretrained import PolicyConfig
 
 __all__ = ["Engine", "EngineError", "TurnWriter", "make_engine"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from algorithms.common.decoding import Completion
-from algorithms.common.packing import Ids
+from algorithms.common.key_values import Ids
 from algorithms.common.policy import Policy
 from algorithms.common.tokens import Tokens
 from igsearch_env.errors import ConfigurationError, IGSearchError

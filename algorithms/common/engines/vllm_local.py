@@ -15,7 +15,7 @@ from torch import Tensor
 
 from algorithms.common.decoding import Completion
 from algorithms.common.engines.base import Engine, EngineError
-from algorithms.common.packing import Ids
+from algorithms.common.key_values import Ids
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocol import STOP_TAGS

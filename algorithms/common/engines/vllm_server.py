@@ -20,7 +20,7 @@ from torch import Tensor
 from algorithms.common.decoding import Completion
 from algorithms.common.engines.base import Engine, EngineError
 from algorithms.common.engines.vllm_local import LOGPROBS_MODE, sampling
-from algorithms.common.packing import Ids
+from algorithms.common.key_values import Ids
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
 

@@ -5,7 +5,9 @@ const charts = (() => {
   const COLOURS = 8;
   const HEIGHT = 240;
   const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
-  const switchedOff = new Map(); // by title, the styles of lines: outlives the chart when the live view draws it anew
+  // By title: they outlive the chart when the live view draws it anew.
+  const switchedOff = new Map(); // styles of lines
+  const zoomed = new Map(); // first and last step in sight
   let drawn = [];
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -156,15 +158,26 @@ const charts = (() => {
     const keys = legend(spec, figure.dataset.chart, hidden, toggle);
     figure.querySelector(".legend-place").replaceChildren(keys.list);
 
+    function remove() {
+      if (!chart) return;
+      const { min, max } = chart.scales.x;
+      const whole = spread(chart, spec.steps[0], spec.steps.at(-1));
+      if (min === whole[0] && max === whole[1]) zoomed.delete(spec.title);
+      else zoomed.set(spec.title, { min, max });
+      chart.destroy();
+      chart = null;
+    }
+
     function build() {
-      chart?.destroy();
+      remove();
       const kept = { ...spec, lines: spec.lines.filter((line) => !hidden.has(line.style)) };
       kept.bands = spec.bands
         .map((pair) => pair.map((i) => kept.lines.indexOf(spec.lines[i])))
         .filter((pair) => !pair.includes(-1));
       const values = spec.stack ? stacked(kept.lines) : kept.lines.map((line) => line.values);
-      if (!kept.lines.length) return void (chart = null);
+      if (!kept.lines.length) return;
       chart = new uPlot(options(kept, plot.clientWidth, cursor), [spec.steps, ...values], plot);
+      if (zoomed.has(spec.title)) chart.setScale("x", zoomed.get(spec.title));
     }
     build();
     const observer = new ResizeObserver(() => {
@@ -178,7 +191,7 @@ const charts = (() => {
     };
     numbers.addEventListener("toggle", fill);
     fill();
-    return { build, stop: () => (observer.disconnect(), chart?.destroy()) };
+    return { build, stop: () => (observer.disconnect(), remove()) };
   }
 
   function drawAll() {

@@ -1,4 +1,4 @@
-// Looks for a new version of the page, and puts its content in place of the old: scroll position and opened parts stay.
+// Looks for a new version of the page, and puts its content in place of the old: scroll position, opened parts and zoom stay.
 {
   const EVERY = 2000; // milliseconds
   const state = document.getElementById("live-state");
@@ -11,6 +11,7 @@
     const answer = await fetch(".", { cache: "no-store" });
     if (!answer.ok) return "the run folder can't be read just now";
     const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+    if (paused) return "paused"; // while it was fetched
     const old = document.querySelector("main");
     for (const part of old.querySelectorAll("details[open][id]")) {
       const same = main.querySelector(`#${CSS.escape(part.id)}`);

@@ -13,7 +13,7 @@ import yaml
 from algorithms.common.collapse import CollapseWatch
 from algorithms.common.fingerprint import Fingerprint
 from algorithms.common.logs import read_metrics
-from algorithms.common.results import Result, read_result
+from algorithms.common.results import Result, read_tests
 from igsearch_env.errors import ConfigurationError
 
 
@@ -118,8 +118,7 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder} holds neither metrics.jsonl nor config.yaml, so it is no run; give the --run-dir of one"
         )
     rows = [row for row in read_metrics(metrics) if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    before, after = (_result(folder / f"test_{name}.json") for name in ("before", "after"))
-    return RunRecord(folder, _config(settings), rows, before, after)
+    return RunRecord(folder, _config(settings), rows, *read_tests(folder))
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -130,7 +129,3 @@ def _config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to report without") from error
     return content if isinstance(content, dict) else {}
-
-
-def _result(path: Path) -> Result | None:
-    return read_result(path) if path.is_file() else None

@@ -3,7 +3,7 @@
     write(path, trajectory_page([load_recorded(file) for file in files], "a title"))
 
 Everything that needs the project's own rules (which answer is right, where a gold answer stands) is decided here; the
-script beside this file only shows it. Texts that occur often are stored once, and advantages as runs.
+scripts beside this file only show it. Texts that occur often are stored once, and advantages as runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from algorithms.common.report.page import data, page
 from algorithms.common.report.record import Recorded
 from igsearch_env.rewards import normalize_answer
 
+SCRIPTS = ("elements", "data", "list", "tokens", "evidence", "views", "page")  # trajectories_*.js: one script, in order
+
 Span = tuple[int, int]
 
 
 def trajectory_page(recorded: Sequence[Recorded], title: str) -> str:
     """One HTML document of all the recorded trajectories; files of several steps or algorithms may be mixed."""
     folder = files("algorithms.common.report")
-    css, js = ((folder / f"trajectories.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    css = (folder / "trajectories.css").read_text(encoding="utf-8")
+    js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     body = f"<header><h1>{html.escape(title)}</h1></header>\n<main></main>\n" + data("trajectories", content(recorded))
     return page(title, body, css=css, js=js)
 

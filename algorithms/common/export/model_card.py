@@ -1,0 +1,140 @@
+"""The model card of an exported policy: Markdown with the Hub's YAML on top, every figure from the run itself.
+
+What a run does not say is left out of its card. The licence is the user's to choose: a comment marks where.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from algorithms.common.export.facts import ExportedPolicy
+from algorithms.common.export.front_matter import front_matter
+from algorithms.common.export.markdown import (
+    bullet_list,
+    code_block,
+    code_span,
+    escaped,
+    if_known,
+    without_passwords,
+)
+from algorithms.common.export.results_section import results_section
+from algorithms.common.export.usage_section import protocol_section, use_section
+from igsearch_env.world.bundled import bundled_world
+
+LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
+REWARDS = {
+    "em": "exact match of the answer with a golden one after SQuAD's normalisation",
+    "f1": "token F1 of the answer with a golden one after SQuAD's normalisation",
+    "autorefine": "AutoRefine's (arXiv 2505.11277)",
+}
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+
+
+def model_card(run: ExportedPolicy) -> str:
+    """README.md of an exported policy."""
+    front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True)
+    settings = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=True)
+    sections = [
+        f"# {escaped(run.name)}",
+        "A language model that answers questions by searching: it writes a query, reads the passages that a search "
+        "engine found, and goes on until it answers. Trained by reinforcement learning with IGSearch.",
+        bullet_list(_facts(run)),
+        "## Protocol",
+        *protocol_section(run),
+        "## Use",
+        *use_section(run),
+        "## Results",
+        *results_section(run),
+        "## Limits",
+        bullet_list(_limits(run)),
+        "## Licence",
+        f"Not chosen yet. That is for the publisher to do, in the first lines of this file ({LICENSES}).",
+        "## Settings",
+        "<details><summary>config.yaml of the run</summary>",
+        code_block(without_passwords(settings), "yaml"),
+        "</details>",
+        *([f"Exported with {', '.join(map(' '.join, run.versions.items()))}."] if run.versions else []),
+        *_citation(run),
+    ]
+    return f"---\n# license: not chosen yet; name one here ({LICENSES})\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _facts(run: ExportedPolicy) -> Iterator[str]:
+    at = run.setting
+    if at("algorithm"):
+        summary = _docstring(at("algorithm")).partition("\n")[0]
+        yield f"**Algorithm**: {escaped(summary or at('algorithm'))}"
+    if run.base is not None:
+        known = "the policy bundled with IGSearch" if run.base == "bundled" else code_span(Path(run.base).name)
+        link = f"[{escaped(run.base)}](https://huggingface.co/{run.base})"
+        yield f"**Began as**: {link if run.base_on_hub else known}"
+    if run.step is not None:
+        best = if_known(", the best by validation (EM {:.3f})", run.validation_em)
+        steps, seed = if_known(" of {}", at("steps")), if_known(", seed {}", at("seed"))
+        yield f"**Trained**: {run.step}{steps} steps{best}{seed}"
+    if at("rollout.questions"):
+        attempts = at("env.attempts") if at("env.attempts") != 1 else None
+        yield (
+            f"**A step**: {at('rollout.questions')} questions"
+            f"{if_known(', {} episodes each', at('rollout.group_size'))}"
+            f"{if_known(' of {} attempts', attempts)}{if_known(', learning rate {}', at('optimizer.lr'))}"
+        )
+    rank = (run.adapter or {}).get("r") or at("policy.lora.rank")
+    lora = f", LoRA of rank {rank}, {'the adapter alone' if run.adapter else 'merged'}" if rank else ""
+    yield f"**Weights**: {run.dtype}{lora}"
+    if at("env.questions"):
+        yield f"**Questions**: {', '.join(map(code_span, at('env.questions')))}"
+    if at("env.corpus"):
+        engine = "" if at("env.retriever") in (None, "auto") else f", searched by {code_span(at('env.retriever'))}"
+        if at("env.corpus") == "bundled":
+            engine = f" ({len(bundled_world().passages):,} passages of an invented world), searched by BM25"
+        rerank = f", put in order by {code_span(at('env.rerank'))}" if at("env.rerank") else ""
+        yield (
+            f"**Corpus**: {code_span(at('env.corpus'))}{engine}{rerank}"
+            f"{if_known('; {} passages a search', at('env.top_k'))}"
+            f"{if_known(', cut to {} tokens', at('env.max_observation_tokens'))}"
+            f"{if_known(', at most {} searches a question', at('env.max_searches'))}"
+        )
+    if at("env.outcome_reward") in REWARDS:
+        gain = ", and the information gain of the searches" if run.information_gain else ""
+        yield f"**Reward**: {REWARDS[at('env.outcome_reward')]}{gain}"
+
+
+def _limits(run: ExportedPolicy) -> Iterator[str]:
+    yield (
+        "One run of one seed; intervals are over questions. Another corpus, search engine, prompt or number of "
+        "passages gives other figures."
+    )
+    if run.setting("env.corpus") == "bundled":
+        yield "Corpus and questions are of an invented world: its answers say nothing of the real one."
+    yield "Its answers come from its passages: what they get wrong, it repeats."
+    yield "Nothing but the answers above was measured: neither safety nor bias, nor other languages or tasks."
+    if run.adapter and not run.base_on_hub:
+        yield "Its base model is on no Hub: who loads the adapter must have it where `adapter_config.json` says."
+    failed = sum(score.failed for score in run.after.scores.values()) if run.after is not None else 0
+    if failed:
+        yield f"Retrieval failed for {failed:,} test questions, which are left out of the figures."
+
+
+def _citation(run: ExportedPolicy) -> Iterator[str]:
+    found = _ARXIV.search(_docstring(run.setting("algorithm") or ""))
+    if found:
+        number, url = found[1], f"https://arxiv.org/abs/{found[1]}"
+        yield "## Citation"
+        yield f"The algorithm: [arXiv {number}]({url})"
+        entry = f"@misc{{arxiv:{number},\n  eprint = {{{number}}},\n  archivePrefix = {{arXiv}},\n  url = {{{url}}}\n}}"
+        yield code_block(entry, "bibtex")
+
+
+def _docstring(algorithm: str) -> str:
+    """Of the algorithm's file, or nothing: an algorithm of the user's own need not be in `algorithms/`."""
+    spec = find_spec(f"algorithms.{algorithm}") if algorithm.isidentifier() else None
+    if spec is None or spec.origin is None:
+        return ""
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""

@@ -1,0 +1,57 @@
+"""The card's section on results: what the run's tests found, and whether they were of the exported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from algorithms.common.evaluation import Score
+from algorithms.common.export.facts import ExportedPolicy
+from algorithms.common.export.markdown import code_span, if_known
+from algorithms.common.results import Result
+from igsearch_env.benchmarks import BENCHMARKS
+
+
+def results_section(run: ExportedPolicy) -> Iterator[str]:
+    """Its paragraphs, the table last."""
+    if run.after is None and run.before is None:
+        yield "The run holds no test."
+        return
+    if run.after is None:
+        yield "The run has not come to its test: these are of the policy before training, not of this checkpoint."
+    elif run.tested:
+        yield f"Greedy answers before training and after step {run.step}, the checkpoint that is exported here."
+    else:
+        exported = if_known("; this is step {}", run.step)
+        tested = if_known(" of step {}", run.after.header.get("step"))
+        yield f"**The exported checkpoint was not tested.** The figures are{tested} of the same run{exported}."
+    trained_in = run.setting("policy.dtype")
+    if run.tested and trained_in is not None and trained_in != run.dtype:
+        yield f"The test was in {trained_in}; the weights here are {run.dtype}."
+    tests = {"before": run.before, "after": run.after}
+    yield _table({label: result for label, result in tests.items() if result is not None})
+
+
+def scored(test: Result) -> dict[str, Score]:
+    """Scores by data set, without those whose every retrieval failed."""
+    return {name: score for name, score in test.scores.items() if score.n}
+
+
+def _table(tests: Mapping[str, Result]) -> str:
+    """EM with its 95% interval by data set, one column a test; the last test also gives n, F1 and searches."""
+    last = list(tests.values())[-1]
+    heads = ["data set", "questions", *(f"EM {label} (95%)" for label in tests), "F1", "searches"]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for name, score in scored(last).items():
+        published = BENCHMARKS[name].size if name in BENCHMARKS else score.n
+        n = f"{score.n:,}" if published == score.n else f"{score.n:,} of {published:,}"
+        found = [scored(test).get(name) for test in tests.values()]
+        ems = ["" if each is None else _em(each.em, each.em_ci95) for each in found]
+        rows.append([code_span(name).replace("|", "\\|"), n, *ems, f"{score.f1:.3f}", f"{score.searches:.2f}"])
+    averages = [test.header.get("macro_averages", {}).get("all") for test in tests.values()]
+    ems = ["" if average is None else _em(average["em"], average["em_ci95"]) for average in averages]
+    rows.append(["macro-average", f"{sum(score.n for score in last.scores.values()):,}", *ems, "", ""])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _em(em: float, interval: Sequence[float]) -> str:
+    return f"{em:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"

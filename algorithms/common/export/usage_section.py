@@ -1,0 +1,128 @@
+"""The card's sections on use: the protocol, and commands for transformers, this project and vLLM."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+
+from algorithms.common.export.facts import ExportedPolicy
+from algorithms.common.export.markdown import code_block, code_span, without_passwords
+from algorithms.common.tokens import DATE
+from igsearch_env.protocol import STOP_TAGS
+from retrievers.base import Passage
+
+VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank takes, from the default on
+
+
+def protocol_section(run: ExportedPolicy) -> Iterator[str]:
+    """Its paragraphs: prompt, tags, observations."""
+    protocol = run.protocol
+    if protocol is None:
+        yield f"The prompt is that of {code_span(run.setting('env.prompt'))}, a file that was not there any more."
+        return
+    chat = ", as the user's message of the chat template" if run.setting("policy.chat") else ""
+    newline = " and a newline at the end" if protocol.template.endswith("\n") else ""
+    yield f"The prompt{chat}, with the question in the place of `{{question}}`{newline}:"
+    yield code_block(protocol.template)
+    notes = ""
+    if protocol.family == "autorefine":
+        notes = " After passages it first writes what matters in them between `<refine>` and `</refine>`."
+    yield (
+        "The model may think between `<think>` and `</think>`; its turn ends with `<search> query </search>` or "
+        f"`<answer> answer </answer>`.{notes} After a search it reads the passages in this form:"
+    )
+    yield code_block(protocol.observation([Passage("", f"title {i}", f"text {i}", 0.0) for i in (1, 2)]))
+    yield f"With the last search that is allowed, `{protocol.last_call().strip()}` follows."
+
+
+def use_section(run: ExportedPolicy) -> Iterator[str]:
+    """Its paragraphs: one turn with transformers, the whole loop, a server."""
+    protocol = run.protocol
+    tests = [result for result in (run.after, run.before) if result is not None]
+    question = next((rows[0].question for result in tests for rows in result.rows.values() if rows), "Your question?")
+    prompt = question if protocol is None else protocol.question_prompt(question)
+    tokens = run.setting("rollout.max_new_tokens") or 512
+    yield "One turn with transformers" + (" (and peft)" if run.adapter else "") + ":"
+    yield code_block(_transformers(run, prompt, tokens), "python")
+    yield "`examples/evaluate.py` of IGSearch runs the whole loop, searches included:"
+    yield code_block(_evaluate(run), "bash")
+    yield "With vLLM, which must leave the closing tag in what it returns:"
+    yield code_block(_vllm(run, prompt, tokens), "bash")
+
+
+def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
+    """A program that writes one turn."""
+    templated = [
+        'messages = [{"role": "user", "content": prompt}]',
+        "prompt = tokenizer.apply_chat_template(",
+        f"    messages, tokenize=False, add_generation_prompt=True, date_string={json.dumps(DATE)}",
+        ")",
+    ]
+    chat = run.setting("policy.chat")
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"name = {json.dumps(run.name)}  # this folder, or its name on the Hub",
+        "tokenizer = AutoTokenizer.from_pretrained(name)",
+        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")',
+        f"prompt = {prompt!r}",
+        *(templated if chat else []),
+        f'inputs = tokenizer(prompt, return_tensors="pt"{", add_special_tokens=False" if chat else ""})',
+        "output = model.generate(",
+        f"    **inputs, max_new_tokens={tokens}, do_sample=False,",
+        f"    stop_strings={json.dumps(STOP_TAGS)}, tokenizer=tokenizer,",
+        ")",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))',
+    ]
+    return "\n".join(lines)
+
+
+def _evaluate(run: ExportedPolicy) -> str:
+    """The command that evaluates the policy as the run did."""
+    words = ["python", "examples/evaluate.py", "--policy", f"./{run.name}"]
+    for option, path in (
+        ("--questions", "env.eval_questions"),
+        ("--corpus", "env.corpus"),
+        ("--retriever", "env.retriever"),
+        ("--rerank", "env.rerank"),
+        ("--top-k", "env.top_k"),
+        ("--max-searches", "env.max_searches"),
+        ("--protocol", "env.protocol"),
+        ("--prompt", "env.prompt"),
+        ("--max-new-tokens", "rollout.max_new_tokens"),
+    ):
+        value = run.setting(path)
+        if value:
+            words += [option, *map(str, value if isinstance(value, list) else [value])]
+    if run.setting("policy.chat"):
+        words.append("--chat")
+    return without_passwords(shlex.join(words))
+
+
+def _vllm(run: ExportedPolicy, prompt: str, tokens: int) -> str:
+    """The command that serves the policy, and a request for one turn."""
+    place = f"./{run.name}"
+    if run.adapter is None:
+        served, serve = place, ["vllm", "serve", place]
+    else:
+        rank = next((r for r in VLLM_RANKS if r >= run.adapter["r"]), VLLM_RANKS[-1])
+        served, base = run.name, str(run.base) if run.base_on_hub else "BASE_MODEL"
+        ranks = ["--max-lora-rank", str(rank)] if rank > VLLM_RANKS[0] else []
+        serve = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{run.name}={place}", *ranks]
+    if run.setting("policy.chat"):
+        form = "chat/completions"
+        asked = {"messages": [{"role": "user", "content": prompt}], "chat_template_kwargs": {"date_string": DATE}}
+    else:
+        form, asked = "completions", {"prompt": prompt}
+    request = {
+        "model": served,
+        **asked,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stop": list(STOP_TAGS),
+        "include_stop_str_in_output": True,
+    }
+    body = shlex.quote(json.dumps(request))
+    curl = f"curl http://localhost:8000/v1/{form} -H 'Content-Type: application/json' -d {body}"
+    return f"{shlex.join(serve)}\n{curl}"

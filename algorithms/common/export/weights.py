@@ -1,0 +1,99 @@
+"""The weights of an export: loaded, merged, cast and checked before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from algorithms.common.lora import ADAPTER_FILE, load_merged
+from algorithms.common.pretrained import DTYPES
+from algorithms.common.tokens import Tokens
+from igsearch_env.errors import ConfigurationError, IGSearchError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in memory."""
+
+    dtype: str
+    size: int
+    """Bytes."""
+    save: Callable[[Path], None]
+    """Writes them to a folder, with their configuration and the tokenizer."""
+
+
+def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights:
+    """The model in `folder`; with `merge`, the adapter there in its base model. `chat`: trained in the chat template.
+
+    Raises `ConfigurationError` if it can't be loaded whole, or isn't finite in `dtype`.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    try:
+        if merge:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                model = load_merged(folder, dtype=torch.float32).to(DTYPES[dtype])
+        else:
+            model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], output_loading_info=True)
+            if found["missing_keys"]:
+                raise ValueError(f"no weights for {', '.join(sorted(found['missing_keys']))}")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except IGSearchError:
+        raise
+    except Exception as error:  # safetensors, peft and transformers each raise their own
+        raise ConfigurationError(
+            f"{folder}: can't be loaded ({type(error).__name__}: {error}); export another checkpoint"
+        ) from error
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ConfigurationError(
+                f"{folder}: {name} is not finite in {DTYPES[dtype]}; export another dtype, or another checkpoint"
+            )
+    own = getattr(model.generation_config, "eos_token_id", None)
+    tokens = Tokens(tokenizer, chat=chat, eos_ids=own if isinstance(own, list) else [own])
+    ends = sorted(tokens.eos_ids)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends[0] if len(ends) == 1 else ends or None,
+        pad_token_id=tokens.pad_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+    def save(target: Path) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    return Weights(dtype, sum(weight.nbytes for weight in model.parameters()), save)
+
+
+def adapter_alone(folder: Path, dtype: str | None) -> Weights:
+    """The adapter in `folder`, in its own precision without a `dtype`.
+
+    Raises `ConfigurationError` if it can't be loaded.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    try:
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigurationError(f"{folder}: can't be loaded ({error}); export another checkpoint") from error
+    if dtype is not None:
+        weights = {name: weight.to(DTYPES[dtype]) for name, weight in weights.items()}
+
+    def save(target: Path) -> None:
+        save_file(weights, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        shutil.copyfile(folder / ADAPTER_FILE, target / ADAPTER_FILE)
+        tokenizer.save_pretrained(target)
+
+    held = "+".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
+    return Weights(held, sum(weight.nbytes for weight in weights.values()), save)

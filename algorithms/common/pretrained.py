@@ -1,0 +1,127 @@
+"""Which model to train (`PolicyConfig`), and that model from a folder or by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algorithms.common.lora import ADAPTER_FILE, add_adapter, load_merged
+from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.world.bundled import POLICY_FOLDER
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) by peft: the model's own weights stay as they are."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """The adapters' product is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Ends of the names of the layers that get one; all-linear: every linear layer but the output layer."""
+
+    def __post_init__(self) -> None:
+        check_range("policy.lora.rank", self.rank, 0)
+        check_range("policy.lora.alpha", self.alpha, 1e-9)
+        if not self.targets:
+            raise ConfigurationError("policy.lora.targets is empty: name at least one layer, or all-linear")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which model to train."""
+
+    path: str = "bundled"
+    """`bundled`, a folder (of weights or of an adapter), or a model name that transformers knows."""
+    dtype: str = "float32"
+    """Of the weights: float32, bfloat16 or float16."""
+    compute_dtype: str | None = None
+    """Of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
+    device: str = "auto"
+    """auto (cuda where there is one), or a torch device."""
+    chat: bool = False
+    """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
+    context_length: int | None = None
+    """Longest sequence, tokens. None: the model's own."""
+    attention: str = "auto"
+    """Kernel of padded passes: auto (what transformers chooses), sdpa, eager, flash_attention_2 or _3. One that is
+    not installed is replaced by sdpa, with a notice."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("policy.attention", self.attention, ATTENTIONS)
+        check_choice("policy.dtype", self.dtype, DTYPES)
+        if self.compute_dtype is not None:
+            check_choice("policy.compute_dtype", self.compute_dtype, DTYPES)
+
+
+def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and the peft model around the model (None without adapters), by transformers' Auto classes."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar a file would bury the run's own
+    path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
+    looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
+    if looks_local and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE)):
+        raise ConfigurationError(
+            f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
+            "a model name, or 'bundled'"
+        )
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = load_model(path, dtype=DTYPES[config.dtype], attention=config.attention).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
+            "save_pretrained, with its tokenizer, or a name that the hub knows"
+        ) from error
+    adapter = None
+    if config.lora.rank:
+        if (Path(path) / ADAPTER_FILE).is_file():
+            raise ConfigurationError(
+                f"policy.path={config.path!r} is an adapter already, and one on top of another can't be saved "
+                "alone: merge it first (examples/export.py), or set policy.lora.rank to 0"
+            )
+        adapter = add_adapter(model, config.lora)
+        model = adapter.get_base_model()
+    return model, tokenizer, adapter
+
+
+def load_model(path: str, *, dtype: torch.dtype, attention: str = "auto") -> Any:
+    """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype}
+    if attention != "auto":
+        options["attn_implementation"] = available_attention(attention)
+    if (Path(path) / ADAPTER_FILE).is_file():
+        return load_merged(path, **options)
+    return AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+def available_attention(name: str) -> str:
+    """`name` if its library is installed and there is a GPU for it, else sdpa with a notice."""
+    library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
+    if library is None or (importlib.util.find_spec(library) is not None and torch.cuda.is_available()):
+        return name
+    reason = f"needs a GPU and the package that brings {library}"
+    print(f"policy.attention={name!r} {reason}: sdpa takes its place", file=sys.stderr)
+    return "sdpa"

@@ -1,0 +1,131 @@
+"""What of several runs is compared: entries of runs that differ by seed alone, results in pairs, and what is unlike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from algorithms.common.fingerprint import MODEL, differences
+from algorithms.common.flat import flat
+from algorithms.common.intervals import Difference
+from algorithms.common.report.figures import difference
+from algorithms.common.report.read_run import RunRecord
+from algorithms.common.results import Result
+from algorithms.common.run_folder import MAY_CHANGE
+
+# What runs that differ by seed alone may differ in besides; steps change what a run is.
+NOT_COMPUTED = ({*MAY_CHANGE} - {"steps"}) | {"seed", "threads"}
+# Settings that decide the numbers of an evaluation.
+EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
+NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate", "env.attempts")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs that differ by seed alone, in order of seeds."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def results(self) -> dict[int, Result]:
+        """Results after training, by seed."""
+        return {run.seed: run.after for run in self.runs if run.after is not None}
+
+
+def make_entries(runs: Sequence[RunRecord]) -> list[Entry]:
+    """Runs by all that their results depend on but the seed, in order of first appearance, each under its own label."""
+    groups: list[list[RunRecord]] = []
+    for run in runs:
+        fitting = (
+            group
+            for group in groups
+            if run.config and _alike(run, group[0]) and run.seed not in {r.seed for r in group}
+        )
+        group = next(fitting, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    labels = [_label(group[0], [other[0] for other in groups if other is not group]) for group in groups]
+    return [
+        Entry(
+            f"{label} [{group[0].name}]" if labels.count(label) > 1 else label,
+            tuple(sorted(group, key=lambda run: run.seed)),
+        )
+        for label, group in zip(labels, groups, strict=True)
+    ]
+
+
+def _settings_of(run: RunRecord) -> dict[str, Any]:
+    found = flat(run.config)
+    return {key: value for key, value in found.items() if not {key, key.partition(".")[0]} & NOT_COMPUTED}
+
+
+def _alike(a: RunRecord, b: RunRecord) -> bool:
+    return _settings_of(a) == _settings_of(b)
+
+
+def _label(run: RunRecord, others: Sequence[RunRecord]) -> str:
+    """The algorithm, and what sets the run apart from others of it: at most two settings."""
+    rivals = [_settings_of(other) for other in others if other.algorithm == run.algorithm]
+    own = _settings_of(run)
+    apart = [key for key in own if any(rival.get(key) != own[key] for rival in rivals)]
+    return " ".join([run.algorithm, *(f"{key.rpartition('.')[2]}={own[key]}" for key in apart[:2])])
+
+
+def _pairs(ours: Entry, theirs: Entry) -> tuple[list[Result], list[Result]]:
+    """Results of both, paired: by seed, and where they share none, in order."""
+    left, right = ours.results, theirs.results
+    seeds = [(seed, seed) for seed in left if seed in right] or list(zip(left, right, strict=False))
+    return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds]
+
+
+def against(entry: Entry, first: Entry, names: Sequence[str] | None = None) -> tuple[int, Difference | None]:
+    """Number of pairs of runs, and the difference."""
+    ours, theirs = _pairs(entry, first)
+    return len(ours), difference(ours, theirs, names) if ours else None
+
+
+def warnings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
+    """What makes figures of a run and of the first one unlike: name of the run, and what it is."""
+    first = runs[0]
+    for run in runs:
+        if run.after is None:
+            yield run.name, "has no evaluation after training, so it is in no table of differences."
+        elif run.planned is not None and run.done < run.planned:
+            yield run.name, f"is unfinished: {run.done} of {run.planned} steps."
+    for run in runs[1:]:
+        if run.after is not None and first.after is not None:
+            yield from ((run.name, text) for text in _unlike_questions(first.after, run.after))
+        if first.fingerprint and run.fingerprint:
+            unlike = differences(first.fingerprint, run.fingerprint, MODEL)
+            if unlike:
+                yield run.name, f"was evaluated in another way than {first.name}: {'; '.join(unlike)}."
+            continue
+        if bool(first.fingerprint) != bool(run.fingerprint):
+            lacking = run if first.fingerprint else first
+            yield lacking.name, "has no fingerprint: what was evaluated there can't be checked."
+        a, b = flat(first.config), flat(run.config)
+        keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.startswith(EVALUATED)]
+        keys = [key for key in keys if key not in NOT_EVALUATED]
+        if keys and a and b:
+            yield run.name, f"was evaluated under other settings than {first.name}: {', '.join(keys)}."
+        if first.done != run.done:
+            yield run.name, f"had {run.done} steps, {first.name} {first.done}."
+
+
+def _unlike_questions(a: Result, b: Result) -> Iterator[str]:
+    left, right = ({row.key: row for rows in result.rows.values() for row in rows} for result in (a, b))
+    shared = left.keys() & right.keys()
+    alone = len(left.keys() ^ right.keys())
+    if alone:
+        yield f"has other test questions: {alone} are in one of the two; differences are over the other {len(shared)}."
+    changed = [
+        key
+        for key in shared
+        if (left[key].question, left[key].golden_answers) != (right[key].question, right[key].golden_answers)
+    ]
+    if changed:
+        yield f"has {len(changed)} test questions of another text or other golden answers under the same id."

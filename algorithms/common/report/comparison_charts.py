@@ -1,0 +1,70 @@
+"""Curves of several runs over each other: of each entry the mean over seeds, and its runs as faint lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from algorithms.common.report.charts import Chart, Line, number, smooth, width_for
+from algorithms.common.report.comparable import Entry
+from algorithms.common.report.run_charts import SHARES, at_steps
+
+CURVES = (  # metric, title, unit
+    ("reward", "Training reward", "mean over questions"),
+    ("searches", "Searches", "searches a trajectory"),
+    ("information_gain/mean", "Information gain", "nats a search"),
+    ("policy/entropy", "Entropy", "nats a token"),
+    ("all_fail", "Groups that all fail", "share of groups"),
+    ("time/step", "Time of a step", "seconds"),
+)
+
+
+def comparison_charts(entries: Sequence[Entry]) -> list[Chart]:
+    """Those charts that have a line."""
+    charts = [_evaluations(entries), *(_curve(entries, *curve) for curve in CURVES)]
+    return [chart for chart in charts if chart.lines]
+
+
+def _evaluations(entries: Sequence[Entry]) -> Chart:
+    """EM on dev questions; on test questions where no run has any."""
+    dev = any(run.dev for entry in entries for run in entry.runs)
+    key = "dev/em" if dev else "eval/em"
+    found = [[(run.dev if dev else run.test) for run in entry.runs] for entry in entries]
+    steps = sorted({row["step"] for group in found for rows in group for row in rows})
+    lines: list[Line] = []
+    for style, (entry, group) in enumerate(zip(entries, found, strict=True)):
+        columns = [at_steps(rows, key, steps) for rows in group]
+        if len(columns) > 1:
+            lines += [
+                Line(f"{entry.label}, seed {run.seed}", values, style, faint=True, sparse=True)
+                for run, values in zip(entry.runs, columns, strict=True)
+            ]
+        lines.append(Line(entry.label, _mean(columns), style, sparse=True))
+    title = "Exact match, dev questions" if dev else "Exact match, test questions"
+    return Chart(title, "EM, macro-average", steps, _present(lines), range=SHARES)
+
+
+def _curve(entries: Sequence[Entry], key: str, title: str, unit: str) -> Chart:
+    steps = sorted({row["step"] for entry in entries for run in entry.runs for row in run.training})
+    width = width_for(len(steps))
+    faint, bold = [], []
+    for style, entry in enumerate(entries):
+        columns = [at_steps(run.training, key, steps) for run in entry.runs]
+        for run, values in zip(entry.runs, columns, strict=True):
+            shown_values = values if len(columns) == 1 else smooth(values, width)
+            name = f"{entry.label}, each step" if len(columns) == 1 else f"{entry.label}, seed {run.seed}"
+            faint.append(Line(name, shown_values, style, faint=True))
+        bold.append(Line(entry.label, smooth(_mean(columns), width), style))
+    return Chart(title, unit, steps, _present([*faint, *bold]))
+
+
+def _mean(columns: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Mean over the runs at the steps that all of them have."""
+    result: list[float | None] = []
+    for values in zip(*columns, strict=True):
+        found = [value for value in values if value is not None]
+        result.append(number(sum(found) / len(found)) if len(found) == len(values) else None)
+    return result
+
+
+def _present(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if any(value is not None for value in line.values)]

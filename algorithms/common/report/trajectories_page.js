@@ -1,0 +1,85 @@
+// Drawing, the toolbar and the keys; starts the page.
+
+const HINT = 'Point at a token, or Tab to a text and press ← →, to read its advantage and log-prob.';
+const KEYS = [
+  ['j, ↓', 'next trajectory'], ['k, ↑', 'previous trajectory'], ['g', 'the group side by side, and back'],
+  ['a', 'next algorithm'], ['← →', 'token by token, where a text has the focus'], ['/', 'search box'],
+  ['?', 'this list'],
+];
+
+function draw() {
+  markRow();
+  parts.side.setAttribute('aria-pressed', String(state.side));
+  parts.status.textContent = HINT;
+  const item = state.item;
+  const shown = item ? (state.side ? sideBySide(item) : one(item)) : [make('p', {}, 'No trajectory matches.')];
+  const focused = parts.content.contains(document.activeElement);
+  parts.content.replaceChildren(...shown.filter(Boolean));
+  if (focused) parts.content.focus({preventScroll: true}); // what had it is gone
+  const current = parts.content.querySelector('[aria-current]');
+  if (current) current.parentElement.scrollLeft = current.offsetLeft - current.parentElement.offsetLeft - 16;
+  const place = state.shown.indexOf(item);
+  parts.before.disabled = place <= 0;
+  parts.after.disabled = place < 0 || place === state.shown.length - 1;
+}
+
+function choose(algorithm) {
+  state.algorithm = algorithm;
+  parts.algorithm.value = algorithm;
+  if (SEVERAL) filter();
+}
+
+function nextAlgorithm() {
+  choose(DATA.algorithms[(DATA.algorithms.indexOf(state.algorithm) + 1) % DATA.algorithms.length]);
+}
+
+function toggleSide() {
+  state.side = !state.side;
+  draw();
+}
+
+const ACTIONS = {
+  j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1), g: toggleSide,
+  a: nextAlgorithm, '/': () => parts.search.focus(), '?': () => parts.keys.showModal(),
+};
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || parts.keys.open) return;
+  if (event.target.matches('input, select')) return;
+  if (!ACTIONS[event.key]) return;
+  ACTIONS[event.key]();
+  event.preventDefault();
+}
+
+function toolbar() {
+  parts.before = button('‹ Prev', () => move(-1));
+  parts.after = button('Next ›', () => move(1));
+  parts.side = button('Group', toggleSide, 'Group side by side');
+  const [field, list] = select('Advantages of', DATA.algorithms.map((name) => [name, name]), choose);
+  parts.algorithm = list;
+  return make('div', {class: 'toolbar'}, parts.before, parts.after, parts.side,
+    button('?', () => parts.keys.showModal(), 'Keyboard shortcuts'), SEVERAL && field);
+}
+
+function keyList() {
+  parts.keys = make('dialog', {'aria-label': 'Keyboard shortcuts'}, make('h2', {}, 'Keyboard shortcuts'),
+    make('dl', {}, ...KEYS.map(([key, does]) =>
+      make('div', {}, make('dt', {}, make('kbd', {}, key)), make('dd', {}, does)))),
+    make('form', {method: 'dialog'}, make('button', {}, 'Close')));
+  return parts.keys;
+}
+
+function start() {
+  parts.count = make('p', {role: 'status', class: 'count'});
+  parts.list = make('ul', {role: 'listbox', tabindex: 0, 'aria-label': 'Trajectories'});
+  parts.content = make('div', {tabindex: -1});
+  parts.status = make('div', {class: 'status', role: 'status'});
+  parts.detail = make('section', {class: 'detail', 'aria-label': 'Trajectory'}, toolbar(), parts.content);
+  document.querySelector('main').append(
+    make('section', {class: 'browse', 'aria-label': 'Choose'}, filterBar(), parts.count, parts.list),
+    parts.detail, parts.status, keyList());
+  document.addEventListener('keydown', onKey);
+  filter();
+}
+
+start();

@@ -1,0 +1,146 @@
+"""What a scorer reads of a search: the context before its evidence, and evidence, real or random, in its place.
+
+The evidence is the block of passages; in the autorefine family the (passages, refine) pair, swapped jointly.
+
+Context forms: "trajectory" is exactly what the policy saw; "skeleton" is what the authors' released code builds
+(later thoughts dropped, blocks joined by newlines), for parity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from igsearch_env.protocol import Protocol, action_span, refine_span, refine_text
+from igsearch_env.scorers import Segment
+from igsearch_env.trajectory import Trajectory
+from retrievers.base import Passage, Retriever
+
+MIN_EVIDENCE_CHARS = 10  # searches that brought less have no gain (IG-Search `ig_reward.py`)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStep:
+    """A search to value: turn `index` of `trajectory`."""
+
+    trajectory: Trajectory
+    index: int
+
+
+def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
+    """Every search that brought enough text to be worth something, in order."""
+    return [
+        SearchStep(trajectory, index)
+        for trajectory in trajectories
+        for index, turn in enumerate(trajectory.turns)
+        if turn.is_search and has_evidence(turn.passages)
+    ]
+
+
+def has_evidence(passages: Sequence[Passage]) -> bool:
+    """Whether passages have at least `MIN_EVIDENCE_CHARS` characters: with a title, `Doc 1(Title: t)` alone has."""
+    return any(p.title for p in passages) or sum(len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
+
+
+def context(step: SearchStep, form: str) -> tuple[Segment, ...]:
+    """What stands before the evidence of a step: up to and including its query."""
+    trajectory = step.trajectory
+    if form == "trajectory":
+        return (*history(trajectory, step.index), _written(trajectory, step.index))
+    first_text = trajectory.turns[0].text
+    start = trajectory.prompt + first_text[: max(first_text.find("<search>"), 0)]
+    blocks: list[str] = []
+    for index in range(step.index + 1):
+        turn = trajectory.turns[index]
+        if not turn.is_search:
+            continue
+        span = action_span(turn.text)
+        assert span is not None  # a search has one
+        blocks.append(f"<search>{turn.text[span[1] : span[2]]}</search>")
+        if index < step.index:
+            blocks.append(turn.observation.strip())
+            refined = _refine_block(trajectory, index)
+            if refined:
+                blocks.append(refined)
+    return (Segment(start + "\n".join(blocks)),)
+
+
+def history(trajectory: Trajectory, end: int) -> tuple[Segment, ...]:
+    """The prompt and the turns before `end`, as the policy saw them."""
+    segments = [Segment(trajectory.prompt, trajectory.prompt_ids or None)]
+    for index in range(end):
+        turn = trajectory.turns[index]
+        segments += [_written(trajectory, index), Segment(turn.observation, turn.observation_ids or None)]
+    return tuple(segments)
+
+
+def _written(trajectory: Trajectory, index: int) -> Segment:
+    turn = trajectory.turns[index]
+    return Segment(turn.text, turn.completion_ids or None)
+
+
+def _refine_block(trajectory: Trajectory, index: int) -> str:
+    """The <refine> block that the policy wrote about the evidence of turn `index`, tags included, or ""."""
+    if index + 1 >= len(trajectory.turns):
+        return ""
+    text = trajectory.turns[index + 1].text
+    span = refine_span(text)
+    return text[span[0] : span[1]] if span else ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Evidence:
+    """A (passages, refine) pair to draw from. Ordered by whose it is, so that a pool sorts the same way always."""
+
+    question: tuple[str, str]
+    index: int
+    block: str  # passages with their tags
+    refine: str  # with its tags, or ""
+
+
+def evidence_of(step: SearchStep, protocol: Protocol) -> Evidence:
+    """What a step brought."""
+    question = step.trajectory.question
+    turn = step.trajectory.turns[step.index]
+    refine = _refine_block(step.trajectory, step.index) if protocol.family == "autorefine" else ""
+    return Evidence((question.dataset, question.id), step.index, protocol.evidence(turn.passages), refine)
+
+
+def segment(evidence: Evidence, step: SearchStep, form: str) -> Segment:
+    """An evidence in the place of the real one of `step`."""
+    if form == "skeleton":
+        return Segment("\n" + evidence.block + (f"\n{evidence.refine}" if evidence.refine else ""))
+    # What the environment wrote after the block (the last call) stays, whatever the evidence.
+    after = step.trajectory.turns[step.index].observation.rpartition(">")[2]
+    return Segment(f"\n\n{evidence.block}{after}{evidence.refine}")
+
+
+def real_segment(evidence: Evidence, step: SearchStep, form: str) -> Segment:
+    """The evidence of `step` itself, in the token ids that the policy read where they are known."""
+    real = segment(evidence, step, form)
+    turn = step.trajectory.turns[step.index]
+    if form == "trajectory" and not evidence.refine and turn.observation_ids:
+        return Segment(real.text, turn.observation_ids)
+    return real
+
+
+def corpus_evidence(
+    real: Evidence, count: int, passages: int, protocol: Protocol, retriever: Retriever, rng: np.random.Generator
+) -> list[Evidence]:
+    """`count` evidences of `passages` random passages each.
+
+    No policy ever refined these. Where the real evidence was refined, the text of the first random passage,
+    cut to as many words, stands in, so that the branches stay of one form and length.
+    """
+    words = len(refine_text(real.refine).split())
+    made = []
+    for _ in range(count):
+        for _ in range(20):  # the very passages that were found would compare nothing; a tiny corpus has no others
+            drawn = retriever.sample(min(passages, len(retriever)), rng)
+            if protocol.evidence(drawn) != real.block:
+                break
+        refine = f"<refine> {' '.join(drawn[0].text.split()[:words])}</refine>" if real.refine else ""
+        made.append(Evidence(("", ""), 0, protocol.evidence(drawn), refine))
+    return made

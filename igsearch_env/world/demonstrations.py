@@ -1,0 +1,195 @@
+"""A scripted agent that knows its world: its episodes teach a policy to read, and to search as well as it is told to.
+
+`Manner` says how it behaves. The bundled policy was made from its demonstrations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from igsearch_env.protocol import FAMILIES as PROTOCOLS
+from igsearch_env.protocol import Protocol
+from igsearch_env.questions import Question
+from igsearch_env.world import names
+from igsearch_env.world.generator import Hop, World, generate_world
+from retrievers.base import Passage
+from retrievers.bm25 import BM25Retriever
+
+KEYWORDS = {
+    "born": ("born", "birthplace", "born birthplace"),
+    "occupation": ("worked", "profession", "worked profession", "occupation"),
+    "author": ("novel", "written", "author"),
+    "founder": ("founded", "founder", "company founded"),
+    "country": ("city in", "country", "city country"),
+}
+VAGUE = {
+    "born": ("born city", "birthplace", "where born"),
+    "occupation": ("worked", "occupation profession", "work as"),
+    "author": ("novel author", "who wrote", "author"),
+    "founder": ("founder company", "founder", "who founded"),
+    "country": ("country", "which country", "born country"),
+}
+UNKNOWN = "unknown"
+
+Demonstration = list[tuple[str, bool]]  # an episode as (text, written by the policy)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the demonstrator behaves. Shares of queries by quality (the rest is vague), and when it stops."""
+
+    # Loss weight of what the policy only reads. A passage repeats its title, which teaches a small model to copy;
+    # but in the end it must not write what the environment writes.
+    observations: float
+    drill: float  # share of copying drills
+    given: float  # share of the rest that shows all the evidence at once: reading practice
+    precise: float  # entity and relation
+    name: float  # the entity alone
+    part: float  # one word of the entity and a keyword
+    wrong_entity: float  # a later hop asked about the entity of the question
+    later_hops: float  # factor on `precise` and `name` from the second hop on
+    give_up: float  # chance to guess after each search that brought nothing
+
+
+COPYING = Manner(
+    observations=0.0, drill=1.0, given=0, precise=0, name=0, part=0, wrong_entity=0, later_hops=1, give_up=0
+)
+READING = Manner(
+    observations=0.5,
+    drill=0.15,
+    given=0.4,
+    precise=0.30,
+    name=0.15,
+    part=0.15,
+    wrong_entity=0.10,
+    later_hops=1.0,
+    give_up=0.35,
+)
+BUNDLED = Manner(
+    observations=0.0,
+    drill=0.05,
+    given=0.50,
+    precise=0.17,
+    name=0.11,
+    part=0.12,
+    wrong_entity=0.10,
+    later_hops=1.0,
+    give_up=0.45,
+)
+COLD = Manner(
+    observations=0.0,
+    drill=0.0,
+    given=0.45,
+    precise=0.03,
+    name=0.03,
+    part=0.14,
+    wrong_entity=0.15,
+    later_hops=0.8,
+    give_up=0.6,
+)
+
+
+def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
+    """Endless demonstrations; a new world every few thousand."""
+    rng = random.Random(seed)
+    while True:
+        world = generate_world(rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000)))
+        retriever = BM25Retriever(world.passages)
+        questions = list(itertools.chain(*world.questions.values()))
+        for _ in range(6 * len(questions)):
+            if rng.random() < manner.drill:
+                yield drill(rng)
+                continue
+            family = PROTOCOLS[rng.random() < 0.2]
+            yield demonstrate(rng, manner, world, retriever, rng.choice(questions), family)
+
+
+def drill(rng: random.Random) -> Demonstration:
+    """Twelve pairs of names, then the same pairs in another order; only second names can be known, and count."""
+    words = rng.sample([*names.FIRST_NAMES, *names.LAST_NAMES, *names.PLACES], 24)
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    segments = [("".join(f" {first} {second}" for first, second in pairs), False)]
+    for first, second in rng.sample(pairs, len(pairs)):
+        segments += [(f" {first}", False), (f" {second}", True)]
+    return segments
+
+
+def demonstrate(
+    rng: random.Random, manner: Manner, world: World, retriever: BM25Retriever, question: Question, family: str
+) -> Demonstration:
+    """One episode in a protocol family."""
+    protocol = Protocol(family, "bare")
+    hops: tuple[Hop, ...] = question.metadata["hops"]
+    segments = [(protocol.question_prompt(question.text), False)]
+    if rng.random() < manner.given:
+        passages = world.evidence(question) + rng.sample(world.passages, rng.randint(0, 5 - len(hops)))
+        rng.shuffle(passages)
+        text = query(rng, manner, question, rng.randrange(len(hops)))
+        segments += [(f"<search> {text}</search>", True), (protocol.observation(passages), False)]
+        return [*segments, (_refine(family, [world.by_id[hops[-1].passage_id]]) + _answer(hops[-1].answer), True)]
+    done, shown, pending = 0, list[Passage](), ""
+    limit, top_k = rng.randint(1, 5), rng.choice((2, 3, 3, 3, 4))
+    for searches in range(1, limit + 1):
+        text = query(rng, manner, question, done)
+        segments.append((f"{pending}<search> {text}</search>", True))
+        passages = retriever.search([text], top_k)[0]
+        shown += passages
+        observation = protocol.observation(passages) + (protocol.last_call() if searches == limit else "")
+        segments.append((observation, False))
+        before = done
+        ids = {p.id for p in shown}
+        while done < len(hops) and hops[done].passage_id in ids:
+            done += 1
+        found = [world.by_id[h.passage_id] for h in hops[before:done]]
+        pending = _refine(family, found)
+        if done == len(hops):
+            segments.append((pending + _answer(hops[-1].answer), True))
+            return segments
+        if searches == limit or (done == before and rng.random() < manner.give_up):
+            break
+    segments.append((pending + _answer(guess(rng, world, question, shown)), True))
+    return segments
+
+
+def query(rng: random.Random, manner: Manner, question: Question, hop_number: int) -> str:
+    """One query towards a hop, of a quality drawn by the manner."""
+    hops: tuple[Hop, ...] = question.metadata["hops"]
+    hop = hops[hop_number]
+    entity = question.metadata["named"] if hop_number == 0 else hop.entity
+    factor = 1.0 if hop_number == 0 else manner.later_hops
+    keyword = rng.choice(KEYWORDS[hop.relation])
+    draw = rng.random()
+    for share, text in (
+        (manner.precise * factor, f"{entity} {keyword}"),
+        (manner.name * factor, entity),
+        (manner.part, f"{rng.choice([w for w in entity.split() if w not in ('The', 'of')])} {keyword}"),
+        (manner.wrong_entity * (hop_number > 0), f"{question.metadata['named']} {keyword}"),
+    ):
+        draw -= share
+        if draw < 0:
+            return text
+    # Mostly the same vague query, so that the single most likely query is a bad one.
+    vague = VAGUE[hops[rng.randrange(len(hops))].relation]
+    return vague[0] if rng.random() < 0.8 else rng.choice(vague)
+
+
+def guess(rng: random.Random, world: World, question: Question, shown: list[Passage]) -> str:
+    """An answer of the right kind from what was shown, or the admission that nothing was found."""
+    relation = question.metadata["hops"][-1].relation
+    kind = {"born": ("born", "residence")}.get(relation, (relation,))
+    candidates = [world.facts[p.id].answer for p in shown if world.facts[p.id].relation in kind]
+    candidates = [c for c in candidates if c not in question.golden_answers]
+    return rng.choice(candidates) if candidates and rng.random() < 0.2 else UNKNOWN
+
+
+def _refine(family: str, found: list[Passage]) -> str:
+    if family != "autorefine":
+        return ""
+    return f"<refine> {' '.join(p.text for p in found) if found else UNKNOWN}</refine>\n"
+
+
+def _answer(text: str) -> str:
+    return f"<answer> {text}</answer>"
