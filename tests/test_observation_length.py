@@ -34,8 +34,10 @@ class Slow(Tokens):
     """Tokens of a tokenizer without offsets."""
 
     def __init__(self) -> None:
-        super().__init__(tokenizer())
-        self.tokenizer: Any = SimpleNamespace(encode=tokenizer().encode, decode=tokenizer().decode)
+        own = tokenizer()
+        super().__init__(own)
+        special = {"all_special_ids": own.all_special_ids, "added_tokens_decoder": own.added_tokens_decoder}
+        self.tokenizer: Any = SimpleNamespace(encode=own.encode, decode=own.decode, **special)
 
 
 TOKENS, SLOW = Tokens(tokenizer()), Slow()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,12 +28,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_model, tiny_policy, tokenizer
 
-from algorithms.common.decoding import Decoder
+from algorithms.common.decoding import Completion, Decoder
+from algorithms.common.engines.base import Engine, TurnWriter
 from algorithms.common.policy import Policy
 from algorithms.common.rollout import play
+from algorithms.common.tokens import Ids
 from igsearch_env import ConfigurationError, IGSearchEnv, Protocol
 from igsearch_env.engine import SearchEngine
-from igsearch_env.protocol import Answer
+from igsearch_env.protocol import Answer, Invalid
 from igsearch_env.reflection import ReflectionWrapper
 from igsearch_env.trajectory import Attempt
 
@@ -347,7 +350,9 @@ def test_a_reflection_is_a_turn_of_the_user_in_the_chat_template(template: str, 
     ]
     whole = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     prompt = policy.encode_prompt("Where was Alan Brin born?")
-    assert (*prompt, *completion, *policy.encode_user_turn(said, completion)) == policy.encode(whole)
+    assert (*prompt, *completion, *policy.encode_user_turn(said, completion)) == tuple(
+        policy.tokenizer.encode(whole, add_special_tokens=False)
+    )
 
 
 def test_an_end_of_turn_that_the_policy_wrote_is_not_written_twice() -> None:
@@ -379,3 +384,30 @@ def test_a_rollout_records_the_reflection_as_it_was_read(chat: bool) -> None:
             turn = member.turns[attempt.end - 1]
             assert turn.observation_ids == policy.encode_user_turn(turn.observation, turn.completion_ids)
             assert policy.decode(turn.observation_ids).endswith("<|im_start|>assistant\n") == chat
+
+
+class ClosesItsTurn(Engine):
+    """Writes no action but the end of its turn."""
+
+    name = "scripted"
+
+    def __init__(self, policy: Policy) -> None:
+        self.ids = (*policy.encode("I give up."), policy.tokenizer.eos_token_id)
+
+    def complete(self, prompts: Sequence[Ids], seeds: Sequence[int], **options: Any) -> list[Completion]:
+        return [Completion(self.ids, (-1.0,) * len(self.ids)) for _ in prompts]
+
+    def update_weights(self, weights: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_turn_that_was_closed_without_an_action_is_answered_by_the_user(chat: bool) -> None:
+    policy = chat_policy(CHATML) if chat else tiny_policy()
+    engine = SearchEngine(QUESTIONS, small_retriever(), None, max_searches=1, protocol=Protocol("search_r1", "bare"))
+    writer = TurnWriter(ClosesItsTurn(policy), policy, slots=1, max_new_tokens=20, temperature=0)
+    (trajectory,) = play(writer, engine, QUESTIONS[:1], seed=(0,))
+    first = trajectory.turns[0]
+    assert isinstance(first.action, Invalid)
+    in_chat = f"\n<|im_start|>user\n{first.observation.strip()}<|im_end|>\n<|im_start|>assistant\n"
+    assert policy.decode(first.observation_ids) == (in_chat if chat else first.observation)

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.flat import flat
 from igsearch_env.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.scripted import SCRIPTED
@@ -122,25 +123,14 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[s
     For resuming, everything must be equal; for comparing, all but `MODEL`.
     """
     left, right = (
-        _flat({key: value for key, value in fingerprint.items() if key not in ignore}) for fingerprint in (a, b)
+        flat({key: value for key, value in fingerprint.items() if key not in ignore}, lists=True)
+        for fingerprint in (a, b)
     )
     return [
         f"{key}: {_shown(left.get(key), right.get(key))} != {_shown(right.get(key), left.get(key))}"
         for key in {**left, **right}
         if left.get(key) != right.get(key)
     ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one dictionary with dotted keys."""
-    if isinstance(value, list):
-        value = {str(place): item for place, item in enumerate(value)}
-    if not isinstance(value, Mapping):
-        return {prefix.removesuffix("."): value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.")
-    return flat
 
 
 def _shown(value: Any, other: Any) -> str:

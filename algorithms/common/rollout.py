@@ -138,7 +138,11 @@ def _record(policy: Policy, trajectory: Trajectory, completion: Completion) -> N
         turn.query_span = policy.token_span(completion.ids, start, span[1] + len(content.rstrip()))
         open_tag, close_tag = len("<search>"), len("</search>")
         turn.search_span = policy.token_span(completion.ids, span[1] - open_tag, span[2] + close_tag)
-    if trajectory.attempts and trajectory.attempts[-1].end == len(trajectory.turns) and turn.observation:
+    if not turn.observation:
+        return
+    attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
+    # A policy that closed its turn in the chat template wrote no action; what it hears of that is the user's turn.
+    if attempt_ended or completion.ids[-1] == policy.turn_end:
         turn.observation_ids = policy.encode_user_turn(turn.observation, completion.ids)
-    elif turn.observation:
+    else:
         turn.observation_ids = policy.encode(turn.observation)

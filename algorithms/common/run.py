@@ -285,13 +285,14 @@ class Run:
         write_policy(self.dir / "policy", self.policy, self.learner)
         if not self.processes.first:
             return
-        before, after = (test and test.scores for test in read_tests(self.dir))
+        before, after = read_tests(self.dir)
         assert after is not None  # as was just asked
-        print_scores(self.console, f"{self.name}, seed {self.config.seed}: greedy test EM", before, after)
+        title = f"{self.name}, seed {self.config.seed}"
+        print_scores(self.console, f"{title}: greedy test EM", before.scores if before else None, after.scores)
         failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
         if failed:
             self.console.print(f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics")
-        plot_learning_curve(self.dir, f"{self.name}, seed {self.config.seed}")
+        plot_learning_curve(self.dir, title)
         try:
             pages = " and ".join(path.name for path in write_reports(self.dir))
         except IGSearchError as error:  # the run is done all the same

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -21,6 +21,7 @@ Ids = tuple[int, ...]
 TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
 TAGS = tuple(dict.fromkeys(re.findall(r"</?\w+>", "".join(PROMPTS.values()))))
 MARK = "\u2063message\u2063"  # stands for a message in a chat template; no template writes it itself
+NEXT = "\u2063next\u2063"  # for one that follows it
 BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
 # Told by templates that tell the model the date (Llama 3.1's own default), so that prompts don't change by the day.
 DATE = "26 Jul 2024"
@@ -87,21 +88,27 @@ class Tokens:
 
     # ---------------------------------------------------------------- ids of text
 
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of special tokens: those that a tokenizer makes of their names, wherever they stand in a text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset((*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)))
+
     def encode(self, text: str) -> Ids:
-        """Ids of text that some other party wrote, and that stands after other text."""
-        anchor, _ = self._anchor
-        if anchor:
-            ids = self._encode("\n" + text)
-            if ids[: len(anchor)] == anchor:
-                return ids[len(anchor) :]
-        return self._encode(text)
+        """Ids of text that some other party wrote, and that stands after other text.
+
+        It has no say over the conversation: the name of a special token in it is spelled out, so that a passage about
+        <s> or <|im_end|> begins no text and ends no turn.
+        """
+        ids = self._continued(text)
+        return ids if self.control_ids.isdisjoint(ids) else self._continued(text, split_special_tokens=True)
 
     def encode_prompt(self, prompt: str) -> Ids:
-        """Ids of the first observation: in the chat template if `chat`, else as it is.
+        """Ids of the first observation: in the chat template if `chat`, else as it is, special tokens included.
 
         Begins with one BOS if the tokenizer begins texts with it, whether or not the template writes it too.
         """
-        ids = self._encode(self._render(("user", prompt)) if self.chat else prompt)
+        ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
         opening = self._opening
         return ids if ids[: len(opening)] == opening else opening + ids
 
@@ -114,9 +121,18 @@ class Tokens:
             return ids[ids.index(before[-1]) + 1 :]
         return ids
 
-    def _encode(self, text: str) -> Ids:
+    def _encode(self, text: str, **options: bool) -> Ids:
         # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
+
+    def _continued(self, text: str, **options: bool) -> Ids:
+        """Ids of text that stands after other text."""
+        anchor, _ = self._anchor
+        if anchor:
+            ids = self._encode("\n" + text, **options)
+            if ids[: len(anchor)] == anchor:
+                return ids[len(anchor) :]
+        return self._encode(text, **options)
 
     @cached_property
     def _opening(self) -> Ids:
@@ -138,7 +154,19 @@ class Tokens:
 
     def _after_completion(self, text: str) -> Ids:
         """Ids of what the chat template puts after the assistant's message where the user says `text` next."""
-        return self.encode(self._around(("user", "."), ("assistant", MARK), ("user", text))[1])
+        return self._message((("user", "."), ("assistant", MARK)), text, self._continued)
+
+    def _message(self, earlier: Sequence[tuple[str, str]], text: str, encode: Callable[[str], Ids]) -> Ids:
+        """Ids of the user's `text` in the chat template, from `MARK` in `earlier` messages on, if there are any."""
+
+        def render(text: str) -> str:
+            return self._around(*earlier, ("user", text))[1] if earlier else self._render(("user", text))
+
+        whole = render(text)
+        if self.control_ids.isdisjoint(self._encode(text)):
+            return encode(whole)
+        before, _, after = render(NEXT).partition(NEXT)
+        return encode(before) + self.encode(whole[len(before) : len(whole) - len(after)]) + self._continued(after)
 
     def _around(self, *messages: tuple[str, str]) -> tuple[str, str]:
         """What the chat template writes before and after the message `MARK`."""
