@@ -165,7 +165,16 @@ def test_advantages_of_another_buffer_are_refused(rollout: Rollout, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(b"{"), gzip.compress(b"{}")[:10] + b"bad", b"cut"]
+    "damage",
+    [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(b"{"), gzip.compress(b"{}")[:10] + b"bad", b"cut"],
+    ids=[
+        "empty",
+        "no gzip",
+        "a list",
+        "half a value",
+        "half a gzip",
+        "cut",
+    ],  # gzip writes the time: no name for a test
 )
 def test_damaged_files_are_refused(rollout: Rollout, recorded: Recorded, tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "x.json.gz"
