@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Workers beside each other would fight for the processors with torch's threads, and so would what they start.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -17,7 +17,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Reproducible everywhere, and never failing because a machine is busy.
-settings.register_profile("igsearch", derandomize=True, deadline=None, database=None, max_examples=150)
+settings.register_profile(
+    "igsearch",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("igsearch")
 
 
