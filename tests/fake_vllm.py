@@ -8,6 +8,7 @@ happen, and keys of old weights go on being used until the cache is reset.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if 0 < self.temperature < 0.01:
             self.temperature = 0.01
+        if self.temperature > 2:
+            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}.")
         if not 0 < self.top_p <= 1 or self.top_k < -1 or self.n < 1:
             raise ValueError("top_p, top_k or n out of range")
 
@@ -224,6 +227,8 @@ class LLM:
         self.options = {"dtype": dtype, "gpu_memory_utilization": gpu_memory_utilization, **kwargs}
         self.core = Core(model, kwargs.get("max_model_len"), kwargs.get("logprobs_mode", "raw_logprobs"))
         self.in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
+        if self.in_process and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)  # its worker does, in whatever process it is
         self.made.append(self)
 
     def generate(
@@ -320,5 +325,6 @@ class Server:
         try:
             self.core.reload_weights(*body.get("args", []), **body.get("kwargs", {}))
         except RuntimeError as error:
-            raise HTTPException(500, str(error)) from error
+            text = re.sub(r"/[^\s`]+", "<path>", str(error))
+            raise HTTPException(500, f"Call to collective_rpc method failed: {text}") from error
         return {"results": [None]}

@@ -67,6 +67,12 @@ def engine(request: pytest.FixtureRequest, policy: Policy, monkeypatch: pytest.M
         yield made
 
 
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM in process sets for good is restored when a test ends."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
 def every_engine(names: Sequence[str] = ENGINES) -> pytest.MarkDecorator:
     """Run a test for each of these engines."""
     return pytest.mark.parametrize("engine", names, indirect=True)
@@ -382,10 +388,49 @@ def test_a_rollout_sends_its_turns_together(engine: Engine, policy: Policy) -> N
     assert len(llm.core.batches) <= 4  # searches and an answer
 
 
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
 @every_engine(SEEDED)
-def test_a_temperature_that_vllm_would_change_is_refused(engine: Engine, policy: Policy) -> None:
-    with pytest.raises(ConfigurationError, match=r"temperature=0.005: vLLM samples at 0.01 or more"):
-        engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=0.005)
+def test_a_temperature_that_vllm_would_change_or_refuse_is_refused(
+    engine: Engine, policy: Policy, temperature: float
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"temperature={temperature}: vLLM samples at 0.01 to 2.0"):
+        engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=temperature)
+
+
+def test_vllm_in_process_leaves_the_trainer_its_threads(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        VllmEngine(policy, dtype="float32", gpu_memory_share=0.4)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    attention = policy.model.config._attn_implementation
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no memory is left")
+
+    prompt = policy.encode(PROMPTS[0])
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.generation.continuous_batching.continuous_api.PagedAttentionCache", fail)
+        with pytest.raises(EngineError, match=r"no memory is left.*lower rollout\.cache_tokens"):
+            engine.complete([prompt], [1], max_new_tokens=4, temperature=1.0)
+    assert policy.model.config._attn_implementation == attention
+    assert engine.complete([prompt], [1], max_new_tokens=1, temperature=1.0)
+
+
+def test_float32_weights_are_not_given_to_flash_attention(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "transformers.generation.continuous_batching.continuous_api.is_flash_attn_3_available"
+    monkeypatch.setattr(found, lambda **options: True)
+    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    assert engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
 
 
 @pytest.mark.parametrize("rows", [None, [], [{9: fake_vllm.Logprob(-1.0)}]])
@@ -507,10 +552,13 @@ def test_a_request_asks_for_the_plain_distribution_and_sees_special_tokens(polic
 def test_a_server_without_the_folder_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fake_vllm.Server(MODEL)
     reload = server.core.reload_weights
-    monkeypatch.setattr(server.core, "reload_weights", lambda weights_path: reload(weights_path="/elsewhere"))
+    monkeypatch.setattr(server.core, "reload_weights", lambda weights_path: reload(weights_path="/elsewhere/weights"))
     with serving(server.app) as address:
         engine = VllmServerEngine(policy, address)
-        with pytest.raises(EngineError, match=r"/collective_rpc with status 500.*Cannot find any model weights"):
+        told = (
+            r"/collective_rpc with status 500.*Cannot find any model weights.*can read .*igsearch-weights-.*/000001; "
+        )
+        with pytest.raises(EngineError, match=told):
             engine.update_weights(policy.model.state_dict().items())
         engine.close()
 

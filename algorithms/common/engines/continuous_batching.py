@@ -69,10 +69,13 @@ class ContinuousBatchingEngine(Engine):
         going_on = list(range(len(prompts)))
         with self._manager(seeds, temperature) as manager:
             while going_on:
-                with manager.pause():  # all or none are in the first batch: the draws depend on who is
-                    for i in going_on:
-                        left = max_new_tokens - len(ids[i])
-                        manager.add_request([*prompts[i], *ids[i]], request_id=str(i), max_new_tokens=left)
+                try:
+                    with manager.pause():  # all or none are in the first batch: the draws depend on who is
+                        for i in going_on:
+                            left = max_new_tokens - len(ids[i])
+                            manager.add_request([*prompts[i], *ids[i]], request_id=str(i), max_new_tokens=left)
+                except RuntimeError as error:  # the generating thread is gone before its first batch
+                    raise _stopped(manager.background_thread_status.fatal_error or error) from error
                 for result in self._results(manager, len(going_on)):
                     i = int(result.request_id)
                     ids[i] += result.generated_tokens
@@ -94,13 +97,16 @@ class ContinuousBatchingEngine(Engine):
             **(sampling if temperature > 0 else {"do_sample": False}),
         )
         seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
-        settings = self._make_config(seed=seed, **self.settings)
         model, device = self.policy.model, self.policy.device
+        # Flash attention takes no float32, and the manager's thread has no autocast.
+        half = model.dtype in (torch.float16, torch.bfloat16)
+        settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.settings)
         own = str(model.config._attn_implementation)
+        plain = own.removeprefix("packed_")
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 # Of a packed pass and its function transformers' pages know nothing.
-                model.set_attn_implementation(own.removeprefix("packed_"))
+                model.set_attn_implementation(plain if half or "flash" not in plain else "sdpa")
                 manager = model.init_continuous_batching(generation, settings)
                 manager.start()
                 try:
@@ -121,8 +127,11 @@ class ContinuousBatchingEngine(Engine):
                 count -= 1
                 yield result
             elif result is not None or not manager.is_running():
-                error = result.error if result is not None else manager.background_thread_status.fatal_error
-                raise EngineError(
-                    f"rollout.engine='transformers' stopped: {error}; where memory ran out, lower "
-                    "rollout.cache_tokens or rollout.token_budget, or use the builtin engine"
-                )
+                raise _stopped(result.error if result is not None else manager.background_thread_status.fatal_error)
+
+
+def _stopped(cause: object) -> EngineError:
+    return EngineError(
+        f"rollout.engine='transformers' stopped: {cause}; where memory ran out, lower rollout.cache_tokens or "
+        "rollout.token_budget, or use the builtin engine"
+    )

@@ -21,6 +21,7 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocol import STOP_TAGS
 
 LOWEST_TEMPERATURE = 0.01  # vLLM takes it in place of any lower one but 0
+HIGHEST_TEMPERATURE = 2.0  # vLLM refuses higher ones
 LOGPROBS_MODE = "processed_logprobs"  # of the tempered distribution; vLLM's default is that at temperature 1
 
 
@@ -54,6 +55,8 @@ class VllmEngine(Engine):
                 f"rollout.engine='vllm': vLLM can't be imported ({error}); pip install \"igsearch[vllm]\", or set "
                 "rollout.engine to builtin or transformers, which need no more than is installed, or to vllm_server"
             ) from error
+        # Else it leaves this whole process one thread, for the encoder and the trainer too.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         self.policy = policy
         self._make_params = vllm.SamplingParams
         self.llm: Any = vllm.LLM(
@@ -100,10 +103,10 @@ class VllmEngine(Engine):
 
 def sampling(policy: Policy, seed: int, max_new_tokens: int, temperature: float) -> dict[str, Any]:
     """Options of one turn, the same for `SamplingParams` and a request to a server: the plain distribution."""
-    if 0 < temperature < LOWEST_TEMPERATURE:
+    if temperature and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
         raise ConfigurationError(
-            f"rollout.temperature={temperature}: vLLM samples at {LOWEST_TEMPERATURE} or more; raise it, or use the "
-            "builtin engine"
+            f"rollout.temperature={temperature}: vLLM samples at {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}; change "
+            "it, or use the builtin engine"
         )
     return {
         "n": 1,

@@ -33,7 +33,7 @@ MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # what reading an ans
 class VllmServerEngine(Engine):
     """Completes by a vLLM server. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
 
-    Start the server (vLLM 0.16 or later) with the model that is trained, on a network that you trust, since its
+    Start the server (vLLM 0.19.1 or later) with the model that is trained, on a network that you trust, since its
     development mode lets anyone change the weights:
 
         VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --max-model-len CONTEXT --dtype bfloat16 \\
@@ -102,7 +102,13 @@ class VllmServerEngine(Engine):
         path = self._folder / f"{self._updates:06d}"
         _write(weights, path)
         call = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}, "timeout": self.seconds}
-        self._ask("POST", "/collective_rpc", call)
+        try:
+            self._ask("POST", "/collective_rpc", call)
+        except EngineError as error:  # vLLM's answer leaves paths out
+            raise EngineError(
+                f"{error}. See whether the server, as the user that it runs as, can read {path}; start it anew, since "
+                "it may hold no whole weights"
+            ) from error
         content = self._ask("POST", "/reset_prefix_cache").content
         if content and not json.loads(content).get("success", True):  # older versions answer without a body
             raise EngineError(
@@ -159,7 +165,7 @@ class VllmServerEngine(Engine):
         except MALFORMED as error:
             raise EngineError(
                 f"{self.address}/v1/completions: no token ids and log-probs in the answer ({error}): "
-                f"{answer.text[:200]!r}; see whether it is a vLLM server, 0.16 or later"
+                f"{answer.text[:200]!r}; see whether it is a vLLM server, 0.19.1 or later"
             ) from error
 
     def _ask(
