@@ -35,7 +35,8 @@ ACCELERATE = (
     *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
     *("--mixed_precision", "no", "--dynamo_backend", "no"),
 )
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+# Several processes can't share one GPU.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def launched(*command: str, processes: int = 2, launcher: tuple[str, ...] = TWO) -> subprocess.CompletedProcess[str]:
@@ -158,6 +159,37 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("where", ["policy", "shards"])
+def test_a_full_disk_ends_a_sharded_run_at_once_and_leaves_nothing(where: str, tmp_path: Path) -> None:
+    output = launched(str(ROOT / "tests" / "full_disk.py"), str(tmp_path), where).stdout
+    for rank in range(2):
+        assert f"told {rank}: " in output
+    assert output.count("not written (OSError: [Errno 28] No space left on device)") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_critic_beside_bfloat16_weights_is_sharded(questions: str, tmp_path: Path) -> None:
+    sharded = ("--policy.dtype", "bfloat16", "--distributed.sharding", "fsdp2")
+    launched("algorithms/ppo.py", "--steps", "1", *options(questions, tmp_path / "run"), *sharded)
+    assert [row["step"] for row in without_times(tmp_path / "run") if "loss/value" in row] == [1]
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigurationError, match=r"4 processes on a machine with 2 GPUs"):
+        Processes.start(DistributedConfig())
+
+
+def test_a_number_of_processes_without_a_launcher_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")  # as some clusters set it for every job
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ConfigurationError, match=r"WORLD_SIZE=8.*torchrun"):
+        Processes.start(DistributedConfig())
+
+
 @pytest.mark.parametrize("launcher", [TWO, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: str, tmp_path: Path) -> None:
     command = ("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
@@ -210,6 +242,9 @@ def test_only_errors_about_other_processes_are_translated() -> None:
         raise RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match=r"process 0 of 2, x.*another process has ended"), Processes(0, 2).guard("x"):
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4242")
+    nccl = "NCCL error in: NCCLUtils.cpp:94, invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1"
+    with pytest.raises(RuntimeError, match=r"Duplicate GPU detected"), Processes(0, 2).guard("x"):
+        raise RuntimeError(nccl)
     with pytest.raises(RuntimeError, match=r"^Connection"), Processes().guard("x"):
         raise RuntimeError("Connection closed by peer")
 

@@ -397,6 +397,17 @@ def test_a_temperature_that_vllm_would_change_or_refuse_is_refused(
         engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=temperature)
 
 
+@every_engine(SEEDED)
+def test_a_tag_that_vllm_sees_a_token_late_ends_the_turn_where_it_stands(
+    engine: Engine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = fake_vllm.StopRules.ends_turn
+    monkeypatch.setattr(fake_vllm.StopRules, "ends_turn", lambda self, ids: at_once(self, ids[:-1] or ids))
+    prompts = [policy.encode(prompt) for prompt in PROMPTS]
+    written = turns_of(writer_of(engine, policy, 0.0), prompts)
+    assert [turn.ids for turn in written] == [turn.ids for turn in greedy_turns(policy, prompts)]
+
+
 def test_vllm_in_process_leaves_the_trainer_its_threads(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")

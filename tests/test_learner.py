@@ -48,7 +48,12 @@ def step(
 
 @pytest.mark.parametrize(
     "error",
-    [None, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), MemoryError()],
+    [
+        None,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
 )
 def test_out_of_memory_halves_the_budget_and_changes_no_number(
     error: BaseException | None, capsys: pytest.CaptureFixture[str]

@@ -203,6 +203,18 @@ def test_copies(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
+def test_whole_weights_are_there_before_they_are_sharded(large: Path) -> None:
+    short = {"policy": {"context_length": 1_024}, "rollout": RolloutConfig(cache_tokens=1_024)}
+    config = configured(large, **short, distributed=DistributedConfig(sharding="fsdp2"))
+    many = sizes(plan_of(config, device=CUDA, processes=64))
+    weights = sizes(plan_of(configured(large), device=CUDA))["weights (always)"]
+    divided = sum(many[f"{name} (always)"] for name in ("weights", "gradients", "optimizer states"))
+    assert many["whole weights (loading)"] + divided + many["keys and values (always)"] == pytest.approx(
+        weights, rel=1e-6
+    )
+
+
+@pytest.mark.usefixtures("gpu")
 def test_sharding_divides_what_is_trained(large: Path) -> None:
     config = configured(large, distributed=DistributedConfig(sharding="fsdp2"))
     one = sizes(plan_of(configured(large, policy={"dtype": "bfloat16"}), device=CUDA))
@@ -380,3 +392,9 @@ def test_a_warning_of_small_steps_in_bfloat16(policy: dict[str, Any], lr: float,
         assert "compute_dtype bfloat16" in warning
         weight = torch.tensor(0.02, dtype=torch.bfloat16)
         assert weight + lr == weight
+
+
+@pytest.mark.parametrize("policy", [{"compute_dtype": "float16"}, {"dtype": "float16"}])
+def test_a_warning_of_gradients_that_vanish_in_float16(policy: dict[str, Any]) -> None:
+    assert "the loss is not scaled" in (precision_warning(configured(policy=policy)) or "")
+    assert torch.tensor(0.02 / 1_000_000).half() == 0  # of one token in a mean over so many

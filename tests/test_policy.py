@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from models import ARCHITECTURES, save_tiny_policy, tiny_model, tiny_policy, tokenizer
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import modeling_flash_attention_utils as library
 
+from algorithms.common.packing import own_attention
 from algorithms.common.policy import Policy, TokenLogprobs
 from algorithms.common.pretrained import PolicyConfig
 from igsearch_env.errors import ConfigurationError
@@ -87,6 +92,40 @@ def test_kernels_agree(kernel: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = tiny_policy().token_logprobs(IDS, MASK)[0]
         torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_flash_attention_computes_what_sdpa_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flash(q: Any, k: Any, v: Any, causal: bool = True, softmax_scale: float | None = None, **_: Any) -> Any:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=softmax_scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    # As transformers leaves it when it has loaded a model with the library, which needs a GPU.
+    monkeypatch.setattr(library, "_loaded_implementation", "flash_attention_2")
+    for name in ("_flash_fn", "_flash_varlen_fn"):
+        monkeypatch.setattr(library, name, flash)
+    monkeypatch.setattr(library, "_process_flash_kwargs_fn", library._lazy_define_process_function(flash))
+    monkeypatch.setattr(library, "_process_with_kvcache_kwargs_fn", dict)
+    plain = tiny_policy()
+    model = copy.deepcopy(plain.model)
+    model.config._attn_implementation_internal = "flash_attention_2"
+    policy = Policy(model, plain.tokenizer)
+    policy.check()
+    assert own_attention(policy.model) == "flash_attention_2"
+    with torch.no_grad():
+        expected = plain.token_logprobs(IDS, MASK)[0]
+        torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_a_copy_in_bfloat16_is_the_model_loaded_in_bfloat16(tmp_path: Path) -> None:
+    path = str(save_tiny_policy(tmp_path / "model"))
+    copied = Policy.load(PolicyConfig(path=path, device="cpu")).replica(torch.bfloat16)
+    loaded = Policy.load(PolicyConfig(path=path, device="cpu", dtype="bfloat16"))
+    for mine, theirs in zip(copied.model.buffers(), loaded.model.buffers(), strict=True):
+        assert torch.equal(mine, theirs)  # frequencies of positions in bfloat16 would be off by radians
+        assert mine.dtype == theirs.dtype
+    with torch.no_grad():
+        assert torch.equal(copied.token_logprobs(IDS, MASK)[0], loaded.token_logprobs(IDS, MASK)[0])
 
 
 def test_a_copy_follows_its_policy_and_is_not_trained() -> None:

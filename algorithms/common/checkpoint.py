@@ -15,11 +15,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from algorithms.common.distributed import Processes
@@ -50,16 +51,18 @@ def save_checkpoint(
     shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
     header = {"format": FORMAT, "step": step, "shapes": shapes, **state}
 
-    def write(partial: Path) -> None:
-        save_policy(partial, policy, learner)
-        learner.save(partial, "optimizer", weights=False)
-        if critic is not None:
-            critic.save(partial, "critic", weights=True)
+    def write_state(partial: Path) -> None:
         if processes.first:
             (partial / "state.json").write_text(json.dumps(header))
 
+    parts: list[Callable[[Path], None]] = [
+        lambda partial: save_policy(partial, policy, learner),
+        lambda partial: learner.save(partial, "optimizer", weights=False),
+    ]
+    if critic is not None:
+        parts.append(lambda partial: critic.save(partial, "critic", weights=True))
     target = folder / f"step-{step:06d}"
-    _whole_or_not(target, write, processes, f"the last good checkpoint in {folder} is intact")
+    _whole_or_not(target, [*parts, write_state], processes, f"the last good checkpoint in {folder} is intact")
     if processes.first:
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
@@ -83,24 +86,34 @@ def write_policy(target: Path, policy: Policy, learner: Learner, about: dict[str
         if about is not None and learner.processes.first:
             (partial / f"{target.name}.json").write_text(json.dumps(about))
 
-    _whole_or_not(target, write, learner.processes, f"what {target} was before is intact")
+    _whole_or_not(target, [write], learner.processes, f"what {target} was before is intact")
 
 
-def _whole_or_not(target: Path, write: Callable[[Path], None], processes: Processes, intact: str) -> None:
-    """Have `write` fill a folder beside `target`, then put it in its place; a full disk leaves what was there."""
+def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], processes: Processes, intact: str) -> None:
+    """Have `parts` fill a folder beside `target`, then put it in its place; a full disk leaves what was there.
+
+    After each part the processes agree on whether it was written: where one has failed, the others must not wait for
+    it in what the next part does together.
+    """
     partial = target.with_name(f".partial-{target.name}")
     if processes.first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     processes.barrier()
-    failure = None
-    try:
-        write(partial)
-    except Exception as error:  # torch and safetensors each have their own way to say that a disk is full
-        if not _is_disk_error(error, target.parent):
-            raise
-        failure = f"{type(error).__name__}: {error}"
-    failures = [f for f in processes.gather(failure) if f]
+    failures: list[str] = []
+    for write in parts:
+        failure = None
+        try:
+            write(partial)
+        # torch and safetensors each have their own way to say that a disk is full; that of shards is no Exception.
+        except (Exception, CheckpointException) as error:
+            cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+            if not _is_disk_error(cause, target.parent):
+                raise
+            failure = f"{type(cause).__name__}: {cause}"
+        failures = [f for f in processes.gather(failure) if f]
+        if failures:
+            break
     if failures:
         needed = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         free = shutil.disk_usage(target.parent).free
@@ -122,7 +135,7 @@ def _whole_or_not(target: Path, write: Callable[[Path], None], processes: Proces
     processes.barrier()
 
 
-def _is_disk_error(error: Exception, folder: Path) -> bool:
+def _is_disk_error(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)
     text = str(error).lower()

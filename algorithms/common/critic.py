@@ -36,17 +36,24 @@ class CriticConfig:
         check_range("critic.value_clip", self.value_clip, 1e-9)
 
 
+class ValueHead(torch.nn.Linear):
+    """The output layer of a critic; a type of its own, so that it is sharded apart from a trunk in bfloat16."""
+
+
 class ValueModel(torch.nn.Module):
     """V(s_t): the value of what stands before each policy token. It says 0 everywhere before its first update."""
+
+    _no_split_modules = ("ValueHead",)
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         trunk = copy.deepcopy(policy)
         self.trunk = trunk.model.base_model
-        self.head = torch.nn.Linear(policy.width, 1, device=policy.device)
+        trunk.model.set_output_embeddings(None)  # it is no part of the critic, and large
+        self.head = ValueHead(policy.width, 1, device=policy.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
-        self.__dict__["_policy"] = trunk  # not a module: its output layer is no part of the critic
+        self.__dict__["_policy"] = trunk  # not a module: `trunk` is
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Values [n] of the masked tokens, row by row: of the states before them."""

@@ -62,6 +62,17 @@ class Processes:
         from accelerate import PartialState
 
         cpu = device == "cpu" or not torch.cuda.is_available()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if not cpu and here > torch.cuda.device_count():
+            raise ConfigurationError(
+                f"{here} processes on a machine with {torch.cuda.device_count()} GPUs: each needs its own; start "
+                f"{torch.cuda.device_count()} (--nproc-per-node, --num_processes), or set policy.device to cpu"
+            )
+        if "LOCAL_RANK" not in os.environ:
+            raise ConfigurationError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} without LOCAL_RANK: no launcher has started these processes; "
+                "start them by torchrun or accelerate launch, or unset WORLD_SIZE for one process"
+            )
         state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
         processes = cls(state.process_index, state.num_processes, state.device)
         if dist.get_backend() != "gloo":
@@ -124,12 +135,15 @@ class Processes:
                     "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
                     "`torchrun`, or leave it at none"
                 )
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+            # torch's own choice would be the GPUs of the machine, also for processes that were told to use the CPU.
+            mesh = init_device_mesh("cpu" if self.device is None else self.device.type, (self.size,))
             precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
             for block in _blocks(module):
-                fully_shard(block, mp_policy=precision)
-            fully_shard(module, mp_policy=precision, reshard_after_forward=True)
+                fully_shard(block, mesh=mesh, mp_policy=precision)
+            fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
             return module
         if self.size == 1:
             return module
@@ -164,9 +178,11 @@ class Processes:
         except RuntimeError as error:
             if self.size == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
                 raise
+            # NCCL says where in its first line, and why in its last.
+            reason = " ... ".join(dict.fromkeys((str(error).splitlines()[0][:200], str(error).splitlines()[-1][:200])))
             raise DistributedError(
                 f"process {self.rank} of {self.size}, {what}: another process has ended or did not answer within "
-                f"distributed.timeout_minutes ({str(error).splitlines()[0][:200]}). Its own output says why; the same "
+                f"distributed.timeout_minutes, or can't be reached ({reason}). Its own output says why; the same "
                 "command goes on from the last checkpoint"
             ) from error
 

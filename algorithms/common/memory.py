@@ -106,12 +106,18 @@ def plan_memory(
 
 
 def precision_warning(config: TrainConfig) -> str | None:
-    """What goes wrong when all weights are trained in bfloat16 by small steps, or None.
+    """What goes wrong in float16, or when all weights are trained in bfloat16 by small steps; None if nothing does.
 
-    A bfloat16 has 8 significant bits, so what changes it by less than 2^-9 of itself is rounded away. AdamW changes a
-    weight by about the learning rate, and weights are about 0.02: below 4e-5 most updates are lost.
+    Float16 has nothing between 0 and 6e-8, and a loss is divided by the tokens of its mini-batch. A bfloat16 has 8
+    significant bits, so what changes it by less than 2^-9 of itself is rounded away. AdamW changes a weight by about
+    the learning rate, and weights are about 0.02: below 4e-5 most updates are lost.
     """
     policy, lr = config.policy, config.optimizer.lr
+    if "float16" in (policy.dtype, policy.compute_dtype):
+        return (
+            "float16 has nothing between 0 and 6e-8, and the loss is not scaled: gradients of large batches lose their "
+            "small parts; take bfloat16, or float32 where there is none"
+        )
     if policy.dtype != "bfloat16" or policy.lora.rank or lr >= 1e-4:
         return None
     return (

@@ -1,6 +1,7 @@
 """What takes memory in a training run, thing by thing: what exists always, and what exists in one phase of a step:
 
     always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
+    loading          whole weights, before they are sharded
     rollout          passes that read, logits that are sampled from
     update           what the backward pass of a micro-batch needs
     optimizer step   temporaries of AdamW
@@ -21,7 +22,7 @@ from algorithms.common.packing import MAX_COLUMNS
 from algorithms.common.policy import MAX_LOGITS
 from algorithms.common.pretrained import DTYPES
 
-PHASES = ("rollout", "update", "optimizer step")
+PHASES = ("loading", "rollout", "update", "optimizer step")
 # Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
 PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
 # Bytes a logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and their sums.
@@ -84,6 +85,11 @@ def memory_lines(
         yield MemoryLine("keys and values", tokens * model.layers * row, f"{tokens:,} tokens")
     elif rollout.engine == "vllm":
         yield MemoryLine("vLLM", int(rollout.gpu_memory_share * whole), "rollout.gpu_memory_share")
+    if sharded:
+        # Gradients, optimizer states, keys and values come later, to the room that is left then.
+        later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row
+        whole_weights = max(0, (1 + critic) * model.weights - later)
+        yield MemoryLine("whole weights", whole_weights, "before they are divided", "loading")
     # Attention copies what it reads of the store; on a GPU, with a copy for every query head.
     expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
     reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)

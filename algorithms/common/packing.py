@@ -173,9 +173,26 @@ def _packed_attention(
 
 
 def _base_attention(base: str, module: torch.nn.Module) -> Any:
-    if base != "eager":
-        return ALL_ATTENTION_FUNCTIONS[base]
-    return sys.modules[type(module).__module__].eager_attention_forward
+    if base == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward
+    if "flash" in base:
+        return functools.partial(_under_its_name, base)
+    return ALL_ATTENTION_FUNCTIONS[base]
+
+
+def _under_its_name(base: str, module: Any, *arguments: Any, **options: Any) -> Any:
+    """A flash attention function, which loads the library that the configuration of the model names."""
+    config, installed = module.config, module.config._attn_implementation
+    config._attn_implementation_internal = base
+    try:
+        return ALL_ATTENTION_FUNCTIONS[base](module, *arguments, **options)
+    finally:
+        config._attn_implementation_internal = installed
+
+
+def own_attention(model: Any) -> str:
+    """The attention of transformers that computes what is no packed pass."""
+    return str(model.config._attn_implementation).removeprefix("packed_").replace("fa_", "flash_attention_")
 
 
 def install(model: Any) -> None:
@@ -183,7 +200,8 @@ def install(model: Any) -> None:
     base = str(model.config._attn_implementation)
     if base.startswith("packed_"):
         return
-    name = f"packed_{base}"
+    # Of a name with `flash` in it, transformers looks for a library of that name.
+    name = f"packed_{base.replace('flash_attention_', 'fa_')}"
     AttentionInterface.register(name, functools.partial(_packed_attention, base))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)

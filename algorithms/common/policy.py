@@ -119,7 +119,10 @@ class Policy(Tokens):
     def replica(self, dtype: torch.dtype, compute_dtype: torch.dtype | None = None) -> Policy:
         """A copy in a precision of its own that is not trained."""
         copied = copy.copy(self)
-        copied.model = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
+        # Weights alone are cast, one by one. Buffers stay as they are: the frequencies of rotary positions in bfloat16
+        # are off by 2^-9, which at a thousand tokens is more than a radian.
+        cast = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=True), False) for p in self.model.parameters()}
+        copied.model = copy.deepcopy(self.model, cast)
         copied.adapter = None
         copied.compute_dtype = compute_dtype
         return copied

@@ -139,6 +139,15 @@ class TurnWriter:
         return int(generator.integers(SEEDS))
 
 
+def until_turn_end(tokens: Tokens, ids: Ids, logprobs: tuple[float, ...]) -> Completion:
+    """A completion without what follows the end of its turn, which changes nothing of what stands before.
+
+    For engines that stop at a text, and may see it a token late where a token ends inside a character.
+    """
+    end = _turn_end(tokens, ids) if len(ids) == len(logprobs) else None  # else it is refused, whole
+    return Completion(ids[:end], logprobs[:end])
+
+
 def _turn_end(tokens: Tokens, ids: Sequence[int]) -> int | None:
     """After how many tokens the turn is over; None while it goes on."""
     may_end = tokens.closing_ids | tokens.eos_ids

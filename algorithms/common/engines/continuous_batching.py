@@ -14,6 +14,7 @@ from torch import Tensor
 from algorithms.common.decoding import Completion
 from algorithms.common.engines.base import Engine, EngineError
 from algorithms.common.key_values import Ids
+from algorithms.common.packing import own_attention
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
 
@@ -102,7 +103,7 @@ class ContinuousBatchingEngine(Engine):
         half = model.dtype in (torch.float16, torch.bfloat16)
         settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.settings)
         own = str(model.config._attn_implementation)
-        plain = own.removeprefix("packed_")
+        plain = own_attention(model)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 # Of a packed pass and its function transformers' pages know nothing.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.decoding import Completion
-from algorithms.common.engines.base import Engine, EngineError
+from algorithms.common.engines.base import Engine, EngineError, until_turn_end
 from algorithms.common.key_values import Ids
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
@@ -80,7 +80,7 @@ class VllmEngine(Engine):
             [self._make_params(**sampling(self.policy, seed, max_new_tokens, temperature)) for seed in seeds],
             use_tqdm=False,
         )
-        return [_completion(output.outputs[0]) for output in outputs]
+        return [_completion(self.policy, output.outputs[0]) for output in outputs]
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -127,7 +127,7 @@ def sampling(policy: Policy, seed: int, max_new_tokens: int, temperature: float)
     }
 
 
-def _completion(output: Any) -> Completion:
+def _completion(policy: Policy, output: Any) -> Completion:
     """What vLLM returned for one prompt."""
     ids = tuple(int(token) for token in output.token_ids)
     rows: Sequence[Mapping[int, Any]] | None = output.logprobs
@@ -136,4 +136,5 @@ def _completion(output: Any) -> Completion:
             f"rollout.engine='vllm' returned {len(ids)} tokens with log-probs of {len(rows or ())} others; it must "
             "return those of its tokens: see whether its version is one that IGSearch supports"
         )
-    return Completion(ids, tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=True)))
+    logprobs = tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=True))
+    return until_turn_end(policy, ids, logprobs)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from algorithms.common.decoding import Completion
-from algorithms.common.engines.base import Engine, EngineError
+from algorithms.common.engines.base import Engine, EngineError, until_turn_end
 from algorithms.common.engines.vllm_local import LOGPROBS_MODE, sampling
 from algorithms.common.key_values import Ids
 from algorithms.common.policy import Policy
@@ -161,7 +161,7 @@ class VllmServerEngine(Engine):
         try:
             choice = answer.json()["choices"][0]
             ids = tuple(int(token) for token in choice["token_ids"])
-            return Completion(ids, tuple(float(x) for x in choice["logprobs"]["token_logprobs"]))
+            return until_turn_end(self.policy, ids, tuple(float(x) for x in choice["logprobs"]["token_logprobs"]))
         except MALFORMED as error:
             raise EngineError(
                 f"{self.address}/v1/completions: no token ids and log-probs in the answer ({error}): "

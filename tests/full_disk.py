@@ -1,0 +1,55 @@
+"""A checkpoint of a sharded policy on a full disk, by the processes that a launcher started, for test_distributed.py.
+
+full_disk.py FOLDER WHERE
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint import filesystem
+
+from algorithms.common.checkpoint import CheckpointError, save_checkpoint
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes
+from algorithms.common.learner import Learner
+from algorithms.common.policy import Policy, TokenLogprobs
+from algorithms.common.pretrained import PolicyConfig
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def main(folder: str, where: str) -> None:
+    """Prints what every process is told."""
+    config = DistributedConfig(sharding="fsdp2", timeout_minutes=0.5)
+    processes = Processes.start(config, "cpu")
+    policy = Policy.load(PolicyConfig(device="cpu"))
+    learner = Learner(
+        TokenLogprobs(policy),
+        OptimizerConfig(),
+        processes,
+        config,
+        lr=1e-3,
+        weight_decay=0.0,
+        pad_id=policy.pad_id,
+        device=policy.device,
+    )
+    if where == "policy":
+        Policy.save = no_space  # type: ignore[method-assign]
+    else:
+        filesystem._write_item = no_space  # type: ignore[assignment]
+    try:
+        save_checkpoint(Path(folder), policy, learner, None, 1, {}, 2)
+    except CheckpointError as error:
+        print(f"told {processes.rank}: {error}", flush=True)
+    processes.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
