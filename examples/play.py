@@ -17,7 +17,7 @@ from rich.console import Console
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
 from algorithms.common.factories import make_questions, make_retriever
-from igsearch_env.errors import IGSearchError
+from igsearch_env.errors import IGSearchError, check_range
 from retrievers import RetrieverError
 
 
@@ -41,6 +41,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Play."""
+    check_range("seed", args.seed, 0)
     console = Console()
     env = gymnasium.make(
         "IGSearch-v0",

@@ -34,7 +34,7 @@ from algorithms.common.policy import Policy
 from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.record import load_recorded, record_trajectories
-from algorithms.common.report.trajectories import trajectory_page
+from algorithms.common.report.trajectories import fitting_page
 from algorithms.common.rollout import collect
 from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from algorithms.common.side_by_side import (
@@ -124,7 +124,7 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
     with TemporaryDirectory() as folder:
         recorded = Path(folder) / "recorded.json.gz"
         record_trajectories(recorded, buffer, advantages, policy, limit=MAX_SHOWN)
-        write(path, trajectory_page([load_recorded(recorded)], "every algorithm on one buffer"))
+        write(path, fitting_page([load_recorded(recorded)], "every algorithm on one buffer"))
 
 
 # ---------------------------------------------------------------- the buffer and its information gains

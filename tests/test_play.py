@@ -252,3 +252,17 @@ def test_play_shows_an_episode() -> None:
     assert "[2] <search>[red]</search>" in done.stdout
     assert "[1] <answer> [/]</answer>" in done.stdout
     assert done.stdout.count("answered: outcome 0.00; golden answers: ") == 2
+
+
+def test_a_negative_seed_is_refused_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "examples/play.py", "--seed", "-1"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: seed=-1")

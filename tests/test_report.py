@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -275,9 +276,9 @@ def test_smoothing_takes_what_is_there() -> None:
     assert smooth([], 5) == []
 
 
-@pytest.mark.parametrize(("files", "shown"), [(1, 1), (2, 2), (3, 2), (5, 2)])
-def test_a_page_that_would_be_too_large_shows_fewer_steps(
-    files: int, shown: int, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("files", [1, 2, 3, 5])
+def test_a_page_that_would_be_too_large_shows_fewer_episodes(
+    files: int, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(real, run)
@@ -289,9 +290,22 @@ def test_a_page_that_would_be_too_large_shows_fewer_steps(
         (run / "trajectories" / f"step-{number:06d}.json.gz").write_bytes(content)
     write_reports(run)
     whole = (run / "trajectories.html").stat().st_size
-    monkeypatch.setattr("algorithms.common.report.run_report.MAX_PAGE", 10)
+    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", 10)
     write_reports(run)
-    assert ((run / "trajectories.html").stat().st_size < whole) == (shown < files)
+    assert (run / "trajectories.html").stat().st_size < whole
+
+
+def test_a_score_that_is_not_a_number_is_not_the_best(tmp_path: Path) -> None:
+    rows = [training_row(1), {"step": 1, "dev/em": float("nan")}, training_row(2), {"step": 2, "dev/em": 0.25}]
+    assert "Best dev EM 0.250 at step 2" in Document(run_report(write_run(tmp_path / "run", rows))).text
+
+
+def test_a_folder_whose_name_is_no_unicode_has_a_report(tmp_path: Path) -> None:
+    try:
+        run = write_run(tmp_path / os.fsdecode(b"run-\xff"), [training_row(1)])
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "run-?" in write_reports(run)[-1].read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- several runs, as text
@@ -322,6 +336,19 @@ def test_runs_that_differ_by_seed_alone_are_one_entry(tmp_path: Path) -> None:
         ("rloo", [1, 2]),
         ("grpo clip_low=0.3", [3]),
     ]
+
+
+def test_the_curve_of_a_shorter_run_ends_where_it_ended(tmp_path: Path) -> None:
+    long = write_run(tmp_path / "long", [training_row(step) for step in range(1, 7)], steps=6)
+    short = write_run(tmp_path / "short", [training_row(step) for step in (1, 2)], steps=6, algorithm="rloo")
+    seeds = [
+        write_run(tmp_path / f"seed{n}", [training_row(step) for step in range(1, n + 2)], seed=n, algorithm="ppo")
+        for n in (1, 2)
+    ]
+    lines = Document(comparison_report([long, short, *seeds])).charts["Training reward"]["lines"]
+    ends = {line["label"]: max(i for i, v in enumerate(line["values"], 1) if v is not None) for line in lines}
+    expected = {"grpo": 6, "rloo": 2, "ppo": 2, "ppo, seed 1": 2, "ppo, seed 2": 3}
+    assert {label: ends[label] for label in expected} == expected
 
 
 def test_a_comparison_has_a_verdict_only_with_seeds(tmp_path: Path) -> None:
@@ -408,6 +435,14 @@ def test_mistakes_are_one_line(arguments: list[str]) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [training_row(1)])
+    (run / "report.html").mkdir()
+    done = command(run)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*report\.html.*\n", done.stderr)
 
 
 # ---------------------------------------------------------------- the live view

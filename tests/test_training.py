@@ -115,6 +115,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
         patch.setattr(Run, "record", crash)
         with pytest.raises(Crash):
             run_ig_grpo(small, tmp_path / "broken", save_every=2)
+    assert f"{stop_at} of 4" in (tmp_path / "broken" / "report.html").read_text(encoding="utf-8")
     assert without_times(run_ig_grpo(small, tmp_path / "broken", save_every=2)) == whole
 
 

@@ -23,7 +23,7 @@ from algorithms.common.policy import Policy
 from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.record import Recorded, load_recorded, pieces, record_trajectories
-from algorithms.common.report.trajectories import content, gold_spans, trajectory_page
+from algorithms.common.report.trajectories import content, fitting_page, gold_spans, trajectory_page
 from algorithms.common.side_by_side import all_advantages, set_gains
 from examples.same_buffer import Args, collect_buffer, measured_gains
 from igsearch_env.protocol import Answer, Invalid, Search
@@ -379,6 +379,22 @@ def test_tab_reaches_everything_and_the_focus_is_seen(page: Any) -> None:
     assert any("token" in str(name) for name in seen)
 
 
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_what_has_the_focus_is_not_under_the_status(browser: Any, page_file: Path, width: int) -> None:
+    covered = """() => document.activeElement.getBoundingClientRect().bottom
+        - document.querySelector(".status").getBoundingClientRect().top"""
+    with opened(browser, page_file, width=width) as page:
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.locator(".tokens .token").last.focus()
+        assert "advantage" in page.inner_text(".status")
+        assert page.evaluate(covered) <= 0
+        page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
+        page.locator(".tokens .token").first.focus()
+        while page.evaluate("document.activeElement !== document.body"):
+            assert page.evaluate(covered) <= 0, page.evaluate("document.activeElement.outerHTML")
+            page.keyboard.press("Tab")
+
+
 def test_another_algorithm_shows_other_advantages(page: Any) -> None:
     def badges() -> list[str]:
         return list(page.locator(".turn h3").all_inner_texts())
@@ -491,6 +507,23 @@ def test_a_page_of_500_trajectories_is_small(browser: Any, recorded: Recorded, t
         assert shown_count(page) == sum(row["correct"] for row in rows_of(recorded)) * len(files)
         # The chosen trajectory alone is drawn.
         assert page.locator(".tokens").count() <= 8
+
+
+def test_a_page_holds_no_more_bytes_than_it_may(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps(recorded.groups).replace("(Title", "(日本語日本語日本語")
+    wide = replace(recorded, groups=json.loads(text))
+    whole = trajectory_page([wide], "Wide")
+    assert fitting_page([wide], "Wide") == whole
+    limit = len(whole)  # in characters: in bytes it is more
+    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", limit)
+    kept = replace(wide, groups=wide.groups[:3])
+    told = "Wide (3 of 6 recorded groups: as many as a page holds)"
+    assert fitting_page([wide], "Wide") == trajectory_page([kept], told)
+    assert len(fitting_page([wide], "Wide").encode()) <= limit
+    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", 10)
+    one = replace(wide, groups=wide.groups[:1])
+    told = "Wide (2 of 30 recorded groups: as many as a page holds)"
+    assert fitting_page([wide] * 5, "Wide") == trajectory_page([one, one], told)
 
 
 def test_a_page_without_trajectories_says_so(browser: Any, tmp_path: Path) -> None:

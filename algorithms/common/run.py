@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -162,6 +163,9 @@ class Run:
             if kind is None:
                 self.finish()  # first: a tracker whose network is gone takes its time to close
                 failed = False
+            elif self.processes.first:
+                with suppress(IGSearchError, OSError):  # a run without a step has none; what ended it matters more
+                    write_reports(self.dir)
         finally:
             self.close(failed=failed)
             self.processes.close()

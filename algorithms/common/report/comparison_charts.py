@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from algorithms.common.report.charts import Chart, Line, number, smooth, width_for
+from algorithms.common.report.charts import Chart, Line, Values, number, smooth, width_for
 from algorithms.common.report.comparable import Entry
 from algorithms.common.report.run_charts import SHARES, at_steps
 
@@ -50,11 +50,17 @@ def _curve(entries: Sequence[Entry], key: str, title: str, unit: str) -> Chart:
     for style, entry in enumerate(entries):
         columns = [at_steps(run.training, key, steps) for run in entry.runs]
         for run, values in zip(entry.runs, columns, strict=True):
-            shown_values = values if len(columns) == 1 else smooth(values, width)
+            shown_values = values if len(columns) == 1 else _smooth(values, width)
             name = f"{entry.label}, each step" if len(columns) == 1 else f"{entry.label}, seed {run.seed}"
             faint.append(Line(name, shown_values, style, faint=True))
-        bold.append(Line(entry.label, smooth(_mean(columns), width), style))
+        bold.append(Line(entry.label, _smooth(_mean(columns), width), style))
     return Chart(title, unit, steps, _present([*faint, *bold]))
+
+
+def _smooth(values: Values, width: int) -> list[float | None]:
+    """The moving mean up to the last value: a run that ended before others has no line after its end."""
+    last = max((place for place, value in enumerate(values) if value is not None), default=-1)
+    return smooth(values[: last + 1], width) + [None] * (len(values) - last - 1)
 
 
 def _mean(columns: Sequence[Sequence[float | None]]) -> list[float | None]:

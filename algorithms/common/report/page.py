@@ -63,8 +63,8 @@ def data(name: str, value: Any) -> str:
 
 
 def write(path: Path, document: str) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page, whole or not at all. What is no Unicode (in the name of a folder) is `?`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(document, encoding="utf-8")
+    partial.write_text(document, encoding="utf-8", errors="replace")
     os.replace(partial, path)

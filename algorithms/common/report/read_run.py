@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +73,7 @@ class RunRecord:
         if not marked:
             ends = (0, self.planned)
             marked = [{**row, "dev/em": row["eval/em"]} for row in self._evaluations if row["step"] not in ends]
-        return _last_of_each_step(marked)
+        return _last_of_each_step(row for row in marked if math.isfinite(row["dev/em"]))
 
     @cached_property
     def test(self) -> list[dict[str, Any]]:

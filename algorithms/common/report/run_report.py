@@ -33,7 +33,6 @@ STYLE = """
 .warnings li { margin: 0.25rem 0; } .warnings strong { color: var(--bad); }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
-MAX_PAGE = 5_000_000
 
 
 def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str = "") -> str:
@@ -57,20 +56,16 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
 def write_reports(run_dir: Path) -> list[Path]:
     """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns what was written.
 
-    Of recorded steps as many are shown, evenly, as a page of `MAX_PAGE` characters holds.
+    Of recorded steps as many are shown, evenly, as a page holds.
     Raises `ConfigurationError` if the folder is no run.
     """
     written = []
     recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
     if recorded:
         from algorithms.common.report.record import load_recorded
-        from algorithms.common.report.trajectories import trajectory_page
+        from algorithms.common.report.trajectories import fitting_page
 
-        name, shown = read_run(run_dir).name, [load_recorded(path) for path in recorded]
-        document = trajectory_page(shown, name)
-        while len(document) > MAX_PAGE and len(shown) > 2:
-            shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else [shown[0], shown[-1]]  # first and last stay
-            document = trajectory_page(shown, name)
+        document = fitting_page([load_recorded(path) for path in recorded], read_run(run_dir).name)
         written.append(run_dir / "trajectories.html")  # first: the report links to it
         write(written[-1], document)
     written.append(run_dir / "report.html")

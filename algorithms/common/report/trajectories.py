@@ -12,6 +12,7 @@ import html
 import re
 import string
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
@@ -21,6 +22,7 @@ from algorithms.common.report.record import Recorded
 from igsearch_env.rewards import normalize_answer
 
 SCRIPTS = ("elements", "data", "list", "tokens", "evidence", "views", "page")  # trajectories_*.js: one script, in order
+MAX_PAGE = 5_000_000  # bytes
 
 Span = tuple[int, int]
 
@@ -32,6 +34,29 @@ def trajectory_page(recorded: Sequence[Recorded], title: str) -> str:
     js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     body = f"<header><h1>{html.escape(title)}</h1></header>\n<main></main>\n" + data("trajectories", content(recorded))
     return page(title, body, css=css, js=js)
+
+
+def fitting_page(recorded: Sequence[Recorded], title: str) -> str:
+    """`trajectory_page` of what `MAX_PAGE` bytes hold: every other step is left out, then the last half of the groups.
+
+    The first and the last step stay, and of each a group; the title says how much is shown.
+    """
+    shown = list(recorded)
+    document = trajectory_page(shown, title)
+    while len(document.encode(errors="replace")) > MAX_PAGE:
+        if len(shown) > 2:
+            shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else [shown[0], shown[-1]]
+        elif all(len(file.groups) < 2 for file in shown):
+            break
+        else:
+            shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
+        told = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: as many as a page holds)"
+        document = trajectory_page(shown, told)
+    return document
+
+
+def _groups(recorded: Sequence[Recorded]) -> int:
+    return sum(len(file.groups) for file in recorded)
 
 
 def content(recorded: Sequence[Recorded]) -> dict[str, Any]:
