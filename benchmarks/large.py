@@ -165,7 +165,8 @@ def _lines(
     tokens = sum(len(sequence.ids) for sequence in buffer.sequences)
     matrices = DTYPES[args.compute_dtype or args.dtype]
     rate = matrix_rate(args.device, matrices, 8_192 if args.device == "cuda" else 2_048)
-    operations = 6 * weights * tokens + 6 * run.policy.model.get_output_embeddings().weight.numel() * written
+    each = 4 if args.lora_rank else 6  # frozen weights have no gradient
+    operations = each * (weights * tokens + run.policy.model.get_output_embeddings().weight.numel() * written)
     steps = written / len(buffer.trajectories)
     bytes_a_step = sum(p.numel() * p.element_size() for p in run.sampler.policy.model.parameters())
     bandwidth = _bandwidth(args)
@@ -204,6 +205,8 @@ def _lines(
 
 
 def _timed(args: Args, times: dict[str, float], part: str, run: Callable[[], T]) -> T:
+    if args.device == "cuda":
+        torch.cuda.synchronize()  # what was asked for before is not this part's
     start = time.perf_counter()
     result = run()
     if args.device == "cuda":

@@ -70,6 +70,8 @@ class Args:
     """Passages a search."""
     max_searches: int = 4
     """Actions before the policy must answer."""
+    attempts: int = 1
+    """Attempts at each question, the last one counts (as env.attempts of training)."""
     protocol: str = "search_r1"
     """Tag family: search_r1 or autorefine."""
     prompt: str = "bare"
@@ -122,6 +124,7 @@ def main(args: Args) -> None:
             max_observation_tokens=args.max_observation_tokens,
             context_length=args.context_length,
             dtype=args.dtype,
+            attempts=args.attempts,
         )
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
@@ -150,7 +153,12 @@ def choose_questions(args: Args) -> list[Question]:
 
 def make_player(args: Args, retriever: Retriever, protocol: Protocol) -> Player:
     """Something that plays a batch of questions; no information gain is paid."""
-    rules: dict[str, Any] = {"top_k": args.top_k, "max_searches": args.max_searches, "protocol": protocol}
+    rules: dict[str, Any] = {
+        "top_k": args.top_k,
+        "max_searches": args.max_searches,
+        "attempts": args.attempts,
+        "protocol": protocol,
+    }
     if args.policy in SCRIPTED:
         scripted = make_scripted_policy(args.policy)
         return lambda batch: play_scripted(

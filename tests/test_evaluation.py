@@ -214,6 +214,17 @@ def retriever(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return watched
 
 
+@pytest.mark.parametrize("policy", ["search-question", "bundled"])
+def test_every_attempt_is_played_and_the_file_says_how_many(
+    policy: str, arguments: dict[str, Any], retriever: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[Trajectory] = []
+    monkeypatch.setattr(evaluate.Row, "of", lambda t, of=Row.of: played.append(t) or of(t))
+    evaluate.main(evaluate.Args(**{**arguments, "policy": policy, "limit": 1}, attempts=2))
+    assert [len(trajectory.attempts) for trajectory in played] == [2, 2, 2]
+    assert (read_result(arguments["output"]).fingerprint or {})["attempts"] == 2
+
+
 @pytest.mark.parametrize("stops", [(8,), (4, 12, 20), (0,)])
 def test_a_resumed_evaluation_writes_the_same_bytes(
     arguments: dict[str, Any], retriever: Watched, stops: tuple[int, ...]

@@ -38,6 +38,7 @@ OTHER_TEXT = [PASSAGES[0].__class__("p0", "Alan Brin", "Alan Brin was born."), *
 UNLIKE = [
     ({"top_k": 5}, ["top_k: 3 != 5"]),
     ({"max_searches": 2}, ["max_searches: 4 != 2"]),
+    ({"attempts": 3}, ["attempts: nothing != 3"]),
     ({"chat": True}, ["chat: False != True"]),
     ({"max_new_tokens": 64}, ["decoding.max_new_tokens: 32 != 64"]),
     ({"policy": "oracle-titles"}, ["model.name: 'search-question' != 'oracle-titles'"]),

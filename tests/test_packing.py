@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ARCHITECTURES, WINDOW, WINDOWED, tiny_model, tiny_policy, tokenizer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -28,6 +29,7 @@ from transformers import (
 
 from algorithms.common import packing
 from algorithms.common.key_values import KeyValues, Prefixes, common_prefix
+from algorithms.common.packed_attention import Slots
 from algorithms.common.packing import Block, Pack, pack, pack_slots, passes
 from algorithms.common.policy import Policy
 from igsearch_env.errors import ConfigurationError
@@ -377,3 +379,34 @@ def test_logit_scaling_is_the_models_own() -> None:
 
 def _policy(model: Any) -> Policy:
     return Policy(model, tokenizer())
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any operation wrote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out._base is None:
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_token_a_slot_copies_no_keys_for_every_query_head(softcap: float | None) -> None:
+    meta = torch.device("meta")  # like a GPU, its attention takes no mask with grouped heads
+    slots, columns, heads, queries, width = 4, 64, 2, 16, 32
+    part = Slots(torch.arange(slots), torch.full((slots,), columns))
+    part.slots_n, part.lengths_n = part.slots_n.to(meta), part.lengths_n.to(meta)
+    store = KeyValues()
+    store.reserve(slots, columns)
+    k = torch.empty(slots, heads, width, device=meta)
+    store.write(0, torch.empty(slots, dtype=torch.long, device=meta), k, k)
+    with Largest() as largest:
+        q = torch.empty(slots, queries, width, device=meta)
+        out = part.attend(0, store, q, k, k, window=None, scaling=None, softcap=softcap)
+    assert out.shape == q.shape
+    assert largest.numbers <= slots * heads * columns * width

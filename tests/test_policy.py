@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers import modeling_flash_attention_utils as library
 
+from algorithms.common.footprint import Footprint
 from algorithms.common.packing import own_attention
 from algorithms.common.policy import Policy, TokenLogprobs
 from algorithms.common.pretrained import PolicyConfig
@@ -94,8 +96,29 @@ def test_kernels_agree(kernel: str, tmp_path: Path) -> None:
         torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=1e-5, rtol=0)
 
 
-def test_flash_attention_computes_what_sdpa_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3"])
+def test_a_kernel_that_is_not_there_is_replaced_by_one_that_the_model_has(wanted: str, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: the kernel may be there")
+    config = PolicyConfig(str(save_tiny_policy(tmp_path / "model", architecture="gemma2")), "float32", device="cpu")
+    config = replace(config, attention=wanted)
+    assert Footprint(config).count  # what is told before the model is loaded
+    assert own_attention(Policy.load(config).model) == "eager"  # no sdpa of transformers bends scores
+
+
+def test_a_kernel_that_the_model_does_not_take_is_an_error(tmp_path: Path) -> None:
+    path = str(save_tiny_policy(tmp_path / "model", architecture="gemma2"))
+    with pytest.raises(ConfigurationError, match=r"policy\.attention='sdpa': Gemma2ForCausalLM .*auto takes"):
+        Policy.load(PolicyConfig(path=path, device="cpu", attention="sdpa"))
+
+
+@pytest.mark.parametrize("compute_dtype", [None, "bfloat16"])
+def test_flash_attention_computes_what_sdpa_computes(
+    compute_dtype: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flash(q: Any, k: Any, v: Any, causal: bool = True, softmax_scale: float | None = None, **_: Any) -> Any:
+        if compute_dtype and {x.dtype for x in (q, k, v)} != {torch.bfloat16}:
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=softmax_scale, enable_gqa=True)
         return out.transpose(1, 2)
@@ -109,12 +132,13 @@ def test_flash_attention_computes_what_sdpa_computes(monkeypatch: pytest.MonkeyP
     plain = tiny_policy()
     model = copy.deepcopy(plain.model)
     model.config._attn_implementation_internal = "flash_attention_2"
-    policy = Policy(model, plain.tokenizer)
+    policy = Policy(model, plain.tokenizer, compute_dtype=compute_dtype)
     policy.check()
     assert own_attention(policy.model) == "flash_attention_2"
     with torch.no_grad():
         expected = plain.token_logprobs(IDS, MASK)[0]
-        torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=1e-5, rtol=0)
+        tolerance = 0.1 if compute_dtype else 1e-5
+        torch.testing.assert_close(policy.token_logprobs(IDS, MASK)[0], expected, atol=tolerance, rtol=0)
 
 
 def test_a_copy_in_bfloat16_is_the_model_loaded_in_bfloat16(tmp_path: Path) -> None:

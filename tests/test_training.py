@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,22 @@ def test_questions_of_a_pass_do_not_repeat(small: dict[str, Any], tmp_path: Path
     assert len(set(ids[:14])) == 14
     assert len(ids) == 15
     run.log.close()
+
+
+@pytest.mark.parametrize(
+    ("compute_dtype", "sampler", "said"),
+    [(None, None, "float32"), ("bfloat16", None, "bfloat16"), ("float16", "bfloat16", "bfloat16")],
+)
+def test_an_evaluation_names_its_precision_and_its_attempts(
+    compute_dtype: str | None, sampler: str | None, said: str, small: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {
+        "policy": replace(small["policy"], compute_dtype=compute_dtype),
+        "rollout": replace(small["rollout"], dtype=sampler),
+        "env": replace(small["env"], attempts=3),
+    }
+    config = TrainConfig(**{**small, **changes, "run_dir": tmp_path / "run"})
+    run = Run(RLOO(config), config)
+    run.log.close()
+    found = run.fingerprint(0)
+    assert (found["decoding"]["dtype"], found["attempts"]) == (said, 3)

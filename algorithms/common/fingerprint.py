@@ -42,6 +42,7 @@ def make_fingerprint(
     max_observation_tokens: int | None = None,
     context_length: int | None = None,
     dtype: str = "float32",
+    attempts: int = 1,
 ) -> Fingerprint:
     """The fingerprint of a greedy evaluation.
 
@@ -54,6 +55,7 @@ def make_fingerprint(
         "retriever": retriever,
         "top_k": top_k,
         "max_searches": max_searches,
+        **({"attempts": attempts} if attempts > 1 else {}),  # older files, all of one attempt, don't say it
         "protocol": protocol.family,
         "prompt": {"template": protocol.template, "hash": text_hash([protocol.template])},
         "chat": chat,

@@ -30,8 +30,8 @@ class Footprint:
         from transformers import AutoModelForCausalLM
 
         config = _configuration(policy)
-        # Flash attention does not run on fake tensors; it keeps what sdpa keeps.
-        attention = {"auto": None, "eager": "eager"}.get(policy.attention, "sdpa")
+        # Flash attention does not run on fake tensors; it keeps what sdpa keeps, the choice where there is one.
+        attention = "eager" if policy.attention == "eager" else None
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=DTYPES[policy.dtype], attn_implementation=attention

@@ -100,7 +100,9 @@ class Slots:
             padded = q.new_zeros(self.used, *q.shape[1:])
             padded[self.slots_n] = q
             q = padded
-        out = _attention(q[:, :, None], k, v, self._mask(window, q.dtype), causal=False, **options)[:, :, 0]
+        # Query heads that share keys stand as queries of one head: else a GPU copies the keys for each of them.
+        q = q.reshape(len(q), k.shape[1], -1, q.shape[2])
+        out = _attention(q, k, v, self._mask(window, q.dtype), causal=False, **options).flatten(1, 2)
         return out if self.copied else out[self.slots_n]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:

@@ -94,7 +94,8 @@ class Policy(Tokens):
             hidden_n = self.read(two)[two.first[1] :]
             self.read(pack([Block(ids[:5])], self.device, store=store, keep=True))
             rest_n = self.read(pack([Block(ids[5:8], 5)], self.device, store=store))
-            output = self.model(input_ids=torch.tensor([ids[:8]], device=self.device), use_cache=False)
+            with self._autocast():  # flash attention takes no float32
+                output = self.model(input_ids=torch.tensor([ids[:8]], device=self.device), use_cache=False)
             got = torch.stack([self.logits(hidden_n), torch.cat([self.logits(hidden_n[:5]), self.logits(rest_n)])])
             difference = float((got - output.logits.float()).abs().max() / output.logits.float().abs().max())
         except (RuntimeError, ValueError, AttributeError, TypeError) as error:

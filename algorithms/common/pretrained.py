@@ -57,7 +57,7 @@ class PolicyConfig:
     """Longest sequence, tokens. None: the model's own."""
     attention: str = "auto"
     """Kernel of padded passes: auto (what transformers chooses), sdpa, eager, flash_attention_2 or _3. One that is
-    not installed is replaced by sdpa, with a notice."""
+    not installed is replaced by auto, with a notice."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -93,6 +93,12 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
             f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
             "save_pretrained, with its tokenizer, or a name that the hub knows"
         ) from error
+    except ValueError as error:
+        if config.attention == "auto":
+            raise
+        raise ConfigurationError(
+            f"policy.attention={config.attention!r}: {str(error).splitlines()[0]}; auto takes what the model has"
+        ) from error
     adapter = None
     if config.lora.rank:
         if (Path(path) / ADAPTER_FILE).is_file():
@@ -110,18 +116,19 @@ def load_model(path: str, *, dtype: torch.dtype, attention: str = "auto") -> Any
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype}
-    if attention != "auto":
-        options["attn_implementation"] = available_attention(attention)
+    chosen = available_attention(attention)
+    if chosen != "auto":
+        options["attn_implementation"] = chosen
     if (Path(path) / ADAPTER_FILE).is_file():
         return load_merged(path, **options)
     return AutoModelForCausalLM.from_pretrained(path, **options)
 
 
 def available_attention(name: str) -> str:
-    """`name` if its library is installed and there is a GPU for it, else sdpa with a notice."""
+    """`name` if its library is installed and there is a GPU for it, else auto with a notice."""
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is None or (importlib.util.find_spec(library) is not None and torch.cuda.is_available()):
         return name
     reason = f"needs a GPU and the package that brings {library}"
-    print(f"policy.attention={name!r} {reason}: sdpa takes its place", file=sys.stderr)
-    return "sdpa"
+    print(f"policy.attention={name!r} {reason}: auto takes its place", file=sys.stderr)
+    return "auto"

@@ -271,7 +271,8 @@ class Run:
             max_new_tokens=rollout.max_new_tokens,
             max_observation_tokens=env.max_observation_tokens,
             context_length=policy.context_length,
-            dtype=rollout.dtype or policy.dtype,
+            dtype=rollout.dtype or policy.compute_dtype or policy.dtype,
+            attempts=env.attempts,
         )
         if step:
             found["model"]["trained"] = f"{self.dir.name}, {step} steps"
