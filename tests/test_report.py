@@ -395,6 +395,11 @@ def test_a_comparison_warns_of_unlike_evaluations(tmp_path: Path) -> None:
     assert "Unlike" not in Document(comparison_report(four_runs(tmp_path))).text
 
 
+def test_a_comparison_warns_of_more_attempts(tmp_path: Path) -> None:
+    a, b = (write_run(tmp_path / f"{n}", [training_row(1)], {"x": [1]}, env={"attempts": n}) for n in (1, 3))
+    assert "under other settings than 1: env.attempts" in Document(comparison_report([a, b])).text
+
+
 def test_unlike_fingerprints_are_told(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, [training_row(3)], {"x": [1.0, 0.0]}) for name in "ab"]
     for run, top_k in zip(runs, (3, 5), strict=True):

@@ -179,7 +179,8 @@ class Processes:
             if self.size == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
                 raise
             # NCCL says where in its first line, and why in its last.
-            reason = " ... ".join(dict.fromkeys((str(error).splitlines()[0][:200], str(error).splitlines()[-1][:200])))
+            lines = [line[:200] for line in str(error).splitlines()]
+            reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
             raise DistributedError(
                 f"process {self.rank} of {self.size}, {what}: another process has ended or did not answer within "
                 f"distributed.timeout_minutes, or can't be reached ({reason}). Its own output says why; the same "

@@ -88,9 +88,12 @@ def _evaluate(run: ExportedPolicy) -> str:
         ("--rerank", "env.rerank"),
         ("--top-k", "env.top_k"),
         ("--max-searches", "env.max_searches"),
+        ("--attempts", "env.attempts"),
+        ("--max-observation-tokens", "env.max_observation_tokens"),
         ("--protocol", "env.protocol"),
         ("--prompt", "env.prompt"),
         ("--max-new-tokens", "rollout.max_new_tokens"),
+        ("--context-length", "policy.context_length"),
     ):
         value = run.setting(path)
         if value:

@@ -18,7 +18,7 @@ from algorithms.common.run_folder import MAY_CHANGE
 NOT_COMPUTED = ({*MAY_CHANGE} - {"steps"}) | {"seed", "threads"}
 # Settings that decide the numbers of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
-NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate", "env.attempts")
+NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate")
 
 
 @dataclass(frozen=True)
