@@ -15,7 +15,7 @@ from torch.distributed.checkpoint import filesystem
 
 from algorithms.common.checkpoint import CheckpointError, save_checkpoint
 from algorithms.common.config import DistributedConfig, OptimizerConfig
-from algorithms.common.distributed import Processes
+from algorithms.common.distributed import Processes, end_process
 from algorithms.common.learner import Learner
 from algorithms.common.policy import Policy, TokenLogprobs
 from algorithms.common.pretrained import PolicyConfig
@@ -53,3 +53,4 @@ def main(folder: str, where: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process()

@@ -13,7 +13,7 @@ import torch
 
 from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.config import DistributedConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.distributed import full
+from algorithms.common.distributed import end_process, full
 from algorithms.common.run import Run
 from algorithms.common.trainer import update
 from algorithms.grpo import GRPO, GRPOConfig
@@ -43,3 +43,4 @@ def main(buffer_path: str, run_dir: str, output: str, sharding: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_process()

@@ -159,6 +159,45 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "whole")
 
 
+# A thread of gloo that still needs the interpreter when the program ends: without `end_process` it crashes the process.
+LEAVING = """
+import atexit, threading, time
+import torch
+import torch.distributed as dist
+from algorithms.common.distributed import end_process
+
+dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+group, busy = dist.group.WORLD, threading.Event()
+
+def still_busy(_):
+    busy.set()
+    time.sleep(0.5)
+
+left = dist.all_reduce(torch.ones(1), async_op=True).get_future().then(still_busy)
+busy.wait()
+dist.destroy_process_group()
+atexit.register(print, "handler ran")
+print("done")
+end_process({message!r})
+"""
+
+
+@pytest.mark.parametrize(("message", "code"), [(None, 0), ("error: no luck", 1)])
+def test_a_process_of_several_ends_whatever_the_threads_of_gloo_do(message: str | None, code: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVING.format(message=message)],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr[-4000:]
+    assert ended.stdout == "done\nhandler ran\n"
+    assert ended.stderr.splitlines() == ([] if message is None else [message])
+
+
 @pytest.mark.parametrize("where", ["policy", "shards"])
 def test_a_full_disk_ends_a_sharded_run_at_once_and_leaves_nothing(where: str, tmp_path: Path) -> None:
     output = launched(str(ROOT / "tests" / "full_disk.py"), str(tmp_path), where).stdout

@@ -8,13 +8,15 @@ which shards on a CPU too, where accelerate does not shard (so the tests run it)
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -47,7 +49,7 @@ class Processes:
     @classmethod
     def start(cls, config: DistributedConfig, device: str = "auto") -> Processes:
         """Join the others, if a launcher started several; `device` is `policy.device`."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if _world_size() == 1:
             return cls()
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and config.sharding == "none":
             raise ConfigurationError(
@@ -56,7 +58,7 @@ class Processes:
             )
         if device not in ("auto", "cpu"):
             raise ConfigurationError(
-                f"policy.device={device!r} for {os.environ['WORLD_SIZE']} processes: each takes the device of its "
+                f"policy.device={device!r} for {_world_size()} processes: each takes the device of its "
                 "rank; leave it at auto, or say cpu"
             )
         from accelerate import PartialState
@@ -70,7 +72,7 @@ class Processes:
             )
         if "LOCAL_RANK" not in os.environ:
             raise ConfigurationError(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']} without LOCAL_RANK: no launcher has started these processes; "
+                f"WORLD_SIZE={_world_size()} without LOCAL_RANK: no launcher has started these processes; "
                 "start them by torchrun or accelerate launch, or unset WORLD_SIZE for one process"
             )
         state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
@@ -191,6 +193,30 @@ class Processes:
         """Leave the others."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def end_process(message: str | None = None) -> NoReturn:
+    """End this process, with `message` and a code that says so if it has failed, as `sys.exit` does.
+
+    One of several ends without taking its interpreter down, once its exit handlers have run. A thread of gloo may
+    still be dropping the tensors of the last exchange, for which it needs the interpreter's lock, and whoever asks for
+    that while the interpreter goes down aborts the process: the launcher then takes a run that is done for one that has
+    failed (pytorch/pytorch issue 190489). Those threads end with their process group, but DTensor's caches keep that
+    beyond `Processes.close`.
+    """
+    if _world_size() == 1:
+        sys.exit(message)
+    atexit._run_exitfuncs()
+    if message is not None:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if message is None else 1)
+
+
+def _world_size() -> int:
+    """How many processes a launcher says that it has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig
+from algorithms.common.distributed import end_process
 from algorithms.common.errors import TrainingError
 from algorithms.common.learner import per_token
 from algorithms.common.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
@@ -35,16 +35,16 @@ C = TypeVar("C", bound=TrainConfig)
 def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
     """Run an algorithm from the command line."""
     signal.signal(signal.SIGTERM, _terminated)
-    message = "interrupted: the same command goes on from the last checkpoint"
+    message: str | None = "interrupted: the same command goes on from the last checkpoint"
     with suppress(KeyboardInterrupt):  # which may also come while an error is being dealt with
         try:
             config = parse_config(config_class, description=description)
             train(algorithm_class(config), config)
-            return
+            message = None
         except (IGSearchError, RetrieverError) as error:
             message = f"error: {error}"
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(message)
+    end_process(message)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
