@@ -265,6 +265,16 @@ def test_engines(large: Path) -> None:
     assert lines(cache_tokens=65_536)["keys and values (always)"] == builtin // 2
 
 
+@pytest.mark.usefixtures("gpu")
+def test_a_larger_store_makes_no_larger_passes(large: Path) -> None:
+    def passes(cache_tokens: int) -> int:
+        rollout = RolloutConfig(questions=64, group_size=8, cache_tokens=cache_tokens)
+        config = configured(large, policy={"dtype": "bfloat16", "context_length": 1_024}, rollout=rollout)
+        return sizes(plan_of(config, device=CUDA))["passes (rollout)"]
+
+    assert passes(131_072) == passes(262_144)  # decoding reads heads that share keys where they lie
+
+
 # ---------------------------------------------------------------- what is there
 
 

@@ -263,6 +263,19 @@ def test_a_file_by_hand_gets_a_trajectory_page(tmp_path: Path) -> None:
     assert 'href="trajectories.html"' in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("damaged", [("step-000001.json.gz",), ("step-000001.json.gz", "step-000002.json.gz")])
+def test_a_damaged_recorded_step_is_left_out_and_named(tmp_path: Path, damaged: tuple[str, ...]) -> None:
+    run = write_run(tmp_path / "run", [training_row(1)])
+    (run / "trajectories").mkdir()
+    content = gzip.compress(json.dumps({"format": 1, "step": 2, "algorithms": ["grpo"], "groups": []}).encode())
+    for name in ("step-000001.json.gz", "step-000002.json.gz"):
+        (run / "trajectories" / name).write_bytes(content[:-9] if name in damaged else content)
+    assert write_reports(run) == [run / "trajectories.html", run / "report.html"]
+    document = Document((run / "trajectories.html").read_text(encoding="utf-8"))
+    assert f"run (left out, since damaged: {', '.join(damaged)})" in document.text
+    assert document.json["trajectories"]["algorithms"] == ["grpo"] * (2 - len(damaged))
+
+
 def test_a_chart_says_in_words_what_it_shows() -> None:
     chart = Chart("A", "x", [1, 2, 3], [Line("reward", [0.5, None, 0.25]), Line("each", [1, 2, 3], faint=True)])
     said = "reward: first 0.5 (step 1), last 0.25 (step 3), minimum 0.25 (step 3), maximum 0.5 (step 1)."

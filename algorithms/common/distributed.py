@@ -12,11 +12,12 @@ import atexit
 import inspect
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -195,8 +196,8 @@ class Processes:
             dist.destroy_process_group()
 
 
-def end_process(message: str | None = None) -> NoReturn:
-    """End this process, with `message` and a code that says so if it has failed, as `sys.exit` does.
+def end_process(message: str | None = None) -> None:
+    """What a program does last: fail with `message`, as `sys.exit` does; without one, return, or end one of several.
 
     One of several ends without taking its interpreter down, once its exit handlers have run. A thread of gloo may
     still be dropping the tensors of the last exchange, for which it needs the interpreter's lock, and whoever asks for
@@ -205,7 +206,10 @@ def end_process(message: str | None = None) -> NoReturn:
     beyond `Processes.close`.
     """
     if _world_size() == 1:
-        sys.exit(message)
+        if message is not None:
+            sys.exit(message)
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what became of this process is settled
     atexit._run_exitfuncs()
     if message is not None:
         print(message, file=sys.stderr)

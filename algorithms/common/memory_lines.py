@@ -90,10 +90,11 @@ def memory_lines(
         later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row
         whole_weights = max(0, (1 + critic) * model.weights - later)
         yield MemoryLine("whole weights", whole_weights, "before they are divided", "loading")
-    # Attention copies what it reads of the store; on a GPU, with a copy for every query head.
+    # Attention copies what it reads of the store: whole blocks of a pass that reads, on a GPU the keys for every query
+    # head; of a pass that writes a token for each slot, those of less than half of the slots.
     expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
     reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)
-    yield MemoryLine("passes", max(reading, stored * expanded), f"{rollout.token_budget:,} tokens", "rollout")
+    yield MemoryLine("passes", max(reading, stored // 2 * row), f"{rollout.token_budget:,} tokens", "rollout")
     if model.casts and not replica:
         yield MemoryLine("weights, cast", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
 

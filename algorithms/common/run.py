@@ -203,8 +203,8 @@ class Run:
         self.progress.step(step, metrics)
         for message in self.watch.observe(step, metrics):
             self.progress.warn(message)
-        every = self.config.eval_every
-        if step in (1, self.config.steps) or (every and step % every == 0):
+        steps, every = self.config.steps, self.config.eval_every
+        if step in (1, (1 + steps) // 2, steps) or (every and step % every == 0):
             name = f"step-{step:06d}"
             write_transcripts(self.dir / "transcripts" / f"{name}.txt", buffer.trajectories)
             path = self.dir / "trajectories" / f"{name}.json.gz"

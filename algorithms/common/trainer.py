@@ -43,7 +43,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
             message = None
         except (IGSearchError, RetrieverError) as error:
             message = f"error: {error}"
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_process(message)
 
 

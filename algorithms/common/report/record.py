@@ -89,6 +89,17 @@ def load_recorded(path: str | Path) -> Recorded:
     return Recorded(content["step"], tuple(content["algorithms"]), content["groups"])
 
 
+def load_readable(paths: Iterable[Path]) -> tuple[list[Recorded], list[Path]]:
+    """`load_recorded` of what can be read, and the paths of what can't."""
+    readable, damaged = [], []
+    for path in paths:
+        try:
+            readable.append(load_recorded(path))
+        except RolloutBufferError:
+            damaged.append(path)
+    return readable, damaged
+
+
 class _Recorder:
     """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
 

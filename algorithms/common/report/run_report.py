@@ -56,16 +56,18 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
 def write_reports(run_dir: Path) -> list[Path]:
     """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns what was written.
 
-    Of recorded steps as many are shown, evenly, as a page holds.
+    Of recorded steps as many are shown, evenly, as a page holds; one that can't be read is left out, and named.
     Raises `ConfigurationError` if the folder is no run.
     """
     written = []
     recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
     if recorded:
-        from algorithms.common.report.record import load_recorded
+        from algorithms.common.report.record import load_readable
         from algorithms.common.report.trajectories import fitting_page
 
-        document = fitting_page([load_recorded(path) for path in recorded], read_run(run_dir).name)
+        readable, damaged = load_readable(recorded)
+        left_out = f" (left out, since damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
+        document = fitting_page(readable, read_run(run_dir).name + left_out)
         written.append(run_dir / "trajectories.html")  # first: the report links to it
         write(written[-1], document)
     written.append(run_dir / "report.html")
