@@ -168,7 +168,8 @@ class Run:
                     write_reports(self.dir)
         finally:
             self.close(failed=failed)
-            self.processes.close()
+            if not failed:  # NCCL waits here for the others, who may be waiting for what has failed
+                self.processes.close()
 
     def close(self, *, failed: bool = False) -> None:
         """Close logs and engine."""
