@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import PASSAGES, played, search
+from rich.console import Console
 
 from algorithms.common.evaluation import Row, Score, macro_average, macro_averages, score, score_rows
 from algorithms.common.intervals import bootstrap_ci95, mcnemar
+from algorithms.common.logs import print_scores
 from algorithms.common.results import PartialResult, read_result, write_result
 from examples import compare_results, evaluate
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory
+from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
 
 
@@ -35,6 +39,17 @@ def rows(dataset: str, ems: Sequence[float]) -> list[Row]:
 
 
 # ---------------------------------------------------------------- rows and scores
+
+
+def test_the_table_of_a_run_in_the_bundled_world_fits_80_columns() -> None:
+    families = dict.fromkeys(question.dataset for question in bundled_world().questions["test"])
+    scores = dict.fromkeys(families, Score(100, 0.875, 0.875, (0.8, 0.95), 2.25))
+    shown = io.StringIO()
+    console = Console(width=80, file=shown)
+    print_scores(console, "ig_grpo, seed 0: greedy test EM", scores, scores)
+    printed = shown.getvalue()
+    assert "…" not in printed
+    assert all("0.80 to 0.95" in line for line in printed.splitlines() if any(name in line for name in families))
 
 
 def test_a_row_is_what_an_episode_left() -> None:

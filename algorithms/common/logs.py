@@ -90,7 +90,7 @@ def print_scores(console: Console, title: str, before: dict[str, Score] | None, 
     """A table of EM by data set, with 95% intervals over questions."""
     table = Table(title=title)
     table.add_column("data set", no_wrap=True)
-    for name in ("n", *(("EM before",) if before else ()), "EM", "95% CI", "F1", "searches"):
+    for name in ("n", *(("before",) if before else ()), "EM", "95% CI", "F1", "searches"):
         table.add_column(name, justify="right", no_wrap=True)
     for dataset, s in after.items():
         was = (f"{before[dataset].em:.3f}" if dataset in before else "",) if before else ()
