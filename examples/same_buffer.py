@@ -40,6 +40,7 @@ from algorithms.common.scoring import PolicyScorer, measure_information_gain
 from algorithms.common.side_by_side import (
     ALGORITHMS,
     BASELINES,
+    READS,
     Gains,
     all_advantages,
     analyse,
@@ -123,7 +124,8 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
     set_gains(buffer, gains["random"])
     with TemporaryDirectory() as folder:
         recorded = Path(folder) / "recorded.json.gz"
-        record_trajectories(recorded, buffer, advantages, policy, limit=MAX_SHOWN)
+        other = {name: gains[read] for name, read in READS.items() if read != "random"}
+        record_trajectories(recorded, buffer, advantages, policy, gains=other, limit=MAX_SHOWN)
         write(path, fitting_page([load_recorded(recorded)], "every algorithm on one buffer"))
 
 

@@ -313,6 +313,24 @@ def test_a_score_that_is_not_a_number_is_not_the_best(tmp_path: Path) -> None:
     assert "Best dev EM 0.250 at step 2" in Document(run_report(write_run(tmp_path / "run", rows))).text
 
 
+def test_a_damaged_line_is_left_out_and_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [training_row(1), training_row(2), training_row(3)])
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], "gar\x00bage", lines[2], lines[1][:9]]))
+    text = Document(run_report(run)).text
+    assert "3 of 3" in text
+    assert "metrics.jsonl is damaged in line 2. What stood there is missing" in text
+    (run / "test_after.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"test_after\.json: not a result.*restore it, or delete it"):
+        run_report(run)
+
+
+def test_steps_that_are_done_are_no_finished_run_before_its_evaluation(tmp_path: Path) -> None:
+    rows = [training_row(step) for step in (1, 2, 3)]
+    assert "3 of 3 done, no evaluation after them yet" in Document(run_report(write_run(tmp_path / "a", rows))).text
+    assert "3 of 3 finished" in Document(run_report(write_run(tmp_path / "b", rows, {"x": [1.0]}))).text
+
+
 def test_a_folder_whose_name_is_no_unicode_has_a_report(tmp_path: Path) -> None:
     try:
         run = write_run(tmp_path / os.fsdecode(b"run-\xff"), [training_row(1)])
@@ -408,6 +426,15 @@ def test_a_comparison_warns_of_unlike_evaluations(tmp_path: Path) -> None:
     assert "Unlike" not in Document(comparison_report(four_runs(tmp_path))).text
 
 
+def test_a_comparison_warns_of_unequal_steps_of_runs_with_fingerprints(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"r{n}", [training_row(n)], {"x": [1.0, 0.0]}) for n in (3, 2)]
+    for run in runs:
+        content = json.loads((run / "test_after.json").read_text())
+        content["fingerprint"] = {"model": {"name": run.name}}
+        (run / "test_after.json").write_text(json.dumps(content))
+    assert "had 2 steps, r3 3" in Document(comparison_report(runs)).text
+
+
 def test_a_comparison_warns_of_more_attempts(tmp_path: Path) -> None:
     a, b = (write_run(tmp_path / f"{n}", [training_row(1)], {"x": [1]}, env={"attempts": n}) for n in (1, 3))
     assert "under other settings than 1: env.attempts" in Document(comparison_report([a, b])).text
@@ -495,6 +522,19 @@ def test_the_live_view_follows_the_run(live: LiveServer) -> None:
     append(live.run_dir, training_row(2))
     assert get(live.url + "version") != first
     assert "2 of 9" in Document(get(live.url)).text
+
+
+def test_the_live_view_shows_recorded_episodes_while_the_run_trains(live: LiveServer) -> None:
+    assert "trajectories.html" not in get(live.url)
+    folder = live.run_dir / "trajectories"
+    folder.mkdir()
+    for step, name in ((1, "grpo"), (2, "igpo")):
+        content = {"format": 1, "step": step, "algorithms": [name], "groups": []}
+        (folder / f"step-{step:06d}.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
+        assert 'href="trajectories.html"' in get(live.url)
+        shown = Document(get(live.url + "trajectories.html")).json["trajectories"]["algorithms"]
+        assert shown == ["grpo", "igpo"][:step]
+    assert not (live.run_dir / "trajectories.html").exists()
 
 
 @pytest.mark.parametrize("path", ["metrics.jsonl", "../run/metrics.jsonl", "policy", "trajectories.html"])

@@ -221,6 +221,43 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
     page.get_by_text("the server is gone").wait_for()
 
 
+def test_the_live_view_keeps_what_is_scrolled_and_its_focus(live: Live) -> None:
+    page = live.page
+    page.set_viewport_size({"width": NARROW, "height": 600})
+    live.log({"step": 2, "eval/em": 0.5, **{f"eval/em/a family of questions {n}": 0.5 for n in range(9)}})
+    table = page.get_by_role("region", name="Slowest steps")
+    table.focus()
+    assert table.evaluate("(one) => { one.scrollLeft = 40; return one.scrollLeft; }") == 40
+    live.log(training_row(3))
+    assert table.evaluate("(one) => [one.scrollLeft, document.activeElement === one]") == [40, True]
+    first = table.locator("tbody th").first
+    assert first.bounding_box()["x"] >= 0  # the name of a row stays in sight
+    assert live.problems == []
+
+
+# Where the coloured pixels of a chart are, as a share of its width without the axis.
+PLACE = """(figure) => {
+  const canvas = figure.querySelector("canvas"), over = figure.querySelector(".u-over").getBoundingClientRect();
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+  copy.drawImage(canvas, 0, 0);
+  const pixels = copy.getImageData(0, 0, canvas.width, canvas.height).data, places = [];
+  for (let i = 0; i < pixels.length; i += 4) {
+    const [red, green, blue, alpha] = pixels.slice(i, i + 4);
+    const colour = Math.max(red, green, blue) - Math.min(red, green, blue);
+    if (alpha > 200 && colour > 60) places.push((i / 4) % canvas.width);
+  }
+  const mean = places.reduce((sum, x) => sum + x, 0) / places.length / (canvas.width / canvas.clientWidth);
+  return (mean + canvas.getBoundingClientRect().left - over.left) / over.width;
+}"""
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_one_step_alone_stands_in_the_middle(step: int, browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [training_row(step)], steps=9)
+    with opened(browser, write_reports(run)[-1]) as page:
+        assert chart_named(page, "Searches").evaluate(PLACE) == pytest.approx(0.5, abs=0.02)
+
+
 def test_the_live_view_keeps_the_zoom(live: Live) -> None:
     live.log(*map(training_row, range(3, 8)))
     figure = chart_named(live.page, "Searches")

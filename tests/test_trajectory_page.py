@@ -412,6 +412,66 @@ def test_another_algorithm_shows_other_advantages(page: Any) -> None:
     assert "grpo " not in page.inner_text(".status").replace("ig_grpo", "")
 
 
+def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rollout: Rollout, tmp_path: Path) -> None:
+    turns = [turn for trajectory in rollout.buffer.trajectories for turn in trajectory.turns]
+    other = [None if turn.gain is None else Gain(0.125, -0.25, -0.375, ()) for turn in turns]
+    path = tmp_path / "x.gz"
+    record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy, gains={"igpo": other})
+    write(tmp_path / "page.html", trajectory_page([load_recorded(path)], "Two gains"))
+    first = next(turn.gain for turn in turns if turn.gain is not None)
+    with opened(browser, tmp_path / "page.html") as page:
+
+        def told() -> list[str]:
+            return [page.locator(".gain strong").first.inner_text(), page.locator(".gain p").nth(2).inner_text()]
+
+        for name, value, baseline in (
+            ("igpo", 0.125, "without them −0.375"),
+            ("ig_grpo", first.value, f"mean of {len(first.baseline_evidences)} random"),
+        ):
+            page.select_option(".toolbar select", name)
+            gain, words = told()
+            assert float(gain.removesuffix(" nats").replace("−", "-")) == pytest.approx(value, rel=1e-2)
+            assert baseline in words
+            listed = page.locator("[role=option] .best").first.text_content()
+            assert (listed == "IG +0.125") == (name == "igpo")
+
+
+@pytest.mark.parametrize(
+    ("siblings", "expected"),
+    [
+        ([(0.0, False, []), (0.0, False, [])], "all fail"),
+        ([(1.0, True, []), (1.0, True, [])], "all succeed"),
+        ([(1.0, True, []), (0.0, False, [])], "mixed"),
+        ([(0.4, False, []), (0.0, False, [])], "mixed, none correct"),
+        ([(0.1, False, []), (0.1, False, [])], "all equal"),
+        ([(0.0, False, [[1, None, 1.0], [2, None, 0.0]]), (0.0, False, [[1, None, 0.0], [2, None, 0.0]])], "mixed"),
+    ],
+)
+def test_a_group_is_named_by_what_there_is_to_compare(siblings: list[Any], expected: str) -> None:
+    rows = [
+        {"outcome": outcome, "correct": correct, "attempts": attempts or [[1, None, outcome]], "turns": []}
+        for outcome, correct, attempts in siblings
+    ]
+    question = {"text": "Who?", "golden_answers": ["x"], "dataset": "nq"}
+    group = {"question": question, "prompt": "", "trajectories": rows}
+    (found,) = content([Recorded(1, (), [group])])["groups"]
+    assert found["outcomes"] == expected
+
+
+def test_colours_of_the_system_leave_signs_and_gains(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        page.emulate_media(forced_colors="active")
+        page.select_option(".toolbar select", "ig_grpo")
+        style = "(one) => { const s = getComputedStyle(one); return [s.borderBottomColor, s.backgroundColor]; }"
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        zero, plus = (page.locator(f".token.{kind}:not(.query)") for kind in ("zero", "plus"))
+        assert zero.first.evaluate(style)[0] == paper
+        while not plus.count():
+            page.keyboard.press("j")
+        assert plus.first.evaluate(style)[0] != paper
+        assert page.locator(".key.real").first.evaluate(style)[1] != page.locator(".key.base").first.evaluate(style)[1]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 def test_the_page_is_accessible(browser: Any, page_file: Path, width: int, scheme: str) -> None:

@@ -21,6 +21,7 @@ Fingerprint = dict[str, Any]
 # `igsearch_env.rewards`: SQuAD's normalisation (lower case, punctuation, articles, white space), EM and F1 over it.
 METRIC = {"normaliser": "squad", "version": 1}
 MODEL = ("model",)  # the key that comparisons are about
+UNSAID = {"attempts": 1}  # what a fingerprint that doesn't say it means
 _SHOWN = 24  # characters of a value in a message
 # What decides what a model folder writes. Training state and logs may lie beside it.
 _MODEL_FILES = (
@@ -125,7 +126,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[s
     For resuming, everything must be equal; for comparing, all but `MODEL`.
     """
     left, right = (
-        flat({key: value for key, value in fingerprint.items() if key not in ignore}, lists=True)
+        flat({key: value for key, value in (UNSAID | dict(fingerprint)).items() if key not in ignore}, lists=True)
         for fingerprint in (a, b)
     )
     return [

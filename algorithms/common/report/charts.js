@@ -63,7 +63,7 @@ const charts = (() => {
     if (spec.stack) lines[0].fill = colour(variable(spec.lines[0].style)) + "38";
     return {
       width, height: HEIGHT,
-      scales: { x: { time: false, range: spread }, y: { range: (u, low, high) => bounds(spec, low, high) } },
+      scales: { x: { time: false, range: (u, low, high) => spread(spec, low, high) }, y: { range: (u, low, high) => bounds(spec, low, high) } },
       axes: [
         { ...axis, label: "step", labelSize: 18, size: 32, incrs: WHOLE },
         { ...axis, label: spec.unit, labelSize: 18, size: 56, values: (u, ticks) => ticks.map(tick) },
@@ -81,8 +81,9 @@ const charts = (() => {
   }
 
   // One step alone stands in the middle.
-  function spread(u, low, high) {
-    return low === high ? [low - 1, high + 1] : [low, high];
+  function spread(spec, low, high) {
+    const [first] = spec.steps;
+    return spec.steps.length === 1 ? [first - 1, first + 1] : [low, high];
   }
 
   // The axis of values holds 0.
@@ -125,7 +126,7 @@ const charts = (() => {
     return { list, values };
   }
 
-  function table(spec, name) {
+  function table(spec, id) {
     const head = element("tr", {}, element("th", { scope: "col" }, "step"));
     for (const line of spec.lines) head.append(element("th", { scope: "col" }, line.label));
     const body = element("tbody");
@@ -134,7 +135,7 @@ const charts = (() => {
       for (const line of spec.lines) row.append(element("td", {}, shown(line.values[i])));
       body.append(row);
     });
-    const region = { class: "numbers", tabindex: "0", role: "region", "aria-label": `${name}: numbers` };
+    const region = { class: "numbers", id, tabindex: "0", role: "region", "aria-label": `${spec.title}: numbers` };
     return element("div", region, element("table", {}, element("thead", {}, head), body));
   }
 
@@ -161,7 +162,7 @@ const charts = (() => {
     function remove() {
       if (!chart) return;
       const { min, max } = chart.scales.x;
-      const whole = spread(chart, spec.steps[0], spec.steps.at(-1));
+      const whole = spread(spec, spec.steps[0], spec.steps.at(-1));
       if (min === whole[0] && max === whole[1]) zoomed.delete(spec.title);
       else zoomed.set(spec.title, { min, max });
       chart.destroy();
@@ -187,7 +188,7 @@ const charts = (() => {
     });
     observer.observe(plot);
     const fill = () => {
-      if (numbers.open && !numbers.querySelector(".numbers")) numbers.append(table(spec, spec.title));
+      if (numbers.open && !numbers.querySelector(".numbers")) numbers.append(table(spec, `${figure.dataset.chart}-table`));
     };
     numbers.addEventListener("toggle", fill);
     fill();

@@ -100,7 +100,7 @@ def chart_html(chart: Chart) -> str:
     """The chart as a figure with its data; nothing if no line has a value."""
     if not any(value is not None for line in chart.lines for value in line.values):
         return ""
-    name = "chart-" + re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
+    name = f"chart-{_slug(chart.title)}"
     title = html.escape(chart.title)
     content = {
         "title": chart.title,
@@ -117,6 +117,10 @@ def chart_html(chart: Chart) -> str:
         f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Numbers: {title}</summary>'
         f'<p id="{name}-words">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
     )
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def charts_html(charts: Sequence[Chart]) -> str:
@@ -150,6 +154,6 @@ def table_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -
         for row in rows
     )
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(title)}">'
+        f'<div class="wide" id="{_slug(title)}-table" tabindex="0" role="region" aria-label="{html.escape(title)}">'
         f"<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )

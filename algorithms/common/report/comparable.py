@@ -99,6 +99,8 @@ def warnings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
     for run in runs[1:]:
         if run.after is not None and first.after is not None:
             yield from ((run.name, text) for text in _unlike_questions(first.after, run.after))
+        if first.done != run.done:
+            yield run.name, f"had {run.done} steps, {first.name} {first.done}."
         if first.fingerprint and run.fingerprint:
             unlike = differences(first.fingerprint, run.fingerprint, MODEL)
             if unlike:
@@ -112,8 +114,6 @@ def warnings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
         keys = [key for key in keys if key not in NOT_EVALUATED]
         if keys and a and b:
             yield run.name, f"was evaluated under other settings than {first.name}: {', '.join(keys)}."
-        if first.done != run.done:
-            yield run.name, f"had {run.done} steps, {first.name} {first.done}."
 
 
 def _unlike_questions(a: Result, b: Result) -> Iterator[str]:

@@ -17,12 +17,14 @@
       const same = main.querySelector(`#${CSS.escape(part.id)}`);
       if (same) same.open = true;
     }
+    const scrolled = [...old.querySelectorAll("[tabindex][id]")].map((part) => [part.id, part.scrollLeft, part.scrollTop]);
     const active = document.activeElement;
     const kept = active.matches("summary") ? active.parentElement.id : active.id;
     main.style.minHeight = `${old.offsetHeight}px`; // keeps the scroll position until the charts are drawn
     old.replaceWith(main);
     charts.drawAll();
     main.style.minHeight = "";
+    for (const [id, left, top] of scrolled) document.getElementById(id)?.scrollTo(left, top);
     const focused = kept && document.getElementById(kept);
     if (focused) (focused.querySelector("summary") ?? focused).focus({ preventScroll: true });
     return `updated at ${new Date().toLocaleTimeString()}`;

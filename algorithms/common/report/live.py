@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from algorithms.common.report.read_run import read_run
-from algorithms.common.report.run_report import run_report
+from algorithms.common.report.run_report import recorded_page, run_report
 from igsearch_env.errors import ConfigurationError
 
 HOST = "127.0.0.1"
-WATCHED = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "transcripts", "trajectories.html")
+WATCHED = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "transcripts", "trajectories")
 BAR = (
     "<style>#live { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; } "
     "#live button { font: inherit; min-height: 1.75rem; }</style>"
@@ -22,7 +22,7 @@ BAR = (
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves the report of a run folder, made anew when the folder has changed.
+    """Serves the report of a run folder and its trajectory page, each made anew when what it shows has changed.
 
     `port` 0 takes a free one. Raises `ConfigurationError` if the folder is no run or the port can't be had.
     """
@@ -33,6 +33,7 @@ class LiveServer(ThreadingHTTPServer):
         read_run(run_dir)
         self.run_dir = run_dir
         self.made: tuple[str, str] = ("", "")
+        self.recorded: tuple[str, str | None] = ("", None)
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -59,6 +60,15 @@ class LiveServer(ThreadingHTTPServer):
             self.made = (now, document)
         return document
 
+    def trajectories(self) -> str | None:
+        """The trajectory page of what has been recorded until now; None of nothing."""
+        version, document = self.recorded
+        now = _state(self.run_dir / "trajectories")
+        if now != version:
+            document = recorded_page(self.run_dir)
+            self.recorded = (now, document)
+        return document
+
 
 def _state(path: Path) -> str:
     try:
@@ -78,18 +88,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.FORBIDDEN, f"ask for {self.server.url}")
         elif self.path == "/version":
             self._answer(HTTPStatus.OK, self.server.version())
-        elif self.path == "/trajectories.html" and (page := self.server.run_dir / "trajectories.html").is_file():
-            self._answer(HTTPStatus.OK, page.read_text(encoding="utf-8"), "text/html")
-        elif self.path == "/":
+        elif make := {"/": self.server.report, "/trajectories.html": self.server.trajectories}.get(self.path):
             try:
-                self._answer(HTTPStatus.OK, self.server.report(), "text/html")
+                document = make()
             except ConfigurationError as error:
                 self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+                return
+            if document is None:
+                self._answer(HTTPStatus.NOT_FOUND, "nothing is recorded yet")
+            else:
+                self._answer(HTTPStatus.OK, document, "text/html")
         else:
             self._answer(HTTPStatus.NOT_FOUND, "not here")
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
-        content = text.encode()
+        content = text.encode(errors="replace")  # names of folders may be no Unicode
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import yaml
 
 from algorithms.common.collapse import CollapseWatch
 from algorithms.common.fingerprint import Fingerprint
-from algorithms.common.logs import read_metrics
 from algorithms.common.results import Result, read_tests
 from igsearch_env.errors import ConfigurationError
 
@@ -29,6 +29,8 @@ class RunRecord:
     """metrics.jsonl."""
     before: Result | None
     after: Result | None
+    damaged: tuple[int, ...] = ()
+    """Lines of metrics.jsonl that can't be read, but for a last one, which is being written."""
 
     @property
     def name(self) -> str:
@@ -89,9 +91,13 @@ class RunRecord:
 
     @property
     def warnings(self) -> list[str]:
-        """What the run was warned of while it trained."""
+        """What the run was warned of while it trained, and what of it can't be read."""
         watch = CollapseWatch()
-        return [message for row in self.training for message in watch.observe(row["step"], row)]
+        told = [message for row in self.training for message in watch.observe(row["step"], row)]
+        if self.damaged:
+            lines = ", ".join(map(str, self.damaged))
+            told.append(f"metrics.jsonl is damaged in line {lines}. What stood there is missing from this page.")
+        return told
 
     @property
     def transcripts(self) -> list[Path]:
@@ -118,8 +124,25 @@ def read_run(folder: Path) -> RunRecord:
         raise ConfigurationError(
             f"{folder} holds neither metrics.jsonl nor config.yaml, so it is no run; give the --run-dir of one"
         )
-    rows = [row for row in read_metrics(metrics) if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    return RunRecord(folder, _config(settings), rows, *read_tests(folder))
+    rows, damaged = _metrics(metrics)
+    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    try:
+        before, after = read_tests(folder)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}, restore it, or delete it to report without") from error
+    return RunRecord(folder, _config(settings), rows, before, after, damaged)
+
+
+def _metrics(path: Path) -> tuple[list[Any], tuple[int, ...]]:
+    """The rows of a metrics file, and the numbers of lines that are none, but for a last one."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    rows, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            damaged.append(number)
+    return rows, tuple(number for number in damaged if number < len(lines))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -41,11 +41,18 @@ class Recorded:
 
 
 def record_trajectories(
-    path: Path, buffer: RolloutBuffer, advantages: Mapping[str, Floats], policy: Tokens, *, limit: int = 64
+    path: Path,
+    buffer: RolloutBuffer,
+    advantages: Mapping[str, Floats],
+    policy: Tokens,
+    *,
+    gains: Mapping[str, Sequence[Gain | None]] | None = None,
+    limit: int = 64,
 ) -> None:
     """Write the buffer's first groups, whole: as many as hold at most `limit` trajectories, but one at least.
 
     `advantages`: one per policy token of the buffer, by algorithm. Raises `RolloutBufferError` for another number.
+    `gains`: one per turn of the buffer, of algorithms that read others than those in its turns.
     """
     tokens = int(buffer.policy_tokens.sum())
     for name, values in advantages.items():
@@ -53,7 +60,7 @@ def record_trajectories(
             raise RolloutBufferError(
                 f"advantages of {name} have shape {np.shape(values)}: they must be ({tokens},), one per policy token"
             )
-    recorder = _Recorder(policy, advantages)
+    recorder = _Recorder(policy, advantages, gains or {})
     groups: list[dict[str, Any]] = []
     count = 0
     for group in (group for group in buffer.groups if group.trajectories):
@@ -103,9 +110,12 @@ def load_readable(paths: Iterable[Path]) -> tuple[list[Recorded], list[Path]]:
 class _Recorder:
     """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
 
-    def __init__(self, policy: Tokens, advantages: Mapping[str, Floats]) -> None:
+    def __init__(
+        self, policy: Tokens, advantages: Mapping[str, Floats], gains: Mapping[str, Sequence[Gain | None]]
+    ) -> None:
         self.policy = policy
         self.advantages = advantages
+        self.gains = {name: iter(values) for name, values in gains.items()}
         self.start = 0
         self.alone: dict[int, str] = {}
 
@@ -140,6 +150,7 @@ class _Recorder:
             "observation": turn.observation,
             "passages": [_passage(passage, question) for passage in turn.passages],
             "gain": _gain(turn.gain),
+            "gain_of": {name: _gain(next(values)) for name, values in self.gains.items()},
         }
 
 

@@ -44,7 +44,7 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
     title = f"{run.algorithm}, seed {run.seed}"
     if run.name != f"{run.algorithm}-seed{run.seed}":
         title += f": {run.name}"
-    sections = [_headline(run), _warnings(run), _final(run), _curves(run), _slowest(run), _transcripts(run)]
+    sections = [_headline(run, bool(bar)), _warnings(run), _final(run), _curves(run), _slowest(run), _transcripts(run)]
     sections += [_configuration(run), _provenance(run)]
     header = f"<header><h1>{html.escape(title)}</h1>{bar}</header>"
     main = (
@@ -56,32 +56,43 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
 def write_reports(run_dir: Path) -> list[Path]:
     """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns what was written.
 
-    Of recorded steps as many are shown, evenly, as a page holds; one that can't be read is left out, and named.
     Raises `ConfigurationError` if the folder is no run.
     """
     written = []
-    recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
-    if recorded:
-        from algorithms.common.report.record import load_readable
-        from algorithms.common.report.trajectories import fitting_page
-
-        readable, damaged = load_readable(recorded)
-        left_out = f" (left out, since damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
-        document = fitting_page(readable, read_run(run_dir).name + left_out)
+    recorded = recorded_page(run_dir)
+    if recorded is not None:
         written.append(run_dir / "trajectories.html")  # first: the report links to it
-        write(written[-1], document)
+        write(written[-1], recorded)
     written.append(run_dir / "report.html")
     write(written[-1], run_report(run_dir))
     return written
 
 
+def recorded_page(run_dir: Path) -> str | None:
+    """The trajectory page of what a run has recorded until now; None of nothing.
+
+    Of recorded steps as many are shown, evenly, as a page holds; one that can't be read is left out, and named.
+    Raises `ConfigurationError` if the folder is no run.
+    """
+    recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
+    if not recorded:
+        return None
+    from algorithms.common.report.record import load_readable
+    from algorithms.common.report.trajectories import fitting_page
+
+    readable, damaged = load_readable(recorded)
+    left_out = f" (left out, since damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
+    return fitting_page(readable, read_run(run_dir).name + left_out)
+
+
 # ---------------------------------------------------------------- the sections
 
 
-def _headline(run: RunRecord) -> str:
+def _headline(run: RunRecord, live: bool) -> str:
     tiles = list(_tiles(run))
     links = []
-    if (run.folder / "trajectories.html").is_file():
+    page_file = run.folder / "trajectories.html"  # the live view makes its own of what is recorded
+    if any((run.folder / "trajectories").glob("step-*")) if live else page_file.is_file():
         links.append('<a href="trajectories.html">Recorded episodes, turn by turn</a>')
     cells = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(note)}</small></dd></div>"
@@ -107,6 +118,8 @@ def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield "Best dev EM", f"{best['dev/em']:.3f}", f"at step {best['step']}"
     finished = run.planned is None or run.done >= run.planned
     note = "" if run.planned is None else ("finished" if finished else "unfinished")
+    if note == "finished" and run.after is None:
+        note = "done, no evaluation after them yet"
     yield "Steps", f"{run.done}" + (f" of {run.planned}" if run.planned is not None else ""), note
     times = [row["time/step"] for row in run.training if isinstance(row.get("time/step"), (int, float))]
     if times:

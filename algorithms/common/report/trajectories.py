@@ -23,6 +23,7 @@ from igsearch_env.rewards import normalize_answer
 
 SCRIPTS = ("elements", "data", "list", "tokens", "evidence", "views", "page")  # trajectories_*.js: one script, in order
 MAX_PAGE = 5_000_000  # bytes
+NOSCRIPT = "<noscript><p>This page needs JavaScript to show what it holds.</p></noscript>\n"
 
 Span = tuple[int, int]
 
@@ -32,7 +33,9 @@ def trajectory_page(recorded: Sequence[Recorded], title: str) -> str:
     folder = files("algorithms.common.report")
     css = (folder / "trajectories.css").read_text(encoding="utf-8")
     js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    body = f"<header><h1>{html.escape(title)}</h1></header>\n<main></main>\n" + data("trajectories", content(recorded))
+    body = f"<header><h1>{html.escape(title)}</h1></header>\n<main></main>\n{NOSCRIPT}" + data(
+        "trajectories", content(recorded)
+    )
     return page(title, body, css=css, js=js)
 
 
@@ -78,17 +81,24 @@ class _Pool(dict[Any, int]):
 def _group(group: dict[str, Any], step: int | None, texts: _Pool, passages: _Pool) -> dict[str, Any]:
     question = group["question"]
     golds = question["golden_answers"]
-    outcomes = [trajectory["outcome"] for trajectory in group["trajectories"]]
     return {
         "step": step,
         "question": question["text"],
         "golds": golds,
         "family": question["dataset"],
         "prompt": texts[group["prompt"]],
-        # As estimators that compare a group's outcomes see it.
-        "outcomes": "mixed" if len(set(outcomes)) > 1 else "all fail" if outcomes[0] == 0 else "all succeed",
+        "outcomes": _outcomes(group["trajectories"]),
         "trajectories": [_trajectory(t, golds, texts, passages) for t in group["trajectories"]],
     }
+
+
+def _outcomes(trajectories: Sequence[dict[str, Any]]) -> str:
+    """What estimators have to compare in a group: outcomes of all attempts, equal or not, and whether any is right."""
+    outcomes = {attempt[2] for row in trajectories for attempt in row["attempts"] or [[0, None, row["outcome"]]]}
+    correct = [row["correct"] for row in trajectories]
+    if len(outcomes) > 1:
+        return "mixed" if any(correct) or len(trajectories[0]["attempts"]) > 1 else "mixed, none correct"
+    return "all fail" if outcomes == {0} else "all succeed" if all(correct) else "all equal"
 
 
 def _trajectory(row: dict[str, Any], golds: Sequence[str], texts: _Pool, passages: _Pool) -> dict[str, Any]:
@@ -96,7 +106,9 @@ def _trajectory(row: dict[str, Any], golds: Sequence[str], texts: _Pool, passage
 
 
 def _turn(turn: dict[str, Any], golds: Sequence[str], texts: _Pool, passages: _Pool) -> dict[str, Any]:
-    gain = turn["gain"]
+    def shared(gain: dict[str, Any] | None) -> dict[str, Any] | None:
+        return gain and {**gain, "baseline_evidences": [texts[text] for text in gain["baseline_evidences"]]}
+
     found = [
         {
             "passage": passages[p["id"], p["title"], p["text"]],
@@ -112,7 +124,8 @@ def _turn(turn: dict[str, Any], golds: Sequence[str], texts: _Pool, passages: _P
         "advantages": {name: runs(values) for name, values in turn["advantages"].items()},
         "observation": texts[turn["observation"]],
         "passages": found,
-        "gain": gain and {**gain, "baseline_evidences": [texts[text] for text in gain["baseline_evidences"]]},
+        "gain": shared(turn["gain"]),
+        "gain_of": {name: shared(gain) for name, gain in turn.get("gain_of", {}).items()},
     }
 
 

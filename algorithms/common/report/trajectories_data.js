@@ -25,8 +25,13 @@ function scale(group, algorithm) {
   return group.scale[algorithm];
 }
 
+// The gain that the chosen algorithm reads.
+function gainOf(turn) {
+  return state.algorithm in turn.gain_of ? turn.gain_of[state.algorithm] : turn.gain;
+}
+
 function gains(row) {
-  return row.turns.filter((turn) => turn.gain?.value != null).map((turn) => turn.gain.value);
+  return row.turns.map((turn) => gainOf(turn)?.value).filter((value) => value != null);
 }
 
 function largestGain(item) {

@@ -34,19 +34,20 @@ function observation(turn) {
 
 function floor(group) {
   group.floor ??= Math.min(-1, ...group.trajectories.flatMap((row) => row.turns)
-    .flatMap((turn) => turn.gain ? [turn.gain.logprob_real ?? 0, turn.gain.logprob_baseline ?? 0] : []));
+    .flatMap((turn) => [turn.gain, ...Object.values(turn.gain_of)]).filter(Boolean)
+    .flatMap((gain) => [gain.logprob_real ?? 0, gain.logprob_baseline ?? 0]));
   return group.floor;
 }
 
 function gainBar(turn, group) {
-  const gain = turn.gain;
+  const gain = gainOf(turn);
   if (!gain) {
     const why = turn.passages.length ? 'not measured' : 'none, nothing was found';
     return turn.action === 'search' && make('p', {class: 'quiet'}, `Information gain: ${why}`);
   }
   const lowest = floor(group), percent = (value) => 100 * (1 - Math.max(lowest, value ?? lowest) / lowest);
   const real = percent(gain.logprob_real), base = percent(gain.logprob_baseline);
-  const other = gain.baseline_evidences.length ? `mean of ${gain.baseline_evidences.length} random` : 'baseline';
+  const other = gain.baseline_evidences.length ? `mean of ${gain.baseline_evidences.length} random` : 'without them';
   const at = (kind, left) => make('span', {class: kind, style: `left: ${left}%`});
   const bar = paint(make('span', {class: 'bar'}), gain.value ?? 0, 1);
   bar.style.left = `${Math.min(real, base)}%`;

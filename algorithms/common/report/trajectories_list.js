@@ -12,7 +12,7 @@ const FILTERS = [
   ['Ended', choices((item) => item.row.stop_reason).map(([value, text]) => [value, text.replaceAll('_', ' ')]),
     (item, value) => item.row.stop_reason === value],
   ['Signs differ', SEVERAL ? [['any', 'between any two'],
-    ...DATA.algorithms.map((name) => [name, `from ${name}`])] : [], differ],
+    ...DATA.algorithms.map((name) => [name, `chosen against ${name}`])] : [], differ],
 ].filter(([, options]) => options.length > 1);
 
 function filterBar() {
@@ -21,7 +21,7 @@ function filterBar() {
     const [field, list] = select(label, [['', 'all'], ...options], filter);
     return {field, list, test};
   });
-  const [order, list] = select('Order', [['', 'as recorded'], ['gain', 'largest information gain']], reorder);
+  const [order, list] = select('Order', [['', 'as recorded'], ['gain', 'largest gain']], reorder);
   parts.order = list;
   const fields = [...parts.filters.map(({field}) => field), order];
   parts.more = folded('Filters and order', make('div', {class: 'fields'}, ...fields));

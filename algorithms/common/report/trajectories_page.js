@@ -26,6 +26,7 @@ function draw() {
 function choose(algorithm) {
   state.algorithm = algorithm;
   parts.algorithm.value = algorithm;
+  for (const item of ITEMS) item.listed = null; // they show the gain that the algorithm reads
   if (SEVERAL) filter();
 }
 

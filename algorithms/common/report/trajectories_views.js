@@ -72,7 +72,7 @@ function sibling(item, row, place) {
   const steps = row.turns.map((turn) => make('li', {},
     make('span', {class: 'quiet'}, turn.action),
     make('span', {}, turn.content ?? turn.tokens.join('')),
-    make('span', {}, ...badges(turn, item.group), turn.gain && chip(`IG ${signed(turn.gain.value)}`))));
+    make('span', {}, ...badges(turn, item.group), gainOf(turn) && chip(`IG ${signed(gainOf(turn).value)}`))));
   return make('article', {class: 'sibling', 'aria-current': row === item.row && 'true'},
     make('h3', {}, make('button', {type: 'button', click: () => open(target)}, `Trajectory ${place + 1}`)),
     make('p', {class: row.correct ? 'good' : 'bad'}, `${row.correct ? '✓' : '✗'} ${given(row)}`),
