@@ -136,6 +136,14 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert load_weights(good, tiny_policy(seed=1)) == 1
 
 
+def test_a_disk_without_room_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    monkeypatch.setattr(Path, "mkdir", no_space)
+    with pytest.raises(CheckpointError, match=r"not written \(OSError: \[Errno 28\]"):
+        save(tmp_path / "checkpoints", policy, learner, 1)
+
+
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
 

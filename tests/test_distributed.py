@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +27,7 @@ from algorithms.common.policy import Policy
 from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.rollout import collect
 from algorithms.common.run import Run
+from algorithms.common.trainer import explained
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError
@@ -205,6 +209,29 @@ def test_a_full_disk_ends_a_sharded_run_at_once_and_leaves_nothing(where: str, t
         assert f"told {rank}: " in output
     assert output.count("not written (OSError: [Errno 28] No space left on device)") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_process_that_runs_out_of_memory_goes_on_in_smaller_pieces(where: str) -> None:
+    told = []
+    for rank in ("none", "0"):
+        output = launched(str(ROOT / "tests" / "one_process_without_room.py"), where, rank).stdout
+        told.append(sorted(json.loads(line[5:]) for line in output.splitlines() if line.startswith("step [")))
+        assert ("out of memory at" in output) == (rank == "0")
+    assert len(told[0]) == 4  # two steps of two processes
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-5)
+
+
+def test_what_ends_a_run_is_explained_unless_it_is_a_mistake_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    assert explained(RuntimeError("shapes differ")) is None
+    assert explained(closed) is None  # of one process it is a mistake
+    monkeypatch.setenv("RANK", "3")
+    assert re.search(r"^process 3: another process has ended .* goes on from the last", str(explained(closed)))
+    assert explained(RuntimeError("shapes differ")) is None
+    full = explained(OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
+    assert re.search(r"'metrics\.jsonl': free some space, and the same command goes on", str(full))
+    assert explained(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 
 def test_a_critic_beside_bfloat16_weights_is_sharded(questions: str, tmp_path: Path) -> None:

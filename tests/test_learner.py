@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,8 @@ class OneOfTwo(Processes):
         return [value, value]
 
 
-@pytest.mark.parametrize("forward", [True, False])
-def test_a_process_begins_again_alone_only_before_gradients_are_summed(forward: bool) -> None:
+@pytest.mark.parametrize("where", ["forward", "backward", "summing"])
+def test_a_process_begins_again_alone_only_before_gradients_are_summed(where: str) -> None:
     learner = learner_with(100_000)
     learner.processes = OneOfTwo(0, 2)
     buffer = mixed_buffer()
@@ -104,12 +105,14 @@ def test_a_process_begins_again_alone_only_before_gradients_are_summed(forward: 
     def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         attempts.append(batch)
         chosen, _ = learner.module(batch.ids_BT, batch.mask_BT)
-        if len(attempts) == 1:
-            out_of_memory() if forward else chosen.register_hook(out_of_memory)
+        if where == "summing" and not batch.rows:
+            chosen.register_hook(out_of_memory)
+        elif where != "summing" and len(attempts) == 1:
+            out_of_memory() if where == "forward" else chosen.register_hook(out_of_memory)
         return chosen.sum(), {}
 
     arguments = (buffer, values, range(len(buffer.trajectories)), loss_of)
-    if forward:
+    if where != "summing":
         learner.step(*arguments, lr=1e-2, what="step 1")
         assert len(attempts) > 1
         attempts.clear()
@@ -118,6 +121,22 @@ def test_a_process_begins_again_alone_only_before_gradients_are_summed(forward: 
     else:
         with pytest.raises(TrainingError, match=r"whose gradients are being summed, can't be split"):
             learner.step(*arguments, lr=1e-2, what="step 1")
+
+
+def test_log_probs_that_do_not_fit_are_computed_in_smaller_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    learner, buffer = learner_with(100_000), mixed_buffer()
+    longest = max(len(sequence.ids) for sequence in buffer.sequences)
+
+    def compute(room: int, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        if ids_BT.numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return learner.module(ids_BT, mask_BT)[0].detach()
+
+    whole, pieces = (learner.per_token(buffer, partial(compute, room)) for room in (100_000, longest))
+    np.testing.assert_allclose(pieces, whole, atol=1e-5)
+    assert "out of memory at" in capsys.readouterr().out
+    with pytest.raises(TrainingError, match=r"log-probs and values: out of memory, and one trajectory"):
+        learner.per_token(buffer, partial(compute, 3))
 
 
 def test_other_errors_are_raised_as_they_are() -> None:

@@ -93,6 +93,19 @@ def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
         Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, targets=("query",))))
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (("q_proj", "qq_proj"), "'qq_proj' names no layer"),
+        (("embed_tokens", "q_proj"), "'embed_tokens' names no layer"),
+        (("all-linear", "lm_head"), "'all-linear' stands alone"),
+    ],
+)
+def test_one_target_that_names_no_linear_layer_is_enough_to_refuse(targets: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, targets=targets)))
+
+
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
     base = save_tiny_policy(tmp_path / "base")
     adapted(str(base)).save(tmp_path / "adapter")

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,19 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
     it in what the next part does together.
     """
     partial = target.with_name(f".partial-{target.name}")
-    if processes.first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    processes.barrier()
+
+    def begin(partial: Path) -> None:
+        if processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    def to_disk(partial: Path) -> None:
+        if processes.first:
+            for written in (*partial.rglob("*"), partial):
+                _sync(written)
+
     failures: list[str] = []
-    for write in parts:
+    for write in (begin, *parts, to_disk):
         failure = None
         try:
             write(partial)
@@ -116,7 +124,7 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
             break
     if failures:
         needed = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-        free = shutil.disk_usage(target.parent).free
+        free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
         processes.barrier()
         if processes.first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -131,8 +139,20 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         if target.exists():
             os.replace(target, old)
         os.replace(partial, target)
+        _sync(target.parent)  # before anything older is dropped
         shutil.rmtree(old, ignore_errors=True)
     processes.barrier()
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the disk itself, where it outlives a machine that loses power."""
+    # Not every file system takes it of folders.
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _is_disk_error(error: BaseException, folder: Path) -> bool:

@@ -179,21 +179,28 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+            lost = None if self.size == 1 else lost_process(error, f"process {self.rank} of {self.size}, {what}")
+            if lost is None:
                 raise
-            # NCCL says where in its first line, and why in its last.
-            lines = [line[:200] for line in str(error).splitlines()]
-            reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
-            raise DistributedError(
-                f"process {self.rank} of {self.size}, {what}: another process has ended or did not answer within "
-                f"distributed.timeout_minutes, or can't be reached ({reason}). Its own output says why; the same "
-                "command goes on from the last checkpoint"
-            ) from error
+            raise lost from error
 
     def close(self) -> None:
         """Leave the others."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
+    """What an error of a back end means for the run, if it is about another process; None if it is not."""
+    if isinstance(error, IGSearchError) or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+        return None
+    # NCCL says where in its first line, and why in its last.
+    lines = [line[:200] for line in str(error).splitlines()]
+    reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
+    return DistributedError(
+        f"{where}: another process has ended or did not answer within distributed.timeout_minutes, or can't be reached "
+        f"({reason}). Its own output says why; the same command goes on from the last checkpoint"
+    )
 
 
 def end_process(message: str | None = None) -> None:

@@ -91,7 +91,8 @@ class Learner:
                     raise
                 reason = str(error).splitlines()[0]
             # Outside of the handler, whose traceback holds tensors.
-            self._halve(batches, reason, what)
+            self.optimizer.zero_grad()
+            self.token_budget = halved(self.token_budget, batches, reason, what, self._together)
         with self.processes.guard(what):
             norm = float(full(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm)))
         parts = self.processes.gather(sums)
@@ -112,11 +113,12 @@ class Learner:
         processes = self.processes
         self._summing = False
         if processes.size > 1:
-            # The largest first: gradients are summed in the last backward pass, which then is the cheapest.
-            batches = batches[::-1]
             if self.sharded:
                 batches = processes.even(batches, lambda: buffer.blank_batch(self.pad_id))
-            batches = batches or [buffer.blank_batch(self.pad_id)]
+            else:
+                # DistributedDataParallel sums in a backward pass, from its forward pass on: one that teaches nothing,
+                # so that memory that runs out in any other is this process's own affair.
+                batches = [*batches, buffer.blank_batch(self.pad_id)]
         totals: dict[str, float] = {}
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
@@ -128,26 +130,10 @@ class Learner:
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
-    def _halve(self, batches: Sequence[MicroBatch], reason: str, what: str) -> None:
-        """Halve the token budget, or raise `TrainingError` where that can't help."""
-        largest = max(batches, key=lambda batch: batch.ids_BT.numel())
-        tokens, rows = largest.ids_BT.numel(), len(largest.rows)
-        if self.sharded or self._summing or rows == 1:
-            # Where processes work on one micro-batch together, one of them can't begin again alone.
-            together = "sharded" if self.sharded else "whose gradients are being summed"
-            why = (
-                f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, {together},"
-            )
-            raise TrainingError(
-                f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
-                f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
-                "policy.context_length or policy.lora.rank; the run resumes from its last checkpoint"
-            )
-        self.optimizer.zero_grad()
-        self.token_budget = min(self.token_budget, tokens) // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        print(f"{what}: out of memory at {tokens} tokens a micro-batch; going on with {self.token_budget}", flush=True)
+    @property
+    def _together(self) -> str:
+        """Why this process can't begin a step again alone, if it can't."""
+        return "sharded" if self.sharded else "whose gradients are being summed" if self._summing else ""
 
     def per_token(self, buffer: RolloutBuffer, compute: Callable[[Tensor, Tensor], Tensor]) -> Floats:
         """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout; `compute` uses the module."""
@@ -204,15 +190,45 @@ def per_token(
     counts = buffer.policy_tokens
     rows = processes.share(len(counts))
     flat = np.zeros(int(counts.sum()), dtype=np.float32)
-    batches = list(buffer.micro_batches(flat, rows, token_budget, pad_id))
-    if together:
-        batches = processes.even(batches, lambda: buffer.blank_batch(pad_id))
-    for batch in batches:
-        values = compute(batch.ids_BT.to(device), batch.mask_BT.to(device))
-        if batch.rows:
-            flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
+    while True:
+        batches = list(buffer.micro_batches(flat, rows, token_budget, pad_id))
+        if together:
+            batches = processes.even(batches, lambda: buffer.blank_batch(pad_id))
+        try:
+            for batch in batches:
+                values = compute(batch.ids_BT.to(device), batch.mask_BT.to(device))
+                if batch.rows:
+                    flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+        token_budget = halved(token_budget, batches, reason, "log-probs and values", "sharded" if together else "")
     first = int(counts[: rows.start].sum())
     return np.concatenate(processes.gather(flat[first : first + int(counts[rows.start : rows.stop].sum())]))
+
+
+def halved(budget: int, batches: Sequence[MicroBatch], reason: str, what: str, together: str = "") -> int:
+    """Half of a token budget whose micro-batches did not fit into memory.
+
+    `together`: why processes that work on one micro-batch can't begin again one by one. Raises `TrainingError` then,
+    and where a micro-batch can't be split.
+    """
+    largest = max(batches, key=lambda batch: batch.ids_BT.numel())
+    tokens, rows = largest.ids_BT.numel(), len(largest.rows)
+    if together or rows == 1:
+        why = f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, {together},"
+        raise TrainingError(
+            f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
+            f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
+            "policy.context_length or policy.lora.rank; the run resumes from its last checkpoint"
+        )
+    budget = min(budget, tokens) // 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print(f"{what}: out of memory at {tokens} tokens a micro-batch; going on with {budget}", flush=True)
+    return budget
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +27,29 @@ def add_adapter(model: Any, config: LoraConfig) -> Any:
     """
     import peft
 
+    _check_targets(model, config.targets)
     targets = config.targets[0] if config.targets == ("all-linear",) else list(config.targets)
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
-            return peft.get_peft_model(model, settings)
-    except ValueError as error:
-        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise ConfigurationError(
-            f"policy.lora.targets={list(config.targets)}: they name no layer of {type(model).__name__}; its linear "
-            f"layers end in {', '.join(layers)}; all-linear takes all but the output layer"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+        return peft.get_peft_model(model, settings)
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """Raises `ConfigurationError` for a target that names no linear layer: peft minds only if none of them does."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, Conv1D))]
+    for target in targets if targets != ("all-linear",) else ():
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            alone = "stands alone" if target == "all-linear" else f"names no layer of {type(model).__name__}"
+            ends = sorted({name.rpartition(".")[2] for name in names})
+            raise ConfigurationError(
+                f"policy.lora.targets={list(targets)}: {target!r} {alone}; its linear layers end in {', '.join(ends)}; "
+                "all-linear takes all but the output layer"
+            )
 
 
 def load_merged(folder: str | Path, **options: Any) -> Any:

@@ -149,6 +149,8 @@ class Policy(Tokens):
 
     def read(self, packed: Pack) -> Tensor:
         """Last hidden states [n, width] of a packed pass."""
+        if self.model.training:  # as an update with gradient checkpointing leaves it
+            self.model.eval()
         no_mask = torch.empty(1, 1, 0, 0)  # of four dimensions: then transformers makes none, and none is read
         with self._autocast():
             output = self.model.base_model(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig
-from algorithms.common.distributed import end_process
+from algorithms.common.distributed import end_process, lost_process
 from algorithms.common.errors import TrainingError
 from algorithms.common.learner import per_token
 from algorithms.common.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
@@ -41,10 +43,25 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
             config = parse_config(config_class, description=description)
             train(algorithm_class(config), config)
             message = None
-        except (IGSearchError, RetrieverError) as error:
-            message = f"error: {error}"
+        except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:
+            told = explained(error)
+            if told is None:
+                raise
+            message = f"error: {told}"
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     end_process(message)
+
+
+def explained(error: Exception) -> str | None:
+    """What a person is told of an error that ends a run; None of one that is a mistake of the program."""
+    if isinstance(error, (IGSearchError, RetrieverError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}: free some space, and the same command goes on from the last checkpoint, which is intact"
+    if isinstance(error, RuntimeError) and "RANK" in os.environ:
+        lost = lost_process(error, f"process {os.environ['RANK']}")
+        return None if lost is None else str(lost)
+    return None
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

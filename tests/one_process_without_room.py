@@ -1,0 +1,65 @@
+"""Two steps of which one process runs out of memory once, under a launcher, for test_distributed.py.
+
+one_process_without_room.py WHERE RANK
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from buffers import mixed_buffer
+from torch import Tensor
+
+from algorithms.common.config import DistributedConfig, OptimizerConfig
+from algorithms.common.distributed import Processes, end_process
+from algorithms.common.learner import Learner
+from algorithms.common.policy import Policy, TokenLogprobs
+from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.sequences import MicroBatch
+
+
+def main(where: str, rank: str) -> None:
+    """Prints the norm and the weights after each step."""
+    config = DistributedConfig(timeout_minutes=0.5)
+    processes = Processes.start(config, "cpu")
+    policy = Policy.load(PolicyConfig(device="cpu"))
+    learner = Learner(
+        TokenLogprobs(policy),
+        OptimizerConfig(token_budget=100_000),
+        processes,
+        config,
+        lr=1e-3,
+        weight_decay=0.0,
+        pad_id=policy.pad_id,
+        device=policy.device,
+    )
+    buffer = mixed_buffer()
+    advantages = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+    failing = rank == str(processes.rank)
+
+    def out_of_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal failing
+        chosen, _ = learner.module(batch.ids_BT, batch.mask_BT)
+        if failing:
+            failing = False
+            out_of_memory() if where == "forward" else chosen.register_hook(out_of_memory)
+        loss = (chosen * batch.advantages_BT[batch.mask_BT]).sum()
+        return loss, {"loss": loss.detach()}
+
+    for step in (1, 2):
+        norm, sums = learner.step(buffer, advantages, range(len(buffer.trajectories)), loss_of, lr=1e-3, what="a step")
+        weights = sum(float(p.detach().double().abs().sum()) for p in learner.parameters)
+        print("step", json.dumps([processes.rank, step, norm, sums["loss"], weights]), flush=True)
+    processes.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    end_process()
