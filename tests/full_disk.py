@@ -27,7 +27,7 @@ def no_space(*_: Any, **__: Any) -> None:
 
 def main(folder: str, where: str) -> None:
     """Prints what every process is told."""
-    config = DistributedConfig(sharding="fsdp2", timeout_minutes=0.5)
+    config = DistributedConfig(sharding="fsdp2", timeout_minutes=4)
     processes = Processes.start(config, "cpu")
     policy = Policy.load(PolicyConfig(device="cpu"))
     learner = Learner(

@@ -21,6 +21,7 @@ from models import save_tiny_policy
 from algorithms.common.checkpoint import CheckpointError, checkpoints
 from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig
 from algorithms.common.errors import TrainingError
+from algorithms.common.key_values import KeyValues
 from algorithms.common.logs import read_metrics
 from algorithms.common.pretrained import PolicyConfig
 from algorithms.common.run import Run
@@ -94,6 +95,25 @@ def test_a_run_leaves_what_people_look_at(small: dict[str, Any], tmp_path: Path)
     assert list((run_dir / "transcripts").glob("*.txt"))
     assert list((run_dir / "tensorboard").iterdir())
     assert len(checkpoints(run_dir / "checkpoints")) == 2  # keep_checkpoints
+
+
+def test_a_pass_writes_each_row_of_the_store_once(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = KeyValues.write, []
+
+    def watched(store: KeyValues, layer: int, rows_n: torch.Tensor, *pair: torch.Tensor) -> None:
+        assert torch.are_deterministic_algorithms_enabled()
+        write(store, layer, rows_n, *pair)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert len(rows_n.unique()) == len(rows_n)  # the order of writing then decides nothing
+        written.append(len(rows_n))
+
+    monkeypatch.setattr(KeyValues, "write", watched)
+    run_ig_grpo(small, tmp_path / "run", steps=2)
+    assert max(written) > 100  # prompts are read together
+    assert min(written) < 10  # and tokens of few episodes are written
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from algorithms.common.config import DistributedConfig
 
 T = TypeVar("T")
+_LEFT: list[Any] = []  # groups that were left, alive until the process ends
 # What torch's back ends say when another process is gone or silent.
 _LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
 
@@ -185,8 +186,11 @@ class Processes:
             raise lost from error
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the others; `end_process` is to come."""
         if self.size > 1 and dist.is_initialized():
+            # A wrapped model that lets go of a group last waits for its threads, and holds the interpreter's lock, for
+            # which they may be waiting.
+            _LEFT.extend((dist.group.WORLD, self._group))
             dist.destroy_process_group()
 
 
@@ -209,8 +213,7 @@ def end_process(message: str | None = None) -> None:
     One of several ends without taking its interpreter down, once its exit handlers have run. A thread of gloo may
     still be dropping the tensors of the last exchange, for which it needs the interpreter's lock, and whoever asks for
     that while the interpreter goes down aborts the process: the launcher then takes a run that is done for one that has
-    failed (pytorch/pytorch issue 190489). Those threads end with their process group, but DTensor's caches keep that
-    beyond `Processes.close`.
+    failed (pytorch/pytorch issue 190489).
     """
     if _world_size() == 1:
         if message is not None:

@@ -6,6 +6,8 @@ Shapes: n tokens, B blocks, c columns of the longest prefix, H heads, d their wi
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -42,15 +44,16 @@ class KeyValues:
         return self._layers[layer]
 
     def write(self, layer: int, rows_n: Tensor, keys_nHd: Tensor, values_nHd: Tensor) -> None:
-        """Set `rows_n` (slot * stride + place) of a layer."""
+        """Set `rows_n` (slot * stride + place) of a layer, each once."""
         if layer not in self._layers:
             _, heads, _ = keys_nHd.shape
             keys, values = (x.new_zeros(self.slots, heads, self.stride, x.shape[2]) for x in (keys_nHd, values_nHd))
             self._layers[layer] = keys, values
         keys, values = self._layers[layer]
         index = self._index(rows_n, keys.shape[1]).flatten()
-        keys.view(-1, keys.shape[3]).index_copy_(0, index, keys_nHd.reshape(-1, keys.shape[3]))
-        values.view(-1, values.shape[3]).index_copy_(0, index, values_nHd.reshape(-1, values.shape[3]))
+        with _in_any_order():
+            keys.view(-1, keys.shape[3]).index_copy_(0, index, keys_nHd.reshape(-1, keys.shape[3]))
+            values.view(-1, values.shape[3]).index_copy_(0, index, values_nHd.reshape(-1, values.shape[3]))
 
     def gather(self, layer: int, rows_Bc: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, c, d] of some rows of a layer."""
@@ -64,6 +67,18 @@ class KeyValues:
         slots, places = rows // self.stride, rows % self.stride
         by_head = slots[..., None] * heads + torch.arange(heads, device=rows.device)
         return by_head * self.stride + places[..., None]
+
+
+@contextmanager
+def _in_any_order() -> Iterator[None]:
+    """Around writes to rows of which none occurs twice: torch's deterministic kernel would sort them first."""
+    mode = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 class Prefixes:
