@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, Ints, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import Floats as Values
-from algorithms.common.estimators import discounted_sums, group_statistics, grpo_advantages
-from algorithms.common.similarity import anchor_clusters
+from algorithms.common.rollout.buffer import Float32s, Ints, RolloutBuffer
+from algorithms.common.training.advantages import Float64s as Values
+from algorithms.common.training.advantages import discounted_sums, group_statistics, grpo_advantages
+from algorithms.common.training.anchor_states import anchor_clusters
 from igsearch_env.errors import check_choice, check_range
-from igsearch_env.protocol import Invalid
+from igsearch_env.protocols.actions import Invalid
 from igsearch_env.trajectory import Trajectory
 
 
@@ -70,7 +70,7 @@ class GiGPO(Algorithm):
     def __init__(self, config: GiGPOConfig) -> None:
         self.config = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         counts, trajectories = buffer.turn_counts, buffer.trajectories
         invalid = np.array([isinstance(turn.action, Invalid) for t in trajectories for turn in t.turns])

@@ -5,9 +5,9 @@
 `std` is Bessel-corrected and eps 1e-6, as in verl and Search-R1; a group of one keeps its reward. Options:
 
     Dr. GRPO (2503.20783)   --scale-by-std False --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
-    DAPO (2503.14476)       --loss.clip-high 0.28 --dynamic-sampling True --overlong-buffer L
+    DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling True --overlong-buffer L
                             (and token-mean aggregation, which is the default)
-    GSPO (2507.18071)       --loss.ratio sequence --loss.clip-low 3e-4 --loss.clip-high 4e-4
+    GSPO (2507.18071)       --loss.ratio sequence --loss.clip-ratio-low 3e-4 --loss.clip-ratio-high 4e-4
                             --loss.aggregation seq-mean-token-mean
 
     python algorithms/grpo.py --steps 60 --seed 0
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import grpo_advantages, overlong_penalty
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import grpo_advantages, overlong_penalty
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Group
 
@@ -58,7 +58,7 @@ class GRPO(Algorithm):
     def __init__(self, config: GRPOConfig) -> None:
         self.config = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token; exactly 0 in a group whose rewards are all equal."""
         config = self.config
         rewards = buffer.outcomes.astype(np.float64)

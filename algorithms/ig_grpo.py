@@ -13,7 +13,7 @@ Beside the published form, ours (docs/results.md has what they do):
 
     --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): what the gain is worth once it is believed
     --credit return       sum_{k >= t} IG~_k instead of IG~_t: a bridge earns what it leads to
-    --baseline siblings   IG~_t less the mean of the siblings' searches with the same number; 0 without a sibling
+    --gain-baseline siblings   IG~_t less the mean of the siblings' searches with the same number; 0 without a sibling
 
     python algorithms/ig_grpo.py --steps 60 --seed 0
 """
@@ -25,8 +25,8 @@ from operator import attrgetter
 
 import numpy as np
 
-from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.estimators import discounted_sums, group_statistics, rloo_advantages
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import discounted_sums, group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_choice, check_range
 from igsearch_env.trajectory import Turn
@@ -46,7 +46,7 @@ class IGGRPOConfig(GRPOConfig):
     """Weight of the information gain of a search (paper: 0.3)."""
     gain: str = "log_probability"
     """Difference of mean log-probs, in nats (paper), or probability: of their exponentials. Ours."""
-    baseline: str = "none"
+    gain_baseline: str = "none"
     """What a search's gain is compared with: none (paper), or siblings, leave-one-out. Ours."""
     credit: str = "own"
     """Gains that a search earns: its own (paper), or return: the later ones of its episode, too. Ours."""
@@ -57,7 +57,7 @@ class IGGRPOConfig(GRPOConfig):
         super().__post_init__()
         check_range("alpha", self.alpha, 0)
         check_choice("gain", self.gain, GAINS)
-        check_choice("baseline", self.baseline, BASELINES)
+        check_choice("gain_baseline", self.gain_baseline, BASELINES)
         check_choice("credit", self.credit, CREDITS)
 
 
@@ -71,7 +71,7 @@ class IGGRPO(GRPO):
         super().__init__(config)
         self.options = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """GRPO's advantages, modulated on query tokens."""
         options = self.options
         buffer.check_gains()
@@ -81,7 +81,7 @@ class IGGRPO(GRPO):
         if options.credit == "return":
             rows = [row for row, _, _ in paid]
             gains = discounted_sums(gains, np.bincount(rows, minlength=1), gamma=1.0)
-        if options.baseline == "siblings" and paid:
+        if options.gain_baseline == "siblings" and paid:
             number = {id(turn): n for t in buffer.trajectories for n, turn in enumerate(filter(is_search, t.turns))}
             compared = [number[id(turn)] * len(buffer.groups) + buffer.group_index[row] for row, turn, _ in paid]
             _, _, sizes = group_statistics(gains, compared)

@@ -10,7 +10,7 @@ tokens weighing alike. Rewards are normalised first and accumulated after: the f
 its authors mended it (issue #5 there). Standard deviations are the population's. As in the authors' code a turn
 without a search has no reward of its own, but earns what follows; here a search without passages counts as such, too.
 Not taken over: their outcome (set-based F1, -2 for a bad format; ours is `--env.outcome-reward`), the sum over tokens
-of a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coefficient 0.001`).
+of a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coef 0.001`).
 
     python algorithms/igpo.py --steps 60 --seed 0
 """
@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import discounted_sums, group_statistics
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import discounted_sums, group_statistics
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -70,7 +70,7 @@ class IGPO(Algorithm):
     def __init__(self, config: IGPOConfig) -> None:
         self.config = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         config = self.config
         buffer.check_gains()

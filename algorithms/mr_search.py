@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.config import EnvConfig, TrainConfig
-from algorithms.common.estimators import Floats as Values
-from algorithms.common.estimators import discounted_sums, rloo_advantages
+from algorithms.common.config import TrainConfig
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.training.advantages import Float64s as Values
+from algorithms.common.training.advantages import discounted_sums, rloo_advantages
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Trajectory
 
@@ -54,7 +55,7 @@ class MRSearch(Algorithm):
     def __init__(self, config: MRSearchConfig) -> None:
         self.gamma = config.gamma
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         attempts = [attempt_ends(trajectory) for trajectory in buffer.trajectories]
         rewards = [[reward for _, reward in ends] for ends in attempts]

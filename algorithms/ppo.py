@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
 from algorithms.common.config import TrainConfig
-from algorithms.common.critic import CriticConfig
-from algorithms.common.estimators import Floats as Values
-from algorithms.common.estimators import gae, whiten
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.training.advantages import Float64s as Values
+from algorithms.common.training.advantages import gae, whiten
+from algorithms.common.training.critic import CriticConfig
 from igsearch_env.errors import check_range
 
 
@@ -34,7 +34,7 @@ class PPOConfig(TrainConfig):
 
     gamma: float = 1.0
     """Discount per policy token."""
-    lam: float = 1.0
+    gae_lambda: float = 1.0
     """lambda of generalised advantage estimation."""
     kl_in_reward: float = 0.0
     """beta: cost of a nat of log-prob over the starting policy's (Search-R1: 0.001)."""
@@ -43,7 +43,7 @@ class PPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
-        check_range("lam", self.lam, 0, 1)
+        check_range("gae_lambda", self.gae_lambda, 0, 1)
         check_range("kl_in_reward", self.kl_in_reward, 0)
 
 
@@ -57,21 +57,21 @@ class PPO(Algorithm):
         self.critic = config.critic
         self.needs_reference = config.kl_in_reward > 0
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         advantages = self._gae(buffer)
         return whiten(advantages, out=advantages).astype(np.float32)
 
-    def value_targets(self, buffer: RolloutBuffer) -> Floats:
+    def value_targets(self, buffer: RolloutBuffer) -> Float32s:
         """R_t of each policy token."""
-        targets: Floats = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
+        targets: Float32s = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
         return targets
 
     def _gae(self, buffer: RolloutBuffer) -> Values:
         if buffer.values is None:
             raise RolloutBufferError("the buffer holds no values: PPO needs a critic's; set buffer.values first")
         rewards = token_rewards(buffer, self.config.kl_in_reward)
-        return gae(rewards, buffer.values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.lam)
+        return gae(rewards, buffer.values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
 
 
 def token_rewards(buffer: RolloutBuffer, beta: float) -> Values:

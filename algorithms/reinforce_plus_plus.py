@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import group_statistics, whiten
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import group_statistics, whiten
 from igsearch_env.errors import check_range
 
 
@@ -46,7 +46,7 @@ class ReinforcePlusPlus(Algorithm):
     def __init__(self, config: ReinforcePlusPlusConfig) -> None:
         self.config = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         rewards = buffer.outcomes.astype(np.float64)
         if self.config.group_baseline:

@@ -11,9 +11,9 @@ as in verl, the clipped loss is the default here (with one update a step they ar
 from __future__ import annotations
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import rloo_advantages
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import rloo_advantages
 
 
 class RLOO(Algorithm):
@@ -24,7 +24,7 @@ class RLOO(Algorithm):
     def __init__(self, config: TrainConfig) -> None:
         pass
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         return buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
 

@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import RolloutBuffer
 from algorithms.common.config import TrainConfig
+from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -28,7 +28,8 @@ from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
 from benchmarks.measure import Line, interleaved
-from igsearch_env.protocol import Answer, Protocol, Search
+from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
@@ -46,7 +47,7 @@ SIDES: dict[str, Algorithm] = {
     "REINFORCE++, gamma 0.99": ReinforcePlusPlus(ReinforcePlusPlusConfig(gamma=0.99)),
     "REINFORCE++, group baseline": ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)),
     "PPO": PPO(PPOConfig()),
-    "PPO, gamma 0.99, lambda 0.95": PPO(PPOConfig(gamma=0.99, lam=0.95)),
+    "PPO, gamma 0.99, lambda 0.95": PPO(PPOConfig(gamma=0.99, gae_lambda=0.95)),
     "IGPO": IGPO(IGPOConfig()),
     "MR-Search": MRSearch(MRSearchConfig()),
     "GiGPO, equal anchors": GiGPO(GiGPOConfig(similarity=None)),

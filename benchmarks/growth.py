@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from algorithms.common.scoring import PolicyScorer
+from algorithms.common.rollout.answer_scorer import PolicyScorer
 from benchmarks.information_gain import make_requests
 from benchmarks.measure import Line, MemoryWatch, seconds
 from benchmarks.policies import random_policy

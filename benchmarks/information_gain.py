@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from algorithms.common.key_values import KeyValues, Prefixes
-from algorithms.common.packing import Block, pack, passes
-from algorithms.common.policy import Policy
-from algorithms.common.scoring import PolicyScorer
+from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
+from algorithms.common.model.packing import Block, pack, split_by_budget
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.answer_scorer import PolicyScorer
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
 from igsearch_env.scorers import ScoreRequest, Segment
@@ -65,16 +65,16 @@ def token_counts(policy: Policy, requests: Sequence[ScoreRequest]) -> tuple[int,
     return plain, own + sum(map(len, trunks)), own
 
 
-def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> Prefixes:
+def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> CachedPrefixes:
     """The trunks as a rollout, or a pass for old log-probs, leaves them."""
     trunks, _ = PolicyScorer(policy).plan(requests)
-    store = KeyValues()
+    store = KVCache()
     store.reserve(len(trunks), max(map(len, trunks)))
     with torch.no_grad():
         for number, trunk in enumerate(trunks):
             block = Block(trunk, 0, number * store.stride)
-            policy.read(pack([block], policy.device, store=store, keep=True))
-    return Prefixes(store, {number * store.stride: trunk for number, trunk in enumerate(trunks)})
+            policy.forward_packed(pack([block], policy.device, store=store, keep=True))
+    return CachedPrefixes(store, {number * store.stride: trunk for number, trunk in enumerate(trunks)})
 
 
 def score_plain(policy: Policy, requests: Sequence[ScoreRequest], token_budget: int = 8_192) -> None:
@@ -82,8 +82,8 @@ def score_plain(policy: Policy, requests: Sequence[ScoreRequest], token_budget: 
     trunks, branches = PolicyScorer(policy).plan(requests)
     whole = [trunks[branch.trunk][: branch.shared] + branch.ids for branch in branches]
     with torch.no_grad():
-        for part in passes([len(ids) for ids in whole], token_budget):
-            policy.read(pack([Block(whole[place]) for place in part], policy.device))
+        for part in split_by_budget([len(ids) for ids in whole], token_budget):
+            policy.forward_packed(pack([Block(whole[place]) for place in part], policy.device))
 
 
 def lines(

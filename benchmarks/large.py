@@ -26,13 +26,16 @@ import torch
 import tyro
 from rich.console import Console
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.memory import plan_memory
-from algorithms.common.pretrained import DTYPES, LoraConfig, PolicyConfig
-from algorithms.common.run import Run
-from algorithms.common.scoring import measure_information_gain
+from algorithms.common.memory.plan import plan_memory
+from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.pretrained import DTYPES, PolicyConfig
+from algorithms.common.rollout.answer_scorer import measure_information_gain
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, recompute_logprobs, update
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
@@ -76,7 +79,7 @@ class Args:
     """Tokens of three passages."""
     token_budget: int = 8_192
     """Tokens of a pass and of a micro-batch."""
-    cache_tokens: int = 262_144
+    kv_cache_tokens: int = 262_144
     """Tokens whose keys and values are held."""
 
 
@@ -124,7 +127,7 @@ def lines(args: Args) -> list[Line]:
             buffer.prefixes = None
             advantages = algorithm.advantages(buffer)
             _timed(args, times, "update", partial(update, run, buffer, advantages, step))
-            _timed(args, times, "weights", run.sampler.update)
+            _timed(args, times, "weights", run.sampler.sync_weights)
         run.close()
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before
         return _lines(args, run, buffer, times, peak, planned)
@@ -145,10 +148,10 @@ def _config(args: Args, folder: Path, context: int) -> IGGRPOConfig:
         ),
         env=EnvConfig(max_searches=args.searches),
         rollout=RolloutConfig(
-            questions=args.questions,
+            questions_per_step=args.questions,
             group_size=args.group_size,
             max_new_tokens=args.turn,
-            cache_tokens=args.cache_tokens,
+            kv_cache_tokens=args.kv_cache_tokens,
             token_budget=args.token_budget,
             dtype=args.sampler_dtype,
         ),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from algorithms.common.policy import Policy
+from algorithms.common.model.policy import Policy
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 # From the config.json of each model; "small" is ours.

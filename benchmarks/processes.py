@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from algorithms.common.logs import read_metrics
+from algorithms.common.run.metrics_log import read_metrics
 from benchmarks.measure import Line
 
 ROOT = Path(__file__).parent.parent

@@ -10,15 +10,15 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import play
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.decoder import Decoder
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
-from igsearch_env.engine import SearchEngine
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, Retriever
@@ -38,7 +38,7 @@ class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
 
 
 def plain_loop(
-    policy: Policy, engine: SearchEngine, questions: Sequence[Question], max_new_tokens: int
+    policy: Policy, engine: EpisodeStepper, questions: Sequence[Question], max_new_tokens: int
 ) -> list[Trajectory]:
     """Greedy episodes in lockstep; each turn reads everything before it again, padded on the left."""
     episodes = [engine.begin(question) for question in questions]
@@ -120,14 +120,14 @@ def lines(repeats: int) -> list[Line]:
     """At the bundled defaults, and with four searches in 2,000 tokens. Both sides must write the same tokens."""
     config = TrainConfig()
     policy = Policy.load(PolicyConfig())
-    questions = bundled_world().questions["train"][: config.rollout.questions * config.rollout.group_size]
-    engine = SearchEngine(questions, bundled_retriever(), None, protocol=Protocol("search_r1", config.env.prompt))
+    questions = bundled_world().questions["train"][: config.rollout.questions_per_step * config.rollout.group_size]
+    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=Protocol("search_r1", config.env.prompt))
     result = [
         _line("bundled defaults", policy, engine, questions, config.rollout.max_new_tokens, 1.3, repeats),
     ]
     long = random_policy("small", 4, context_length=4_096, policy_class=FixedTurns)
     retriever = LongPassages(long, OBSERVATION)
-    engine = SearchEngine(questions[:EPISODES], retriever, None, max_searches=4)
+    engine = EpisodeStepper(questions[:EPISODES], retriever, None, max_searches=4)
     result.append(_line("four searches, 2,000 tokens", long, engine, questions[:EPISODES], TURN, 2.0, repeats))
     return result
 
@@ -135,7 +135,7 @@ def lines(repeats: int) -> list[Line]:
 def _line(
     name: str,
     policy: Policy,
-    engine: SearchEngine,
+    engine: EpisodeStepper,
     questions: Sequence[Question],
     max_new_tokens: int,
     target: float,

@@ -25,7 +25,7 @@ import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 
-from retrievers.vector_index import VectorIndex, exact_search, recall
+from retrievers.index.vector_index import VectorIndex, exact_search, recall
 
 DIMENSION, LATENT, CLUSTERS = 384, 48, 2_000
 SHARD = 500_000

@@ -30,7 +30,7 @@ from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
 from retrievers.server import bind, spare_processors
-from retrievers.service import make_app
+from retrievers.service.endpoints import make_app
 
 CLIENTS = 8
 QUERIES = 256  # of each side in each round

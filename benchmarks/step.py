@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from algorithms.common.packing import Pack
-from algorithms.common.run import Run
-from algorithms.common.scoring import measure_information_gain
+from algorithms.common.model.packing import Pack
+from algorithms.common.rollout.answer_scorer import measure_information_gain
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, update
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, seconds
@@ -36,8 +36,8 @@ class _Clock:
 
 def _watch(run: Run, clock: _Clock) -> None:
     """Clock the passes and the environment of a run."""
-    read: Callable[[Pack], Any] = run.policy.read
-    step = run.engine.step
+    read: Callable[[Pack], Any] = run.policy.forward_packed
+    step = run.stepper.step
 
     def timed_read(packed: Pack) -> Any:
         start = time.perf_counter()
@@ -53,8 +53,8 @@ def _watch(run: Run, clock: _Clock) -> None:
         clock.add("environment", time.perf_counter() - start)
         return result
 
-    run.policy.read = timed_read  # type: ignore[method-assign]
-    run.engine.step = timed_step  # type: ignore[method-assign,assignment]
+    run.policy.forward_packed = timed_read  # type: ignore[method-assign]
+    run.stepper.step = timed_step  # type: ignore[method-assign,assignment]
 
 
 def lines(repeats: int) -> list[Line]:

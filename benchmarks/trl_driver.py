@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from igsearch_env.protocol import Answer, Protocol, parse
+from igsearch_env.protocols.actions import Answer
+from igsearch_env.protocols.protocol import Protocol, parse
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.world.bundled import bundled_retriever
 

@@ -33,14 +33,15 @@ from typing import Any
 import torch
 import tyro
 
-from algorithms.common.config import OptimizerConfig
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.run import Run
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, update
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
-from igsearch_env.protocol import STOP_TAGS, Answer, parse
+from igsearch_env.protocols.actions import Answer
+from igsearch_env.protocols.protocol import STOP_TAGS, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 # The torch and transformers of this environment, so that only the trainers differ.

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from algorithms.common.loss import LossConfig, policy_loss
-from algorithms.common.policy import Policy
+from algorithms.common.model.policy import Policy
+from algorithms.common.training.loss import LossConfig, policy_loss
 from benchmarks.measure import Line, peak_gigabytes, seconds
 from benchmarks.policies import random_policy
 

@@ -28,8 +28,8 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from algorithms.common.comparison import write_report
-from algorithms.common.run_records import Record, read_records
+from algorithms.comparison.run_summary import RunSummary, read_records
+from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +37,7 @@ ALGORITHMS = {
     "grpo": "grpo",
     "ig_grpo": "ig_grpo",
     "gigpo": "gigpo",
-    "mr_search": "mr_search --rollout.questions 5",
+    "mr_search": "mr_search --rollout.questions_per_step-per-step 5",
     "igpo": "igpo",
     "rloo": "rloo",
     "reinforce_plus_plus": "reinforce_plus_plus",
@@ -110,9 +110,9 @@ class Job:
             )
         return _essence(before) == _essence(self.command) and (self.folder / "test_after.json").is_file()
 
-    def record(self) -> Record:
+    def record(self) -> RunSummary:
         """What a report needs of the finished run."""
-        return Record.of_run(self.folder, self.label, self.seed, self.start, _essence(self.command))
+        return RunSummary.of_run(self.folder, self.label, self.seed, self.start, _essence(self.command))
 
 
 def _essence(command: Sequence[str], *also: str) -> list[str]:
@@ -145,7 +145,7 @@ def _label(entry: str) -> str:
     return entry.partition("=")[0]
 
 
-def _known(job: Job, records: dict[tuple[str, int, str], Record]) -> bool:
+def _known(job: Job, records: dict[tuple[str, int, str], RunSummary]) -> bool:
     """Whether a record holds this run. Raises `ConfigurationError` if it holds one of another command."""
     record = records.get((job.label, job.seed, job.start))
     if record is not None and record.command != _essence(job.command):

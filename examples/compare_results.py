@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from algorithms.common.evaluation import Row
-from algorithms.common.fingerprint import MODEL, Fingerprint, differences
-from algorithms.common.intervals import Floats, mcnemar, paired_difference
-from algorithms.common.results import Result, read_result
-from igsearch_env.benchmarks import FAMILIES
+from algorithms.common.evaluation.fingerprint import MODEL, Fingerprint, differences
+from algorithms.common.evaluation.intervals import Float64s, mcnemar, paired_difference
+from algorithms.common.evaluation.results import Result, read_result
+from algorithms.common.evaluation.scores import QuestionResult
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.question_sets import FAMILIES
 
 WIDTH = 130  # of the table
 
@@ -90,17 +90,17 @@ def main(args: Args) -> None:
         args.output.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-Pair = tuple[list[Row], list[Row]]
+Pair = tuple[list[QuestionResult], list[QuestionResult]]
 
 
-def common(before: Sequence[Row], after: Sequence[Row]) -> Pair:
+def common(before: Sequence[QuestionResult], after: Sequence[QuestionResult]) -> Pair:
     """The rows of questions that both scored, in the same order: same id, same text, same golden answers."""
     left, right = ({_asked(row): row for row in rows if not row.failed} for rows in (before, after))
     keys = [key for key in left if key in right]
     return [left[key] for key in keys], [right[key] for key in keys]
 
 
-def _asked(row: Row) -> tuple[str, ...]:
+def _asked(row: QuestionResult) -> tuple[str, ...]:
     return row.id, row.question, *row.golden_answers
 
 
@@ -140,7 +140,7 @@ def compare(pairs: Mapping[str, Pair], dropped: int) -> Comparison:
     return Comparison(n, dropped, means[0], means[1], found.mean, found.bootstrap, p, verdict)
 
 
-def _ems(rows: Sequence[Row]) -> Floats:
+def _ems(rows: Sequence[QuestionResult]) -> Float64s:
     """EM [1, questions]: one seed."""
     return np.array([[row.em for row in rows]])
 

@@ -24,22 +24,28 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from algorithms.common.config import EnvConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.evaluation import MacroAverage, Row, Score, limit_per_dataset, macro_averages, score_rows
-from algorithms.common.factories import make_protocol, make_questions, make_retriever
-from algorithms.common.fingerprint import Fingerprint, make_fingerprint
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.results import PartialResult, write_result
-from algorithms.common.rollout import play
-from algorithms.common.truncation import observation_cut
-from igsearch_env.benchmarks import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
-from igsearch_env.engine import SearchEngine
+from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
+from algorithms.common.evaluation.results import PartialResult, write_result
+from algorithms.common.evaluation.scores import (
+    MacroAverage,
+    QuestionResult,
+    Score,
+    limit_per_dataset,
+    macro_averages,
+    score_rows,
+)
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
+from algorithms.common.rollout.truncation import observation_cut
 from igsearch_env.errors import IGSearchError, check_range
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.questions import Question, check_unique, where
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.vector_env import IGSearchVectorEnv
 from retrievers import RetrievalError, Retriever, RetrieverError
@@ -86,7 +92,7 @@ class Args:
     """Longest episode, tokens. None: the model's own."""
     dtype: str = "float32"
     """Precision of the weights: float32, bfloat16 or float16."""
-    cache_tokens: int = 262_144
+    kv_cache_tokens: int = 262_144
     """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
     limit: int = 0
     """Questions of each data set, from the first; 0: all."""
@@ -174,14 +180,14 @@ def make_player(args: Args, retriever: Retriever, protocol: Protocol) -> Player:
         slots=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         temperature=0.0,
-        cache_tokens=args.cache_tokens,
+        kv_cache_tokens=args.kv_cache_tokens,
     )
-    return lambda batch: play(decoder, SearchEngine(batch, retriever, None, **rules), batch, seed=(0,))
+    return lambda batch: play(decoder, EpisodeStepper(batch, retriever, None, **rules), batch, seed=(0,))
 
 
 def ask(
     args: Args, questions: Sequence[Question], player: Player, partial: PartialResult | None
-) -> tuple[list[Row], Counter[str]]:
+) -> tuple[list[QuestionResult], Counter[str]]:
     """The rows of all questions that got an answer, in their order, and the failed retrievals by data set.
 
     What `partial` holds is not asked again, and what is answered is added to it. Raises `RetrievalError` above the
@@ -196,7 +202,7 @@ def ask(
         asked = [q for q in questions[start : start + chunk] if (q.dataset, q.id) not in rows]
         if not asked:
             continue
-        played = [Row.of(trajectory) for trajectory in player(asked)]
+        played = [QuestionResult.of(trajectory) for trajectory in player(asked)]
         answered = [row for row in played if not row.failed]
         rows |= {row.key: row for row in answered}
         if partial is not None:
@@ -222,7 +228,7 @@ def _resume(args: Args) -> str:
 def write(
     args: Args,
     output: Path,
-    rows: Sequence[Row],
+    rows: Sequence[QuestionResult],
     scores: Mapping[str, Score],
     fingerprint: Fingerprint,
     notes: Mapping[str, str],

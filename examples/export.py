@@ -26,7 +26,7 @@ from algorithms.common.export.folder import check_replaceable, replacing, write_
 from algorithms.common.export.model_card import model_card
 from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.export.weights import adapter_alone, whole_model
-from algorithms.common.pretrained import DTYPES
+from algorithms.common.model.pretrained import DTYPES
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # configurations and tokenizers

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain
-from igsearch_env.engine import SearchEngine
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.errors import IGSearchError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
@@ -90,7 +90,7 @@ def main(args: Args) -> None:
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
         protocol = Protocol(family, "bare")
-        engine = SearchEngine(questions, retriever, None, protocol=protocol)
+        engine = EpisodeStepper(questions, retriever, None, protocol=protocol)
         decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
         buffer = collect(decoder, engine, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")

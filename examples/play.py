@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
-from algorithms.common.factories import make_questions, make_retriever
+from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.errors import IGSearchError, check_range
 from retrievers import RetrieverError
 

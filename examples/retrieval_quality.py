@@ -23,9 +23,9 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from algorithms.common.evaluation import limit_per_dataset
-from igsearch_env.benchmarks import evaluation_rows
+from algorithms.common.evaluation.scores import limit_per_dataset
 from igsearch_env.errors import IGSearchError
+from igsearch_env.question_sets import evaluation_rows
 from igsearch_env.questions import Question, load_questions, where
 from igsearch_env.rewards import normalize_answer
 from retrievers import Passage, Retriever, RetrieverError, open_retriever

@@ -26,31 +26,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.config import EnvConfig, RolloutConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.factories import make_protocol, make_questions, make_retriever
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.page import write
-from algorithms.common.report.record import load_recorded, record_trajectories
-from algorithms.common.report.trajectories import fitting_page
-from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain
-from algorithms.common.side_by_side import (
-    ALGORITHMS,
-    BASELINES,
-    READS,
-    Gains,
-    all_advantages,
-    analyse,
-    set_gains,
-    signs,
-    turns_of,
-)
-from igsearch_env.engine import SearchEngine
+from algorithms.common.report.trajectory_page import fitting_page
+from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
+from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
+from algorithms.common.run.recorded_trajectories import load_recorded, record_trajectories
+from algorithms.comparison.registry import ALGORITHMS, BASELINES, READS
+from algorithms.comparison.same_buffer import Gains, all_advantages, analyse, set_gains, signs, turns_of
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.information_gain import InformationGain
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Gain
 from retrievers import Retriever, RetrieverError
 
@@ -148,7 +139,7 @@ def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retrie
     check_range("questions", args.questions, 1, len(questions))
     order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
     chosen = [questions[place] for place in order[: args.questions]]
-    engine = SearchEngine(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env, policy))
+    engine = EpisodeStepper(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env, policy))
     slots, longest = args.questions * args.group_size, rollout.max_new_tokens
     decoder = Decoder(policy, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
     buffer = collect(decoder, engine, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))

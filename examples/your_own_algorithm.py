@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
-from algorithms.common.estimators import rloo_advantages
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import rloo_advantages
 from igsearch_env.errors import check_range
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import Trajectory, Turn
@@ -53,7 +53,7 @@ class FirstSight(Algorithm):
     def __init__(self, config: FirstSightConfig) -> None:
         self.config = config
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         advantages = buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
         places, returns, siblings = [], [], []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from algorithms.common.evaluation import macro_average, score
+from algorithms.common.evaluation.scores import macro_average, score
 from igsearch_env import IGSearchEnv, IGSearchVectorEnv
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.world.bundled import bundled_retriever, bundled_world

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import gymnasium
 
-from igsearch_env.engine import SearchEngine, describe, render
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import AnswerScorer
+from igsearch_env.stepper import EpisodeStepper, render, step_info
 from igsearch_env.terminal import EpisodePrinter
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
@@ -87,7 +87,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        self.engine = SearchEngine(
+        self.stepper = EpisodeStepper(
             questions,
             retriever,
             scorer,
@@ -101,9 +101,9 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigurationError(f"render_mode={render_mode!r}: must be None, 'ansi' or 'human'")
         self.render_mode = render_mode
-        self.observation_space, self.action_space = self.engine.spaces()
+        self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
-        self._printer = EpisodePrinter(self.engine.protocol)  # of mode "human"
+        self._printer = EpisodePrinter(self.stepper.protocol)  # of mode "human"
 
     @property
     def trajectory(self) -> Trajectory:
@@ -117,14 +117,14 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         question = (options or {}).get("question")
         if question is None:
-            question = self.engine.questions[int(self.np_random.integers(len(self.engine.questions)))]
+            question = self.stepper.questions[int(self.np_random.integers(len(self.stepper.questions)))]
         elif not isinstance(question, Question):
             raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
-        self.episode = self.engine.begin(question)
-        self._printer = EpisodePrinter(self.engine.protocol)
+        self.episode = self.stepper.begin(question)
+        self._printer = EpisodePrinter(self.stepper.protocol)
         if self.render_mode == "human":
             self.render()
-        return self.trajectory.prompt, describe(self.episode)
+        return self.trajectory.prompt, step_info(self.episode)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """One turn of the agent: observation, reward, terminated, truncated, info."""
@@ -134,12 +134,12 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         if trajectory.done:
             raise gymnasium.error.ResetNeeded(f"the episode has ended ({trajectory.stop_reason}): call reset() first")
         assert self.episode is not None
-        reward = self.engine.step([self.episode], [action])[0]
+        reward = self.stepper.step([self.episode], [action])[0]
         if self.render_mode == "human":
             self.render()
         terminated = trajectory.stop_reason == "answered"
         truncated = trajectory.done and not terminated
-        return trajectory.turns[-1].observation, reward, terminated, truncated, describe(self.episode)
+        return trajectory.turns[-1].observation, reward, terminated, truncated, step_info(self.episode)
 
     def render(self) -> str | None:
         """Mode "ansi": the episode so far, as a string. Mode "human": what is new in it, printed."""

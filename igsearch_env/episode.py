@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from igsearch_env.protocol import Answer, Invalid, Protocol, Search, refine_text
+from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols.protocol import Protocol, refine_text
 from igsearch_env.questions import Question
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Attempt, Trajectory, Turn

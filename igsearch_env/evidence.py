@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from igsearch_env.protocol import Protocol, action_span, refine_span, refine_text
+from igsearch_env.protocols.protocol import Protocol, action_span, refine_span, refine_text
 from igsearch_env.scorers import Segment
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Passage, Retriever

@@ -32,7 +32,7 @@ from igsearch_env.evidence import (
     real_segment,
     segment,
 )
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever

@@ -22,4 +22,4 @@ class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.R
         if not isinstance(env.unwrapped, IGSearchEnv):
             raise ConfigurationError(f"env is a {type(env.unwrapped).__name__}: it must be an IGSearchEnv")
         check_range("attempts", attempts, 1, 100)
-        env.unwrapped.engine.attempts = attempts
+        env.unwrapped.stepper.attempts = attempts

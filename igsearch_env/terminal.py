@@ -10,7 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from igsearch_env.protocol import Protocol, action_span
+from igsearch_env.protocols.protocol import Protocol, action_span
 from igsearch_env.trajectory import RETRIEVAL_FAILED, Gain, Trajectory, Turn
 from retrievers.base import Passage
 

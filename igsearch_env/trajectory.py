@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from igsearch_env.protocol import Action, Search
+from igsearch_env.protocols.actions import Action, Search
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
@@ -101,7 +101,7 @@ class Trajectory:
         return bool(self.stop_reason)
 
     @property
-    def failed(self) -> bool:
+    def retrieval_failed(self) -> bool:
         """Whether the episode ended by a retrieval failure, so that it must teach nothing."""
         return self.stop_reason == RETRIEVAL_FAILED
 

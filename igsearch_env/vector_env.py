@@ -11,13 +11,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from igsearch_env.engine import SearchEngine, describe
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import AnswerScorer
+from igsearch_env.stepper import EpisodeStepper, step_info
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
 
@@ -56,7 +56,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             raise ConfigurationError(f"num_envs={num_envs}: must be at least 1")
         if render_mode is not None:
             raise ConfigurationError(f"render_mode={render_mode!r}: the vector form has none; use gym.make to look")
-        self.engine = SearchEngine(
+        self.stepper = EpisodeStepper(
             questions,
             retriever,
             scorer,
@@ -72,7 +72,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         self.autoreset = autoreset
         if not autoreset:
             self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space, self.single_action_space = self.engine.spaces()
+        self.single_observation_space, self.single_action_space = self.stepper.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.episodes: list[Episode] = []
@@ -101,7 +101,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
                 raise ConfigurationError(f"options['questions'] has {question!r}: each must be a Question")
         episodes = self.episodes or [None] * self.num_envs  # type: ignore[list-item]
         self.episodes = [
-            (self.engine.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
+            (self.stepper.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
             for i in range(self.num_envs)
         ]
         return self._observations(), self._infos(list(np.flatnonzero(mask)))
@@ -118,7 +118,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         running = [i for i, episode in enumerate(self.episodes) if not episode.trajectory.done]
         rewards = np.zeros(self.num_envs)
         if running:
-            rewards[running] = self.engine.step([self.episodes[i] for i in running], [actions[i] for i in running])
+            rewards[running] = self.stepper.step([self.episodes[i] for i in running], [actions[i] for i in running])
         touched = running
         if self.autoreset and ended:
             for i in ended:
@@ -130,8 +130,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         return self._observations(), rewards, terminations, truncations, self._infos(touched)
 
     def _draw(self, i: int) -> Episode:
-        questions = self.engine.questions
-        return self.engine.begin(questions[int(self._generators[i].integers(len(questions)))])
+        questions = self.stepper.questions
+        return self.stepper.begin(questions[int(self._generators[i].integers(len(questions)))])
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: Flags) -> None:
         if seed is None and self._generators:
@@ -165,11 +165,11 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
     def _infos(self, touched: Sequence[int]) -> dict[str, Any]:
         """Gymnasium's vector form: per key an array, and `_key`, where it has a value."""
         columns: dict[str, Any] = {}
-        for key in describe(self.episodes[0]):
+        for key in step_info(self.episodes[0]):
             columns[key] = np.full(self.num_envs, None, dtype=object)
             columns[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
         for i in touched:
-            for key, value in describe(self.episodes[i]).items():
+            for key, value in step_info(self.episodes[i]).items():
                 columns[key][i] = value
                 columns[f"_{key}"][i] = value is not None
         return columns

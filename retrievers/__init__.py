@@ -26,7 +26,7 @@ from retrievers.replay import RecordingRetriever, ReplayRetriever
 
 if TYPE_CHECKING:
     from retrievers.dense import DenseRetriever
-    from retrievers.encoder import SentenceEncoder
+    from retrievers.index.encoder import SentenceEncoder
     from retrievers.remote import RemoteRetriever
     from retrievers.rerank import RerankingRetriever
 
@@ -34,7 +34,7 @@ _LATER = {
     "DenseRetriever": "retrievers.dense",
     "RemoteRetriever": "retrievers.remote",
     "RerankingRetriever": "retrievers.rerank",
-    "SentenceEncoder": "retrievers.encoder",
+    "SentenceEncoder": "retrievers.index.encoder",
 }
 
 __all__ = [

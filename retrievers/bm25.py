@@ -13,7 +13,7 @@ import numpy as np
 
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
 from retrievers.corpus import DiskCorpus, corpus_hash, write_corpus
-from retrievers.manifest import read_manifest, write_manifest
+from retrievers.index.manifest import read_manifest, write_manifest
 
 
 class BM25Retriever(CorpusRetriever):

@@ -25,11 +25,11 @@ from retrievers.base import IndexMismatchError, RetrieverError
 from retrievers.bm25 import BM25Retriever
 from retrievers.corpus import DiskCorpus, Survey, load_corpus, survey_corpus
 from retrievers.dense import check_encoder
-from retrievers.encoder import Encoder, SentenceEncoder
-from retrievers.manifest import read_manifest, write_manifest
-from retrievers.plan import Plan, plan_bm25, plan_dense
-from retrievers.shards import encode_shards, encoded, open_shards
-from retrievers.vector_index import (
+from retrievers.index.encoder import Encoder, SentenceEncoder
+from retrievers.index.manifest import read_manifest, write_manifest
+from retrievers.index.plan import Plan, plan_bm25, plan_dense
+from retrievers.index.shards import encode_shards, encoded, open_shards
+from retrievers.index.vector_index import (
     HNSWLIB,
     VectorIndex,
     exact_search,

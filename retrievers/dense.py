@@ -8,9 +8,9 @@ from typing import Any
 
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
 from retrievers.corpus import DiskCorpus, corpus_hash
-from retrievers.encoder import Encoder, SentenceEncoder
-from retrievers.manifest import read_manifest
-from retrievers.vector_index import VectorIndex
+from retrievers.index.encoder import Encoder, SentenceEncoder
+from retrievers.index.manifest import read_manifest
+from retrievers.index.vector_index import VectorIndex
 
 
 class DenseRetriever(CorpusRetriever):

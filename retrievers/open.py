@@ -9,7 +9,7 @@ from retrievers.base import CorpusError, Passage, Retriever
 from retrievers.bm25 import BM25Retriever
 from retrievers.corpus import load_corpus
 from retrievers.hybrid import HybridRetriever
-from retrievers.manifest import read_manifest
+from retrievers.index.manifest import read_manifest
 
 
 def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:

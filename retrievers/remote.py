@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
-from retrievers.replicas import RefusedError, RemoteStats, Replicas, Request
-from retrievers.wire import read_health, read_result, read_sample, unicode
+from retrievers.service.replicas import RefusedError, RemoteStats, Replicas, Request
+from retrievers.service.wire import read_health, read_result, read_sample, unicode
 
 
 class RemoteRetriever(Retriever):

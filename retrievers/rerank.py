@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever
-from retrievers.encoder import EncoderError
+from retrievers.index.encoder import EncoderError
 
 # Relevance of (query, passage) pairs, one number each, higher is better.
 Scorer = Callable[[list[tuple[str, str]]], Sequence[float]]

@@ -26,7 +26,7 @@ import uvicorn
 
 from retrievers.base import QueryError, RetrieverError
 from retrievers.open import open_retriever
-from retrievers.service import Limits, make_app
+from retrievers.service.endpoints import Limits, make_app
 
 KEEP_ALIVE = 75  # seconds; clients, which keep connections for less, shall be the ones to close them
 SHUTDOWN_SECONDS = 60

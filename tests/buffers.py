@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from algorithms.common.buffer import RolloutBuffer
-from igsearch_env.protocol import Answer, Search
+from algorithms.common.rollout.buffer import RolloutBuffer
+from igsearch_env.protocols.actions import Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Gain, Group, Trajectory, Turn
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retrievers import Passage
-from retrievers.encoder import Vectors
+from retrievers.index.encoder import Vectors
 
 
 class WordEncoder:

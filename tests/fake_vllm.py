@@ -22,10 +22,10 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from safetensors.torch import load_file
 
-from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.tokens import Tokens
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.rollout.decoder import Decoder
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 # Of `EngineArgs`, besides those that `LLM` names itself; not all of them.

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch.distributed.checkpoint import filesystem
 
-from algorithms.common.checkpoint import CheckpointError, save_checkpoint
-from algorithms.common.config import DistributedConfig, OptimizerConfig
-from algorithms.common.distributed import Processes, end_process
-from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, TokenLogprobs
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.distributed.failures import end_process
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.model.policy import Policy, PolicyModule
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
+from algorithms.common.training.learner import Learner, OptimizerConfig
 
 
 def no_space(*_: Any, **__: Any) -> None:
@@ -31,7 +31,7 @@ def main(folder: str, where: str) -> None:
     processes = Processes.start(config, "cpu")
     policy = Policy.load(PolicyConfig(device="cpu"))
     learner = Learner(
-        TokenLogprobs(policy),
+        PolicyModule(policy),
         OptimizerConfig(),
         processes,
         config,

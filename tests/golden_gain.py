@@ -15,7 +15,8 @@ from golden_reader import Case, NotAsked
 
 from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocol import Answer, Protocol, Search, refine_span, truncate
+from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols.protocol import Protocol, refine_span, truncate
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest, weighted_mean
 from igsearch_env.trajectory import ANSWERED, Trajectory, Turn

@@ -11,9 +11,9 @@ import torch
 from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
-from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.estimators import grpo_advantages, overlong_penalty, rloo_advantages, whiten
-from algorithms.common.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights, value_loss
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.advantages import grpo_advantages, overlong_penalty, rloo_advantages, whiten
+from algorithms.common.training.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights, value_loss
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages
@@ -29,7 +29,7 @@ NORM = "seq-mean-token-sum-norm"
 # ---------------------------------------------------------------- advantages
 
 
-def _scalars(case: Case, groups: list[Any]) -> Floats:
+def _scalars(case: Case, groups: list[Any]) -> Float32s:
     # "drgrpo" says in its name what `norm_adv_by_std` says in the inputs.
     scale = case.get("norm_adv_by_std") if case.has("norm_adv_by_std") else not case.name.startswith("drgrpo")
     eps = case.get("eps") if case.has("eps") else 1e-6
@@ -279,8 +279,8 @@ def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -
 def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
     mask = _tensor(case, "mask")
     config = LossConfig(
-        clip_low=case.get("clip_low"),
-        clip_high=case.get("clip_high"),
+        clip_ratio_low=case.get("clip_ratio_low"),
+        clip_ratio_high=case.get("clip_ratio_high"),
         dual_clip=case.get("clip_ratio_c") if case.has("clip_ratio_c") else None,
         ratio=ratio,
         aggregation=mode,
@@ -315,7 +315,9 @@ def aggregation(case: Case) -> Outputs:
 def trl_losses(case: Case) -> Outputs:
     """TRL's loss types are aggregations; it counts every row as a sequence, whether or not it has a token."""
     mask, epsilon = _tensor(case, "mask"), case.get("epsilon")
-    config = LossConfig(clip_low=epsilon, clip_high=case.get("epsilon_high") if case.has("epsilon_high") else epsilon)
+    config = LossConfig(
+        clip_ratio_low=epsilon, clip_ratio_high=case.get("epsilon_high") if case.has("epsilon_high") else epsilon
+    )
     logprobs = _tensor(case, "log_prob")
     loss = policy_loss(logprobs, _tensor(case, "old_log_prob"), _tensor(case, "advantages"), mask, config).loss_BT
     if case.get("beta"):

@@ -14,17 +14,8 @@ import numpy as np
 from buffers import buffer_of, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
-from igsearch_env.protocol import (
-    Answer,
-    Invalid,
-    Protocol,
-    Search,
-    format_passages,
-    parse,
-    refine_span,
-    refine_text,
-    truncate,
-)
+from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols.protocol import Protocol, format_passages, parse, refine_span, refine_text, truncate
 from igsearch_env.rewards import (
     autorefine_reward,
     exact_match,

@@ -10,8 +10,8 @@ import numpy as np
 from golden_reader import Case, NotAsked
 
 from algorithms import igpo
-from algorithms.common.estimators import discounted_sums
-from algorithms.common.similarity import anchor_clusters
+from algorithms.common.training.advantages import discounted_sums
+from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.gigpo import GiGPOConfig, episode_advantages, step_advantages, turn_advantages
 from igsearch_env.scorers import weighted_mean
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from igsearch_env import Gain, IGSearchEnv, IGSearchVectorEnv, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocol import Invalid, Protocol, Search
+from igsearch_env.protocols.actions import Invalid, Search
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest
 from igsearch_env.trajectory import Trajectory, Turn

@@ -21,11 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from algorithms.common.config import DistributedConfig, OptimizerConfig
-from algorithms.common.distributed import Processes
-from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, TokenLogprobs
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.model.policy import Policy, PolicyModule
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.training.learner import Learner, OptimizerConfig
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")
@@ -98,7 +97,7 @@ def save_tiny_policy(folder: Path, **options: Any) -> Path:
 def learner_of(policy: Policy, **options: Any) -> Learner:
     """What trains a policy in one process; `options` of the optimizer."""
     return Learner(
-        TokenLogprobs(policy),
+        PolicyModule(policy),
         OptimizerConfig(**options),
         Processes(),
         DistributedConfig(),

@@ -15,12 +15,12 @@ import torch
 from buffers import mixed_buffer
 from torch import Tensor
 
-from algorithms.common.config import DistributedConfig, OptimizerConfig
-from algorithms.common.distributed import Processes, end_process
-from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy, TokenLogprobs
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.sequences import MicroBatch
+from algorithms.common.distributed.failures import end_process
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.model.policy import Policy, PolicyModule
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.learner import Learner, OptimizerConfig
 
 
 def main(where: str, rank: str, output: str) -> None:
@@ -29,7 +29,7 @@ def main(where: str, rank: str, output: str) -> None:
     processes = Processes.start(config, "cpu")
     policy = Policy.load(PolicyConfig(device="cpu"))
     learner = Learner(
-        TokenLogprobs(policy),
+        PolicyModule(policy),
         OptimizerConfig(token_budget=100_000),
         processes,
         config,
@@ -59,8 +59,8 @@ def main(where: str, rank: str, output: str) -> None:
         norm, sums = learner.step(buffer, advantages, range(len(buffer.trajectories)), loss_of, lr=1e-3, what="a step")
         weights = sum(float(p.detach().double().abs().sum()) for p in learner.parameters)
         told.append([processes.rank, step, norm, sums["loss"], weights])
-    everybody = processes.chain(told)
-    if processes.first:  # alone: lines of two would run into each other
+    everybody = processes.all_gather_flat(told)
+    if processes.is_main:  # alone: lines of two would run into each other
         Path(output).write_text(json.dumps(everybody))
     processes.close()
 

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.config import DistributedConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.distributed import end_process, full
-from algorithms.common.run import Run
+from algorithms.common.distributed.failures import end_process
+from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import update
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 
 
@@ -25,17 +28,17 @@ def main(buffer_path: str, run_dir: str, output: str, sharding: str) -> None:
     config = GRPOConfig(
         run_dir=Path(run_dir),
         overwrite=True,
-        rollout=RolloutConfig(questions=6, group_size=4),
-        optimizer=OptimizerConfig(warmup_steps=0, minibatches=2, token_budget=300),
+        rollout=RolloutConfig(questions_per_step=6, group_size=4),
+        optimizer=OptimizerConfig(warmup_steps=0, num_minibatches=2, token_budget=300),
         distributed=DistributedConfig(sharding=sharding),
     )
     run = Run(GRPO(config), config)
-    before = [full(p).clone() for p in run.policy.model.parameters()]
+    before = [gather_full_tensor(p).clone() for p in run.policy.model.parameters()]
     rng = np.random.default_rng(0)
     advantages = rng.standard_normal(int(buffer.policy_tokens.sum())).astype(np.float32)
     metrics = update(run, buffer, advantages, 1)
-    after = [full(p) for p in run.policy.model.parameters()]
-    if run.processes.first:
+    after = [gather_full_tensor(p) for p in run.policy.model.parameters()]
+    if run.processes.is_main:
         torch.save({"before": before, "after": after, "metrics": metrics, "size": run.processes.size}, output)
     run.close()
     run.processes.close()

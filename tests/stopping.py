@@ -21,9 +21,9 @@ import torch
 from buffers import buffer_of, question
 from numpy.typing import ArrayLike, NDArray
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.loss import token_weights
-from igsearch_env.protocol import Answer, Search
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.training.loss import token_weights
+from igsearch_env.protocols.actions import Answer, Search
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Trajectory, Turn
 
 Array = NDArray[np.float64]

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.config import RolloutConfig, TrainConfig
-from algorithms.common.estimators import discounted_sums, gae, rloo_advantages, whiten
-from algorithms.common.logs import read_metrics
-from algorithms.common.run import Run
-from algorithms.common.similarity import anchor_clusters
+from algorithms.common.config import TrainConfig
+from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.run.metrics_log import read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
+from algorithms.common.training.advantages import discounted_sums, gae, rloo_advantages, whiten
+from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_states
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -32,7 +33,7 @@ from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusC
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocol import Invalid
+from igsearch_env.protocols.actions import Invalid
 from igsearch_env.trajectory import Attempt, Gain, Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import Passage
@@ -269,7 +270,7 @@ def small_run(config_class: Any, folder: Path) -> Any:
         eval_every=0,
         run_dir=folder / "run",
         env=replace(config_class().env, questions=(str(questions),), eval_questions=(str(questions),)),
-        rollout=RolloutConfig(questions=3, group_size=4, max_new_tokens=16),
+        rollout=RolloutConfig(questions_per_step=3, group_size=4, max_new_tokens=16),
     )
 
 

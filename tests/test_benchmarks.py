@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from igsearch_env import ConfigurationError, Question, load_questions
-from igsearch_env.benchmarks import BENCHMARKS, FAMILIES, evaluation_rows, unlike_published
+from igsearch_env.question_sets import BENCHMARKS, FAMILIES, evaluation_rows, unlike_published
 
 
 def questions(dataset: str, split: str | None, n: int, first: int = 0) -> list[Question]:

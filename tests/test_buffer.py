@@ -14,8 +14,8 @@ from buffers import answer_turn, buffer_of, question, reward_buffer, search_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
-from igsearch_env.protocol import Answer, Invalid, Search
+from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from igsearch_env.protocols.actions import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
 from retrievers import Passage

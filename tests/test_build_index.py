@@ -15,12 +15,12 @@ import pytest
 from encoders import WordEncoder
 
 from retrievers import BM25Retriever, CorpusError, HybridRetriever, IndexMismatchError, open_retriever
-from retrievers import plan as planning
 from retrievers.build_index import Args, build
 from retrievers.dense import DenseRetriever
-from retrievers.manifest import read_manifest
-from retrievers.plan import WontFitError, duration
-from retrievers.vector_index import VectorIndex, VectorIndexError
+from retrievers.index import plan as planning
+from retrievers.index.manifest import read_manifest
+from retrievers.index.plan import WontFitError, duration
+from retrievers.index.vector_index import VectorIndex, VectorIndexError
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"word{i}" for i in range(300)]

@@ -8,14 +8,14 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.evaluation import macro_average, score
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import play
-from igsearch_env.engine import SearchEngine
-from igsearch_env.protocol import Protocol
+from algorithms.common.evaluation.scores import macro_average, score
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.decoder import Decoder
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.rewards import exact_match
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 from igsearch_env.world.generator import Hop
 
@@ -53,12 +53,12 @@ def test_it_reads_well(policy: Policy) -> None:
             entity = question.metadata["named"] if hop is hops[0] else hop.entity
             parts += [f"<search> {entity}</search>", PROTOCOL.observation([world.by_id[hop.passage_id]])]
         rows.append(list(itertools.chain.from_iterable(policy.encode(part) for part in [*parts, "<answer>"])))
-    decoder = Decoder(policy, slots=len(rows), max_new_tokens=6, temperature=0.0, cache_tokens=10**6)
+    decoder = Decoder(policy, slots=len(rows), max_new_tokens=6, temperature=0.0, kv_cache_tokens=10**6)
     place = {decoder.begin(row): number for number, row in enumerate(rows)}
-    decoder.read()
+    decoder.prefill()
     answers = [""] * len(rows)
     while decoder.writing:
-        for slot, completion in decoder.write():
+        for slot, completion in decoder.decode_step():
             answers[place[slot]] = policy.decode(completion.ids).removesuffix("</answer>")
     ems = [exact_match(a, q.golden_answers) for a, q in zip(answers, questions, strict=True)]
     assert sum(ems) / len(ems) >= 0.85
@@ -68,7 +68,9 @@ def test_it_searches_poorly(policy: Policy) -> None:
     """Left alone, it answers at most 30% of the test questions, macro-averaged over the families."""
     questions = bundled_world().questions["test"]
     config = TrainConfig()
-    engine = SearchEngine(questions, bundled_retriever(), None, max_searches=config.env.max_searches, protocol=PROTOCOL)
+    engine = EpisodeStepper(
+        questions, bundled_retriever(), None, max_searches=config.env.max_searches, protocol=PROTOCOL
+    )
     decoder = Decoder(policy, slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
     played = play(decoder, engine, questions, seed=(config.seed,))
     assert macro_average(score(played)) <= 0.30

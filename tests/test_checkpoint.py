@@ -16,7 +16,11 @@ import torch
 from models import learner_of, tiny_policy
 from test_training import question_file, run_ig_grpo, without_times
 
-from algorithms.common.checkpoint import (
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.checkpoint import (
     CheckpointError,
     checkpoints,
     load_optimizers,
@@ -24,10 +28,7 @@ from algorithms.common.checkpoint import (
     save_checkpoint,
     write_policy,
 )
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.learner import Learner
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.training.learner import Learner, OptimizerConfig
 
 
 def trained(policy: Policy) -> Learner:
@@ -90,7 +91,11 @@ def no_space(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize(
     ("where", "failure"),
-    [("torch.save", broken_tensors), ("torch.save", no_space), ("algorithms.common.policy.Policy.save", no_space)],
+    [
+        ("torch.save", broken_tensors),
+        ("torch.save", no_space),
+        ("algorithms.common.model.policy.Policy.save", no_space),
+    ],
 )
 def test_a_full_disk_leaves_the_last_good_one(
     where: str, failure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +166,7 @@ def test_a_policy_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_policy(tmp_path / "best", policy, learner, {"step": 1, "dev/em": 0.5})
     before = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr("algorithms.common.policy.Policy.save", no_space)
+        patch.setattr("algorithms.common.model.policy.Policy.save", no_space)
         with pytest.raises(CheckpointError, match=r"what .*best was before is intact"):
             write_policy(tmp_path / "best", policy, learner, {"step": 2, "dev/em": 0.6})
     assert {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()} == before
@@ -184,7 +189,7 @@ def learning(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "save_every": 1,
         "policy": PolicyConfig(path="bundled"),
         "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
-        "rollout": RolloutConfig(questions=4, group_size=4, max_new_tokens=12),
+        "rollout": RolloutConfig(questions_per_step=4, group_size=4, max_new_tokens=12),
         "optimizer": OptimizerConfig(lr=3e-3, warmup_steps=0),
     }
 

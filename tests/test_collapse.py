@@ -13,9 +13,9 @@ from buffers import reward_buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.common import collapse
-from algorithms.common.collapse import CollapseWatch
-from algorithms.common.statistics import describe
+from algorithms.common.run import collapse
+from algorithms.common.run.collapse import CollapseWatch
+from algorithms.common.training.batch_metrics import batch_metrics
 
 HEALTHY = {
     "searches": 2.0,
@@ -108,7 +108,7 @@ def test_equal_rewards_are_no_sign_where_tokens_still_learn() -> None:
     assert told(watched(*[{"all_equal": 1.0, "advantage/zero_share": 0.0}] * 20)) == []  # PPO, one rollout a question
     # The statistics of such a buffer say the same.
     buffer = reward_buffer([[1.0], [0.0], [1.0]])
-    metrics = describe(buffer, np.full(9, 0.3, dtype=np.float32), max_searches=4)
+    metrics = batch_metrics(buffer, np.full(9, 0.3, dtype=np.float32), max_searches=4)
     assert metrics["all_equal"] == 1
     said = watched(*[{"all_equal": metrics["all_equal"], "advantage/zero_share": metrics["advantage/zero_share"]}] * 9)
     assert told(said) == []

@@ -15,18 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.comparison import verdict
-from algorithms.common.evaluation import Row, score
-from algorithms.common.intervals import Difference, paired_difference
-from algorithms.common.results import read_result, write_result
-from algorithms.common.run_records import make_entries, read_records
+from algorithms.common.evaluation.intervals import Difference, paired_difference, verdict
+from algorithms.common.evaluation.results import read_result, write_result
+from algorithms.common.evaluation.scores import QuestionResult, score
+from algorithms.comparison.run_summary import make_seed_groups, read_records
 from examples.compare_algorithms import ALGORITHMS, Args, Job, make_jobs
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Trajectory
 
 ROOT = Path(__file__).parent.parent
-TINY = "--rollout.questions 2 --rollout.group-size 4 --eval-limit 2 --rollout.max-new-tokens 12"
+TINY = "--rollout.questions_per_step-per-step 2 --rollout.group-size 4 --eval-limit 2 --rollout.max-new-tokens 12"
 
 
 def exact_matches(seeds: int, questions: int, share: float, seed: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -105,7 +104,7 @@ def test_a_result_file_holds_scores_and_a_row_per_question(tmp_path: Path) -> No
         Trajectory(Question(str(i), "q?", ("yes",), "a"), "q?", [], "yes" if i else None, float(i > 0), ANSWERED)
         for i in range(3)
     ]
-    write_result(tmp_path / "r.json", [Row.of(t) for t in played], score(played), algorithm="x")
+    write_result(tmp_path / "r.json", [QuestionResult.of(t) for t in played], score(played), algorithm="x")
     result = read_result(tmp_path / "r.json")
     assert result.scores == score(played)
     assert [(row.id, row.em) for row in result.rows["a"]] == [("0", 0.0), ("1", 1.0), ("2", 1.0)]
@@ -191,7 +190,7 @@ def test_it_is_stopped_resumed_and_reports(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.md").read_text() == report
 
     records = read_records(tmp_path / "out" / "runs.jsonl")
-    ours, theirs = make_entries(records)
+    ours, theirs = make_seed_groups(records)
     assert ours.seeds == theirs.seeds == (0, 1)
     assert ours.gain_share == 0 < theirs.gain_share < 1
     assert ours.per_step("attempts") == 8

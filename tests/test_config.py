@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from algorithms.common.command_line import parse_config
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig, as_dict
+from algorithms.common.config import TrainConfig, as_dict
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
@@ -160,7 +163,11 @@ def test_a_missing_file_is_named(form: list[str]) -> None:
     ("text", "option", "said"),
     [
         ("steps: -1", ["--steps", "-1"], "steps=-1: must be at least 0"),
-        ("optimizer: {schedule: cosin}", ["--optimizer.schedule", "cosin"], "optimizer.schedule='cosin': must be one"),
+        (
+            "optimizer: {schedule: cosin}",
+            ["--optimizer.lr-scheduler-type", "cosin"],
+            "optimizer.lr_scheduler_type='cosin': must be one",
+        ),
         ("rollout: {group_size: 0}", ["--rollout.group-size", "0"], "rollout.group_size=0: must be at least 1"),
         ("steps: many", ["--steps", "many"], "'many'"),
     ],
@@ -181,13 +188,13 @@ def test_a_bad_value_is_named_with_its_rule(
     [
         (TrainConfig, {"steps": -1}, "steps=-1: must be at least 0"),
         (TrainConfig, {"seed": -3}, "seed=-3: must be at least 0"),
-        (TrainConfig, {"keep_checkpoints": 0}, "keep_checkpoints=0: must be at least 1"),
+        (TrainConfig, {"save_total_limit": 0}, "save_total_limit=0: must be at least 1"),
         (
             TrainConfig,
-            {"optimizer": OptimizerConfig(minibatches=1000)},
-            "minibatches=1000: more than the 128",
+            {"optimizer": OptimizerConfig(num_minibatches=1000)},
+            "num_minibatches=1000: more than the 128",
         ),
-        (OptimizerConfig, {"schedule": "cosin"}, "optimizer.schedule='cosin': .*did you mean 'cosine'"),
+        (OptimizerConfig, {"schedule": "cosin"}, "optimizer.lr_scheduler_type='cosin': .*did you mean 'cosine'"),
         (OptimizerConfig, {"lr": float("nan")}, "optimizer.lr=nan: must be at least 0"),
         (RolloutConfig, {"temperature": 0.0}, "rollout.temperature=0.0: must be at least 0.001"),
         (EnvConfig, {"protocol": "searchr1"}, "env.protocol='searchr1': .*did you mean 'search_r1'"),

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.factories import make_protocol
-from algorithms.common.logs import read_metrics
+from algorithms.common.rollout.environment import make_protocol
+from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
 
@@ -46,19 +46,19 @@ PUBLISHED = [
     ("ig-search-3b.yaml", "steps", 200, "IG-Search"),
     ("ig-search-3b.yaml", "policy.path", "Qwen/Qwen2.5-3B", "IG-Search, Table 1"),
     ("ig-search-7b.yaml", "policy.path", "Qwen/Qwen2.5-7B-Instruct", "IG-Search, Table 3"),
-    ("ig-search-3b.yaml", "rollout.questions", 256, "AutoRefine, cmd/train.sh"),
-    ("ig-search-3b.yaml", "optimizer.minibatches", 256 * 5 // 256, "AutoRefine: 256 trajectories each"),
-    ("ig-search-3b.yaml", "loss.kl_coefficient", 0.001, "AutoRefine"),
+    ("ig-search-3b.yaml", "rollout.questions_per_step", 256, "AutoRefine, cmd/train.sh"),
+    ("ig-search-3b.yaml", "optimizer.num_minibatches", 256 * 5 // 256, "AutoRefine: 256 trajectories each"),
+    ("ig-search-3b.yaml", "loss.kl_coef", 0.001, "AutoRefine"),
     ("ig-search-3b.yaml", "rollout.max_new_tokens", 512, "AutoRefine"),
-    ("search-r1-grpo-3b.yaml", "rollout.questions", 512, "Search-R1, train_grpo.sh"),
+    ("search-r1-grpo-3b.yaml", "rollout.questions_per_step", 512, "Search-R1, train_grpo.sh"),
     ("search-r1-grpo-3b.yaml", "rollout.group_size", 5, "Search-R1, train_grpo.sh"),
-    ("search-r1-grpo-3b.yaml", "optimizer.minibatches", 512 * 5 // 256, "Search-R1: 256 trajectories each"),
+    ("search-r1-grpo-3b.yaml", "optimizer.num_minibatches", 512 * 5 // 256, "Search-R1: 256 trajectories each"),
     ("search-r1-grpo-3b.yaml", "optimizer.warmup_steps", int(0.285 * 1005), "Search-R1, train_grpo.sh"),
     ("search-r1-grpo-3b.yaml", "steps", 1005, "Search-R1, train_grpo.sh"),
     ("search-r1-grpo-3b.yaml", "env.max_observation_tokens", 500, "Search-R1, train_grpo.sh"),
     ("search-r1-grpo-3b.yaml", "env.outcome_reward", "em", "Search-R1"),
     ("search-r1-ppo-3b.yaml", "rollout.group_size", 1, "Search-R1, train_ppo.sh"),
-    ("search-r1-ppo-3b.yaml", "optimizer.minibatches", 512 // 256, "Search-R1: 256 trajectories each"),
+    ("search-r1-ppo-3b.yaml", "optimizer.num_minibatches", 512 // 256, "Search-R1: 256 trajectories each"),
     ("search-r1-ppo-3b.yaml", "kl_in_reward", 0.001, "Search-R1, train_ppo.sh"),
     ("search-r1-ppo-3b.yaml", "critic.lr", 1e-5, "Search-R1, train_ppo.sh"),
     ("search-r1-ppo-3b.yaml", "critic.warmup_steps", int(0.015 * 1005), "Search-R1, train_ppo.sh"),
@@ -66,16 +66,16 @@ PUBLISHED = [
     ("gigpo-3b.yaml", "gamma", 0.95, "GiGPO, run_search.sh"),
     ("gigpo-3b.yaml", "similarity", 0.9, "GiGPO, run_search.sh"),
     ("gigpo-3b.yaml", "invalid_penalty", 0.01, "GiGPO, run_search.sh"),
-    ("gigpo-3b.yaml", "rollout.questions", 256, "GiGPO, run_search.sh"),
+    ("gigpo-3b.yaml", "rollout.questions_per_step", 256, "GiGPO, run_search.sh"),
     ("gigpo-3b.yaml", "optimizer.warmup_steps", int(0.1 * (169_615 // 256)), "GiGPO, run_search.sh"),
     ("mr-search-3b.yaml", "env.attempts", 3, "MR-Search, A.1.3"),
     ("mr-search-3b.yaml", "env.max_searches", 3, "MR-Search, A.1.3"),
     ("mr-search-3b.yaml", "gamma", 1.0, "MR-Search, Eq. 8"),
     ("mr-search-3b.yaml", "steps", 300, "MR-Search, A.1.3"),
     ("mr-search-3b.yaml", "policy.context_length", 8192, "MR-Search, A.1.3"),
-    ("mr-search-3b.yaml", "loss.kl_coefficient", 0.0, "MR-Search, nq_train_7b.sh"),
+    ("mr-search-3b.yaml", "loss.kl_coef", 0.0, "MR-Search, nq_train_7b.sh"),
     ("igpo-7b.yaml", "rollout.group_size", 16, "IGPO, policy_optimization.sh"),
-    ("igpo-7b.yaml", "rollout.questions", 32, "IGPO, policy_optimization.sh"),
+    ("igpo-7b.yaml", "rollout.questions_per_step", 32, "IGPO, policy_optimization.sh"),
     ("igpo-7b.yaml", "information_gain.baseline", "previous", "IGPO, Eq. 5"),
     ("igpo-7b.yaml", "information_gain.head_weight", 1.0, "IGPO, Eq. 5"),
     ("igpo-7b.yaml", "loss.aggregation", "seq-mean-token-sum", "IGPO"),
@@ -166,11 +166,11 @@ def test_sizes_fit_one_another(name: str) -> None:
     episode = config.policy.context_length
     assert episode is not None
     assert config.rollout.max_new_tokens + (config.env.max_observation_tokens or 0) < episode
-    assert config.rollout.cache_tokens >= 8 * episode
+    assert config.rollout.kv_cache_tokens >= 8 * episode
     assert min(config.rollout.token_budget, config.optimizer.token_budget) >= episode
-    trajectories = config.rollout.questions * config.rollout.group_size
-    assert trajectories % config.optimizer.minibatches == 0
-    assert config.rollout.questions % 8 == 0  # eight processes play equally many groups
+    trajectories = config.rollout.questions_per_step * config.rollout.group_size
+    assert trajectories % config.optimizer.num_minibatches == 0
+    assert config.rollout.questions_per_step % 8 == 0  # eight processes play equally many groups
 
 
 def test_the_headline_file_is_the_published_setting_but_for_what_it_marks() -> None:
@@ -232,7 +232,14 @@ def test_a_file_trains_two_steps_on_a_cpu(name: str, stand_in: Path, questions: 
         *("--steps", "2", "--eval-every", "0", "--threads", "1", "--run-dir", str(tmp_path / "run")),
         *("--policy.path", str(stand_in), "--policy.device", "cpu", "--env.prompt", "bare"),
         *("--env.questions", str(questions), "--env.eval-questions", str(questions), "--env.corpus", "bundled"),
-        *("--rollout.questions", "2", "--rollout.max-new-tokens", "12", "--distributed.sharding", "none"),
+        *(
+            "--rollout.questions_per_step-per-step",
+            "2",
+            "--rollout.max-new-tokens",
+            "12",
+            "--distributed.sharding",
+            "none",
+        ),
     )
     algorithm = classes(name)[0](config)  # type: ignore[call-arg]
     run = train(algorithm, config)

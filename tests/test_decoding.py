@@ -11,14 +11,14 @@ import torch
 from helpers import small_retriever
 from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
-from algorithms.common.decoding import Completion, Decoder
-from algorithms.common.packing import Block, pack
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import collect, play
-from igsearch_env.engine import SearchEngine
-from igsearch_env.protocol import Protocol
+from algorithms.common.model.packing import Block, pack
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import collect, play
+from algorithms.common.rollout.decoder import Completion, Decoder
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import CONTEXT_FULL, RETRIEVAL_FAILED, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, RetrievalError, Retriever
@@ -58,10 +58,10 @@ def reread(
 
 def complete(decoder: Decoder) -> dict[int, Completion]:
     """What is queued is read, and every turn written to its end; by slot."""
-    decoder.read()
+    decoder.prefill()
     finished: dict[int, Completion] = {}
     while decoder.writing:
-        finished.update(decoder.write())
+        finished.update(decoder.decode_step())
     return finished
 
 
@@ -83,9 +83,9 @@ def test_equals_rereading_across_turns(architecture: str, temperature: float) ->
     observations = [policy.encode(o) for o in OBSERVATIONS]
     slots = [decoder.begin(prompt, np.random.default_rng(row)) for row, prompt in enumerate(prompts)]
     first = complete(decoder)
-    decoder.proceed(slots[0], observations[0])
+    decoder.append_observation(slots[0], observations[0])
     decoder.end(slots[1])  # the middle row is finished
-    decoder.proceed(slots[2], observations[2])
+    decoder.append_observation(slots[2], observations[2])
     second = complete(decoder)
     assert set(second) == {slots[0], slots[2]}
     for row, turns in ((0, 2), (1, 1), (2, 2)):
@@ -106,7 +106,7 @@ def test_greedy_turns_are_what_transformers_generates(architecture: str) -> None
         slot = decoder.begin(context)
         for turn in range(2):
             if turn:
-                decoder.proceed(slot, policy.encode(observation))
+                decoder.append_observation(slot, policy.encode(observation))
             ids = complete(decoder)[slot].ids
             made = policy.model.generate(
                 torch.tensor([context]),
@@ -145,7 +145,7 @@ def test_episodes_that_enter_and_leave_in_the_middle_of_turns_do_not_disturb_the
         decoder = decoder_of(policy)
         slot = decoder.begin(prompts[row], np.random.default_rng(row))
         first = complete(decoder)[slot].ids
-        decoder.proceed(slot, prompts[0])
+        decoder.append_observation(slot, prompts[0])
         return [first, complete(decoder)[slot].ids]
 
     decoder = decoder_of(policy, slots=2)
@@ -157,15 +157,15 @@ def test_episodes_that_enter_and_leave_in_the_middle_of_turns_do_not_disturb_the
         if entering and decoder.free and step % 3 == 0:  # at odd times
             row = entering.pop(0)
             rows[decoder.begin(prompts[row], np.random.default_rng(row))] = row
-        decoder.read()
+        decoder.prefill()
         step += 1
-        for slot, completion in decoder.write() if decoder.writing else []:
+        for slot, completion in decoder.decode_step() if decoder.writing else []:
             turns[rows[slot]].append(completion.ids)
             if len(turns[rows[slot]]) == 2:
                 decoder.end(slot)
                 del rows[slot]
             else:
-                decoder.proceed(slot, prompts[0])
+                decoder.append_observation(slot, prompts[0])
     assert turns == {row: turns_alone(row) for row in range(len(prompts))}
 
 
@@ -180,9 +180,9 @@ def test_the_token_budget_bounds_passes_of_reading_and_changes_no_token(
         for one in (plain, decoder):
             one.begin(policy.encode(prompt), np.random.default_rng(row))
     expected = complete(plain)
-    sizes, read = list[tuple[int, int]](), policy.read
-    monkeypatch.setattr(policy, "read", lambda p: sizes.append((len(p.ids_n), len(p.first))) or read(p))
-    decoder.read()
+    sizes, read = list[tuple[int, int]](), policy.forward_packed
+    monkeypatch.setattr(policy, "forward_packed", lambda p: sizes.append((len(p.ids_n), len(p.first))) or read(p))
+    decoder.prefill()
     assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in sizes)
     got = complete(decoder)
     assert {slot: c.ids for slot, c in got.items()} == {slot: c.ids for slot, c in expected.items()}
@@ -193,9 +193,9 @@ def test_the_token_budget_bounds_passes_of_reading_and_changes_no_token(
 
 def test_cache_tokens_bound_the_slots() -> None:
     policy = tiny_policy(context_length=100)
-    assert decoder_of(policy, slots=8, cache_tokens=399).free == 3
-    assert decoder_of(policy, slots=2, cache_tokens=399).free == 2
-    assert decoder_of(policy, slots=8, cache_tokens=1).free == 1  # or nothing could be played
+    assert decoder_of(policy, slots=8, kv_cache_tokens=399).free == 3
+    assert decoder_of(policy, slots=2, kv_cache_tokens=399).free == 2
+    assert decoder_of(policy, slots=8, kv_cache_tokens=1).free == 1  # or nothing could be played
 
 
 def test_free_counts_slots_that_can_be_taken() -> None:
@@ -219,8 +219,8 @@ def test_the_store_grows_for_long_prompts_and_changes_no_result() -> None:
         alone.append(complete(decoder)[slot])
     decoder = decoder_of(policy)
     slots = [decoder.begin(short, np.random.default_rng(0))]
-    decoder.read()
-    finished = dict(chain(decoder.write(), decoder.write()))
+    decoder.prefill()
+    finished = dict(chain(decoder.decode_step(), decoder.decode_step()))
     before = decoder.store.stride
     slots.append(decoder.begin(long, np.random.default_rng(1)))
     finished |= complete(decoder)
@@ -288,9 +288,9 @@ def questions(count: int = 8) -> list[Question]:
     return bundled_world().questions["train"][:count]
 
 
-def engine_of(retriever: Retriever | None = None) -> SearchEngine:
+def engine_of(retriever: Retriever | None = None) -> EpisodeStepper:
     """An environment that pays outcomes only."""
-    return SearchEngine(questions(), retriever or bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
+    return EpisodeStepper(questions(), retriever or bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
 
 
 def played(policy: Policy, slots: int) -> tuple[list[Trajectory], Decoder]:
@@ -338,7 +338,7 @@ def test_prefixes_are_sequences_that_were_read(policy: Policy, slots: int) -> No
         past, start = prefixes.longest(ids)
         whole += past == len(ids) - 1  # nobody reads the last token that an episode writes
         blocks = [Block(ids[past:], past, start)]
-        hidden_n = policy.read(pack(blocks, policy.device, store=prefixes.store))
+        hidden_n = policy.forward_packed(pack(blocks, policy.device, store=prefixes.store))
         torch.testing.assert_close(hidden_n, policy.hidden_states(torch.tensor([ids]))[0, past:], atol=1e-4, rtol=1e-4)
     assert whole == slots
 
@@ -412,7 +412,7 @@ def test_a_retrieval_error_fails_the_episodes_that_were_searching_and_no_others(
     failed = buffers[0].failed
     assert 0 < failed < 16
     assert len(buffers[0].trajectories) == 16 - failed
-    assert not any(t.failed for t in buffers[0].trajectories)
+    assert not any(t.retrieval_failed for t in buffers[0].trajectories)
     assert buffers[0] == buffers[1]
 
 
@@ -422,4 +422,4 @@ def test_failed_episodes_say_so(policy: Policy) -> None:
     for trajectory in trajectories:
         assert (trajectory.stop_reason == RETRIEVAL_FAILED) == (trajectory.searches > 0)
         assert all(turn.completion_ids for turn in trajectory.turns)
-    assert any(t.failed for t in trajectories)
+    assert any(t.retrieval_failed for t in trajectories)

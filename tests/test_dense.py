@@ -14,8 +14,8 @@ from retriever_contract import CORPUS, QUERIES, RetrieverContract
 
 from retrievers import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.dense import DenseRetriever
-from retrievers.encoder import EncoderError, SentenceEncoder, prefixes_of
-from retrievers.vector_index import (
+from retrievers.index.encoder import EncoderError, SentenceEncoder, prefixes_of
+from retrievers.index.vector_index import (
     VectorIndex,
     VectorIndexError,
     bytes_per_vector,

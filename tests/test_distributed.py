@@ -19,18 +19,18 @@ import pytest
 import torch
 from test_training import ROOT, question_file, without_times
 
-from algorithms.common.checkpoint import checkpoints
-from algorithms.common.config import DistributedConfig, RolloutConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.distributed import Processes
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import collect
-from algorithms.common.run import Run
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import explained
 from algorithms.grpo import GRPO, GRPOConfig
-from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_world
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -64,8 +64,8 @@ def options(questions: str, run_dir: Path) -> list[str]:
     """A short run with mini-batches, several micro-batches and questions that do not divide evenly."""
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
-        *("--env.eval-questions", questions, "--rollout.questions", "5", "--rollout.group-size", "3"),
-        *("--rollout.max-new-tokens", "12", "--optimizer.minibatches", "2", "--optimizer.token-budget", "400"),
+        *("--env.eval-questions", questions, "--rollout.questions_per_step-per-step", "5", "--rollout.group-size", "3"),
+        *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
 
@@ -86,7 +86,7 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
     policy = Policy.load(PolicyConfig(device="cpu"))
     asked = bundled_world().questions["train"][:6]
     decoder = Decoder(policy, slots=24, max_new_tokens=12, temperature=1.0)
-    collect(decoder, SearchEngine(asked, None, None), asked, group_size=4, seed=(0,)).save(tmp_path / "buffer.gz")
+    collect(decoder, EpisodeStepper(asked, None, None), asked, group_size=4, seed=(0,)).save(tmp_path / "buffer.gz")
     results = []
     for processes, how in ((1, "none"), (2, sharding)):
         output = tmp_path / f"{processes}.pt"
@@ -113,7 +113,7 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
     ("algorithm", "extra"),
     [
         ("ig_grpo", ("--rollout.recompute-logprobs", "True", "--distributed.sharding", "fsdp2")),
-        ("reinforce_plus_plus", ("--loss.kl-coefficient", "0.01", "--policy.lora.rank", "4")),
+        ("reinforce_plus_plus", ("--loss.kl-coef", "0.01", "--policy.lora.rank", "4")),
         ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing", "True")),
     ],
 )
@@ -168,7 +168,7 @@ LEAVING = """
 import atexit, threading, time
 import torch
 import torch.distributed as dist
-from algorithms.common.distributed import end_process
+from algorithms.common.distributed.processes import end_process
 
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 group, busy = dist.group.WORLD, threading.Event()
@@ -258,7 +258,12 @@ def test_a_number_of_processes_without_a_launcher_is_told(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("launcher", [TWO, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: str, tmp_path: Path) -> None:
-    command = ("algorithms/grpo.py", *options(questions, tmp_path / "run"), "--rollout.questions", "1")
+    command = (
+        "algorithms/grpo.py",
+        *options(questions, tmp_path / "run"),
+        "--rollout.questions_per_step-per-step",
+        "1",
+    )
     with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
         launched(*command, launcher=launcher)
 
@@ -293,7 +298,7 @@ def test_shares_cover_everything_once_and_are_of_like_length(count: int, size: i
 def test_a_part_of_a_batch_is_played_as_the_whole_batch_plays_it() -> None:
     policy = Policy.load(PolicyConfig(device="cpu"))
     asked = bundled_world().questions["train"][:4]
-    engine, rollout = SearchEngine(asked, None, None), RolloutConfig(max_new_tokens=12)
+    engine, rollout = EpisodeStepper(asked, None, None), RolloutConfig(max_new_tokens=12)
 
     def written(first: int, last: int) -> list[tuple[int, ...]]:
         decoder = Decoder(policy, slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
@@ -317,4 +322,4 @@ def test_only_errors_about_other_processes_are_translated() -> None:
 
 def test_shares_of_what_is_computed_of_a_buffer_join_in_order() -> None:
     assert np.array_equal(Processes().gather(np.arange(3))[0], np.arange(3))
-    assert Processes().chain([1, 2]) == [1, 2]
+    assert Processes().all_gather_flat([1, 2]) == [1, 2]

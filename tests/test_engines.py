@@ -22,18 +22,18 @@ from models import bundled_policy, tiny_policy
 from services import free_port, raw_service, serving
 from torch import Tensor
 
-from algorithms.common.config import RolloutConfig
-from algorithms.common.decoding import Completion, Decoder
-from algorithms.common.engines import Engine, EngineError, TurnWriter, make_engine
-from algorithms.common.engines.continuous_batching import ContinuousBatchingEngine
-from algorithms.common.engines.vllm_local import VllmEngine
-from algorithms.common.engines.vllm_server import VllmServerEngine
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.rollout import collect
-from igsearch_env.engine import SearchEngine
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Completion, Decoder
+from algorithms.common.rollout.engines import Engine, EngineDecoder, EngineError, make_engine
+from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
+from algorithms.common.rollout.engines.vllm_local import VllmEngine
+from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 
@@ -59,7 +59,7 @@ def engine(request: pytest.FixtureRequest, policy: Policy, monkeypatch: pytest.M
             monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # restored when the test ends
         elif request.param == "vllm_server":
             server = stack.enter_context(serving(fake_vllm.Server(MODEL).app))
-        config = RolloutConfig(engine=request.param, server=server, cache_tokens=8192)
+        config = RolloutConfig(engine=request.param, server_url=server, kv_cache_tokens=8192)
         made = make_engine(config, policy, PolicyConfig(device="cpu"))
         assert made is not None
         assert made.name == request.param
@@ -78,11 +78,11 @@ def every_engine(names: Sequence[str] = ENGINES) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("engine", names, indirect=True)
 
 
-def writer_of(engine: Engine, policy: Policy, temperature: float = 1.0, slots: int = 8) -> TurnWriter:
-    return TurnWriter(engine, policy, slots=slots, max_new_tokens=NEW, temperature=temperature)
+def writer_of(engine: Engine, policy: Policy, temperature: float = 1.0, slots: int = 8) -> EngineDecoder:
+    return EngineDecoder(engine, policy, slots=slots, max_new_tokens=NEW, temperature=temperature)
 
 
-def turns_of(writer: TurnWriter | Decoder, prompts: Sequence[Sequence[int]]) -> list[Completion]:
+def turns_of(writer: EngineDecoder | Decoder, prompts: Sequence[Sequence[int]]) -> list[Completion]:
     """One turn for each prompt, each with a generator of its own."""
     slots = [writer.begin(prompt, np.random.default_rng(number)) for number, prompt in enumerate(prompts)]
     writer.read()
@@ -101,7 +101,7 @@ def greedy_turns(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[Compl
 def episodes(engine: Engine, policy: Policy, questions: int, temperature: float = 1.0) -> list[Trajectory]:
     """Two rollouts of each of the first test questions."""
     chosen = bundled_world().questions["test"][:questions]
-    search = SearchEngine(chosen, bundled_retriever(), None, max_searches=3, protocol=Protocol(prompt="bare"))
+    search = EpisodeStepper(chosen, bundled_retriever(), None, max_searches=3, protocol=Protocol(prompt="bare"))
     writer = writer_of(engine, policy, temperature)
     return collect(writer, search, chosen, group_size=2, seed=(5,)).trajectories
 
@@ -327,7 +327,7 @@ def test_greedy_turns_need_no_generator() -> None:
 
 
 def test_a_model_is_left_as_it_was(policy: Policy) -> None:
-    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    engine = ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
     attention = policy.model.config._attn_implementation
     torch.manual_seed(3)
     expected = torch.rand(3)
@@ -338,14 +338,14 @@ def test_a_model_is_left_as_it_was(policy: Policy) -> None:
 
 
 def test_a_failure_of_the_generating_thread_is_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    engine = ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
     attention = policy.model.config._attn_implementation
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no memory is left")
 
     monkeypatch.setattr(policy.model, "forward", fail)
-    with pytest.raises(EngineError, match=r"no memory is left.*lower rollout.cache_tokens"):
+    with pytest.raises(EngineError, match=r"no memory is left.*lower rollout.kv_cache_tokens"):
         engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
     monkeypatch.undo()
     assert policy.model.config._attn_implementation == attention
@@ -355,7 +355,7 @@ def test_a_failure_of_the_generating_thread_is_an_error(policy: Policy, monkeypa
 def test_an_old_transformers_is_named(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers.generation.continuous_batching.continuous_api", None)
     with pytest.raises(ConfigurationError, match="transformers is too old"):
-        ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+        ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
 
 
 # ---------------------------------------------------------------- vLLM in this process
@@ -367,14 +367,14 @@ def test_a_missing_vllm_names_its_extra_and_the_other_engines(policy: Policy, mo
     with pytest.raises(
         ConfigurationError, match=r'pip install "igsearch\[vllm\]".*builtin or transformers.*vllm_server'
     ):
-        VllmEngine(policy, dtype="float32", gpu_memory_share=0.4)
+        VllmEngine(policy, dtype="float32", gpu_memory_utilization=0.4)
 
 
 @every_engine(("vllm",))
 def test_vllm_is_given_the_settings_of_the_run(engine: Engine) -> None:
     (llm,) = fake_vllm.LLM.made
     assert llm.options["dtype"] == "float32"
-    assert llm.options["gpu_memory_utilization"] == RolloutConfig().gpu_memory_share
+    assert llm.options["gpu_memory_utilization"] == RolloutConfig().gpu_memory_utilization
     assert llm.options["max_model_len"] == 1024
     assert llm.options["enable_prefix_caching"]
     assert llm.options["generation_config"] == "vllm"
@@ -415,14 +415,14 @@ def test_vllm_in_process_leaves_the_trainer_its_threads(policy: Policy, monkeypa
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        VllmEngine(policy, dtype="float32", gpu_memory_share=0.4)
+        VllmEngine(policy, dtype="float32", gpu_memory_utilization=0.4)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    engine = ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
     attention = policy.model.config._attn_implementation
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -431,7 +431,7 @@ def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.
     prompt = policy.encode(PROMPTS[0])
     with monkeypatch.context() as patch:
         patch.setattr("transformers.generation.continuous_batching.continuous_api.PagedAttentionCache", fail)
-        with pytest.raises(EngineError, match=r"no memory is left.*lower rollout\.cache_tokens"):
+        with pytest.raises(EngineError, match=r"no memory is left.*lower rollout\.kv_cache_tokens"):
             engine.complete([prompt], [1], max_new_tokens=4, temperature=1.0)
     assert policy.model.config._attn_implementation == attention
     assert engine.complete([prompt], [1], max_new_tokens=1, temperature=1.0)
@@ -440,7 +440,7 @@ def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.
 def test_float32_weights_are_not_given_to_flash_attention(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     found = "transformers.generation.continuous_batching.continuous_api.is_flash_attn_3_available"
     monkeypatch.setattr(found, lambda **options: True)
-    engine = ContinuousBatchingEngine(policy, cache_tokens=4096, token_budget=512)
+    engine = ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
     assert engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
 
 
@@ -448,7 +448,7 @@ def test_float32_weights_are_not_given_to_flash_attention(policy: Policy, monkey
 def test_log_probs_of_other_tokens_are_refused(rows: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    engine = VllmEngine(policy, dtype="float32", gpu_memory_share=0.4)
+    engine = VllmEngine(policy, dtype="float32", gpu_memory_utilization=0.4)
     output = fake_vllm.CompletionOutput(0, "", [8], None, rows)
     engine.llm = SimpleNamespace(generate=lambda *args, **kwargs: [SimpleNamespace(outputs=[output])])
     with pytest.raises(EngineError, match="returned 1 tokens with log-probs of"):
@@ -467,7 +467,7 @@ def test_several_processes_are_sent_to_the_server(policy: Policy, monkeypatch: p
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     with pytest.raises(ConfigurationError, match=r"with 4 processes.*vllm_server"):
-        VllmEngine(policy, dtype="float32", gpu_memory_share=0.4)
+        VllmEngine(policy, dtype="float32", gpu_memory_utilization=0.4)
 
 
 # ---------------------------------------------------------------- a vLLM server
@@ -476,7 +476,7 @@ def test_several_processes_are_sent_to_the_server(policy: Policy, monkeypatch: p
 def test_a_server_that_is_not_there_is_named(policy: Policy) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
-        EngineError, match=rf"rollout.server='{address}' did not answer GET /health.*see whether it runs"
+        EngineError, match=rf"rollout.server_url='{address}' did not answer GET /health.*see whether it runs"
     ):
         VllmServerEngine(policy, address + "/v1/", seconds=5)
 

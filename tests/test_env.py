@@ -168,7 +168,7 @@ def test_a_failing_retriever_ends_the_episode_and_is_never_shown(protocol: str) 
         (),
         protocol == "search_r1",  # autorefine pays the search before
     )
-    assert env.trajectory.failed
+    assert env.trajectory.retrieval_failed
     assert FailingRetriever.MESSAGE not in env.trajectory.transcript() + str(env.render()) + str(info)
 
 

@@ -8,8 +8,8 @@ from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajecto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.config import RolloutConfig
-from algorithms.common.estimators import all_equal_share, grpo_advantages, overlong_penalty
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.training.advantages import all_equal_share, grpo_advantages, overlong_penalty
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError

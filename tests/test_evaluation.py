@@ -14,10 +14,10 @@ import pytest
 from helpers import PASSAGES, played, search
 from rich.console import Console
 
-from algorithms.common.evaluation import Row, Score, macro_average, macro_averages, score, score_rows
-from algorithms.common.intervals import bootstrap_ci95, mcnemar
-from algorithms.common.logs import print_scores
-from algorithms.common.results import PartialResult, read_result, write_result
+from algorithms.common.evaluation.intervals import bootstrap_ci95, mcnemar
+from algorithms.common.evaluation.results import PartialResult, read_result, write_result
+from algorithms.common.evaluation.scores import QuestionResult, Score, macro_average, macro_averages, score, score_rows
+from algorithms.common.evaluation.tables import print_scores
 from examples import compare_results, evaluate
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
@@ -26,14 +26,14 @@ from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
 
 
-def row(dataset: str = "nq", id: str = "0", em: float = 1.0, **changes: Any) -> Row:
+def row(dataset: str = "nq", id: str = "0", em: float = 1.0, **changes: Any) -> QuestionResult:
     """A row of an answered question."""
     fields: dict[str, Any] = {"question": f"q{id}?", "golden_answers": ["yes"], "prediction": "yes", "f1": em}
     fields |= {"searches": 1, "queries": ["q"], "stop_reason": ANSWERED}
-    return Row(dataset=dataset, id=id, em=em, **(fields | changes))
+    return QuestionResult(dataset=dataset, id=id, em=em, **(fields | changes))
 
 
-def rows(dataset: str, ems: Sequence[float]) -> list[Row]:
+def rows(dataset: str, ems: Sequence[float]) -> list[QuestionResult]:
     """Rows of a data set."""
     return [row(dataset, str(i), em) for i, em in enumerate(ems)]
 
@@ -56,7 +56,7 @@ def test_a_row_is_what_an_episode_left() -> None:
     question = Question("7", "Where?", ("Tolona", "the Tolona"), "birthplace")
     trajectory = played(question, (search("Alan Brin"), PASSAGES[:2]), ("nonsense", ()), (search("Tolona"), ()))
     trajectory.prediction, trajectory.stop_reason = "in Tolona", ANSWERED
-    made = Row.of(trajectory)
+    made = QuestionResult.of(trajectory)
     assert (made.dataset, made.id, made.golden_answers) == ("birthplace", "7", ["Tolona", "the Tolona"])
     assert (made.em, made.f1, made.searches, made.queries) == (0.0, pytest.approx(2 / 3), 2, ["Alan Brin", "Tolona"])
     assert not made.failed
@@ -234,7 +234,7 @@ def test_every_attempt_is_played_and_the_file_says_how_many(
     policy: str, arguments: dict[str, Any], retriever: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[Trajectory] = []
-    monkeypatch.setattr(evaluate.Row, "of", lambda t, of=Row.of: played.append(t) or of(t))
+    monkeypatch.setattr(evaluate.Row, "of", lambda t, of=QuestionResult.of: played.append(t) or of(t))
     evaluate.main(evaluate.Args(**{**arguments, "policy": policy, "limit": 1}, attempts=2))
     assert [len(trajectory.attempts) for trajectory in played] == [2, 2, 2]
     assert (read_result(arguments["output"]).fingerprint or {})["attempts"] == 2

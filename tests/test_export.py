@@ -21,24 +21,25 @@ from models import save_tiny_policy, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from algorithms.common.config import EnvConfig, RolloutConfig
-from algorithms.common.decoding import Decoder
-from algorithms.common.evaluation import Score
+from algorithms.common.evaluation.results import Result
+from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy, is_hub_name
 from algorithms.common.export.folder import MARK
 from algorithms.common.export.model_card import model_card
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.results import Result
-from algorithms.common.rollout import play
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from examples import export
 from examples.export import Args
-from igsearch_env.engine import SearchEngine
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_every=1,
         run_dir=folder / "grpo",
         env=EnvConfig(questions=(str(questions),), eval_questions=(str(questions),)),
-        rollout=RolloutConfig(questions=3, group_size=3, max_new_tokens=12),
+        rollout=RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12),
     )
     train(GRPO(config), config)
     best = folder / "grpo" / "best"
@@ -101,7 +102,7 @@ def greedy_turns(folder: Path, questions: list[Question]) -> list[tuple[int, ...
     """The tokens of the policy's first turn at each question, as this project writes them."""
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu"))
     decoder = Decoder(policy, slots=8, max_new_tokens=12, temperature=0.0)
-    engine = SearchEngine(questions, bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
+    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
     return [t.turns[0].completion_ids for t in play(decoder, engine, questions, seed=(0,))]
 
 

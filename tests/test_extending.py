@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from retriever_contract import CORPUS, RetrieverContract
 
 from algorithms.common.command_line import parse_config
-from algorithms.common.config import EnvConfig, RolloutConfig
-from algorithms.common.logs import read_metrics
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.metrics_log import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs
 from examples.your_own_algorithm import FirstSight, FirstSightConfig, in_sight
 from examples.your_own_retriever import TitleRetriever
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocol import Invalid
+from igsearch_env.protocols.actions import Invalid
 from igsearch_env.trajectory import Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import CorpusError, Passage
@@ -151,7 +152,14 @@ def test_it_trains_as_a_command_and_leaves_the_metrics_that_the_page_reads(
     questions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--steps", "2", "--beta", "1.0", "--env.questions", questions, "--env.eval-questions", questions]
-    options += ["--rollout.questions", "3", "--rollout.group-size", "3", "--rollout.max-new-tokens", "12"]
+    options += [
+        "--rollout.questions_per_step-per-step",
+        "3",
+        "--rollout.group-size",
+        "3",
+        "--rollout.max-new-tokens",
+        "12",
+    ]
     run_script("your_own_algorithm.py", monkeypatch, *options, "--run-dir", str(tmp_path / "run"))
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
@@ -214,7 +222,7 @@ def test_the_code_of_the_page_runs(questions: str, tmp_path: Path) -> None:
             exec(compile(block, "docs/extending.md", "exec"), names)
     assert names["env"].reset(seed=0)[0]
     env = EnvConfig(questions=(questions,), eval_questions=(questions,))
-    rollout = RolloutConfig(questions=2, group_size=2, max_new_tokens=12)
+    rollout = RolloutConfig(questions_per_step=2, group_size=2, max_new_tokens=12)
     config = FirstSightConfig(steps=1, run_dir=tmp_path / "run", env=env, rollout=rollout)
     searched: list[str] = []
     retriever, plain = names["retriever"], names["retriever"].search

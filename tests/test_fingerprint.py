@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from helpers import PASSAGES, QUESTIONS
 
-from algorithms.common.fingerprint import MODEL, differences, make_fingerprint, model_identity
-from igsearch_env.protocol import Protocol
+from algorithms.common.evaluation.fingerprint import MODEL, differences, make_fingerprint, model_identity
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.world.bundled import POLICY_FOLDER
 from retrievers import BM25Retriever, HybridRetriever

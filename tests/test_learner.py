@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from models import learner_of, tiny_policy
 from torch import Tensor
 
-from algorithms.common.distributed import Processes
-from algorithms.common.errors import TrainingError
-from algorithms.common.learner import Learner, is_out_of_memory
-from algorithms.common.loss import LossConfig, importance_weights, mismatch, policy_loss
-from algorithms.common.sequences import MicroBatch
+from algorithms.common.base.errors import TrainingError
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.learner import Learner, is_out_of_memory
+from algorithms.common.training.loss import LossConfig, importance_weights, mismatch, policy_loss
 
 
 def learner_with(token_budget: int) -> Learner:
@@ -132,11 +132,11 @@ def test_log_probs_that_do_not_fit_are_computed_in_smaller_pieces(capsys: pytest
             raise torch.OutOfMemoryError("CUDA out of memory")
         return learner.module(ids_BT, mask_BT)[0].detach()
 
-    whole, pieces = (learner.per_token(buffer, partial(compute, room)) for room in (100_000, longest))
+    whole, pieces = (learner.map_policy_tokens(buffer, partial(compute, room)) for room in (100_000, longest))
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
     assert "out of memory at" in capsys.readouterr().out
     with pytest.raises(TrainingError, match=r"log-probs and values: out of memory, and one trajectory"):
-        learner.per_token(buffer, partial(compute, 3))
+        learner.map_policy_tokens(buffer, partial(compute, 3))
 
 
 def test_other_errors_are_raised_as_they_are() -> None:

@@ -10,9 +10,9 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_model, tiny_pol
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from algorithms.common import policy as policies
-from algorithms.common.decoding import Decoder
-from algorithms.common.policy import Policy
+from algorithms.common.model import policy as policies
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.decoder import Decoder
 
 TOKENS, WIDTH, VOCABULARY = 23, 32, len(tokenizer())
 EVERY = (*ARCHITECTURES, *WINDOWED)
@@ -164,10 +164,10 @@ def test_bfloat16_decodes_what_it_trains_on(architecture: str) -> None:
         decoder = Decoder(policy, slots=2, max_new_tokens=12, temperature=0.0)
         prompts = [policy.encode("Where was Zose Drartov born?\n"), policy.encode("Who wrote it?\n")]
         slots = [decoder.begin(prompt) for prompt in prompts]
-        decoder.read()
+        decoder.prefill()
         finished = {}
         while decoder.writing:
-            finished.update(decoder.write())
+            finished.update(decoder.decode_step())
         for slot, prompt in zip(slots, prompts, strict=True):
             ids_BT = torch.tensor([[*prompt, *finished[slot].ids]])
             mask_BT = torch.arange(ids_BT.shape[1])[None] >= len(prompt)

@@ -11,14 +11,16 @@ from models import save_tiny_policy, tiny_model, tokenizer
 from test_training import question_file, without_times
 from transformers import AutoModelForCausalLM
 
-from algorithms.common.checkpoint import checkpoints
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.lora import WithoutAdapter, merged_weights
-from algorithms.common.loss import LossConfig
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import LoraConfig, PolicyConfig
-from algorithms.common.run import Run
+from algorithms.common.model.lora import LoraConfig, merged_weights
+from algorithms.common.model.policy import BasePolicy, Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
+from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import LossConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 
@@ -37,7 +39,7 @@ def adapted(path: str = "bundled", *, rank: int = 4, seed: int = 0, **options: o
     return policy
 
 
-def logprobs(policy: Policy | WithoutAdapter) -> torch.Tensor:
+def logprobs(policy: Policy | BasePolicy) -> torch.Tensor:
     """Log-probs of some tokens."""
     with torch.no_grad():
         return policy.token_logprobs(IDS, MASK)[0]
@@ -57,7 +59,7 @@ def test_the_reference_is_the_policy_without_its_adapter() -> None:
     policy, plain = adapted(), Policy.load(PolicyConfig(device="cpu"))
     before = logprobs(policy)
     assert (before - logprobs(plain)).abs().max() > 0.05
-    torch.testing.assert_close(logprobs(WithoutAdapter(policy)), logprobs(plain), atol=1e-6, rtol=0)
+    torch.testing.assert_close(logprobs(BasePolicy(policy)), logprobs(plain), atol=1e-6, rtol=0)
     torch.testing.assert_close(logprobs(policy), before)  # switched on again
 
 
@@ -90,7 +92,7 @@ def test_an_adapter_folder_is_small_and_loads_merged(tmp_path: Path) -> None:
 
 def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigurationError, match=r"targets=\['query'\].*Qwen2ForCausalLM.*q_proj.*all-linear"):
-        Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, targets=("query",))))
+        Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, target_modules=("query",))))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
 )
 def test_one_target_that_names_no_linear_layer_is_enough_to_refuse(targets: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, targets=targets)))
+        Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, target_modules=targets)))
 
 
 def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
@@ -130,9 +132,9 @@ def run_lora(questions: str, run_dir: Path, **changes: object) -> Run:
             "run_dir": run_dir,
             "policy": PolicyConfig(device="cpu", lora=LoraConfig(rank=4)),
             "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
-            "rollout": RolloutConfig(questions=3, group_size=3, max_new_tokens=12),
+            "rollout": RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12),
             "optimizer": OptimizerConfig(lr=1e-2, warmup_steps=0),
-            "loss": LossConfig(kl_coefficient=0.1),
+            "loss": LossConfig(kl_coef=0.1),
             **changes,
         }
     )
@@ -146,7 +148,7 @@ def test_a_run_trains_the_adapter_alone_and_resumes_with_it(tmp_path: Path) -> N
     for name, weight in whole.policy.model.named_parameters():
         if "lora_" not in name:
             assert torch.equal(weight, plain[name.replace(".base_layer", "")])
-    assert isinstance(whole.reference, WithoutAdapter)
+    assert isinstance(whole.reference, BasePolicy)
     rows = [row for row in without_times(tmp_path / "whole") if "reward" in row]
     assert rows[1]["policy/kl_reference"] > 0 == rows[0]["policy/kl_reference"]  # it has moved from the start
     run_lora(questions, tmp_path / "parts", steps=1)
@@ -160,7 +162,7 @@ def test_a_run_trains_the_adapter_alone_and_resumes_with_it(tmp_path: Path) -> N
 
 def test_a_sampling_copy_follows_what_is_trained(tmp_path: Path) -> None:
     questions = question_file(tmp_path / "questions.jsonl", 6)
-    rollout = RolloutConfig(questions=3, group_size=3, max_new_tokens=12, dtype="bfloat16")
+    rollout = RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12, dtype="bfloat16")
     run = run_lora(questions, tmp_path / "run", rollout=rollout)
     assert run.sampler.policy.model.dtype == torch.bfloat16
     assert (logprobs(run.sampler.policy).float() - logprobs(run.policy)).abs().max() < 0.1

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.loss import AGGREGATIONS, LossConfig, aggregate, kl_penalty, policy_loss, token_weights
+from algorithms.common.training.loss import AGGREGATIONS, LossConfig, aggregate, kl_penalty, policy_loss, token_weights
 from igsearch_env.errors import ConfigurationError
 
 HORIZON = 9
@@ -76,7 +76,7 @@ def gradient(ratios: list[float], advantages: list[float], config: LossConfig) -
 def test_no_gradient_where_the_ratio_is_clipped(ratio: float, advantage: float, clip: tuple[float, float]) -> None:
     low, high = clip
     beyond = ratio > 1 + high if advantage > 0 else ratio < 1 - low
-    slope = gradient([ratio], [advantage], LossConfig(clip_low=low, clip_high=high))
+    slope = gradient([ratio], [advantage], LossConfig(clip_ratio_low=low, clip_ratio_high=high))
     assert slope == pytest.approx([0.0 if beyond else -advantage * ratio], abs=1e-6)
 
 
@@ -91,13 +91,15 @@ def test_dual_clip_stops_the_gradient_of_a_bad_token_that_became_likely() -> Non
 
 
 def test_the_sequence_ratio_is_one_for_all_tokens_of_a_row() -> None:
-    config = LossConfig(ratio="sequence", clip_low=0.9, clip_high=9.0)
+    config = LossConfig(ratio="sequence", clip_ratio_low=0.9, clip_ratio_high=9.0)
     assert gradient([4.0, 1.0], [-1.0, -1.0], config) == pytest.approx([2.0, 2.0])
-    assert gradient([4.0, 1.0], [-1.0, -1.0], LossConfig(clip_low=0.9, clip_high=9.0)) == pytest.approx([4.0, 1.0])
+    assert gradient([4.0, 1.0], [-1.0, -1.0], LossConfig(clip_ratio_low=0.9, clip_ratio_high=9.0)) == pytest.approx(
+        [4.0, 1.0]
+    )
 
 
 def test_tokens_that_are_not_the_policys_do_not_count_in_the_sequence_ratio() -> None:
-    config = LossConfig(ratio="sequence", clip_low=0.9, clip_high=9.0)
+    config = LossConfig(ratio="sequence", clip_ratio_low=0.9, clip_ratio_high=9.0)
     mask = torch.tensor([[True, False, True]])
     logprobs = torch.tensor([[math.log(4.0), 11.0, 0.0]])
     loss = policy_loss(logprobs, torch.zeros(1, 3), torch.full((1, 3), -1.0), mask, config).loss_BT
@@ -169,11 +171,11 @@ def test_k3_is_bounded() -> None:
         ({"aggregation": "token_mean"}, "loss.aggregation='token_mean'.*did you mean 'token-mean'"),
         ({"ratio": "tokens"}, "loss.ratio='tokens'.*did you mean 'token'"),
         ({"kl_estimator": "k4"}, "loss.kl_estimator='k4'"),
-        ({"clip_low": -0.1}, "loss.clip_low=-0.1: must be from 0 to 1"),
-        ({"clip_low": 1.5}, "loss.clip_low=1.5: must be from 0 to 1"),
-        ({"clip_high": -0.2}, "loss.clip_high=-0.2: must be at least 0"),
-        ({"clip_high": math.nan}, "loss.clip_high=nan"),
-        ({"kl_coefficient": -1.0}, "loss.kl_coefficient=-1.0: must be at least 0"),
+        ({"clip_ratio_low": -0.1}, "loss.clip_ratio_low=-0.1: must be from 0 to 1"),
+        ({"clip_ratio_low": 1.5}, "loss.clip_ratio_low=1.5: must be from 0 to 1"),
+        ({"clip_ratio_high": -0.2}, "loss.clip_ratio_high=-0.2: must be at least 0"),
+        ({"clip_ratio_high": math.nan}, "loss.clip_ratio_high=nan"),
+        ({"kl_coef": -1.0}, "loss.kl_coef=-1.0: must be at least 0"),
         ({"dual_clip": 0.5}, "loss.dual_clip=0.5: must be at least 1"),
         ({"aggregation": "seq-mean-token-sum-norm"}, "loss.horizon.*=0: must be at least 1"),
         ({"aggregation": "seq-mean-token-sum-norm", "horizon": -3}, "loss.horizon.*=-3: must be at least 1"),

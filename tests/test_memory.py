@@ -15,20 +15,19 @@ from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model
 from rich.console import Console
 from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
-from algorithms.common import memory
-from algorithms.common.config import (
-    DistributedConfig,
-    EnvConfig,
-    OptimizerConfig,
-    RolloutConfig,
-    TrainConfig,
-)
-from algorithms.common.decoding import Decoder
-from algorithms.common.footprint import Footprint, footprint
-from algorithms.common.loss import LossConfig
-from algorithms.common.memory import MemoryPlan, plan_memory, precision_warning
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import LoraConfig, PolicyConfig
+from algorithms.common.config import TrainConfig
+from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.memory import plan as memory
+from algorithms.common.memory.footprint import Footprint, footprint
+from algorithms.common.memory.plan import MemoryPlan, plan_memory, precision_warning
+from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import LossConfig
 from igsearch_env import ConfigurationError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -117,10 +116,10 @@ def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture:
     path = save_tiny_policy(tmp_path, architecture=architecture, context_length=128)
     policy = Policy.load(PolicyConfig(path=str(path), device="cpu"))
     cache = 512
-    config = configured(path, rollout=RolloutConfig(cache_tokens=cache))
-    decoder = Decoder(policy, slots=100, max_new_tokens=8, temperature=0.0, cache_tokens=cache)
+    config = configured(path, rollout=RolloutConfig(kv_cache_tokens=cache))
+    decoder = Decoder(policy, slots=100, max_new_tokens=8, temperature=0.0, kv_cache_tokens=cache)
     decoder.begin([5] * 119)
-    decoder.read()
+    decoder.prefill()
     decoder.store.reserve(0, 128)
     stored = sum(sum(x.nbytes for x in decoder.store.layer(layer)) for layer in range(2))
     assert sizes(plan_of(config))["keys and values (always)"] == stored
@@ -204,7 +203,7 @@ def test_copies(large: Path) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_whole_weights_are_there_before_they_are_sharded(large: Path) -> None:
-    short = {"policy": {"context_length": 1_024}, "rollout": RolloutConfig(cache_tokens=1_024)}
+    short = {"policy": {"context_length": 1_024}, "rollout": RolloutConfig(kv_cache_tokens=1_024)}
     config = configured(large, **short, distributed=DistributedConfig(sharding="fsdp2"))
     many = sizes(plan_of(config, device=CUDA, processes=64))
     weights = sizes(plan_of(configured(large), device=CUDA))["weights (always)"]
@@ -257,18 +256,18 @@ def test_engines(large: Path) -> None:
         config = configured(large, policy={"dtype": "bfloat16"}, rollout=RolloutConfig(**options))
         return sizes(plan_of(config, device=CUDA))
 
-    assert lines(engine="vllm", gpu_memory_share=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
+    assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
     server = lines(engine="vllm_server", server="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
-    builtin = lines(cache_tokens=131_072)["keys and values (always)"]
-    assert builtin == lines(engine="transformers", cache_tokens=131_072)["keys and values (always)"]
-    assert lines(cache_tokens=65_536)["keys and values (always)"] == builtin // 2
+    builtin = lines(kv_cache_tokens=131_072)["keys and values (always)"]
+    assert builtin == lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
+    assert lines(kv_cache_tokens=65_536)["keys and values (always)"] == builtin // 2
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_larger_store_makes_no_larger_passes(large: Path) -> None:
-    def passes(cache_tokens: int) -> int:
-        rollout = RolloutConfig(questions=64, group_size=8, cache_tokens=cache_tokens)
+    def passes(kv_cache_tokens: int) -> int:
+        rollout = RolloutConfig(questions_per_step=64, group_size=8, kv_cache_tokens=kv_cache_tokens)
         config = configured(large, policy={"dtype": "bfloat16", "context_length": 1_024}, rollout=rollout)
         return sizes(plan_of(config, device=CUDA))["passes (rollout)"]
 
@@ -332,7 +331,7 @@ def test_a_large_run_is_a_table_with_its_total(large: Path) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_advice_is_concrete_and_true(large: Path) -> None:
-    config = configured(large, optimizer=OptimizerConfig(token_budget=16_384), loss=LossConfig(kl_coefficient=0.001))
+    config = configured(large, optimizer=OptimizerConfig(token_budget=16_384), loss=LossConfig(kl_coef=0.001))
     plan = plan_of(config, reference=True, device=CUDA)
     advice = plan.advice()
     assert not plan.fits()
@@ -341,8 +340,8 @@ def test_advice_is_concrete_and_true(large: Path) -> None:
         "optimizer.token_budget",
         "policy.lora.rank",
         "distributed.sharding",
-        "rollout.cache_tokens",
-        "loss.kl_coefficient",
+        "rollout.kv_cache_tokens",
+        "loss.kl_coef",
         "rollout.dtype",
     ]
     saved = [float(text.partition(" saves ")[2].split()[0]) for text in advice]
@@ -371,12 +370,12 @@ def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
         large,
         policy={"gradient_checkpointing": True, "lora": LoraConfig(rank=8), "context_length": 4_096},
         optimizer=OptimizerConfig(token_budget=65_536),
-        rollout=RolloutConfig(dtype="bfloat16", cache_tokens=2**21),
+        rollout=RolloutConfig(dtype="bfloat16", kv_cache_tokens=2**21),
         distributed=DistributedConfig(sharding="fsdp2"),
     )
     plan = plan_of(config, device=CUDA, processes=2)
     assert not plan.fits()
-    assert {text.split()[0] for text in plan.advice()} <= {"optimizer.token_budget", "rollout.cache_tokens"}
+    assert {text.split()[0] for text in plan.advice()} <= {"optimizer.token_budget", "rollout.kv_cache_tokens"}
 
 
 def test_weights_that_do_not_fit_are_refused(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.logs import read_metrics
-from algorithms.common.rollout import play
-from algorithms.common.run import Run
+from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.metrics_log import read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages, attempt_ends
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
@@ -192,7 +194,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> MRSearchConfig:
         steps=2,
         eval_every=0,
         env=EnvConfig(questions=(str(path),), eval_questions=(str(path),), attempts=2),
-        rollout=RolloutConfig(questions=3, group_size=4, max_new_tokens=16),
+        rollout=RolloutConfig(questions_per_step=3, group_size=4, max_new_tokens=16),
         optimizer=OptimizerConfig(token_budget=600),
     )
 
@@ -222,7 +224,9 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
     with Run(algorithm, config) as run:
         buffer = collect_batch(run, algorithm, 1)
         policy, temperature = run.policy, config.rollout.temperature
-        again = run.learner.per_token(buffer, lambda ids, mask: policy.token_logprobs(ids, mask, temperature)[0])
+        again = run.learner.map_policy_tokens(
+            buffer, lambda ids, mask: policy.token_logprobs(ids, mask, temperature)[0]
+        )
         np.testing.assert_allclose(buffer.logprobs, again, atol=1e-4)
         assert sum(len(t.attempts) == 2 for t in buffer.trajectories) >= 6
         for member in buffer.trajectories:
@@ -236,6 +240,6 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
 def test_evaluation_reflects_as_training_does(config: MRSearchConfig, tmp_path: Path) -> None:
     config = replace(config, run_dir=tmp_path / "run")
     with Run(MRSearch(config), config) as run:
-        episodes = play(run.sampler.decoder(8, temperature=0.0), run.engine, run.test_questions, seed=(0,))
+        episodes = play(run.sampler.decoder(8, temperature=0.0), run.stepper, run.test_questions, seed=(0,))
     assert [len(t.attempts) for t in episodes] == [2] * 6
     assert all(t.prediction == t.attempts[-1].prediction for t in episodes)

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tokenizer
 
-from algorithms.common.tokens import Tokens
-from algorithms.common.truncation import NEAR, observation_cut
+from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.rollout.truncation import NEAR, observation_cut
 from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
-from igsearch_env.engine import SearchEngine
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocol import FAMILIES, parse
+from igsearch_env.protocols.protocol import FAMILIES, parse
 from igsearch_env.questions import Question
 from igsearch_env.scorers import UnigramScorer
+from igsearch_env.stepper import EpisodeStepper
 from retrievers import DictionaryRetriever, Passage
 
 PIECES = (
@@ -167,10 +167,10 @@ def test_real_and_random_evidence_are_cut_alike(family: str, source: str, last_c
 
 def test_an_episode_shows_cut_passages_and_keeps_the_last_call() -> None:
     limit = 6
-    engine = SearchEngine(
+    engine = EpisodeStepper(
         QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, protocol=protocol_of("search_r1", limit)
     )
-    whole = SearchEngine(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1)
+    whole = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1)
     shown = []
     for engine_ in (engine, whole):
         episode = engine_.begin(QUESTIONS[0])

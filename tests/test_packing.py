@@ -27,11 +27,11 @@ from transformers import (
     Lfm2ForCausalLM,
 )
 
-from algorithms.common import packing
-from algorithms.common.key_values import KeyValues, Prefixes, common_prefix
-from algorithms.common.packed_attention import Slots
-from algorithms.common.packing import Block, Pack, pack, pack_slots, passes
-from algorithms.common.policy import Policy
+from algorithms.common.model import packing
+from algorithms.common.model.kv_cache import CachedPrefixes, KVCache, common_prefix
+from algorithms.common.model.packed_attention import Slots
+from algorithms.common.model.packing import Block, Pack, pack, pack_slots, split_by_budget
+from algorithms.common.model.policy import Policy
 from igsearch_env.errors import ConfigurationError
 
 EVERY = (*ARCHITECTURES, *WINDOWED)
@@ -57,18 +57,18 @@ def alone(policy: Policy, ids: Ids) -> Tensor:
 @torch.no_grad()
 def read(policy: Policy, packed: Pack, blocks: list[Block]) -> list[Tensor]:
     """Hidden states of each block of a pass."""
-    hidden_n = policy.read(packed)
+    hidden_n = policy.forward_packed(packed)
     return [hidden_n[first : first + len(block.ids)] for first, block in zip(packed.first, blocks, strict=True)]
 
 
 @torch.no_grad()
-def store_sequences(policy: Policy, sequences: list[Ids], stride: int) -> KeyValues:
+def store_sequences(policy: Policy, sequences: list[Ids], stride: int) -> KVCache:
     """Each sequence in a slot of its own."""
-    store = KeyValues()
+    store = KVCache()
     store.reserve(len(sequences), stride)
     blocks = [Block(ids, 0, slot * stride) for slot, ids in enumerate(sequences) if ids]
     if blocks:
-        policy.read(pack(blocks, CPU, store=store, keep=True))
+        policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
     return store
 
 
@@ -131,7 +131,7 @@ def test_one_token_for_some_of_the_slots_equals_reading_alone(architecture: str,
         packed = pack_slots(new, active, [len(rows[slot]) for slot in active], CPU, store=store)
         assert packed.buckets[0][1].copied is few  # type: ignore[union-attr]
         with torch.no_grad():
-            hidden_n = policy.read(packed)
+            hidden_n = policy.forward_packed(packed)
         for slot, token, hidden in zip(active, new, hidden_n, strict=True):
             rows[slot] = (*rows[slot], token)
             close(hidden, alone(policy, rows[slot])[-1])
@@ -144,9 +144,9 @@ def test_what_a_slot_held_before_is_not_seen(architecture: str) -> None:
     rows = [some_ids(length, 50 + length) for length in (4, 11, 1)]
     blocks = [Block(ids, 0, 32 * slot) for slot, ids in enumerate(rows)]
     with torch.no_grad():
-        policy.read(pack(blocks, CPU, store=store, keep=True))
+        policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
         packed = pack_slots((5, 6, 7), (0, 1, 2), [len(ids) for ids in rows], CPU, store=store)
-        for ids, token, hidden in zip(rows, (5, 6, 7), policy.read(packed), strict=True):
+        for ids, token, hidden in zip(rows, (5, 6, 7), policy.forward_packed(packed), strict=True):
             close(hidden, alone(policy, (*ids, token))[-1])
 
 
@@ -168,7 +168,7 @@ def test_forks_of_one_prefix_do_not_see_each_other(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", EVERY)
 def test_a_sequence_read_in_pieces_equals_the_whole(architecture: str) -> None:
     policy = cached_policy(architecture)
-    ids, store = some_ids(40, 0), KeyValues()
+    ids, store = some_ids(40, 0), KVCache()
     store.reserve(1, 40)
     whole, past = alone(policy, ids), 0
     for size in (1, 12, 2, 20, 5):
@@ -247,7 +247,7 @@ def test_the_order_of_blocks_does_not_matter(order: list[int]) -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 60))
 def test_passes_hold_every_place_once_in_order_within_the_budget(lengths: list[int], budget: int) -> None:
-    parts = list(passes(lengths, budget))
+    parts = list(split_by_budget(lengths, budget))
     assert [place for part in parts for place in part] == list(range(len(lengths)))
     assert all(len(part) == 1 or sum(lengths[place] for place in part) <= budget for part in parts)
     # None is closed while the next place would have fitted.
@@ -316,7 +316,7 @@ def test_an_attention_that_packs_cannot_compute_is_refused(name: str) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=5))
 def test_a_store_that_grows_keeps_what_it_holds(sizes: list[tuple[int, int]]) -> None:
-    store = KeyValues()
+    store = KVCache()
     store.reserve(2, 3)
     keys, values = torch.arange(1, 49.0).view(6, 2, 4), -torch.arange(1, 49.0).view(6, 2, 4)
     for layer in (0, 3):
@@ -340,7 +340,7 @@ SHORT = st.lists(st.integers(0, 2), max_size=6).map(tuple)
 @given(st.lists(SHORT, max_size=8), SHORT)
 def test_the_longest_stored_prefix_is_found(sequences: list[Ids], ids: Ids) -> None:
     stored = {10 * number: sequence for number, sequence in enumerate(sequences)}
-    length, start = Prefixes(KeyValues(), stored).longest(ids)
+    length, start = CachedPrefixes(KVCache(), stored).longest(ids)
     assert length == max((common_prefix(ids, sequence) for sequence in sequences), default=0)
     assert stored.get(start, ())[:length] == ids[:length]
 
@@ -366,7 +366,7 @@ def test_a_model_that_packed_passes_would_get_wrong_is_refused() -> None:
     ).eval()
     for model in (bloom, convolutional):
         with pytest.raises(ConfigurationError, match="plain causal attention"):
-            _policy(model).check()
+            _policy(model).verify_packed()
 
 
 def test_logit_scaling_is_the_models_own() -> None:
@@ -374,7 +374,7 @@ def test_logit_scaling_is_the_models_own() -> None:
     cohere = CohereForCausalLM(CohereConfig(**shape, logit_scale=0.25, eos_token_id=1, bos_token_id=0)).eval()
     granite = GraniteForCausalLM(GraniteConfig(**shape, num_key_value_heads=2, logits_scaling=4.0)).eval()
     for model in (cohere, granite):
-        _policy(model).check()
+        _policy(model).verify_packed()
 
 
 def _policy(model: Any) -> Policy:
@@ -401,7 +401,7 @@ def test_a_token_a_slot_copies_no_keys_for_every_query_head(softcap: float | Non
     slots, columns, heads, queries, width = 4, 64, 2, 16, 32
     part = Slots(torch.arange(slots), torch.full((slots,), columns))
     part.slots_n, part.lengths_n = part.slots_n.to(meta), part.lengths_n.to(meta)
-    store = KeyValues()
+    store = KVCache()
     store.reserve(slots, columns)
     k = torch.empty(slots, heads, width, device=meta)
     store.write(0, torch.empty(slots, dtype=torch.long, device=meta), k, k)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from igsearch_env import Gain, Question, ReflectionWrapper
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.terminal import GAIN_CELLS, GAIN_SCALE, EpisodePrinter, gain_bar, visible
 from igsearch_env.trajectory import ANSWERED, RETRIEVAL_FAILED, Trajectory
 from retrievers import Passage

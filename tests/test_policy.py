@@ -14,10 +14,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers import modeling_flash_attention_utils as library
 
-from algorithms.common.footprint import Footprint
-from algorithms.common.packing import own_attention
-from algorithms.common.policy import Policy, TokenLogprobs
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.memory.footprint import Footprint
+from algorithms.common.model.packing import own_attention
+from algorithms.common.model.policy import Policy, PolicyModule
+from algorithms.common.model.pretrained import PolicyConfig
 from igsearch_env.errors import ConfigurationError
 
 IDS = torch.tensor([[5, 9, 12, 40, 7, 8, 22, 31], [3, 4, 6, 8, 10, 0, 0, 0]])
@@ -26,7 +26,7 @@ MASK = torch.tensor([[False] + [True] * 7, [False] + [True] * 4 + [False] * 3])
 
 def gradients(policy: Policy) -> list[torch.Tensor]:
     """Of the sum of some log-probs."""
-    TokenLogprobs(policy)(IDS, MASK)[0].sum().backward()
+    PolicyModule(policy)(IDS, MASK)[0].sum().backward()
     return [p.grad for p in policy.model.parameters() if p.grad is not None]
 
 
@@ -69,7 +69,7 @@ def test_dropout_is_off_in_the_update_too() -> None:
         attention_dropout=0.5,
     )
     policy = Policy(GPTNeoXForCausalLM(config), tokenizer(), gradient_checkpointing=True)
-    first, second = (TokenLogprobs(policy)(IDS, MASK)[0] for _ in range(2))
+    first, second = (PolicyModule(policy)(IDS, MASK)[0] for _ in range(2))
     assert policy.model.training
     assert torch.equal(first, second)
 
@@ -81,15 +81,15 @@ def test_a_kernel_that_is_not_there_is_replaced_with_a_notice(
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: the kernel may be there")
     path = str(save_tiny_policy(tmp_path / "model"))
-    policy = Policy.load(PolicyConfig(path=path, device="cpu", attention=wanted))
-    assert f"policy.attention={wanted!r} needs a GPU" in capsys.readouterr().err
+    policy = Policy.load(PolicyConfig(path=path, device="cpu", attn_implementation=wanted))
+    assert f"policy.attn_implementation={wanted!r} needs a GPU" in capsys.readouterr().err
     assert policy.model.config._attn_implementation == "packed_sdpa"
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_kernels_agree(kernel: str, tmp_path: Path) -> None:
     path = str(save_tiny_policy(tmp_path / "model"))
-    policy = Policy.load(PolicyConfig(path=path, device="cpu", attention=kernel))
+    policy = Policy.load(PolicyConfig(path=path, device="cpu", attn_implementation=kernel))
     assert policy.model.config._attn_implementation == f"packed_{kernel}"
     with torch.no_grad():
         expected = tiny_policy().token_logprobs(IDS, MASK)[0]
@@ -109,7 +109,7 @@ def test_a_kernel_that_is_not_there_is_replaced_by_one_that_the_model_has(wanted
 def test_a_kernel_that_the_model_does_not_take_is_an_error(tmp_path: Path) -> None:
     path = str(save_tiny_policy(tmp_path / "model", architecture="gemma2"))
     with pytest.raises(ConfigurationError, match=r"policy\.attention='sdpa': Gemma2ForCausalLM .*auto takes"):
-        Policy.load(PolicyConfig(path=path, device="cpu", attention="sdpa"))
+        Policy.load(PolicyConfig(path=path, device="cpu", attn_implementation="sdpa"))
 
 
 @pytest.mark.parametrize("compute_dtype", [None, "bfloat16"])
@@ -133,7 +133,7 @@ def test_flash_attention_computes_what_sdpa_computes(
     model = copy.deepcopy(plain.model)
     model.config._attn_implementation_internal = "flash_attention_2"
     policy = Policy(model, plain.tokenizer, compute_dtype=compute_dtype)
-    policy.check()
+    policy.verify_packed()
     assert own_attention(policy.model) == "flash_attention_2"
     with torch.no_grad():
         expected = plain.token_logprobs(IDS, MASK)[0]
@@ -168,7 +168,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
     model = tiny_model()
     model.resize_token_embeddings(len(tokenizer()) - 3)
     with pytest.raises(ConfigurationError, match=r"the tokenizer has \d+ tokens, the model embeddings for \d+"):
-        Policy(model, tokenizer()).check()
+        Policy(model, tokenizer()).verify_packed()
 
 
 def test_a_model_that_is_nowhere_is_named() -> None:

@@ -16,15 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_policy
 
-from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
-from algorithms.common.checkpoint import checkpoints
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.critic import Critic, CriticConfig
-from algorithms.common.estimators import discounted_sums, gae
-from algorithms.common.logs import read_metrics
-from algorithms.common.loss import value_loss
-from algorithms.common.run import Run
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.metrics_log import read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
+from algorithms.common.training.advantages import discounted_sums, gae
+from algorithms.common.training.critic import Critic, CriticConfig
+from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import value_loss
 from algorithms.ppo import PPO, PPOConfig, token_rewards
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
@@ -32,7 +34,7 @@ from igsearch_env.world.bundled import bundled_world
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 
-def numbers(buffer: RolloutBuffer, seed: int = 0) -> Floats:
+def numbers(buffer: RolloutBuffer, seed: int = 0) -> Float32s:
     """A made-up number per policy token."""
     return np.random.default_rng(seed).normal(size=int(buffer.policy_tokens.sum())).astype(np.float32)
 
@@ -106,14 +108,14 @@ def test_with_lambda_1_the_critic_learns_returns_whatever_it_said(gamma: float) 
     returns = discounted_sums(token_rewards(buffer, 0.0), buffer.policy_tokens, gamma)
     for seed in range(3):
         buffer.values = numbers(buffer, seed)
-        targets = PPO(PPOConfig(gamma=gamma, lam=1.0)).value_targets(buffer)
+        targets = PPO(PPOConfig(gamma=gamma, gae_lambda=1.0)).value_targets(buffer)
         np.testing.assert_allclose(targets, returns, atol=1e-5)
 
 
 def test_with_lambda_0_the_critic_learns_what_it_says_one_token_later() -> None:
     buffer = buffer_of([[trajectory([search_turn((2, 3), observation_ids=(9,)), answer_turn((4,))], 1.0)]])
     buffer.values = np.array([0.1, 0.2, 0.4], dtype=np.float32)
-    targets = PPO(PPOConfig(gamma=0.5, lam=0.0)).value_targets(buffer)
+    targets = PPO(PPOConfig(gamma=0.5, gae_lambda=0.0)).value_targets(buffer)
     assert targets.tolist() == pytest.approx([0.1, 0.2, 1.0])
 
 
@@ -121,7 +123,7 @@ def test_with_lambda_0_the_critic_learns_what_it_says_one_token_later() -> None:
 def test_what_is_read_between_turns_is_no_step(observed: int) -> None:
     plain, holed = mixed_buffer(observed=0), mixed_buffer(observed=observed)
     plain.values = holed.values = numbers(plain)
-    algorithm = PPO(PPOConfig(gamma=0.8, lam=0.7))
+    algorithm = PPO(PPOConfig(gamma=0.8, gae_lambda=0.7))
     np.testing.assert_array_equal(algorithm.advantages(plain), algorithm.advantages(holed))
     np.testing.assert_array_equal(algorithm.value_targets(plain), algorithm.value_targets(holed))
 
@@ -129,7 +131,7 @@ def test_what_is_read_between_turns_is_no_step(observed: int) -> None:
 def test_advantages_are_whitened_over_the_batch_and_targets_are_not() -> None:
     buffer = mixed_buffer()
     buffer.values = numbers(buffer)
-    algorithm = PPO(PPOConfig(gamma=0.9, lam=0.9))
+    algorithm = PPO(PPOConfig(gamma=0.9, gae_lambda=0.9))
     advantages = algorithm.advantages(buffer)
     assert advantages.mean() == pytest.approx(0, abs=1e-6)
     assert advantages.std(ddof=1) == pytest.approx(1, abs=1e-4)
@@ -231,7 +233,7 @@ def test_a_value_is_that_of_the_state_before_its_token() -> None:
     assert next(values, None) is None
 
 
-def learn(made: Critic, buffer: RolloutBuffer, targets: Floats, steps: int) -> list[dict[str, float]]:
+def learn(made: Critic, buffer: RolloutBuffer, targets: Float32s, steps: int) -> list[dict[str, float]]:
     """Updates on one buffer, each from the values before it."""
     metrics = []
     for step in range(1, steps + 1):
@@ -310,8 +312,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PPOConfig:
         eval_every=0,
         save_every=1,
         env=EnvConfig(questions=(str(path),), eval_questions=(str(path),), max_searches=2),
-        rollout=RolloutConfig(questions=3, group_size=2, max_new_tokens=12),
-        optimizer=OptimizerConfig(minibatches=2, token_budget=600),
+        rollout=RolloutConfig(questions_per_step=3, group_size=2, max_new_tokens=12),
+        optimizer=OptimizerConfig(num_minibatches=2, token_budget=600),
     )
 
 

@@ -18,8 +18,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from algorithms.common.progress import TrainingProgress
-from algorithms.common.sparklines import flow, sparkline, split
+from algorithms.common.run.progress import TrainingProgress
+from algorithms.common.run.sparklines import flow, sparkline, split
 
 ROOT = Path(__file__).parent.parent
 METRICS = {
@@ -300,7 +300,7 @@ def test_ctrl_c_in_a_terminal(screen: tuple[int, int]) -> None:
 import signal, sys, time
 from pathlib import Path
 from rich.console import Console
-from algorithms.common.progress import TrainingProgress
+from algorithms.common.run.progress import TrainingProgress
 signal.alarm(120)  # not for ever, whatever goes wrong
 progress = TrainingProgress(Console(width=80), "grpo", Path("runs/a"), 9, 0)
 def steps():

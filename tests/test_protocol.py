@@ -10,15 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igsearch_env import ConfigurationError
-from igsearch_env.protocol import (
+from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols.protocol import (
     FAMILIES,
     MAX_ACTION_CHARS,
     PROMPTS,
     STOP_TAGS,
-    Answer,
-    Invalid,
     Protocol,
-    Search,
     action_span,
     parse,
     refine_span,

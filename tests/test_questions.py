@@ -367,7 +367,7 @@ def test_a_missing_library_is_named_with_its_extra(
 
 def test_the_environment_and_its_questions_import_no_heavy_library() -> None:
     program = (
-        "import igsearch_env, igsearch_env.benchmarks, sys; print({'torch', 'pyarrow', 'datasets'} & {*sys.modules})"
+        "import igsearch_env, igsearch_env.question_sets, sys; print({'torch', 'pyarrow', 'datasets'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -28,15 +28,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_model, tiny_policy, tokenizer
 
-from algorithms.common.decoding import Completion, Decoder
-from algorithms.common.engines.base import Engine, TurnWriter
-from algorithms.common.policy import Policy
-from algorithms.common.rollout import play
-from algorithms.common.tokens import Ids
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.tokenizer import Ids
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.decoder import Completion, Decoder
+from algorithms.common.rollout.engines.base import Engine, EngineDecoder
 from igsearch_env import ConfigurationError, IGSearchEnv, Protocol
-from igsearch_env.engine import SearchEngine
-from igsearch_env.protocol import Answer, Invalid
+from igsearch_env.protocols.actions import Answer, Invalid
 from igsearch_env.reflection import ReflectionWrapper
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Attempt
 
 LAST_CALL = "No search is left. Answer now.\n\n"
@@ -142,7 +142,7 @@ def test_the_reflection_asks_the_question_again_in_the_words_of_the_protocol(pro
     env = reflecting(2, protocol=Protocol(protocol, prompt))
     begin(env)
     observation = env.step(answer("x"))[0]
-    assert observation == inner(env).engine.protocol.reflection(QUESTIONS[0].text)
+    assert observation == inner(env).stepper.protocol.reflection(QUESTIONS[0].text)
     assert observation.endswith(f"{QUESTIONS[0].text}\n")
     assert ("Look back" in observation) == (prompt != "bare")
 
@@ -217,7 +217,7 @@ def test_a_retrieval_failure_ends_the_whole_episode() -> None:
     observation, reward, terminated, truncated, info = env.step(search("fail now"))
     assert (observation, reward, terminated, truncated) == ("", 0.0, False, True)
     assert (info["stop_reason"], info["attempts"]) == ("retrieval_failed", 1)
-    assert inner(env).trajectory.failed
+    assert inner(env).trajectory.retrieval_failed
 
 
 def test_a_search_after_the_reflection_is_valued_with_all_that_was_read_before() -> None:
@@ -244,7 +244,7 @@ def test_autorefine_pays_the_last_search_of_an_attempt_with_its_answer(right: bo
 
 def test_the_vector_environment_gives_the_same_as_single_ones() -> None:
     envs = make_envs(2, autoreset=False, max_searches=1)
-    envs.engine.attempts = 2
+    envs.stepper.attempts = 2
     singles = [reflecting(2, max_searches=1) for _ in range(2)]
     envs.reset(options={"questions": QUESTIONS[:2]})
     for number, env in enumerate(singles):
@@ -278,7 +278,7 @@ def with_failures(attempts: int, protocol: str) -> ReflectionWrapper:
 
 def reflection_of(env: ReflectionWrapper) -> str:
     """What is read between two attempts at the question of the running episode."""
-    return inner(env).engine.protocol.reflection(inner(env).trajectory.question.text)
+    return inner(env).stepper.protocol.reflection(inner(env).trajectory.question.text)
 
 
 @given(ACTIONS, st.integers(1, 4), st.sampled_from(["search_r1", "autorefine"]))
@@ -299,7 +299,7 @@ def test_turns_fall_into_attempts_and_no_more_than_allowed(texts: list[str], att
     assert len(trajectory.attempts) <= attempts
     ends = [0, *(attempt.end for attempt in trajectory.attempts)]
     assert ends == sorted(set(ends))  # no attempt without a turn
-    assert ends[-1] == len(trajectory.turns) or trajectory.failed
+    assert ends[-1] == len(trajectory.turns) or trajectory.retrieval_failed
     for start, attempt in zip(ends, trajectory.attempts, strict=False):
         turns = trajectory.turns[start : attempt.end]
         assert len(turns) <= 3
@@ -376,7 +376,7 @@ def test_without_a_chat_the_text_stands_as_it_is() -> None:
 def test_a_rollout_records_the_reflection_as_it_was_read(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
     bare = Protocol("search_r1", "bare")
-    engine = SearchEngine(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, attempts=3, protocol=bare)
+    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, attempts=3, protocol=bare)
     decoder = Decoder(policy, slots=4, max_new_tokens=4, temperature=1.0)
     for member in play(decoder, engine, QUESTIONS, seed=(0,)):
         assert len(member.attempts) == 3
@@ -404,8 +404,8 @@ class ClosesItsTurn(Engine):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_turn_that_was_closed_without_an_action_is_answered_by_the_user(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
-    engine = SearchEngine(QUESTIONS, small_retriever(), None, max_searches=1, protocol=Protocol("search_r1", "bare"))
-    writer = TurnWriter(ClosesItsTurn(policy), policy, slots=1, max_new_tokens=20, temperature=0)
+    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, max_searches=1, protocol=Protocol("search_r1", "bare"))
+    writer = EngineDecoder(ClosesItsTurn(policy), policy, slots=1, max_new_tokens=20, temperature=0)
     (trajectory,) = play(writer, engine, QUESTIONS[:1], seed=(0,))
     first = trajectory.turns[0]
     assert isinstance(first.action, Invalid)

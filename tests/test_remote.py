@@ -33,8 +33,8 @@ from retrievers import (
     open_retriever,
     replicas,
 )
-from retrievers.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
-from retrievers.service import make_app
+from retrievers.service.endpoints import make_app
+from retrievers.service.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
 
 BM25 = BM25Retriever(CORPUS)
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -20,17 +20,19 @@ from typing import Any
 import pytest
 import yaml
 
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig
-from algorithms.common.evaluation import Row, score_rows
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.evaluation.results import write_result
+from algorithms.common.evaluation.scores import QuestionResult, score_rows
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
-from algorithms.common.report.comparable import make_entries
+from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import LiveServer
-from algorithms.common.report.read_run import read_run
 from algorithms.common.report.run_report import run_report, write_reports
-from algorithms.common.results import write_result
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.saved_run import read_run
 from algorithms.common.trainer import train
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
@@ -97,9 +99,9 @@ def write_run(
     return folder
 
 
-def scored_row(name: str, number: int, em: float) -> Row:
+def scored_row(name: str, number: int, em: float) -> QuestionResult:
     """What became of one test question."""
-    return Row(name, f"q{number}", f"Question {number}?", ["yes"], "yes", em, em, 1, ["a query"], "answered")
+    return QuestionResult(name, f"q{number}", f"Question {number}?", ["yes"], "yes", em, em, 1, ["a query"], "answered")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_dir=folder / "run",
         policy=PolicyConfig(path="bundled"),
         env=EnvConfig(questions=(str(questions),), eval_questions=(str(questions),)),
-        rollout=RolloutConfig(questions=3, group_size=3, max_new_tokens=12),
+        rollout=RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12),
         optimizer=OptimizerConfig(token_budget=600),
     )
     train(IGGRPO(config), config)
@@ -303,7 +305,7 @@ def test_a_page_that_would_be_too_large_shows_fewer_episodes(
         (run / "trajectories" / f"step-{number:06d}.json.gz").write_bytes(content)
     write_reports(run)
     whole = (run / "trajectories.html").stat().st_size
-    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", 10)
+    monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", 10)
     write_reports(run)
     assert (run / "trajectories.html").stat().st_size < whole
 
@@ -352,7 +354,7 @@ def four_runs(folder: Path) -> list[Path]:
             {"a": [float(i < level) for i in range(100)]},
             algorithm=name,
             seed=seed,
-            loss={"clip_low": 0.2},
+            loss={"clip_ratio_low": 0.2},
         )
         for (name, seed), level in levels.items()
     ]
@@ -360,12 +362,14 @@ def four_runs(folder: Path) -> list[Path]:
 
 def test_runs_that_differ_by_seed_alone_are_one_entry(tmp_path: Path) -> None:
     folders = four_runs(tmp_path)
-    folders.append(write_run(tmp_path / "other", [training_row(1)], algorithm="grpo", seed=3, loss={"clip_low": 0.3}))
-    entries = make_entries([read_run(folder) for folder in folders])
+    folders.append(
+        write_run(tmp_path / "other", [training_row(1)], algorithm="grpo", seed=3, loss={"clip_ratio_low": 0.3})
+    )
+    entries = make_seed_groups([read_run(folder) for folder in folders])
     assert [(entry.label, [run.seed for run in entry.runs]) for entry in entries] == [
-        ("grpo clip_low=0.2", [1, 2]),
+        ("grpo clip_ratio_low=0.2", [1, 2]),
         ("rloo", [1, 2]),
-        ("grpo clip_low=0.3", [3]),
+        ("grpo clip_ratio_low=0.3", [3]),
     ]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
 
-from algorithms.common import side_by_side
-from algorithms.common.buffer import RolloutBuffer
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.comparison import same_buffer as side_by_side
 from examples import same_buffer
 from igsearch_env.trajectory import Attempt, Gain, Trajectory
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.decoding import Decoder
-from algorithms.common.key_values import Prefixes
-from algorithms.common.packing import Pack
-from algorithms.common.policy import Policy
-from algorithms.common.rollout import collect
-from algorithms.common.scoring import PolicyScorer, measure_information_gain
-from igsearch_env.engine import SearchEngine
+from algorithms.common.model.kv_cache import CachedPrefixes
+from algorithms.common.model.packing import Pack
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.episode import Episode
 from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.scorers import UnigramScorer
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
@@ -85,7 +85,7 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
         scorer = make()
         questions = bundled_world().questions["train"]
         protocol = Protocol("search_r1", "bare")
-        engine = SearchEngine(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
+        engine = EpisodeStepper(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
         decoder = Decoder(bundled_policy(), slots=4, max_new_tokens=8, temperature=1.0)
         buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
         paid = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
@@ -117,10 +117,10 @@ CONFIG = InformationGainConfig(random_source="corpus")
 BARE = Protocol("search_r1", "bare")
 
 
-def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, Prefixes]:
+def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, CachedPrefixes]:
     """Six episodes, and what the decoder has read of them."""
     questions = bundled_world().questions["train"]
-    engine = SearchEngine(questions, bundled_retriever(), None, protocol=BARE)
+    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=BARE)
     decoder = Decoder(policy, slots=slots, max_new_tokens=12, temperature=temperature)
     buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
     return buffer, decoder.prefixes()
@@ -136,13 +136,13 @@ def gains(buffer: RolloutBuffer, scorer: PolicyScorer, config: InformationGainCo
 
 def count_tokens(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """A list that grows by the tokens and blocks of every pass."""
-    passes, read = list[tuple[int, int]](), policy.read
+    passes, read = list[tuple[int, int]](), policy.forward_packed
 
     def counted(packed: Pack) -> torch.Tensor:
         passes.append((len(packed.ids_n), len(packed.first)))
         return read(packed)
 
-    monkeypatch.setattr(policy, "read", counted)
+    monkeypatch.setattr(policy, "forward_packed", counted)
     return passes
 
 

@@ -28,7 +28,7 @@ from services import serving
 from retrievers import BM25Retriever, Passage, QueryError, RemoteRetriever, RetrievalError, Retriever
 from retrievers.base import MAX_QUERY_CHARS
 from retrievers.corpus import write_corpus
-from retrievers.service import Limits, make_app
+from retrievers.service.endpoints import Limits, make_app
 
 BM25 = BM25Retriever(CORPUS)
 APP = make_app(BM25)

@@ -11,10 +11,11 @@ from helpers import PASSAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.buffer import RolloutBuffer
-from algorithms.common.statistics import describe, throughput
+from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from igsearch_env.episode import Episode
-from igsearch_env.protocol import Invalid, Protocol, Search
+from igsearch_env.protocols.actions import Invalid, Search
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import CONTEXT_FULL, NO_ANSWER, STOP_REASONS, Attempt, Group, Trajectory, Turn
 
@@ -27,7 +28,7 @@ GAINS = {f"information_gain/{name}" for name in ("mean", "std", "positive_share"
 
 def described(buffer: RolloutBuffer, max_searches: int = 4) -> dict[str, float]:
     """Statistics with advantages of 1 everywhere."""
-    return describe(buffer, np.ones(int(buffer.policy_tokens.sum()), dtype=np.float32), max_searches=max_searches)
+    return batch_metrics(buffer, np.ones(int(buffer.policy_tokens.sum()), dtype=np.float32), max_searches=max_searches)
 
 
 def asks(query: str, found: int = 1, gain: float | None = None) -> Turn:
@@ -60,7 +61,7 @@ def test_the_stable_names_are_there_and_right() -> None:
     tokens = int(buffer.policy_tokens.sum())
     advantages = np.zeros(tokens, dtype=np.float32)
     advantages[:4] = -2.0
-    metrics = describe(buffer, advantages, max_searches=4)
+    metrics = batch_metrics(buffer, advantages, max_searches=4)
     expected = {
         "reward": 0.25,
         "searches": 1.25,

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from stopping import GAINS, STATES, TURNS, Advantages, Array, Estimator, Toy, enumerate_groups, episode, rewards_of
 
-from algorithms.common.buffer import Floats, RolloutBuffer
 from algorithms.common.config import TrainConfig
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -46,7 +46,7 @@ def ppo(toy: Toy, theta: Array, whitened: bool) -> Estimator:
     """PPO with the true values as its critic's."""
     values, algorithm = toy.values(theta), PPO(PPOConfig())
 
-    def advantages(buffer: RolloutBuffer) -> Floats:
+    def advantages(buffer: RolloutBuffer) -> Float32s:
         states = [[turn.query or "" for turn in t.turns[:n]] for t in buffer.trajectories for n in range(len(t.turns))]
         buffer.values = np.array([values["".join(state)] for state in states], dtype=np.float32)
         return algorithm.advantages(buffer) if whitened else algorithm.value_targets(buffer) - buffer.values
@@ -64,7 +64,7 @@ IG_GRPO, IG_GRPO_SIBLINGS = (
     IGGRPO(
         IGGRPOConfig(
             alpha=ALPHA,
-            baseline=baseline,
+            gain_baseline=baseline,
             scale_by_std=False,
             information_gain=InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none"),
         )

@@ -19,9 +19,10 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from algorithms.common.tokens import DATE, TAGS, Tokens
+from algorithms.common.model.tokenizer import DATE, TAGS, Tokens
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocol import STOP_TAGS, Invalid, Protocol, Search, action_span
+from igsearch_env.protocols.actions import Invalid, Search
+from igsearch_env.protocols.protocol import STOP_TAGS, Protocol, action_span
 from retrievers import Passage
 
 ALL = (*FAMILIES, "bundled")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from algorithms.common.config import TRACKERS
-from algorithms.common.logs import MetricsLog, read_metrics
-from algorithms.common.trackers import SERVICES, Tracker, open_trackers
+from algorithms.common.run.metrics_log import MetricsLog, read_metrics
+from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
 from igsearch_env.errors import ConfigurationError
 
 

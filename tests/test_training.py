@@ -18,21 +18,24 @@ import torch
 import yaml
 from models import save_tiny_policy
 
-from algorithms.common.checkpoint import CheckpointError, checkpoints
-from algorithms.common.config import EnvConfig, OptimizerConfig, RolloutConfig, TrainConfig
-from algorithms.common.errors import TrainingError
-from algorithms.common.key_values import KeyValues
-from algorithms.common.logs import read_metrics
-from algorithms.common.pretrained import PolicyConfig
-from algorithms.common.run import Run
+from algorithms.common.base.errors import TrainingError
+from algorithms.common.config import TrainConfig
+from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.run.checkpoint import CheckpointError, checkpoints
+from algorithms.common.run.metrics_log import read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
+from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
-from retrievers.faults import FaultyRetriever
+from retrievers.service.faults import FaultyRetriever
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,8 +61,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "save_every": 1,
         "policy": PolicyConfig(path="bundled"),
         "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
-        "rollout": RolloutConfig(questions=3, group_size=3, max_new_tokens=12),
-        "optimizer": OptimizerConfig(minibatches=2, epochs=2, token_budget=600),
+        "rollout": RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12),
+        "optimizer": OptimizerConfig(num_minibatches=2, epochs=2, token_budget=600),
     }
 
 
@@ -94,15 +97,15 @@ def test_a_run_leaves_what_people_look_at(small: dict[str, Any], tmp_path: Path)
         assert (run_dir / name).stat().st_size > 0
     assert list((run_dir / "transcripts").glob("*.txt"))
     assert list((run_dir / "tensorboard").iterdir())
-    assert len(checkpoints(run_dir / "checkpoints")) == 2  # keep_checkpoints
+    assert len(checkpoints(run_dir / "checkpoints")) == 2  # save_total_limit
 
 
 def test_a_pass_writes_each_row_of_the_store_once(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = KeyValues.write, []
+    write, written = KVCache.write, []
 
-    def watched(store: KeyValues, layer: int, rows_n: torch.Tensor, *pair: torch.Tensor) -> None:
+    def watched(store: KVCache, layer: int, rows_n: torch.Tensor, *pair: torch.Tensor) -> None:
         assert torch.are_deterministic_algorithms_enabled()
         write(store, layer, rows_n, *pair)
         assert torch.are_deterministic_algorithms_enabled()
@@ -110,7 +113,7 @@ def test_a_pass_writes_each_row_of_the_store_once(
         assert len(rows_n.unique()) == len(rows_n)  # the order of writing then decides nothing
         written.append(len(rows_n))
 
-    monkeypatch.setattr(KeyValues, "write", watched)
+    monkeypatch.setattr(KVCache, "write", watched)
     run_ig_grpo(small, tmp_path / "run", steps=2)
     assert max(written) > 100  # prompts are read together
     assert min(written) < 10  # and tokens of few episodes are written
@@ -144,7 +147,14 @@ def test_a_killed_process_resumes_to_the_same_numbers(small: dict[str, Any], tmp
     command = [
         *(sys.executable, "algorithms/ig_grpo.py", "--steps", "4", "--eval-every", "2", "--eval-limit", "1"),
         *("--save-every", "1", "--env.questions", small["env"].questions[0]),
-        *("--env.eval-questions", small["env"].questions[0], "--rollout.questions", "3", "--rollout.group-size", "3"),
+        *(
+            "--env.eval-questions",
+            small["env"].questions[0],
+            "--rollout.questions_per_step-per-step",
+            "3",
+            "--rollout.group-size",
+            "3",
+        ),
         *("--rollout.max-new-tokens", "12", "--threads", "1", "--run-dir"),
     ]
     subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
@@ -208,9 +218,9 @@ def test_micro_batches_and_their_size_change_no_number(small: dict[str, Any], tm
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss.kl_coefficient": 0.1, "loss.kl_estimator": "k2", "loss.entropy_coefficient": 0.01},
+        {"loss.kl_coef": 0.1, "loss.kl_estimator": "k2", "loss.entropy_coef": 0.01},
         {"loss.horizon": 60, "loss.aggregation": "seq-mean-token-sum-norm", "scale_by_std": False},
-        {"loss.clip_high": 0.28, "dynamic_sampling": True, "overlong_buffer": 12, "loss.dual_clip": 3.0},
+        {"loss.clip_ratio_high": 0.28, "dynamic_sampling": True, "overlong_buffer": 12, "loss.dual_clip": 3.0},
         {"loss.ratio": "sequence", "loss.aggregation": "seq-mean-token-mean"},
         {"env.protocol": "autorefine", "env.outcome_reward": "autorefine"},
     ],
@@ -247,7 +257,7 @@ class FlakyRetriever(BM25Retriever):
 def flaky(period: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run searches with a retriever that fails now and then."""
     retriever = FlakyRetriever(bundled_world().passages, period)
-    monkeypatch.setattr("algorithms.common.run.make_retriever", lambda *names: retriever)
+    monkeypatch.setattr("algorithms.common.run.run.make_retriever", lambda *names: retriever)
 
 
 def test_retrieval_failures_are_left_out_and_counted(
@@ -263,7 +273,7 @@ def test_a_run_survives_a_tenth_of_its_searches_failing_and_says_so(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     retriever = FaultyRetriever(BM25Retriever(bundled_world().passages), rate=0.1, seed=0, kinds=("error", "latency"))
-    monkeypatch.setattr("algorithms.common.run.make_retriever", lambda *names: retriever)
+    monkeypatch.setattr("algorithms.common.run.run.make_retriever", lambda *names: retriever)
     env = EnvConfig(**{**vars(small["env"]), "max_failure_rate": 0.6})
     rows = [row for row in without_times(run_ig_grpo(small, tmp_path / "run", env=env)) if "reward" in row]
     failed = sum(row["retrieval_failures"] for row in rows)
@@ -308,7 +318,7 @@ def test_what_is_not_finite_or_shaped_stops_the_run_and_leaves_it_readable(
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1, 2]
     resumed = Run(algorithm, config)
     resumed.log.close()
-    assert resumed.done == 2
+    assert resumed.steps_done == 2
     weights = resumed.policy.model.state_dict()
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 

@@ -16,17 +16,16 @@ from browser import NARROW, WIDE, chromium, opened, overflow, violations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.buffer import Floats, RolloutBuffer, RolloutBufferError
-from algorithms.common.config import EnvConfig
-from algorithms.common.factories import make_retriever
-from algorithms.common.policy import Policy
-from algorithms.common.pretrained import PolicyConfig
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.page import write
-from algorithms.common.report.record import Recorded, load_recorded, pieces, record_trajectories
-from algorithms.common.report.trajectories import content, fitting_page, gold_spans, trajectory_page
-from algorithms.common.side_by_side import all_advantages, set_gains
+from algorithms.common.report.trajectory_page import content, fitting_page, gold_spans, trajectory_page
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.environment import EnvConfig, make_retriever
+from algorithms.common.run.recorded_trajectories import RecordedStep, load_recorded, pieces, record_trajectories
+from algorithms.comparison.same_buffer import all_advantages, set_gains
 from examples.same_buffer import Args, collect_buffer, measured_gains
-from igsearch_env.protocol import Answer, Invalid, Search
+from igsearch_env.protocols.actions import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, Attempt, Gain, Group, Trajectory, Turn
@@ -44,7 +43,7 @@ class Rollout:
 
     buffer: RolloutBuffer
     policy: Policy
-    advantages: dict[str, Floats]
+    advantages: dict[str, Float32s]
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +59,14 @@ def rollout() -> Rollout:
 
 
 @pytest.fixture(scope="module")
-def recorded(rollout: Rollout, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+def recorded(rollout: Rollout, tmp_path_factory: pytest.TempPathFactory) -> RecordedStep:
     path = tmp_path_factory.mktemp("recorded") / "trajectories" / "step-000007.json.gz"
     record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy)
     return load_recorded(path)
 
 
 @pytest.fixture(scope="module")
-def page_file(recorded: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(recorded: RecordedStep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "trajectories.html"
     # A second step, with one algorithm alone.
     later = replace(recorded, step=9, algorithms=("ig_grpo",), groups=only_ig_grpo(recorded.groups[:1]))
@@ -94,7 +93,7 @@ def page(browser: Any, page_file: Path) -> Iterator[Any]:
         yield shown
 
 
-def rows_of(recorded: Recorded) -> list[dict[str, Any]]:
+def rows_of(recorded: RecordedStep) -> list[dict[str, Any]]:
     return [row for group in recorded.groups for row in group["trajectories"]]
 
 
@@ -116,7 +115,7 @@ def selected(page: Any) -> str:
 # ---------------------------------------------------------------- what is recorded
 
 
-def test_a_record_holds_what_the_buffer_does(rollout: Rollout, recorded: Recorded) -> None:
+def test_a_record_holds_what_the_buffer_does(rollout: Rollout, recorded: RecordedStep) -> None:
     rows = rows_of(recorded)
     assert (recorded.step, recorded.algorithms) == (7, tuple(rollout.advantages))
     assert len(rows) == len(rollout.buffer.trajectories) == 24
@@ -137,7 +136,7 @@ def test_a_record_holds_what_the_buffer_does(rollout: Rollout, recorded: Recorde
         np.testing.assert_allclose(told, values, rtol=6e-4)
 
 
-def test_supporting_passages_are_those_that_the_question_names(rollout: Rollout, recorded: Recorded) -> None:
+def test_supporting_passages_are_those_that_the_question_names(rollout: Rollout, recorded: RecordedStep) -> None:
     found = {True: 0, False: 0}
     for row, trajectory in zip(rows_of(recorded), rollout.buffer.trajectories, strict=True):
         for passage in (passage for turn in row["turns"] for passage in turn["passages"]):
@@ -176,7 +175,7 @@ def test_advantages_of_another_buffer_are_refused(rollout: Rollout, tmp_path: Pa
         "cut",
     ],  # gzip writes the time: no name for a test
 )
-def test_damaged_files_are_refused(rollout: Rollout, recorded: Recorded, tmp_path: Path, damage: bytes) -> None:
+def test_damaged_files_are_refused(rollout: Rollout, recorded: RecordedStep, tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "x.json.gz"
     record_trajectories(path, rollout.buffer, {}, rollout.policy)
     path.write_bytes(path.read_bytes()[:-9] if damage == b"cut" else damage)
@@ -237,7 +236,7 @@ def test_an_answer_is_found_where_the_normalised_text_holds_it(text: str, gold: 
 # ---------------------------------------------------------------- the page
 
 
-def test_tokens_are_coloured_by_the_sign_of_their_advantage(page: Any, recorded: Recorded) -> None:
+def test_tokens_are_coloured_by_the_sign_of_their_advantage(page: Any, recorded: RecordedStep) -> None:
     page.select_option(".toolbar select", "ig_grpo")
     seen = set()
     for row in rows_of(recorded):
@@ -258,7 +257,7 @@ def test_tokens_are_coloured_by_the_sign_of_their_advantage(page: Any, recorded:
     assert seen == {-1, 1}
 
 
-def test_the_query_is_outlined_and_what_was_read_is_grey(page: Any, recorded: Recorded) -> None:
+def test_the_query_is_outlined_and_what_was_read_is_grey(page: Any, recorded: RecordedStep) -> None:
     turn = rows_of(recorded)[0]["turns"][0]
     first = page.locator(".turn").first
     assert "".join(first.locator(".token.query").all_inner_texts()).strip() == turn["content"]
@@ -267,7 +266,7 @@ def test_the_query_is_outlined_and_what_was_read_is_grey(page: Any, recorded: Re
     assert grey != ink
 
 
-def test_a_token_tells_its_numbers_to_mouse_and_keyboard(page: Any, recorded: Recorded) -> None:
+def test_a_token_tells_its_numbers_to_mouse_and_keyboard(page: Any, recorded: RecordedStep) -> None:
     page.select_option(".toolbar select", "igpo")
     turn = rows_of(recorded)[0]["turns"][0]
     page.locator(".tokens .token").nth(1).hover()
@@ -283,7 +282,7 @@ def test_a_token_tells_its_numbers_to_mouse_and_keyboard(page: Any, recorded: Re
     assert page.get_attribute(".status", "role") == "status"
 
 
-def test_filters_count_what_they_should(page: Any, recorded: Recorded) -> None:
+def test_filters_count_what_they_should(page: Any, recorded: RecordedStep) -> None:
     rows = rows_of(recorded)
     everything = len(rows) + len(recorded.groups[0]["trajectories"])
     assert shown_count(page) == everything
@@ -305,7 +304,7 @@ def test_filters_count_what_they_should(page: Any, recorded: Recorded) -> None:
     assert shown_count(page) == 4
 
 
-def test_signs_that_differ_are_found(page: Any, recorded: Recorded) -> None:
+def test_signs_that_differ_are_found(page: Any, recorded: RecordedStep) -> None:
     def differ(row: dict[str, Any], one: str, other: str) -> bool:
         return any(
             a * b < 0
@@ -320,7 +319,7 @@ def test_signs_that_differ_are_found(page: Any, recorded: Recorded) -> None:
         assert shown_count(page) == sum(differ(row, one, other) for row in rows_of(recorded)) > 0
 
 
-def test_search_and_order(page: Any, recorded: Recorded) -> None:
+def test_search_and_order(page: Any, recorded: RecordedStep) -> None:
     def largest(row: dict[str, Any]) -> float:
         return max((turn["gain"]["value"] for turn in row["turns"] if turn["gain"]), default=-np.inf)
 
@@ -339,7 +338,7 @@ def test_search_and_order(page: Any, recorded: Recorded) -> None:
     assert "No trajectory matches" in page.inner_text(".detail")
 
 
-def test_keys_move_through_trajectories_views_and_algorithms(page: Any, recorded: Recorded) -> None:
+def test_keys_move_through_trajectories_views_and_algorithms(page: Any, recorded: RecordedStep) -> None:
     assert selected(page) == "row-0"
     for key, expected in (("j", "row-1"), ("ArrowDown", "row-2"), ("k", "row-1"), ("ArrowUp", "row-0"), ("k", "row-0")):
         page.keyboard.press(key)
@@ -454,7 +453,7 @@ def test_a_group_is_named_by_what_there_is_to_compare(siblings: list[Any], expec
     ]
     question = {"text": "Who?", "golden_answers": ["x"], "dataset": "nq"}
     group = {"question": question, "prompt": "", "trajectories": rows}
-    (found,) = content([Recorded(1, (), [group])])["groups"]
+    (found,) = content([RecordedStep(1, (), [group])])["groups"]
     assert found["outcomes"] == expected
 
 
@@ -542,7 +541,7 @@ def test_hostile_text_is_shown_and_runs_nothing(browser: Any, rollout: Rollout, 
         assert page.locator("img, svg, iframe, body b b, link").count() == 0
 
 
-def many(recorded: Recorded, count: int) -> list[Recorded]:
+def many(recorded: RecordedStep, count: int) -> list[RecordedStep]:
     """As many trajectories as wanted, of several steps, whose passages and evidence are all their own."""
     text = json.dumps(recorded.groups)
     copies = range(-(-count // len(rows_of(recorded))))
@@ -554,7 +553,7 @@ def many(recorded: Recorded, count: int) -> list[Recorded]:
     ]
 
 
-def test_a_page_of_500_trajectories_is_small(browser: Any, recorded: Recorded, tmp_path: Path) -> None:
+def test_a_page_of_500_trajectories_is_small(browser: Any, recorded: RecordedStep, tmp_path: Path) -> None:
     files = many(recorded, 500)
     path = tmp_path / "many.html"
     write(path, trajectory_page(files, "Many"))
@@ -569,18 +568,18 @@ def test_a_page_of_500_trajectories_is_small(browser: Any, recorded: Recorded, t
         assert page.locator(".tokens").count() <= 8
 
 
-def test_a_page_holds_no_more_bytes_than_it_may(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_holds_no_more_bytes_than_it_may(recorded: RecordedStep, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(recorded.groups).replace("(Title", "(日本語日本語日本語")
     wide = replace(recorded, groups=json.loads(text))
     whole = trajectory_page([wide], "Wide")
     assert fitting_page([wide], "Wide") == whole
     limit = len(whole)  # in characters: in bytes it is more
-    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", limit)
+    monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", limit)
     kept = replace(wide, groups=wide.groups[:3])
     told = "Wide (3 of 6 recorded groups: as many as a page holds)"
     assert fitting_page([wide], "Wide") == trajectory_page([kept], told)
     assert len(fitting_page([wide], "Wide").encode()) <= limit
-    monkeypatch.setattr("algorithms.common.report.trajectories.MAX_PAGE", 10)
+    monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", 10)
     one = replace(wide, groups=wide.groups[:1])
     told = "Wide (2 of 30 recorded groups: as many as a page holds)"
     assert fitting_page([wide] * 5, "Wide") == trajectory_page([one, one], told)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from algorithms.common.buffer import Floats, RolloutBuffer
-from algorithms.common.critic import CriticConfig
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.critic import CriticConfig
 from igsearch_env.trajectory import Group
 
 
@@ -19,11 +19,11 @@ class Algorithm:
     critic: CriticConfig | None = None
     """The critic to learn beside the policy; then `buffer.values` is there, and `value_targets` is asked for."""
 
-    def advantages(self, buffer: RolloutBuffer) -> Floats:
+    def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token, in the buffer's flat layout."""
         raise NotImplementedError
 
-    def value_targets(self, buffer: RolloutBuffer) -> Floats:
+    def value_targets(self, buffer: RolloutBuffer) -> Float32s:
         """What the critic should have said, per policy token; asked of algorithms with a critic alone."""
         raise NotImplementedError
 

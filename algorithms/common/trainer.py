@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.buffer import Floats, RolloutBuffer
+from algorithms.common.base.errors import TrainingError
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig
-from algorithms.common.distributed import end_process, lost_process
-from algorithms.common.errors import TrainingError
-from algorithms.common.learner import per_token
-from algorithms.common.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
-from algorithms.common.rollout import collect
-from algorithms.common.run import Run
-from algorithms.common.scoring import measure_information_gain
-from algorithms.common.sequences import MicroBatch
-from algorithms.common.statistics import describe, throughput
+from algorithms.common.distributed.failures import end_process, lost_process
+from algorithms.common.rollout.answer_scorer import measure_information_gain
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.run.run import Run
+from algorithms.common.training.batch_metrics import batch_metrics, throughput
+from algorithms.common.training.learner import map_policy_tokens
+from algorithms.common.training.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
 from igsearch_env.errors import IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
@@ -104,13 +104,13 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
                         metrics |= run.critic.update(buffer, targets, step, config.seed)
                 with timed("weights", times):
-                    run.sampler.update()
-            described = describe(buffer, advantages, max_searches=config.env.max_searches)
+                    run.sampler.sync_weights()
+            described = batch_metrics(buffer, advantages, max_searches=config.env.max_searches)
             run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer, advantages)
     return run
 
 
-def checked(values: Floats, buffer: RolloutBuffer, name: str) -> Floats:
+def checked(values: Float32s, buffer: RolloutBuffer, name: str) -> Float32s:
     """`values` as float32, if there is a finite one for each policy token; else `TrainingError`."""
     expected = (int(buffer.policy_tokens.sum()),)
     if np.shape(values) != expected:
@@ -127,19 +127,21 @@ def recompute_logprobs(run: Run, buffer: RolloutBuffer) -> dict[str, float]:
     """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's were from them."""
     temperature = run.config.rollout.temperature
     sampled = buffer.logprobs
-    trained = run.learner.per_token(buffer, lambda ids_BT, mask_BT: run.learner.module(ids_BT, mask_BT, temperature)[0])
+    trained = run.learner.map_policy_tokens(
+        buffer, lambda ids_BT, mask_BT: run.learner.module(ids_BT, mask_BT, temperature)[0]
+    )
     buffer.set_logprobs(trained)
-    cap = run.config.loss.truncated_importance
+    cap = run.config.loss.importance_sampling_cap
     if cap is not None:
         buffer.importance = importance_weights(trained, sampled, cap)
     return mismatch(trained, sampled)
 
 
-def reference_logprobs(run: Run, buffer: RolloutBuffer) -> Floats:
+def reference_logprobs(run: Run, buffer: RolloutBuffer) -> Float32s:
     """The starting policy's log-prob of each policy token."""
     reference, config = run.reference, run.config
     assert reference is not None
-    return per_token(
+    return map_policy_tokens(
         buffer,
         lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, config.rollout.temperature)[0],
         reference.pad_id,
@@ -156,21 +158,21 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     plays its share of the questions; all of them get all the groups.
     """
     config, processes = run.config.rollout, run.processes
-    share = processes.share(config.questions)
+    share = processes.share(config.questions_per_step)
     groups, failed, attempts = [], 0, 0
     for refill in range(run.MAX_REFILLS):
         decoder = run.sampler.decoder(len(share) * config.group_size, config.temperature)
         mine = collect(
             decoder,
-            run.engine,
+            run.stepper,
             run.questions(step, refill)[share.start : share.stop],
             group_size=config.group_size,
             seed=(run.config.seed, step, refill),
             step_share=config.step_share,
             first=share.start,
         )
-        batch = RolloutBuffer(processes.chain(mine.groups), sum(processes.gather(mine.failed)))
-        episodes = config.questions * config.group_size
+        batch = RolloutBuffer(processes.all_gather_flat(mine.groups), sum(processes.gather(mine.failed)))
+        episodes = config.questions_per_step * config.group_size
         if batch.failed > run.config.env.max_failure_rate * episodes:
             raise TrainingError(
                 f"step {step}: retrieval failed for {batch.failed} of {episodes} episodes, more than "
@@ -181,14 +183,16 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
         attempts += sum(len(t.attempts) for t in batch.trajectories)
         if len(groups) >= len(batch.groups):
             break
-    buffer = RolloutBuffer(groups[: config.questions] or batch.groups, failed, {"step": step, "attempts": attempts})
+    buffer = RolloutBuffer(
+        groups[: config.questions_per_step] or batch.groups, failed, {"step": step, "attempts": attempts}
+    )
     if algorithm.needs_information_gain:
         buffer.prefixes = decoder.prefixes()  # of the last batch, if groups were replaced
     buffer.check_trainable()
     return buffer
 
 
-def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> dict[str, float]:
+def update(run: Run, buffer: RolloutBuffer, advantages: Float32s, step: int) -> dict[str, float]:
     """Gradient steps on one buffer."""
     config, loss_config, temperature = run.config.optimizer, run.config.loss, run.config.rollout.temperature
     learner, reference = run.learner, run.reference
@@ -199,16 +203,16 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
     totals: dict[str, float] = {}
     norms = []
     for _ in range(config.epochs):
-        order = rng.permutation(len(buffer.trajectories)) if config.minibatches > 1 else None
+        order = rng.permutation(len(buffer.trajectories)) if config.num_minibatches > 1 else None
         rows = np.arange(len(buffer.trajectories)) if order is None else order
-        for part in np.array_split(rows, config.minibatches):
+        for part in np.array_split(rows, config.num_minibatches):
             tokens, sequences = int(buffer.policy_tokens[part].sum()), len(part)
 
             def loss_of(
                 batch: MicroBatch, tokens: int = tokens, sequences: int = sequences
             ) -> tuple[Tensor, dict[str, Tensor]]:
                 mask = batch.mask_BT
-                bonus = loss_config.entropy_coefficient
+                bonus = loss_config.entropy_coef
                 chosen, entropy = learner.module(batch.ids_BT, mask, temperature, entropy_gradient=bonus > 0)
                 logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
                 weights_BT = token_weights(
@@ -219,11 +223,11 @@ def update(run: Run, buffer: RolloutBuffer, advantages: Floats, step: int) -> di
                 parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
                 if bonus:
                     loss = loss - bonus * (entropy * weights_BT[mask]).sum()
-                if reference is not None and loss_config.kl_coefficient:
+                if reference is not None and loss_config.kl_coef:
                     with torch.no_grad():
                         before, _ = reference.token_logprobs(batch.ids_BT, mask, temperature)
                     kl = kl_penalty(chosen, before, loss_config.kl_estimator)
-                    loss = loss + loss_config.kl_coefficient * (kl * weights_BT[mask]).sum()
+                    loss = loss + loss_config.kl_coef * (kl * weights_BT[mask]).sum()
                     parts["policy/kl_reference"] = kl.detach().sum() / tokens
                 for name, values_BT in (
                     ("policy/clip_fraction", result.clipped_BT),

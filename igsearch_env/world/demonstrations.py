@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from igsearch_env.protocol import FAMILIES as PROTOCOLS
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import FAMILIES as PROTOCOLS
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.world import names
 from igsearch_env.world.generator import Hop, World, generate_world

@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.evaluation.results import Result
 from algorithms.common.export.trained_policy import TrainedPolicy, read_json
-from algorithms.common.logs import read_metrics
-from algorithms.common.results import Result
+from algorithms.common.run.metrics_log import read_metrics
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocol import Protocol
+from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from algorithms.common.evaluation import Score
+from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.results_section import scored
 from igsearch_env.questions import HubSource

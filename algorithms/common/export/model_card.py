@@ -78,10 +78,10 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
         best = if_known(", the best by validation (EM {:.3f})", run.validation_em)
         steps, seed = if_known(" of {}", at("steps")), if_known(", seed {}", at("seed"))
         yield f"**Trained**: {run.step}{steps} steps{best}{seed}"
-    if at("rollout.questions"):
+    if at("rollout.questions_per_step"):
         attempts = at("env.attempts") if at("env.attempts") != 1 else None
         yield (
-            f"**A step**: {at('rollout.questions')} questions"
+            f"**A step**: {at('rollout.questions_per_step')} questions"
             f"{if_known(', {} episodes each', at('rollout.group_size'))}"
             f"{if_known(' of {} attempts', attempts)}{if_known(', learning rate {}', at('optimizer.lr'))}"
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from algorithms.common.evaluation import Score
+from algorithms.common.evaluation.results import Result
+from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.markdown import code_span, if_known
-from algorithms.common.results import Result
-from igsearch_env.benchmarks import BENCHMARKS
+from igsearch_env.question_sets import BENCHMARKS
 
 
 def results_section(run: ExportedPolicy) -> Iterator[str]:

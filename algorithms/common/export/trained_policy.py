@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from algorithms.common.checkpoint import checkpoints
-from algorithms.common.lora import ADAPTER_FILE
-from algorithms.common.results import Result, read_tests
+from algorithms.common.evaluation.results import Result, read_tests
+from algorithms.common.model.lora import ADAPTER_FILE
+from algorithms.common.run.checkpoint import checkpoints
 from igsearch_env.errors import ConfigurationError
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.markdown import code_block, code_span, without_passwords
-from algorithms.common.tokens import DATE
-from igsearch_env.protocol import STOP_TAGS
+from algorithms.common.model.tokenizer import DATE
+from igsearch_env.protocols.protocol import STOP_TAGS
 from retrievers.base import Passage
 
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank takes, from the default on

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from algorithms.common.lora import ADAPTER_FILE, load_merged
-from algorithms.common.pretrained import DTYPES
-from algorithms.common.tokens import Tokens
+from algorithms.common.model.lora import ADAPTER_FILE, load_merged
+from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.model.tokenizer import Tokens
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -6,27 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from algorithms.common.fingerprint import MODEL, differences
-from algorithms.common.flat import flat
-from algorithms.common.intervals import Difference
+from algorithms.common.base.flat import flat
+from algorithms.common.evaluation.fingerprint import MODEL, differences
+from algorithms.common.evaluation.intervals import Difference
+from algorithms.common.evaluation.results import Result
 from algorithms.common.report.figures import difference
-from algorithms.common.report.read_run import RunRecord
-from algorithms.common.results import Result
-from algorithms.common.run_folder import MAY_CHANGE
+from algorithms.common.run.folder import RESUMABLE_SETTINGS
+from algorithms.common.run.saved_run import SavedRun
 
 # What runs that differ by seed alone may differ in besides; steps change what a run is.
-NOT_COMPUTED = ({*MAY_CHANGE} - {"steps"}) | {"seed", "threads"}
+NOT_COMPUTED = ({*RESUMABLE_SETTINGS} - {"steps"}) | {"seed", "threads"}
 # Settings that decide the numbers of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
 NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate")
 
 
 @dataclass(frozen=True)
-class Entry:
+class SeedGroup:
     """Runs that differ by seed alone, in order of seeds."""
 
     label: str
-    runs: tuple[RunRecord, ...]
+    runs: tuple[SavedRun, ...]
 
     @property
     def results(self) -> dict[int, Result]:
@@ -34,9 +34,9 @@ class Entry:
         return {run.seed: run.after for run in self.runs if run.after is not None}
 
 
-def make_entries(runs: Sequence[RunRecord]) -> list[Entry]:
+def make_seed_groups(runs: Sequence[SavedRun]) -> list[SeedGroup]:
     """Runs by all that their results depend on but the seed, in order of first appearance, each under its own label."""
-    groups: list[list[RunRecord]] = []
+    groups: list[list[SavedRun]] = []
     for run in runs:
         fitting = (
             group
@@ -50,7 +50,7 @@ def make_entries(runs: Sequence[RunRecord]) -> list[Entry]:
             group.append(run)
     labels = [_label(group[0], [other[0] for other in groups if other is not group]) for group in groups]
     return [
-        Entry(
+        SeedGroup(
             f"{label} [{group[0].name}]" if labels.count(label) > 1 else label,
             tuple(sorted(group, key=lambda run: run.seed)),
         )
@@ -58,16 +58,16 @@ def make_entries(runs: Sequence[RunRecord]) -> list[Entry]:
     ]
 
 
-def _settings_of(run: RunRecord) -> dict[str, Any]:
+def _settings_of(run: SavedRun) -> dict[str, Any]:
     found = flat(run.config)
     return {key: value for key, value in found.items() if not {key, key.partition(".")[0]} & NOT_COMPUTED}
 
 
-def _alike(a: RunRecord, b: RunRecord) -> bool:
+def _alike(a: SavedRun, b: SavedRun) -> bool:
     return _settings_of(a) == _settings_of(b)
 
 
-def _label(run: RunRecord, others: Sequence[RunRecord]) -> str:
+def _label(run: SavedRun, others: Sequence[SavedRun]) -> str:
     """The algorithm, and what sets the run apart from others of it: at most two settings."""
     rivals = [_settings_of(other) for other in others if other.algorithm == run.algorithm]
     own = _settings_of(run)
@@ -75,20 +75,20 @@ def _label(run: RunRecord, others: Sequence[RunRecord]) -> str:
     return " ".join([run.algorithm, *(f"{key.rpartition('.')[2]}={own[key]}" for key in apart[:2])])
 
 
-def _pairs(ours: Entry, theirs: Entry) -> tuple[list[Result], list[Result]]:
+def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Result]]:
     """Results of both, paired: by seed, and where they share none, in order."""
     left, right = ours.results, theirs.results
     seeds = [(seed, seed) for seed in left if seed in right] or list(zip(left, right, strict=False))
     return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds]
 
 
-def against(entry: Entry, first: Entry, names: Sequence[str] | None = None) -> tuple[int, Difference | None]:
+def against(entry: SeedGroup, first: SeedGroup, names: Sequence[str] | None = None) -> tuple[int, Difference | None]:
     """Number of pairs of runs, and the difference."""
     ours, theirs = _pairs(entry, first)
     return len(ours), difference(ours, theirs, names) if ours else None
 
 
-def warnings(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
+def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str]]:
     """What makes figures of a run and of the first one unlike: name of the run, and what it is."""
     first = runs[0]
     for run in runs:

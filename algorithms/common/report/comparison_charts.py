@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from algorithms.common.report.charts import Chart, Line, Values, number, smooth, width_for
-from algorithms.common.report.comparable import Entry
+from algorithms.common.report.comparable import SeedGroup
 from algorithms.common.report.run_charts import SHARES, at_steps
 
 CURVES = (  # metric, title, unit
@@ -18,13 +18,13 @@ CURVES = (  # metric, title, unit
 )
 
 
-def comparison_charts(entries: Sequence[Entry]) -> list[Chart]:
+def comparison_charts(entries: Sequence[SeedGroup]) -> list[Chart]:
     """Those charts that have a line."""
     charts = [_evaluations(entries), *(_curve(entries, *curve) for curve in CURVES)]
     return [chart for chart in charts if chart.lines]
 
 
-def _evaluations(entries: Sequence[Entry]) -> Chart:
+def _evaluations(entries: Sequence[SeedGroup]) -> Chart:
     """EM on dev questions; on test questions where no run has any."""
     dev = any(run.dev for entry in entries for run in entry.runs)
     key = "dev/em" if dev else "eval/em"
@@ -43,7 +43,7 @@ def _evaluations(entries: Sequence[Entry]) -> Chart:
     return Chart(title, "EM, macro-average", steps, _present(lines), range=SHARES)
 
 
-def _curve(entries: Sequence[Entry], key: str, title: str, unit: str) -> Chart:
+def _curve(entries: Sequence[SeedGroup], key: str, title: str, unit: str) -> Chart:
     steps = sorted({row["step"] for entry in entries for run in entry.runs for row in run.training})
     width = width_for(len(steps))
     faint, bold = [], []

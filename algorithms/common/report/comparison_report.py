@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithms.common.comparison import verdict
-from algorithms.common.flat import flat
+from algorithms.common.base.flat import flat
+from algorithms.common.evaluation.intervals import verdict
 from algorithms.common.report.charts import charts_html, css, js, number, table_html
-from algorithms.common.report.comparable import Entry, against, make_entries, warnings
+from algorithms.common.report.comparable import SeedGroup, against, make_seed_groups, warnings
 from algorithms.common.report.comparison_charts import comparison_charts
 from algorithms.common.report.figures import common, macro_em, shown, shown_difference
 from algorithms.common.report.page import page
-from algorithms.common.report.read_run import RunRecord, read_run
+from algorithms.common.run.saved_run import SavedRun, read_run
 from igsearch_env.errors import ConfigurationError
 
 PLACES = ("run_dir", "config", "overwrite")
@@ -30,7 +30,7 @@ def comparison_report(run_dirs: Sequence[Path]) -> str:
     if len(folders) < 2:
         raise ConfigurationError(f"a comparison of {len(folders)} run: give two different run folders or more")
     runs = [read_run(folder) for folder in folders]
-    entries = make_entries(runs)
+    entries = make_seed_groups(runs)
     title = "Comparison of " + (
         ", ".join(entry.label for entry in entries) if len(entries) > 1 else f"{len(runs)} runs of {entries[0].label}"
     )
@@ -43,12 +43,12 @@ def comparison_report(run_dirs: Sequence[Path]) -> str:
 # ---------------------------------------------------------------- the sections
 
 
-def _warnings(runs: Sequence[RunRecord]) -> str:
+def _warnings(runs: Sequence[SavedRun]) -> str:
     items = [f"<li><strong>{html.escape(a)}</strong> {html.escape(b)}</li>" for a, b in warnings(runs)]
     return f'<h2>Unlike</h2><ul class="warnings">{"".join(items)}</ul>' if items else ""
 
 
-def _differences(entries: Sequence[Entry]) -> str:
+def _differences(entries: Sequence[SeedGroup]) -> str:
     first = entries[0]
     if len(entries) == 1:
         return _spread(first)
@@ -74,7 +74,7 @@ def _differences(entries: Sequence[Entry]) -> str:
     )
 
 
-def _spread(entry: Entry) -> str:
+def _spread(entry: SeedGroup) -> str:
     finals = [found[0] for found in map(macro_em, entry.results.values()) if found]
     if not finals:
         return ""
@@ -85,7 +85,7 @@ def _spread(entry: Entry) -> str:
     )
 
 
-def _by_dataset(entries: Sequence[Entry]) -> str:
+def _by_dataset(entries: Sequence[SeedGroup]) -> str:
     present = [entry for entry in entries if entry.results]
     if len(present) < 2:
         return ""
@@ -104,11 +104,11 @@ def _by_dataset(entries: Sequence[Entry]) -> str:
     return f"<h2>{title}</h2>{table_html(title, head, rows)}{note}" if rows else ""
 
 
-def _em(entry: Entry, name: str) -> float:
+def _em(entry: SeedGroup, name: str) -> float:
     return float(np.mean([result.scores[name].em for result in entry.results.values()]))
 
 
-def _runs(entries: Sequence[Entry]) -> str:
+def _runs(entries: Sequence[SeedGroup]) -> str:
     head = ["run", "entry", "seed", "steps", "EM before", "EM after", "95%", "best dev EM", "searches", "s a step"]
     rows = []
     for entry in entries:
@@ -133,7 +133,7 @@ def _runs(entries: Sequence[Entry]) -> str:
     return f"<h2>Runs</h2>{table_html('Runs', head, rows)}"
 
 
-def _curves(entries: Sequence[Entry]) -> str:
+def _curves(entries: Sequence[SeedGroup]) -> str:
     drawn = charts_html(comparison_charts(entries))
     several = any(len(entry.runs) > 1 for entry in entries)
     faint = (
@@ -144,7 +144,7 @@ def _curves(entries: Sequence[Entry]) -> str:
     return f'<h2>Curves</h2><p class="quiet">Bold lines are moving means, {faint}.</p>\n{drawn}'
 
 
-def _settings(runs: Sequence[RunRecord]) -> str:
+def _settings(runs: Sequence[SavedRun]) -> str:
     settings = [flat(run.config) for run in runs]
     keys = dict.fromkeys(key for found in settings for key in found if not key.startswith(PLACES))
     rows = [

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from algorithms.common.evaluation import Row
-from algorithms.common.intervals import Difference, bootstrap_ci95, paired_difference
-from algorithms.common.results import Result
+from algorithms.common.evaluation.intervals import Difference, bootstrap_ci95, paired_difference
+from algorithms.common.evaluation.results import Result
+from algorithms.common.evaluation.scores import QuestionResult
 
 Questions = dict[str, list[str]]
 """Ids by data set."""
@@ -16,7 +16,7 @@ Em = tuple[float, tuple[float, float]]
 """A mean and its 95% interval over questions."""
 
 
-def scored(result: Result) -> dict[str, dict[str, Row]]:
+def scored(result: Result) -> dict[str, dict[str, QuestionResult]]:
     """The questions whose retrieval worked, by data set and id."""
     return {name: {row.id: row for row in rows if not row.failed} for name, rows in result.rows.items()}
 

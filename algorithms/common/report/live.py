@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 
-from algorithms.common.report.read_run import read_run
 from algorithms.common.report.run_report import recorded_page, run_report
+from algorithms.common.run.saved_run import read_run
 from igsearch_env.errors import ConfigurationError
 
 HOST = "127.0.0.1"

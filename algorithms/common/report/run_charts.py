@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from algorithms.common.report.charts import Chart, Line, Values, column, number, smooth, width_for
-from algorithms.common.report.read_run import RunRecord
+from algorithms.common.run.saved_run import SavedRun
 
 SHARES = (0.0, 1.0)
 MANY = 100  # steps from which on single ones only show as noise
@@ -78,7 +78,7 @@ PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-def run_charts(run: RunRecord) -> list[Chart]:
+def run_charts(run: SavedRun) -> list[Chart]:
     """Every chart that the run has a metric for."""
     rows = run.training
     steps = [row["step"] for row in rows]
@@ -88,7 +88,7 @@ def run_charts(run: RunRecord) -> list[Chart]:
     return [chart for chart in charts if chart.lines]
 
 
-def learning_steps(run: RunRecord) -> list[int]:
+def learning_steps(run: SavedRun) -> list[int]:
     """Steps with a reward or an evaluation."""
     return sorted({row["step"] for row in (*run.training, *run.dev, *run.test)})
 
@@ -99,7 +99,7 @@ def at_steps(rows: Sequence[Mapping[str, Any]], key: str, steps: Sequence[int]) 
     return [by_step.get(step) for step in steps]
 
 
-def _learning(run: RunRecord) -> Chart:
+def _learning(run: SavedRun) -> Chart:
     steps = learning_steps(run)
     rewards = at_steps(run.training, "reward", steps)
     width = width_for(len(run.training))
@@ -116,7 +116,7 @@ def _learning(run: RunRecord) -> Chart:
     return Chart("Reward and exact match", "mean over questions", steps, _present(lines), range=shares)
 
 
-def _by_dataset(run: RunRecord) -> Chart:
+def _by_dataset(run: SavedRun) -> Chart:
     """Of the dev questions if they were evaluated by data set twice at least, else of the test questions."""
     prefix = "eval/em/"
     dev = [row for row in run.dev if any(key.startswith(prefix) for key in row)]

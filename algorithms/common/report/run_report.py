@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from algorithms.common.evaluation import Score
-from algorithms.common.intervals import Difference
+from algorithms.common.evaluation.intervals import Difference
+from algorithms.common.evaluation.scores import Score
 from algorithms.common.report.charts import charts_html, css, js, table_html, width_for
 from algorithms.common.report.figures import Em, difference, macro_em, shown, shown_difference
 from algorithms.common.report.page import page, write
-from algorithms.common.report.read_run import RunRecord, read_run
 from algorithms.common.report.run_charts import MANY, run_charts, time_parts
+from algorithms.common.run.saved_run import SavedRun, read_run
 
 SHOWN = 20_000  # characters of a transcript in a report
 SLOWEST = 5
@@ -77,8 +77,8 @@ def recorded_page(run_dir: Path) -> str | None:
     recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
     if not recorded:
         return None
-    from algorithms.common.report.record import load_readable
-    from algorithms.common.report.trajectories import fitting_page
+    from algorithms.common.report.trajectory_page import fitting_page
+    from algorithms.common.run.recorded_trajectories import load_readable
 
     readable, damaged = load_readable(recorded)
     left_out = f" (left out, since damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
@@ -88,7 +88,7 @@ def recorded_page(run_dir: Path) -> str | None:
 # ---------------------------------------------------------------- the sections
 
 
-def _headline(run: RunRecord, live: bool) -> str:
+def _headline(run: SavedRun, live: bool) -> str:
     tiles = list(_tiles(run))
     links = []
     page_file = run.folder / "trajectories.html"  # the live view makes its own of what is recorded
@@ -101,7 +101,7 @@ def _headline(run: RunRecord, live: bool) -> str:
     return f'<dl class="tiles">{cells}</dl>' + "".join(f"<p>{link}</p>" for link in links)
 
 
-def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
+def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
     """Name, value and note of each headline figure."""
     before, after = (macro_em(result) if result else None for result in (run.before, run.after))
     if before and after and run.before and run.after:
@@ -131,7 +131,7 @@ def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
             yield name.capitalize(), found, ""
 
 
-def _warnings(run: RunRecord) -> str:
+def _warnings(run: SavedRun) -> str:
     items = []
     for message in run.warnings:
         told, _, advice = message.partition(". ")
@@ -141,7 +141,7 @@ def _warnings(run: RunRecord) -> str:
     return f'<h2>Warnings</h2><ul class="warnings">{"".join(items)}</ul>'
 
 
-def _curves(run: RunRecord) -> str:
+def _curves(run: SavedRun) -> str:
     drawn = charts_html(run_charts(run))
     if not drawn:
         return "<h2>Curves</h2><p>No step has been logged yet.</p>"
@@ -154,7 +154,7 @@ def _curves(run: RunRecord) -> str:
     )
 
 
-def _final(run: RunRecord) -> str:
+def _final(run: SavedRun) -> str:
     """A row for each data set: before, where there is an evaluation of both, then after, then the difference."""
     latest = run.after or run.before
     if latest is None:
@@ -197,7 +197,7 @@ def _em(em: Em | None) -> list[str]:
     return ["", ""] if em is None else [f"{em[0]:.3f}", shown(em[1])]
 
 
-def _slowest(run: RunRecord) -> str:
+def _slowest(run: SavedRun) -> str:
     parts = time_parts(run.training)
     steps = [row for row in run.training if isinstance(row.get("time/step"), (int, float))]
     if not steps or not parts:
@@ -215,7 +215,7 @@ def _slowest(run: RunRecord) -> str:
     return f"<h2>{title}</h2>" + table_html(title, ["step", "all", *parts, "tokens a trajectory"], rows)
 
 
-def _transcripts(run: RunRecord) -> str:
+def _transcripts(run: SavedRun) -> str:
     paths = run.transcripts
     if not paths:
         return ""
@@ -232,7 +232,7 @@ def _transcripts(run: RunRecord) -> str:
     return "<h2>Sampled episodes</h2>" + "\n".join(blocks)
 
 
-def _configuration(run: RunRecord) -> str:
+def _configuration(run: SavedRun) -> str:
     if not run.config:
         return ""
     text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
@@ -242,7 +242,7 @@ def _configuration(run: RunRecord) -> str:
     )
 
 
-def _provenance(run: RunRecord) -> str:
+def _provenance(run: SavedRun) -> str:
     """What else the result files say: fingerprint, versions."""
     known = {"algorithm", "seed", "step", "macro_average", "macro_averages", "hardware", "device"}
     header: Mapping[str, Any] = next((r.header for r in (run.after, run.before) if r is not None), {})

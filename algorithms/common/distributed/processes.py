@@ -1,0 +1,199 @@
+"""`Processes`: the processes of a run. One without a launcher; several under `torchrun` or `accelerate launch`.
+
+Every process plays whole groups, then all hold the whole buffer: what is computed of a batch (advantages, whitening,
+logs, the rules that stop a run) is computed of all of it by each of them, so nothing has to be reduced by hand. Only
+the passes of the model are divided. Gradients are summed by torch: DistributedDataParallel, or FSDP2's `fully_shard`,
+which shards on a CPU too, where accelerate does not shard (so the tests run it); accelerate sets the processes up.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from algorithms.common.distributed.failures import _world_size, lost_process
+from algorithms.common.distributed.sharding import _blocks
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range
+
+SHARDINGS = ("none", "fsdp2")
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, started by `accelerate launch` or `torchrun`."""
+
+    sharding: str = "none"
+    """none: every process holds all weights (DDP); fsdp2: each holds a part of weights, gradients and optimizer."""
+    timeout_minutes: float = 30.0
+    """A process that waits longer for the others stops the run."""
+
+    def __post_init__(self) -> None:
+        check_choice("distributed.sharding", self.sharding, SHARDINGS)
+        check_range("distributed.timeout_minutes", self.timeout_minutes, 0.01)
+
+
+T = TypeVar("T")
+_LEFT: list[Any] = []  # groups that were left, alive until the process ends
+
+
+class Processes:
+    """This process among those of a run. Shapes of what is gathered: one entry a process, in order of rank."""
+
+    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
+        self.rank = rank
+        self.size = size
+        self.device = device
+        self._group: Any = None
+
+    @classmethod
+    def start(cls, config: DistributedConfig, device: str = "auto") -> Processes:
+        """Join the others, if a launcher started several; `device` is `policy.device`."""
+        if _world_size() == 1:
+            return cls()
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and config.sharding == "none":
+            raise ConfigurationError(
+                "accelerate launch was told to shard (FSDP), distributed.sharding='none' says not to: launch without "
+                "FSDP, and choose by --distributed.sharding none or fsdp2"
+            )
+        if device not in ("auto", "cpu"):
+            raise ConfigurationError(
+                f"policy.device={device!r} for {_world_size()} processes: each takes the device of its "
+                "rank; leave it at auto, or say cpu"
+            )
+        from accelerate import PartialState
+
+        cpu = device == "cpu" or not torch.cuda.is_available()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if not cpu and here > torch.cuda.device_count():
+            raise ConfigurationError(
+                f"{here} processes on a machine with {torch.cuda.device_count()} GPUs: each needs its own; start "
+                f"{torch.cuda.device_count()} (--nproc-per-node, --num_processes), or set policy.device to cpu"
+            )
+        if "LOCAL_RANK" not in os.environ:
+            raise ConfigurationError(
+                f"WORLD_SIZE={_world_size()} without LOCAL_RANK: no launcher has started these processes; "
+                "start them by torchrun or accelerate launch, or unset WORLD_SIZE for one process"
+            )
+        state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
+        processes = cls(state.process_index, state.num_processes, state.device)
+        if dist.get_backend() != "gloo":
+            # Python objects travel over the CPU, so that they cost no memory of the GPU.
+            processes._group = dist.new_group(backend="gloo", timeout=timedelta(minutes=config.timeout_minutes))
+        return processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes: files, logs, the terminal."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` things in order are this process's: a run of them, of equal length but for one."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's `value`, at everybody."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self.guard("gathering"):
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def all_gather_flat(self, values: Sequence[T]) -> list[T]:
+        """Everybody's `values`, one after the other."""
+        return [value for part in self.gather(list(values)) for value in part]
+
+    def barrier(self) -> None:
+        """Wait for everybody."""
+        self.gather(None)
+
+    def run_on_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns on the first process, at everybody; its error likewise."""
+        if self.size == 1:
+            return function()
+        result: tuple[T | None, IGSearchError | None] = (None, None)
+        if self.is_main:
+            try:
+                result = (function(), None)
+            except IGSearchError as refusal:
+                result = (None, refusal)
+        value, raised = self.gather(result)[0]
+        if raised is not None:
+            raise raised
+        return value  # type: ignore[return-value]
+
+    # ---------------------------------------------------------------- the model
+
+    def wrap(self, module: torch.nn.Module, config: DistributedConfig, dtype: torch.dtype | None) -> torch.nn.Module:
+        """`module` with gradients that are means over the processes. `dtype`: of sharded weights where they compute.
+
+        Sharding is in place: weights, gradients and what an optimizer made afterwards holds are divided among the
+        processes, block by block.
+        """
+        if config.sharding == "fsdp2":
+            if self.size == 1:
+                raise ConfigurationError(
+                    "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
+                    "`torchrun`, or leave it at none"
+                )
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+            # torch's own choice would be the GPUs of the machine, also for processes that were told to use the CPU.
+            mesh = init_device_mesh("cpu" if self.device is None else self.device.type, (self.size,))
+            precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+            for block in _blocks(module):
+                fully_shard(block, mesh=mesh, mp_policy=precision)
+            fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+            return module
+        if self.size == 1:
+            return module
+        wrapper = torch.nn.parallel.DistributedDataParallel
+        # Buffers are constants here, and passes without a gradient are not as many in every process.
+        new = "forward_sync_buffers" in inspect.signature(wrapper).parameters
+        still: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        with self.guard("setting up"):
+            return wrapper(module, **still)
+
+    def accumulating(self, module: torch.nn.Module, last: bool) -> Any:
+        """Around a backward pass: gradients of all but the last micro-batch stay where they are."""
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:
+            return module.no_sync()
+        return nullcontext()
+
+    def pad_to_longest(self, batches: Sequence[T], blank: Callable[[], T]) -> list[T]:
+        """`batches`, filled up with blank ones to as many as the process with the most has, and at least one.
+
+        A pass of a sharded model is everybody's: all must make as many.
+        """
+        if self.size == 1:
+            return list(batches)
+        most = max(1, *self.gather(len(batches)))
+        return [*batches, *(blank() for _ in range(most - len(batches)))]
+
+    @contextmanager
+    def guard(self, what: str) -> Iterator[None]:
+        """Turns a back end's error about lost processes into a `DistributedError` that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = None if self.size == 1 else lost_process(error, f"process {self.rank} of {self.size}, {what}")
+            if lost is None:
+                raise
+            raise lost from error
+
+    def close(self) -> None:
+        """Leave the others; `end_process` is to come."""
+        if self.size > 1 and dist.is_initialized():
+            # A wrapped model that lets go of a group last waits for its threads, and holds the interpreter's lock, for
+            # which they may be waiting.
+            _LEFT.extend((dist.group.WORLD, self._group))
+            dist.destroy_process_group()

@@ -1,0 +1,152 @@
+"""What decides the numbers of an evaluation, as plain data. Results compare where all but the model is equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from algorithms.common.base.flat import flat
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.questions import Question
+from igsearch_env.scripted import SCRIPTED
+from igsearch_env.world.bundled import POLICY_FOLDER
+
+Fingerprint = dict[str, Any]
+
+# `igsearch_env.rewards`: SQuAD's normalisation (lower case, punctuation, articles, white space), EM and F1 over it.
+METRIC = {"normaliser": "squad", "version": 1}
+MODEL = ("model",)  # the key that comparisons are about
+UNSAID = {"attempts": 1}  # what a fingerprint that doesn't say it means
+_SHOWN = 24  # characters of a value in a message
+# What decides what a model folder writes. Training state and logs may lie beside it.
+_MODEL_FILES = (
+    *("*.safetensors", "pytorch_model*.bin", "*config.json", "tokenizer*", "vocab*"),
+    *("*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
+)
+
+
+def make_fingerprint(
+    *,
+    questions: Sequence[Question],
+    retriever: Mapping[str, Any],
+    policy: str,
+    protocol: Protocol,
+    top_k: int,
+    max_searches: int,
+    chat: bool,
+    max_new_tokens: int,
+    max_observation_tokens: int | None = None,
+    context_length: int | None = None,
+    dtype: str = "float32",
+    attempts: int = 1,
+) -> Fingerprint:
+    """The fingerprint of a greedy evaluation.
+
+    `retriever` is `Retriever.fingerprint()`, with the corpus's hash in it. `policy` is what the command line names; a
+    model must have been loaded, so that a name of the hub has been resolved.
+    """
+    found = {
+        "igsearch": _version(),
+        "model": {"name": policy} if policy in SCRIPTED else model_identity(policy),
+        "retriever": retriever,
+        "top_k": top_k,
+        "max_searches": max_searches,
+        **({"attempts": attempts} if attempts > 1 else {}),  # older files, all of one attempt, don't say it
+        "protocol": protocol.family,
+        "prompt": {"template": protocol.template, "hash": text_hash([protocol.template])},
+        "chat": chat,
+        "decoding": {
+            "method": "greedy",
+            "max_new_tokens": max_new_tokens,
+            "max_observation_tokens": max_observation_tokens,
+            "context_length": context_length,
+            "dtype": dtype,
+        },
+        "metric": METRIC,
+        "questions": _questions(questions),
+    }
+    plain: Fingerprint = json.loads(json.dumps(found))  # as it will be read back
+    return plain
+
+
+def model_identity(policy: str) -> dict[str, str]:
+    """Name of a policy with the hash of its folder's files, or with the revision of a cached hub model.
+
+    Reads every weight: about a second a gigabyte.
+    """
+    folder = POLICY_FOLDER if policy == "bundled" else Path(policy)
+    if folder.is_dir():
+        return {"name": policy, "hash": files_hash({p for pattern in _MODEL_FILES for p in folder.glob(pattern)})}
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(policy, "config.json")
+    return {"name": policy, **({"revision": Path(cached).parent.name} if isinstance(cached, str) else {})}
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents, in order of names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        with open(path, "rb") as file:
+            digest.update(f"{path.name}\x1f{hashlib.file_digest(file, 'sha256').hexdigest()}\x1e".encode())
+    return digest.hexdigest()
+
+
+def text_hash(texts: Iterable[str]) -> str:
+    """SHA-256 over texts in order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}\x1f{text}".encode())
+    return digest.hexdigest()
+
+
+def _questions(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
+    """By data set: splits, number and hash of the questions, whatever their order."""
+    by_dataset: dict[str, list[Question]] = {}
+    for question in questions:
+        by_dataset.setdefault(question.dataset, []).append(question)
+    return {
+        name: {
+            "split": "+".join(sorted({question.split or "unnamed" for question in members})),
+            "n": len(members),
+            "hash": text_hash(sorted(json.dumps([q.id, q.text, q.golden_answers]) for q in members)),
+        }
+        for name, members in by_dataset.items()
+    }
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+    """What is unlike in two fingerprints, as `key: x != y` with dotted keys; `ignore` names keys of the first level.
+
+    For resuming, everything must be equal; for comparing, all but `MODEL`.
+    """
+    left, right = (
+        flat({key: value for key, value in (UNSAID | dict(fingerprint)).items() if key not in ignore}, lists=True)
+        for fingerprint in (a, b)
+    )
+    return [
+        f"{key}: {_shown(left.get(key), right.get(key))} != {_shown(right.get(key), left.get(key))}"
+        for key in {**left, **right}
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A value in a message; of a long text, what stands where the other one differs."""
+    text = "nothing" if value is None else repr(value)
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, repr(other), strict=False)))
+    start = max(alike - 8, 0) if len(text) > _SHOWN else 0
+    piece = text[start : start + _SHOWN]
+    return f"{'...' if start else ''}{piece}{'...' if start + _SHOWN < len(text) else ''}"
+
+
+def _version() -> str:
+    try:
+        return version("igsearch")
+    except PackageNotFoundError:
+        return "not installed"

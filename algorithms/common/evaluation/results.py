@@ -1,0 +1,120 @@
+"""Results on disk: the file of a finished evaluation, and the rows of an unfinished one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from algorithms.common.evaluation.fingerprint import Fingerprint, differences
+from algorithms.common.evaluation.scores import QuestionResult, Score, by_dataset, macro_average, macro_averages
+from igsearch_env.errors import ConfigurationError
+
+
+def write_result(
+    path: Path,
+    rows: Sequence[QuestionResult],
+    scores: Mapping[str, Score],
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+    **header: Any,
+) -> None:
+    """A result file: `header`, then for each data set its score, its `facts` and its rows; whole or not at all."""
+    datasets = {}
+    for name, members in by_dataset(rows).items():
+        plain = [{key: value for key, value in asdict(row).items() if key != "dataset"} for row in members]
+        datasets[name] = {**asdict(scores[name]), **(facts or {}).get(name, {}), "rows": plain}
+    averages = {name: asdict(average) for name, average in macro_averages(rows).items()}
+    content = {**header, "macro_average": macro_average(scores), "macro_averages": averages, "datasets": datasets}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result file: what `write_result` was given as its header, scores and rows by data set."""
+
+    header: dict[str, Any]
+    scores: dict[str, Score]
+    rows: dict[str, list[QuestionResult]]
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What decided it, where the file says so."""
+        return self.header.get("fingerprint")
+
+
+def read_result(path: Path) -> Result:
+    """Read a file that `write_result` wrote. Raises `ConfigurationError` for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        datasets = content.pop("datasets")
+        rows = {
+            name: [QuestionResult(dataset=name, **row) for row in found["rows"]] for name, found in datasets.items()
+        }
+        scores = {name: _stored_score(found) for name, found in datasets.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path}: not a result file ({type(error).__name__}: {error}); give one that examples/evaluate.py wrote"
+        ) from error
+    return Result(content, scores, rows)
+
+
+def read_tests(run: Path) -> tuple[Result | None, Result | None]:
+    """The tests before and after training that a run folder holds."""
+    before, after = (run / f"test_{when}.json" for when in ("before", "after"))
+    return read_result(before) if before.is_file() else None, read_result(after) if after.is_file() else None
+
+
+def _stored_score(found: Mapping[str, Any]) -> Score:
+    low, high = found["em_ci95"]
+    failed = found.get("failed", 0)  # older files counted none
+    return Score(found["n"], found["em"], found["f1"], (low, high), found["searches"], failed)
+
+
+class PartialResult:
+    """The rows of an unfinished evaluation on disk, a line each after the fingerprint's, for the same command to go on.
+
+    Raises `ConfigurationError` if the file belongs to an evaluation with another fingerprint, or is damaged. What a
+    crash left of a line is cut off.
+    """
+
+    def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str], QuestionResult] = {}
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            self._read(number, line, fingerprint)
+        if whole:
+            os.truncate(path, len(whole))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
+
+    def _read(self, number: int, line: bytes, fingerprint: Fingerprint) -> None:
+        try:
+            found = json.loads(line)
+            if number > 1:
+                row = QuestionResult(**found)
+                self.rows[row.key] = row
+                return
+            unlike = differences(found["fingerprint"], fingerprint)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{self.path}, line {number}: damaged ({error}); delete the file to begin anew"
+            ) from error
+        if unlike:
+            raise ConfigurationError(
+                f"{self.path} was begun with other settings ({'; '.join(unlike)}); run that command again, "
+                "give another --output, or delete the file to begin anew"
+            )
+
+    def add(self, rows: Sequence[QuestionResult]) -> None:
+        """Keep rows; they are on disk when this returns."""
+        with open(self.path, "ab") as file:
+            file.write(b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows))
+        self.rows |= {row.key: row for row in rows}

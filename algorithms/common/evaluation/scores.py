@@ -1,0 +1,156 @@
+"""Evaluation: episodes become rows, rows become scores. All figures are per sample, never means over batches.
+
+    Trajectory -> Row -> Score, by data set -> MacroAverage, each set counting once
+
+A retrieval that failed says nothing about the policy, so such an episode is counted and left out of every mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from algorithms.common.evaluation.intervals import bootstrap_ci95
+from igsearch_env.question_sets import FAMILIES
+from igsearch_env.questions import Question
+from igsearch_env.rewards import exact_match, f1
+from igsearch_env.trajectory import RETRIEVAL_FAILED, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionResult:
+    """What became of one question; JSON values only. An episode without an answer has `em` and `f1` 0."""
+
+    dataset: str
+    id: str
+    question: str
+    golden_answers: list[str]
+    prediction: str | None
+    em: float
+    f1: float
+    searches: int
+    queries: list[str]
+    stop_reason: str
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> QuestionResult:
+        """The row of a finished episode."""
+        question, prediction = trajectory.question, trajectory.prediction
+        return cls(
+            question.dataset,
+            question.id,
+            question.text,
+            list(question.golden_answers),
+            prediction,
+            exact_match(prediction, question.golden_answers) if prediction is not None else 0.0,
+            f1(prediction, question.golden_answers) if prediction is not None else 0.0,
+            trajectory.searches,
+            [turn.query for turn in trajectory.turns if turn.query is not None],
+            trajectory.stop_reason,
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether retrieval failed."""
+        return self.stop_reason == RETRIEVAL_FAILED
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which question it is."""
+        return self.dataset, self.id
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the `n` scored samples of one data set (NaN if none), the 95% interval of EM, failed retrievals."""
+
+    n: int
+    em: float
+    f1: float
+    em_ci95: tuple[float, float]
+    searches: float
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class MacroAverage:
+    """Means over data sets, each counting once, and the 95% interval of EM over their questions."""
+
+    datasets: list[str]
+    em: float
+    f1: float
+    em_ci95: tuple[float, float]
+    searches: float
+
+
+def score(trajectories: Iterable[Trajectory]) -> dict[str, Score]:
+    """`score_rows` of episodes."""
+    return score_rows(QuestionResult.of(trajectory) for trajectory in trajectories)
+
+
+def score_rows(rows: Iterable[QuestionResult]) -> dict[str, Score]:
+    """Scores by data set, in order of first appearance."""
+    return {name: _score(members) for name, members in by_dataset(rows).items()}
+
+
+def by_dataset(rows: Iterable[QuestionResult]) -> dict[str, list[QuestionResult]]:
+    """Rows by data set, in order of first appearance."""
+    groups: dict[str, list[QuestionResult]] = {}
+    for row in rows:
+        groups.setdefault(row.dataset, []).append(row)
+    return groups
+
+
+def _score(rows: Sequence[QuestionResult]) -> Score:
+    scored = [row for row in rows if not row.failed]
+    failed = len(rows) - len(scored)
+    if not scored:
+        nan = float("nan")
+        return Score(0, nan, nan, (nan, nan), nan, failed)
+    ems = [row.em for row in scored]
+    return Score(
+        n=len(scored),
+        em=float(np.mean(ems)),
+        f1=float(np.mean([row.f1 for row in scored])),
+        em_ci95=bootstrap_ci95(ems),
+        searches=float(np.mean([row.searches for row in scored])),
+        failed=failed,
+    )
+
+
+def macro_average(scores: Mapping[str, Score]) -> float:
+    """Mean EM over the data sets, each counting once (as the papers' tables do)."""
+    return float(np.mean([s.em for s in scores.values()]))
+
+
+def macro_averages(rows: Iterable[QuestionResult]) -> dict[str, MacroAverage]:
+    """Over the single-hop benchmarks, the multi-hop ones and all data sets; a family without any is left out."""
+    groups = by_dataset(row for row in rows if not row.failed)
+    averages = {}
+    for family, names in {**FAMILIES, "all": tuple(groups)}.items():
+        members = {name: groups[name] for name in names if name in groups}
+        if members:
+            scores = [_score(members[name]) for name in members]
+            averages[family] = MacroAverage(
+                datasets=list(members),
+                em=float(np.mean([s.em for s in scores])),
+                f1=float(np.mean([s.f1 for s in scores])),
+                em_ci95=bootstrap_ci95(*([row.em for row in found] for found in members.values())),
+                searches=float(np.mean([s.searches for s in scores])),
+            )
+    return averages
+
+
+def limit_per_dataset(questions: Sequence[Question], limit: int) -> list[Question]:
+    """The first `limit` questions of each data set; all of them if 0."""
+    if limit == 0:
+        return list(questions)
+    counts: dict[str, int] = {}
+    chosen = []
+    for question in questions:
+        counts[question.dataset] = counts.get(question.dataset, 0) + 1
+        if counts[question.dataset] <= limit:
+            chosen.append(question)
+    return chosen

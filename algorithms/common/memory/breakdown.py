@@ -1,0 +1,129 @@
+"""What takes memory in a training run, thing by thing: what exists always, and what exists in one phase of a step:
+
+    always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
+    loading          whole weights, before they are sharded
+    rollout          passes that read, logits that are sampled from
+    update           what the backward pass of a micro-batch needs
+    optimizer step   temporaries of AdamW
+
+Bytes, of one process; `memory.py` makes a plan of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from algorithms.common.config import TrainConfig
+from algorithms.common.memory.footprint import footprint, kept
+from algorithms.common.model.packing import MAX_COLUMNS
+from algorithms.common.model.policy import MAX_LOGITS
+from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.rollout.config import EVAL_SLOTS
+
+PHASES = ("loading", "rollout", "update", "optimizer step")
+# Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
+PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
+# Bytes a logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and their sums.
+DRAWING = 4 + 4 + 4 + 8 + 8
+LOGITS = 3 * 4  # the same in an update: float32 logits, log-probs and what becomes their gradient
+# glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
+HEAP = 0.4
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """One thing that takes memory: always, or in one of `PHASES` only."""
+
+    name: str
+    bytes: int
+    detail: str
+    phase: str = "always"
+
+
+def memory_lines(
+    config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, whole: int
+) -> Iterator[MemoryLine]:
+    """What takes memory in a process of a run, the weights first. `whole`: memory of the device; vLLM takes a share."""
+    rollout, policy = config.rollout, replace(config.policy, gradient_checkpointing=False)
+    model = footprint(policy)
+    sharded = config.distributed.sharding == "fsdp2" and processes > 1
+    parts = processes if sharded else 1
+    nth = f", one part of {parts}" if sharded else ""
+    cuda = device.type == "cuda"
+
+    yield MemoryLine("weights", model.weights // parts, f"{model.count / 1e6:,.0f} M in {policy.dtype}{nth}")
+    yield MemoryLine("gradients", model.trained // parts, f"of {model.trained / model.weights:.0%} of the weights{nth}")
+    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"AdamW's two{nth}")
+    if processes > 1 and not sharded:
+        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "what DistributedDataParallel sends")
+    if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter switched off
+        kept_in = rollout.dtype or policy.dtype
+        size = model.count * DTYPES[kept_in].itemsize
+        yield MemoryLine("reference policy", size, f"for the KL term, in {kept_in}")
+    if critic:
+        yield MemoryLine("critic", (model.weights + 3 * model.trained) // parts, "weights, gradients, optimizer states")
+    sampler = rollout.dtype or policy.compute_dtype or policy.dtype
+    replica = sharded or rollout.dtype is not None
+    if replica:
+        yield MemoryLine("weights that sample", model.count * DTYPES[sampler].itemsize, f"a copy in {sampler}")
+
+    # Autocast leaves keys as wide as the weights, since they are rotated in that precision.
+    sizes = (DTYPES[sampler].itemsize,) * 2 if replica else (model.element, model.compute)
+    row = model.keys * sum(sizes)  # bytes of a token's keys and values in a layer
+    episode = _longest_episode(config, model.context)
+    trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
+    slots = max(1, min(max(trajectories, EVAL_SLOTS), rollout.kv_cache_tokens // model.context))
+    stored = slots * model.context if rollout.engine == "builtin" else 0
+    if stored:
+        detail = f"{slots} episodes of {model.context:,} tokens"
+        yield MemoryLine("keys and values", stored * model.layers * row, detail)
+        yield MemoryLine("logits", DRAWING * slots * model.vocabulary, f"of {slots} episodes", "rollout")
+    elif rollout.engine == "transformers":
+        tokens = max(rollout.kv_cache_tokens, model.context)
+        yield MemoryLine("keys and values", tokens * model.layers * row, f"{tokens:,} tokens")
+    elif rollout.engine == "vllm":
+        yield MemoryLine("vLLM", int(rollout.gpu_memory_utilization * whole), "rollout.gpu_memory_utilization")
+    if sharded:
+        # Gradients, optimizer states, keys and values come later, to the room that is left then.
+        later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row
+        whole_weights = max(0, (1 + critic) * model.weights - later)
+        yield MemoryLine("whole weights", whole_weights, "before they are divided", "loading")
+    # Attention copies what it reads of the store: whole blocks of a pass that reads, on a GPU the keys for every query
+    # head; of a pass that writes a token for each slot, those of less than half of the slots.
+    expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
+    reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)
+    yield MemoryLine("passes", max(reading, stored // 2 * row), f"{rollout.token_budget:,} tokens", "rollout")
+    if model.casts and not replica:
+        yield MemoryLine("weights, cast", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
+
+    tokens = min(max(config.optimizer.token_budget, episode), trajectories * episode)
+    rows = max(1, tokens // episode)
+    size, how = kept(policy, rows, tokens // rows), "of a micro-batch"
+    if config.policy.gradient_checkpointing:
+        size, how = model.kept_of_layers(size, tokens), "of a micro-batch, checkpointed"
+    size += model.temporaries(tokens, model.compute)
+    yield MemoryLine("activations", size, f"{tokens:,} tokens {how}", "update")
+    if not cuda:
+        yield MemoryLine("heap", int(HEAP * size), "freed, and not given back", "update")
+    chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
+    yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
+    if model.head:
+        # Both gradients of a tied matrix wait for each other; those of chunks add up in float32.
+        size = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
+        yield MemoryLine("gradient of the output layer", size, "before it is added to the others", "update")
+    if sharded:
+        size = 2 * model.compute * (2 * model.count // model.layers + model.head)
+        yield MemoryLine("whole layers", size, "gathered for a pass, and their gradients", "update")
+    step = model.trained // parts if cuda else 2 * model.largest
+    yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
+
+
+def _longest_episode(config: TrainConfig, context: int) -> int:
+    """Tokens."""
+    env = config.env
+    observation = env.max_observation_tokens or env.top_k * PASSAGE_TOKENS
+    attempt = (env.max_searches + 1) * config.rollout.max_new_tokens + env.max_searches * observation
+    return min(context, PROMPT_TOKENS + env.attempts * attempt)

@@ -1,0 +1,212 @@
+"""The memory that a training run will take, told before any weight is loaded, and what would save some of it.
+
+Bytes, of one process. An estimate: allocators round up and fragment, kernels take workspaces.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from algorithms.common.config import TrainConfig
+from algorithms.common.memory.breakdown import PHASES, MemoryLine, memory_lines
+from igsearch_env.errors import ConfigurationError
+
+GIB = 2**30
+SMALL = GIB  # a plan that takes less is told in one line
+MARGIN = 0.9  # share of what is there that a plan may take
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run takes beside what is there, in bytes. `alternatives`: (settings, plan with them) that may save."""
+
+    lines: tuple[MemoryLine, ...]
+    available: int
+    alternatives: Callable[[], Iterator[tuple[str, MemoryPlan]]] = field(repr=False, compare=False)
+
+    @property
+    def total(self) -> int:
+        """What is always held, and the largest phase."""
+        return self._of("always") + max(map(self._of, PHASES))
+
+    def _of(self, phase: str) -> int:
+        return sum(line.bytes for line in self.lines if line.phase == phase)
+
+    def fits(self) -> bool:
+        """Whether the total is at most `MARGIN` of what is there."""
+        return self.total <= MARGIN * self.available
+
+    def advice(self) -> list[str]:
+        """Settings that save memory, each alone, the one that saves most first. Nothing if the plan fits."""
+        if self.fits():
+            return []
+        saving = [(self.total - plan.total, text, plan.fits()) for text, plan in self.alternatives()]
+        return [
+            f"{text} saves {_gib(saved)}{', which is enough' if enough else ''}"
+            for saved, text, enough in sorted(saving, reverse=True)
+            if saved > 0.01 * self.total
+        ]
+
+    def render(self, console: Console) -> None:
+        """Print one line for a small run, else a table; a warning with advice if it may not fit."""
+        says = f"about {_gib(self.total)} of {_gib(self.available)} available"
+        if self.total >= SMALL or not self.fits():
+            table = Table("", "GiB", "when", "", title="memory (estimated)")
+            table.columns[1].justify = "right"
+            for line in self.lines:
+                table.add_row(line.name, f"{line.bytes / GIB:.2f}", line.phase, line.detail)
+            console.print(table)
+            says += f"; the most in the {max(PHASES, key=self._of)}"
+        console.print(f"memory: {says}", highlight=False)
+        if not self.fits():
+            console.print("[yellow]this may not fit[/yellow]; each of these alone:", highlight=False)
+            for text in self.advice():
+                console.print(f"  {text}", highlight=False)
+
+
+def plan_memory(
+    config: TrainConfig,
+    *,
+    needs_reference: bool,
+    needs_critic: bool,
+    world_size: int = 1,
+    device: torch.device | None = None,
+) -> MemoryPlan:
+    """Plan a run of `world_size` processes on `device` (default: what the configuration says).
+
+    Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, which are no estimate,
+    take more memory than there is; everything else is a warning, since it is one.
+    """
+    if device is None:
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
+    available, whole = memory_of(device)
+
+    def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
+        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, whole))
+        return MemoryPlan(lines, available, lambda: _alternatives(config, reference, processes, device, plan))
+
+    result = plan(config, needs_reference, world_size)
+    weights = result.lines[0].bytes
+    if weights > available:
+        raise ConfigurationError(
+            f"policy.path={config.policy.path!r}: its weights in {config.policy.dtype} take {_gib(weights)}, there are "
+            f"{_gib(available)} on {device}; take a smaller model, policy.dtype bfloat16 or a larger machine"
+        )
+    return result
+
+
+def precision_warning(config: TrainConfig) -> str | None:
+    """What goes wrong in float16, or when all weights are trained in bfloat16 by small steps; None if nothing does.
+
+    Float16 has nothing between 0 and 6e-8, and a loss is divided by the tokens of its mini-batch. A bfloat16 has 8
+    significant bits, so what changes it by less than 2^-9 of itself is rounded away. AdamW changes a weight by about
+    the learning rate, and weights are about 0.02: below 4e-5 most updates are lost.
+    """
+    policy, lr = config.policy, config.optimizer.lr
+    if "float16" in (policy.dtype, policy.compute_dtype):
+        return (
+            "float16 has nothing between 0 and 6e-8, and the loss is not scaled: gradients of large batches lose their "
+            "small parts; take bfloat16, or float32 where there is none"
+        )
+    if policy.dtype != "bfloat16" or policy.lora.rank or lr >= 1e-4:
+        return None
+    return (
+        f"policy.dtype=bfloat16 with optimizer.lr={lr:g}: updates smaller than 2^-9 of a weight are rounded away, and "
+        "most will be; train float32 weights with policy.compute_dtype bfloat16, or adapters (policy.lora.rank 16)"
+    )
+
+
+# ---------------------------------------------------------------- what would help
+
+
+def _alternatives(
+    config: TrainConfig,
+    reference: bool,
+    processes: int,
+    device: torch.device,
+    plan: Callable[[TrainConfig, bool, int], MemoryPlan],
+) -> Iterator[tuple[str, MemoryPlan]]:
+    """Settings that may save memory, each alone, and the plan with them."""
+    policy, rollout, optimizer, loss = config.policy, config.rollout, config.optimizer, config.loss
+
+    def changed(text: str, **sections: Any) -> tuple[str, MemoryPlan]:
+        return text, plan(replace(config, **sections), reference, processes)
+
+    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == "builtin":
+        yield changed("rollout.dtype bfloat16", rollout=replace(rollout, dtype="bfloat16"))
+    if not policy.gradient_checkpointing:
+        yield changed("policy.gradient_checkpointing True", policy=replace(policy, gradient_checkpointing=True))
+    if not policy.lora.rank:
+        yield changed("policy.lora.rank 16", policy=replace(policy, lora=replace(policy.lora, rank=16)))
+    if reference and loss.kl_coef:
+        without = replace(config, loss=replace(loss, kl_coef=0.0))
+        yield "loss.kl_coef 0", plan(without, False, processes)
+    yield from _enough(
+        changed(f"optimizer.token_budget {budget}", optimizer=replace(optimizer, token_budget=budget))
+        for budget in _halves(optimizer.token_budget, 256)
+    )
+    yield from _enough(
+        changed(f"rollout.kv_cache_tokens {tokens}", rollout=replace(rollout, kv_cache_tokens=tokens))
+        for tokens in _halves(rollout.kv_cache_tokens, 1_024)
+    )
+    if device.type == "cuda" and config.distributed.sharding == "none":  # processes of a CPU share its memory
+        fsdp2 = replace(config, distributed=replace(config.distributed, sharding="fsdp2"))
+        yield from _enough(
+            (f"distributed.sharding fsdp2 with {n} processes", plan(fsdp2, reference, n))
+            for n in ((processes,) if processes > 1 else (2, 4, 8))
+        )
+
+
+def _halves(value: int, least: int) -> Iterator[int]:
+    while value // 2 >= least:
+        value //= 2
+        yield value
+
+
+def _enough(settings: Iterable[tuple[str, MemoryPlan]]) -> list[tuple[str, MemoryPlan]]:
+    """The first that fits, else the one that takes least, as a list; [] of none."""
+    tried = []
+    for text, plan in settings:
+        tried.append((text, plan))
+        if plan.fits():
+            return tried[-1:]
+    return [min(tried, key=lambda row: row[1].total)] if tried else []
+
+
+# ---------------------------------------------------------------- what is there
+
+
+def memory_of(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Bytes that are free on a device, for this process, and bytes that it has."""
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        return int(free), int(whole)
+    memory = psutil.virtual_memory()
+    free, whole = memory.available, memory.total
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+            # The page cache is counted as used, and given up when memory is short.
+            statistics = dict(
+                line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+            used -= int(statistics["inactive_file"])
+            free, whole = min(free, int(limit) - used), min(whole, int(limit))
+    except (OSError, ValueError, KeyError):  # not in a cgroup, or of another version
+        pass
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

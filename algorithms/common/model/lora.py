@@ -1,0 +1,114 @@
+"""Low-rank adapters through peft: made, saved, loaded, merged, and switched off to get the starting policy back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.common.distributed.sharding import gather_full_tensor
+from igsearch_env.errors import ConfigurationError, check_range
+
+ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) by peft: the model's own weights stay as they are."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """The adapters' product is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Ends of the names of the layers that get one; all-linear: every linear layer but the output layer."""
+
+    def __post_init__(self) -> None:
+        check_range("policy.lora.rank", self.rank, 0)
+        check_range("policy.lora.alpha", self.alpha, 1e-9)
+        if not self.target_modules:
+            raise ConfigurationError("policy.lora.target_modules is empty: name at least one layer, or all-linear")
+
+
+def add_adapter(model: Any, config: LoraConfig) -> Any:
+    """The peft model around `model`, whose linear layers get adapters in place; only these are trained.
+
+    A product starts at 0, so the policy is at first what it was. Adapters are float32 whatever the model is.
+    """
+    import peft
+
+    _check_targets(model, config.target_modules)
+    targets = config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+        return peft.get_peft_model(model, settings)
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    """Raises `ConfigurationError` for a target that names no linear layer: peft minds only if none of them does."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, Conv1D))]
+    for target in targets if targets != ("all-linear",) else ():
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            alone = "stands alone" if target == "all-linear" else f"names no layer of {type(model).__name__}"
+            ends = sorted({name.rpartition(".")[2] for name in names})
+            raise ConfigurationError(
+                f"policy.lora.target_modules={list(targets)}: {target!r} {alone}; its linear layers end in "
+                f"{', '.join(ends)}; all-linear takes all but the output layer"
+            )
+
+
+def load_merged(folder: str | Path, **options: Any) -> Any:
+    """The model that an adapter folder is about, the adapter merged into its weights."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
+            f"model there, or mend base_model_name_or_path in its {ADAPTER_FILE}"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as above
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def load_adapter(adapter: Any, weights: dict[str, Tensor]) -> list[str]:
+    """Put saved weights into a peft model; returns the keys that it has no place for."""
+    import peft
+
+    unexpected: list[str] = peft.set_peft_model_state_dict(adapter, weights).unexpected_keys
+    return unexpected
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and whole tensors of a transformers model, adapters merged: what an engine elsewhere has to know.
+
+    Every process must ask, as sharded tensors are gathered one by one.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        layer = owner.removesuffix(".base_layer")
+        if layer in layers and last == "weight":
+            part = layers[layer]
+            up, down = (gather_full_tensor(half["default"].weight) for half in (part.lora_B, part.lora_A))
+            product = (up @ down) * part.scaling["default"]
+            weight = gather_full_tensor(parameter)
+            yield f"{layer}.weight", (weight + (product.T if part.fan_in_fan_out else product)).to(weight.dtype)
+        elif "lora_" not in name:
+            yield name.replace(".base_layer.", "."), gather_full_tensor(parameter)

@@ -1,0 +1,162 @@
+"""Attention of a packed pass: each part of the pass is one call of `scaled_dot_product_attention`.
+
+A `Bucket` is blocks of like shape, padded; `Slots` is one token each for slots of a store, read where they lie.
+
+Shapes: n tokens of a part, B blocks of a bucket, m longest block, c longest prefix, H heads, d their width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algorithms.common.model.kv_cache import KVCache
+
+
+@dataclass
+class Bucket:
+    """Blocks of like shape: padded to [B, m] queries on [B, c + m] columns."""
+
+    lengths_B: Tensor
+    pasts_B: Tensor
+    starts_B: Tensor
+    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        device = self.lengths_B.device
+        self.m, self.c = int(self.lengths_B.max()), int(self.pasts_B.max())
+        self.even = bool((self.lengths_B == self.m).all())
+        columns = torch.arange(self.m, device=device)
+        real_Bm = columns < self.lengths_B[:, None]
+        first_B = self.lengths_B.cumsum(0) - self.lengths_B
+        self.pad_Bm = torch.where(real_Bm, first_B[:, None] + columns, 0)
+        self.unpad = real_Bm.flatten().nonzero()[:, 0]
+        columns = torch.arange(self.c, device=device)
+        self.past_real_Bc = columns < self.pasts_B[:, None]
+        self.past_rows_Bc = torch.where(self.past_real_Bc, self.starts_B[:, None] + columns, self.starts_B[:, None])
+
+    def attend(self, layer: int, store: KVCache | None, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        """Attention of this bucket's tokens, [n', H, d] each, to their prefixes and to each other."""
+        B, window = len(self.lengths_B), options.pop("window")
+        if self.even:
+            q, k, v = (x.reshape(B, self.m, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        else:
+            q, k, v = (_rows(x, self.pad_Bm).transpose(1, 2) for x in (q, k, v))
+        if self.c:
+            assert store is not None  # a block with a past has a store
+            past_k, past_v = store.gather(layer, self.past_rows_Bc)
+            k, v = torch.cat([past_k, k], dim=2), torch.cat([past_v, v], dim=2)
+        causal = not self.c and (window is None or window >= self.m)
+        mask = None if causal else self._mask(window, q.dtype)
+        out = _attention(q, k, v, mask, causal=causal, **options).transpose(1, 2).flatten(0, 1)
+        return out if self.even else _rows(out, self.unpad)
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[B or 1, 1, m, c + m], 0 where a query may look and -inf elsewhere; made once for all layers."""
+        key = (window, dtype)
+        if key not in self.masks:
+            device = self.pasts_B.device
+            # Blocks whose prefixes are as long as each other share one mask: the rest is causal order.
+            pasts_B = self.pasts_B[:1] if bool((self.pasts_B == self.c).all()) else self.pasts_B
+            own = torch.arange(self.m, device=device)
+            queries_Bm = pasts_B[:, None] + own
+            past_Bc = torch.arange(self.c, device=device).expand(len(pasts_B), -1)
+            columns_Bk = torch.cat([past_Bc, queries_Bm], dim=1)
+            real_Bk = torch.cat([self.past_real_Bc[: len(pasts_B)], torch.ones_like(queries_Bm, dtype=torch.bool)], 1)
+            behind = queries_Bm[:, :, None] - columns_Bk[:, None, :]
+            visible = (behind >= 0) & real_Bk[:, None, :]
+            if window is not None:
+                visible &= behind < window
+            self.masks[key] = _additive(visible, dtype)[:, None]
+        return self.masks[key]
+
+
+@dataclass
+class Slots:
+    """One new token each for some of the slots of a store, read where they lie."""
+
+    slots_n: Tensor
+    lengths_n: Tensor  # with the new token
+
+    def __post_init__(self) -> None:
+        self.used = int(self.slots_n.max()) + 1
+        self.columns = int(self.lengths_n.max())
+        # Copying the rows that are written is dearer than computing some that are not, up to about half.
+        self.copied = 2 * len(self.slots_n) < self.used
+        self.masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
+
+    def attend(self, layer: int, store: KVCache | None, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        """Attention of one token per slot; its own key and value are in the store already."""
+        assert store is not None
+        window = options.pop("window")
+        k, v = (x[: self.used, :, : self.columns] for x in store.layer(layer))
+        if self.copied:
+            k, v = k[self.slots_n], v[self.slots_n]
+        else:
+            padded = q.new_zeros(self.used, *q.shape[1:])
+            padded[self.slots_n] = q
+            q = padded
+        # Query heads that share keys stand as queries of one head: else a GPU copies the keys for each of them.
+        q = q.reshape(len(q), k.shape[1], -1, q.shape[2])
+        out = _attention(q, k, v, self._mask(window, q.dtype), causal=False, **options).flatten(1, 2)
+        return out if self.copied else out[self.slots_n]
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        key = (window, dtype)
+        if key not in self.masks:
+            device = self.slots_n.device
+            lengths = self.lengths_n
+            if not self.copied:  # slots that are not read see one column, or their softmax would have no support
+                lengths = torch.ones(self.used, dtype=torch.long, device=device)
+                lengths[self.slots_n] = self.lengths_n
+            columns = torch.arange(self.columns, device=device)
+            visible = columns < lengths[:, None]
+            if window is not None:
+                visible &= columns >= lengths[:, None] - window
+            self.masks[key] = _additive(visible, dtype)[:, None, None]
+        return self.masks[key]
+
+
+def _rows(x_nHd: Tensor, index: Tensor) -> Tensor:
+    """x[index]."""
+    flat: Tensor = F.embedding(index, x_nHd.reshape(len(x_nHd), -1))
+    return flat.view(*index.shape, *x_nHd.shape[1:])
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a query may look, -inf elsewhere."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """Attention [B, H, m, d]; keys and values may have fewer heads (GQA)."""
+    groups = q.shape[1] // k.shape[1]
+    if softcap is not None:
+        return _softcapped(q, k, v, mask, causal, scaling, softcap, groups)
+    # Only the CPU's kernel takes grouped heads and a mask together.
+    if groups > 1 and q.device.type != "cpu" and mask is not None:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        groups = 1
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
+    )
+
+
+def _softcapped(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scaling: float | None, cap: float, groups: int
+) -> Tensor:
+    """The same with scores bent to +-cap, which no fused kernel of torch offers (Gemma 2)."""
+    k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / cap) * cap
+    if causal:
+        mask = torch.full(scores.shape[-2:], -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype) @ v

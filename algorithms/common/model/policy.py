@@ -1,0 +1,281 @@
+"""`Policy`: a causal language model of transformers with its tokenizer, and the few things training asks of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.logprobs import ChunkedLogprobs
+from algorithms.common.model.packing import Block, Pack, install_packed_attention, pack
+from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
+from algorithms.common.model.tokenizer import Tokens
+from igsearch_env.errors import ConfigurationError
+
+HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
+# Float32 logits that exist at once (128 MiB): larger batches of tokens meet the vocabulary in chunks.
+MAX_LOGITS = 2**25
+
+
+class Policy(Tokens):
+    """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary.
+
+    `model` is the causal model of transformers; `adapter` is the peft model around it, if only that is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        chat: bool = False,
+        context_length: int | None = None,
+        compute_dtype: str | None = None,
+        adapter: Any = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        configured = getattr(model.generation_config, "eos_token_id", None)
+        super().__init__(tokenizer, chat=chat, eos_ids=configured if isinstance(configured, list) else [configured])
+        install_packed_attention(model)
+        without_dropout(model)  # the sampler and the trainer must be the same distribution
+        model.eval()
+        self.model = model
+        self.adapter = adapter
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            # The newer name, where transformers knows it.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
+        own = getattr(model.config, "max_position_embeddings", None) or 1_000_000
+        self.context_length = min(context_length or own, own)
+
+    @classmethod
+    def load(cls, config: PolicyConfig) -> Policy:
+        """Load model and tokenizer by the Auto classes of transformers."""
+        model, tokenizer, adapter = load_pretrained(config)
+        policy = cls(
+            model,
+            tokenizer,
+            chat=config.chat,
+            context_length=config.context_length,
+            compute_dtype=config.compute_dtype,
+            adapter=adapter,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+        policy.verify_packed()
+        policy.check_tags()
+        return policy
+
+    @torch.no_grad()
+    def verify_packed(self) -> None:
+        """Raise `ConfigurationError` unless packed passes and `logits` give what the model itself gives.
+
+        They need plain causal attention: models with recurrent or convolutional layers, or with attention that
+        transformers does not let others replace, are told here rather than trained wrongly.
+        """
+        rows = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > rows:
+            raise ConfigurationError(
+                f"policy: the tokenizer has {len(self.tokenizer)} tokens, the model embeddings for {rows}; call "
+                "model.resize_token_embeddings(len(tokenizer)) and save both"
+            )
+        ids = [place % len(self.tokenizer) for place in range(11)]
+        try:
+            store = KVCache()
+            store.reserve(1, 8)
+            two = pack([Block(ids[3:]), Block(ids[:8])], self.device)  # equal lengths keep their order
+            hidden_n = self.forward_packed(two)[two.first[1] :]
+            self.forward_packed(pack([Block(ids[:5])], self.device, store=store, keep=True))
+            rest_n = self.forward_packed(pack([Block(ids[5:8], 5)], self.device, store=store))
+            with self._autocast():  # flash attention takes no float32
+                output = self.model(input_ids=torch.tensor([ids[:8]], device=self.device), use_cache=False)
+            got = torch.stack([self.logits(hidden_n), torch.cat([self.logits(hidden_n[:5]), self.logits(rest_n)])])
+            difference = float((got - output.logits.float()).abs().max() / output.logits.float().abs().max())
+        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                f"policy: {type(self.model).__name__} does not take packed passes ({error}){HINT}"
+            ) from error
+        exact = self.model.dtype == torch.float32 and self.compute_dtype is None
+        if not difference < (1e-3 if exact else 0.2):
+            name = type(self.model).__name__
+            raise ConfigurationError(f"policy: packed passes of {name} are off by {difference:.2g} of its logits{HINT}")
+
+    def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write model, or its adapter alone, and tokenizer in the transformers format.
+
+        `weights`: the state to write, if the model itself holds only a part of it.
+        """
+        (self.adapter or self.model).save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+        self.tokenizer.save_pretrained(folder)
+        if self.adapter is not None:
+            (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's form to fill in
+
+    def replica(self, dtype: torch.dtype, compute_dtype: torch.dtype | None = None) -> Policy:
+        """A copy in a precision of its own that is not trained."""
+        copied = copy.copy(self)
+        # Weights alone are cast, one by one. Buffers stay as they are: the frequencies of rotary positions in bfloat16
+        # are off by 2^-9, which at a thousand tokens is more than a radian.
+        cast = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=True), False) for p in self.model.parameters()}
+        copied.model = copy.deepcopy(self.model, cast)
+        copied.adapter = None
+        copied.compute_dtype = compute_dtype
+        return copied
+
+    @torch.no_grad()
+    def copy_weights(self, source: Policy) -> None:
+        """Take over the weights of the policy that this one is a replica of. Every process must ask."""
+        for mine, theirs in zip(self.model.parameters(), source.model.parameters(), strict=True):
+            # What is not trained was right when the copy was made.
+            if theirs.requires_grad:
+                mine.copy_(gather_full_tensor(theirs))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def forward_packed(self, packed: Pack) -> Tensor:
+        """Last hidden states [n, width] of a packed pass."""
+        if self.model.training:  # as an update with gradient checkpointing leaves it
+            self.model.eval()
+        no_mask = torch.empty(1, 1, 0, 0)  # of four dimensions: then transformers makes none, and none is read
+        with self._autocast():
+            output = self.model.base_model(
+                input_ids=packed.ids_n[None],
+                position_ids=packed.positions_n[None],
+                attention_mask=no_mask,
+                packed=packed,
+                use_cache=False,
+            )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    def hidden_states(self, ids_BT: Tensor) -> Tensor:
+        """Last hidden states [B, T, width] of rows that are padded on the right, where causal attention never looks."""
+        if self.gradient_checkpointing and self.model.training != torch.is_grad_enabled():
+            self.model.train(torch.is_grad_enabled())  # transformers checkpoints in training mode alone
+        with self._autocast():
+            states: Tensor = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return states
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] in float32 of hidden states [..., width]."""
+        with self._autocast():
+            logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
+        cap = self._logit_cap
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    def token_logprobs(
+        self, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy of each masked token given all before it; both [n], n masked tokens in row order.
+
+        Rows are padded on the right. Only masked positions reach the vocabulary. The first token of a row has
+        nothing before it and can't be masked.
+        """
+        hidden_BT = self.hidden_states(ids_BT)
+        hidden, targets = hidden_BT[:, :-1][mask_BT[:, 1:]], ids_BT[:, 1:][mask_BT[:, 1:]]
+        return self.logprobs_of(hidden, targets, temperature, entropy_gradient=entropy_gradient)
+
+    def logprobs_of(
+        self, hidden_n: Tensor, targets_n: Tensor, temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob of each target and entropy, both [n], given the hidden states [n, width] before it.
+
+        No more than `MAX_LOGITS` logits exist at once: beyond, tokens go in chunks, which the backward pass
+        computes again. The entropy has a gradient only if asked for.
+        """
+
+        def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            logps = torch.log_softmax(self.logits(hidden) / temperature, dim=-1)
+            chosen = logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+                entropy = -(logps.exp() * logps).sum(-1)
+            return chosen, entropy
+
+        size = max(1, MAX_LOGITS // int(self.model.config.get_text_config().vocab_size))
+        if len(hidden_n) <= size:
+            return chunk(hidden_n, targets_n)
+        head = self.model.get_output_embeddings()
+        plain = type(head) is torch.nn.Linear and head.bias is None and not self._logit_cap
+        if plain and torch.is_grad_enabled():
+            dtype = self.compute_dtype or head.weight.dtype
+            chosen, entropy = ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+                hidden_n, head.weight, targets_n, temperature / self._logit_scale, size, dtype
+            )
+            return chosen, entropy if entropy_gradient else entropy.detach()
+        pieces = zip(torch.split(hidden_n, size), torch.split(targets_n, size), strict=True)
+        if torch.is_grad_enabled():
+            parts = [checkpoint(chunk, hidden, targets, use_reentrant=False) for hidden, targets in pieces]
+        else:
+            parts = [chunk(hidden, targets) for hidden, targets in pieces]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    @property
+    def _logit_scale(self) -> float:
+        """What the model multiplies its logits with (Cohere, Granite)."""
+        config = self.model.config
+        return float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+
+    @property
+    def _logit_cap(self) -> float | None:
+        """Where the final logits bend (Gemma 2), or None."""
+        cap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
+        return cap
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None)
+
+
+class PolicyModule(torch.nn.Module):
+    """`Policy.token_logprobs` as a module: what torch wraps, so that its hooks see a whole pass."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.model = policy.model
+        self.__dict__["_policy"] = policy
+
+    def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """As `Policy.token_logprobs`."""
+        policy: Policy = self.__dict__["_policy"]
+        chosen, entropy = policy.token_logprobs(*arguments, **options)
+        return chosen.clone(), entropy.clone()  # views would lose FSDP's hooks
+
+
+def without_dropout(model: Any) -> None:
+    """Set every dropout of a model to 0, whether a module or a number that attention reads."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0
+
+
+class BasePolicy:
+    """The starting policy of one with an adapter: the same weights, the adapter switched off."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.device, self.pad_id = policy.device, policy.pad_id
+
+    def token_logprobs(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """`Policy.token_logprobs` of the starting policy."""
+        with self.policy.adapter.disable_adapter():
+            return self.policy.token_logprobs(*arguments, **options)

@@ -1,0 +1,117 @@
+"""Which model to train (`PolicyConfig`), and that model from a folder or by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, load_merged
+from igsearch_env.errors import ConfigurationError, check_choice
+from igsearch_env.world.bundled import POLICY_FOLDER
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which model to train."""
+
+    path: str = "bundled"
+    """`bundled`, a folder (of weights or of an adapter), or a model name that transformers knows."""
+    dtype: str = "float32"
+    """Of the weights: float32, bfloat16 or float16."""
+    compute_dtype: str | None = None
+    """Of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
+    device: str = "auto"
+    """auto (cuda where there is one), or a torch device."""
+    chat: bool = False
+    """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
+    context_length: int | None = None
+    """Longest sequence, tokens. None: the model's own."""
+    attn_implementation: str = "auto"
+    """Kernel of padded passes: auto (what transformers chooses), sdpa, eager, flash_attention_2 or _3. One that is
+    not installed is replaced by auto, with a notice."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("policy.attn_implementation", self.attn_implementation, ATTENTIONS)
+        check_choice("policy.dtype", self.dtype, DTYPES)
+        if self.compute_dtype is not None:
+            check_choice("policy.compute_dtype", self.compute_dtype, DTYPES)
+
+
+def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and the peft model around the model (None without adapters), by transformers' Auto classes."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar a file would bury the run's own
+    path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
+    looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
+    if looks_local and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE)):
+        raise ConfigurationError(
+            f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
+            "a model name, or 'bundled'"
+        )
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
+            "save_pretrained, with its tokenizer, or a name that the hub knows"
+        ) from error
+    except ValueError as error:
+        if config.attn_implementation == "auto":
+            raise
+        raise ConfigurationError(
+            f"policy.attn_implementation={config.attn_implementation!r}: "
+            f"{str(error).splitlines()[0]}; auto takes what the model has"
+        ) from error
+    adapter = None
+    if config.lora.rank:
+        if (Path(path) / ADAPTER_FILE).is_file():
+            raise ConfigurationError(
+                f"policy.path={config.path!r} is an adapter already, and one on top of another can't be saved "
+                "alone: merge it first (examples/export.py), or set policy.lora.rank to 0"
+            )
+        adapter = add_adapter(model, config.lora)
+        model = adapter.get_base_model()
+    return model, tokenizer, adapter
+
+
+def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "auto") -> Any:
+    """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype}
+    chosen = available_attention(attn_implementation)
+    if chosen != "auto":
+        options["attn_implementation"] = chosen
+    if (Path(path) / ADAPTER_FILE).is_file():
+        return load_merged(path, **options)
+    return AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+def available_attention(name: str) -> str:
+    """`name` if its library is installed and there is a GPU for it, else auto with a notice."""
+    library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
+    if library is None or (importlib.util.find_spec(library) is not None and torch.cuda.is_available()):
+        return name
+    reason = f"needs a GPU and the package that brings {library}"
+    print(f"policy.attn_implementation={name!r} {reason}: auto takes its place", file=sys.stderr)
+    return "auto"

@@ -1,0 +1,263 @@
+"""`Tokens`: a tokenizer and what a rollout asks of it: prompts, the end of a turn, the tokens of a query.
+
+Token ids are never decoded and encoded again: text is made of ids for the environment to read, ids only of text
+that the policy did not write.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
+
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.protocols.protocol import PROMPTS, STOP_TAGS
+
+Ids = tuple[int, ...]
+
+TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
+TAGS = tuple(dict.fromkeys(re.findall(r"</?\w+>", "".join(PROMPTS.values()))))
+MARK = "\u2063message\u2063"  # stands for a message in a chat template; no template writes it itself
+NEXT = "\u2063next\u2063"  # for one that follows it
+BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
+# Told by templates that tell the model the date (Llama 3.1's own default), so that prompts don't change by the day.
+DATE = "26 Jul 2024"
+
+
+class Tokens:
+    """A tokenizer of transformers. `chat`: wrap prompts in its chat template; `eos_ids` end a turn beside its own."""
+
+    def __init__(self, tokenizer: Any, *, chat: bool = False, eos_ids: Sequence[int | None] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self._more_eos_ids = tuple(eos_ids)
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise ConfigurationError("policy.chat=True: this tokenizer has no chat template; set policy.chat to false")
+        if chat:
+            self._around(("user", MARK))
+
+    def check_tags(self) -> None:
+        """Raise `ConfigurationError` unless the tokenizer reads back every tag of the protocol as it was written."""
+        for tag in TAGS:
+            back = self.decode(self.encode(tag))
+            if back != tag:
+                raise ConfigurationError(
+                    f"policy: the tokenizer reads the tag {tag} back as {back!r}, so no policy can write it; add the "
+                    f"tags to the tokenizer (tokenizer.add_tokens({list(TAGS)}), then "
+                    "model.resize_token_embeddings(len(tokenizer)), and save both), or take a model whose tokenizer "
+                    "falls back to bytes"
+                )
+
+    # ---------------------------------------------------------------- special tokens
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Id to fill gaps with; never attended, never in the loss. Any id would do: without one it is one of EOS."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else min(self.eos_ids, default=0)
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end a turn whatever was written."""
+        ids = (self.tokenizer.eos_token_id, self.turn_end, *self._more_eos_ids)
+        return frozenset(int(i) for i in ids if i is not None)
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The control token that the chat template puts after what the assistant wrote; None where there is none."""
+        if not self.chat:
+            return None
+        try:
+            ids = self._after_completion(".")
+        except ConfigurationError:  # a template for a single question: said when a second one is asked
+            return None
+        added = self.tokenizer.added_tokens_decoder
+        texts = ((i, self._decode([i]).strip()) for i in ids)
+        first, text = next(((i, text) for i, text in texts if text), (None, ""))
+        return first if first in added and text[0] in "<[" else None
+
+    @cached_property
+    def closing_ids(self) -> frozenset[int]:
+        """Ids whose text holds a `>`: only after these can a stop tag be complete."""
+        pieces = self.tokenizer.get_vocab().items()
+        # The piece of every byte is written like a tag (<0x41>).
+        return frozenset(i for piece, i in pieces if ">" in str(piece) and ">" in self._decode([i]))
+
+    # ---------------------------------------------------------------- ids of text
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids of special tokens: those that a tokenizer makes of their names, wherever they stand in a text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset((*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)))
+
+    def encode(self, text: str) -> Ids:
+        """Ids of text that some other party wrote, and that stands after other text.
+
+        It has no say over the conversation: the name of a special token in it is spelled out, so that a passage about
+        <s> or <|im_end|> begins no text and ends no turn.
+        """
+        ids = self._continued(text)
+        return ids if self.control_ids.isdisjoint(ids) else self._continued(text, split_special_tokens=True)
+
+    def encode_prompt(self, prompt: str) -> Ids:
+        """Ids of the first observation: in the chat template if `chat`, else as it is, special tokens included.
+
+        Begins with one BOS if the tokenizer begins texts with it, whether or not the template writes it too.
+        """
+        ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
+        opening = self._opening
+        return ids if ids[: len(opening)] == opening else opening + ids
+
+    def encode_user_turn(self, text: str, before: Sequence[int]) -> Ids:
+        """Ids of text that begins a new turn of the user after the completion `before`, if `chat`; else of the text."""
+        if not self.chat:
+            return self.encode(text)
+        ids = self._after_completion(text.strip())
+        if before and before[-1] == self.turn_end:  # the policy closed its turn itself
+            return ids[ids.index(before[-1]) + 1 :]
+        return ids
+
+    def _encode(self, text: str, **options: bool) -> Ids:
+        # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
+
+    def _continued(self, text: str, **options: bool) -> Ids:
+        """Ids of text that stands after other text."""
+        anchor, _ = self._anchor
+        if anchor:
+            ids = self._encode("\n" + text, **options)
+            if ids[: len(anchor)] == anchor:
+                return ids[len(anchor) :]
+        return self._encode(text, **options)
+
+    @cached_property
+    def _opening(self) -> Ids:
+        """What the tokenizer puts before a text: its BOS, or nothing."""
+        text = self._encode("a")
+        return tuple(takewhile(lambda i: i not in text, self.tokenizer.encode("a", add_special_tokens=True)))
+
+    @cached_property
+    def _anchor(self) -> tuple[Ids, int]:
+        """Ids of a line break and the number of its characters, to stand before text that continues other text.
+
+        Llama 2, Mistral and their like put a space before any text that they encode and take one from any that they
+        decode. That is right for the first text of a sequence only. Tokenizers of other kinds need none.
+        """
+        if self._decode(self._encode("a") + self._encode("b")) == "ab":
+            return (), 0
+        ids = self._encode("\n")
+        return ids, len(self._decode(ids))
+
+    def _after_completion(self, text: str) -> Ids:
+        """Ids of what the chat template puts after the assistant's message where the user says `text` next."""
+        return self._message((("user", "."), ("assistant", MARK)), text, self._continued)
+
+    def _message(self, earlier: Sequence[tuple[str, str]], text: str, encode: Callable[[str], Ids]) -> Ids:
+        """Ids of the user's `text` in the chat template, from `MARK` in `earlier` messages on, if there are any."""
+
+        def render(text: str) -> str:
+            return self._around(*earlier, ("user", text))[1] if earlier else self._render(("user", text))
+
+        whole = render(text)
+        if self.control_ids.isdisjoint(self._encode(text)):
+            return encode(whole)
+        before, _, after = render(NEXT).partition(NEXT)
+        return encode(before) + self.encode(whole[len(before) : len(whole) - len(after)]) + self._continued(after)
+
+    def _around(self, *messages: tuple[str, str]) -> tuple[str, str]:
+        """What the chat template writes before and after the message `MARK`."""
+        before, mark, after = self._render(*messages).partition(MARK)
+        if not mark:
+            role = next(role for role, content in messages if content == MARK)
+            raise ConfigurationError(
+                f"policy.chat=True: the tokenizer's chat template leaves out the message of the {role}; "
+                "set policy.chat to false, or tokenizer.chat_template to one that takes messages of plain text"
+            )
+        return before, after
+
+    def _render(self, *messages: tuple[str, str]) -> str:
+        """Messages (role, text) in the chat template, up to where the assistant is to write."""
+        chat = [{"role": role, "content": content} for role, content in messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, date_string=DATE)
+            )
+        except Exception as error:  # a template is a program of its own and may raise anything
+            raise ConfigurationError(
+                f"policy.chat=True: the tokenizer's chat template does not take the messages "
+                f"{', '.join(role for role, _ in messages)} ({error}); set policy.chat to false, or "
+                "tokenizer.chat_template to one that does"
+            ) from error
+
+    # ---------------------------------------------------------------- text of ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a completion, without a final token that ends the turn."""
+        return self._text(ids[:-1] if ids and ids[-1] in self.eos_ids else ids)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Text of ids that stand after other ids."""
+        anchor, characters = self._anchor
+        return self._decode((*anchor, *ids))[characters:]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def ends_turn(self, ids: Sequence[int]) -> bool:
+        """Whether a completion is finished by its last token: end of sequence, or the end of an action tag."""
+        last = ids[-1]
+        if last in self.eos_ids:
+            return True
+        if last not in self.closing_ids:
+            return False
+        tail = self._text(ids[-TAIL_TOKENS:])
+        if BROKEN not in tail and not any(tag in tail for tag in STOP_TAGS):
+            return False
+        whole = self._text(ids)  # a tail cut inside a character may read otherwise
+        return any(tag in whole for tag in STOP_TAGS)
+
+    def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
+        """Tokens that hold any part of characters [start, end) of `decode(ids)`, as [first, last).
+
+        By bisection over decoded prefixes, which works for any tokenizer.
+        """
+        if end <= start:
+            return 0, 0
+        text = self._text(ids)
+        counts = range(len(ids) + 1)
+        first = bisect_right(counts, start, key=lambda count: self._characters(ids, text, count)[1]) - 1
+        last = bisect_left(counts, end, key=lambda count: self._characters(ids, text, count)[0])
+        return first, last
+
+    def _characters(self, ids: Sequence[int], text: str, count: int) -> tuple[int, int]:
+        """How many characters of `text` the first `count` tokens hold whole, and how many they hold any part of.
+
+        Where the tokens are cut inside a character, a byte-level decoder writes one broken character for what is
+        there of it, and one that falls back to bytes breaks all characters in that run of bytes. The nearest cuts
+        that are clean then tell what is known.
+        """
+
+        def clean(count: int) -> int | None:
+            """Characters before a cut; None where it goes through one."""
+            prefix = self._text(ids[:count])
+            if not text.startswith(prefix):
+                return None
+            # Both parts of a character that is cut have a broken one; one that is broken in the text is in one part.
+            if prefix.endswith(BROKEN) and len(prefix) + len(self._text(ids[count:])) > len(text):
+                return None
+            return len(prefix)
+
+        here = clean(count)
+        if here is not None:
+            return here, here
+        low = next(c for c in map(clean, range(count - 1, -1, -1)) if c is not None)
+        high = next(c for c in map(clean, range(count + 1, len(ids) + 1)) if c is not None)
+        prefix = self._text(ids[:count])
+        if not text.startswith(prefix[:-1]):
+            return low, high
+        whole = min(max(low, len(prefix) - 1), high - 1)
+        return whole, whole + 1

@@ -1,0 +1,30 @@
+"""The learning curve of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from algorithms.common.run.metrics_log import read_metrics
+
+
+def plot_learning_curve(run_dir: Path, title: str) -> None:
+    """learning_curve.png: training reward and evaluation EM against the step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    figure, axis = pyplot.subplots(figsize=(7, 4))
+    training = [(r["step"], r["reward"]) for r in rows if "reward" in r]
+    evaluation = [(r["step"], r["eval/em"]) for r in rows if "eval/em" in r]
+    if training:
+        axis.plot(*zip(*training, strict=True), alpha=0.6, label="training reward (sampled)")
+    if evaluation:
+        axis.plot(*zip(*evaluation, strict=True), marker="o", label="evaluation EM (greedy)")
+    axis.set(xlabel="step", ylabel="mean over questions", ylim=(0, 1), title=title)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(run_dir / "learning_curve.png", dpi=120)
+    pyplot.close(figure)

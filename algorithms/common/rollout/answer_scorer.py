@@ -1,0 +1,214 @@
+"""Information gain by the policy that is being trained: `PolicyScorer`, and the pass over a whole buffer.
+
+Every trajectory is read once at most. Its branches (the answer after the real evidence; each random evidence with
+the answer after it) continue the keys and values of the prefix that they share:
+
+    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once, or by the rollout already
+    branch                    random_11 <answer> a*                     continues the trunk after query_1
+    branch                              <answer> a*                     continues the trunk after evidence_1
+    ...
+
+With T searches, contexts of c_t tokens, N evidences of d and answers of a, the branches are
+sum_t (N (d + a) + a) tokens, where the plain form reads (1 + N) sum_t (c_t + d + a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import torch
+
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.kv_cache import CachedPrefixes, Ids, KVCache, common_prefix
+from algorithms.common.model.packing import Block, pack, split_by_budget
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.buffer import RolloutBuffer
+from igsearch_env.evidence import search_steps
+from igsearch_env.information_gain import InformationGain
+from igsearch_env.scorers import ScoreRequest, Segment, weighted_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """`ids` continue the first `shared` tokens of trunk number `trunk`; the last `answer` of them are scored."""
+
+    trunk: int
+    shared: int
+    ids: Ids
+    answer: int
+    head_weight: float
+
+
+class PolicyScorer:
+    """Scores answers by a policy's token log-probs at temperature 1, without gradient.
+
+    Contexts beyond the model's are cut on the left, as in the authors' code (4,096 tokens there).
+
+    Args:
+        policy: the model; its weights at the time of the call are used.
+        token_budget: tokens of a forward pass, and of the trunks that are held at once.
+        prefixes: what the policy has read before with these weights, and need not read again.
+        shared: read shared prefixes once. False reads every branch from its first token, padded: the plain form,
+            for checks.
+    """
+
+    def __init__(
+        self, policy: Policy, *, token_budget: int = 8_192, prefixes: CachedPrefixes | None = None, shared: bool = True
+    ) -> None:
+        self.policy = policy
+        self.token_budget = token_budget
+        self.prefixes = prefixes
+        self.shared = shared
+
+    @torch.no_grad()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """One score per evidence of each request, in nats."""
+        trunks, branches = self.plan(requests)
+        scores = iter(self._score_shared(trunks, branches) if self.shared else self._score_plain(trunks, branches))
+        return [[next(scores) for _ in request.evidences] for request in requests]
+
+    # ---------------------------------------------------------------- what is shared with what
+
+    def plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
+        """Trunks to read and the branches that continue them, in the order of requests and evidences.
+
+        A request whose context continues that of the request before it (the next search of one trajectory) extends
+        the same trunk.
+        """
+        trunks: list[Ids] = []
+        branches: list[Branch] = []
+        known: dict[str, Ids] = {}  # the same evidences are drawn again and again
+        for request in requests:
+            answer = self._encode(request.answer, known)
+            tail = self._encode(request.answer_prefix, known) + answer
+            evidences = [self._ids((evidence,), known) for evidence in request.evidences]
+            context = self._ids(request.context, known)
+            longest = max(map(len, evidences)) + len(tail)
+            context = context[max(0, len(context) + longest - self.policy.context_length) :]
+            real = context + evidences[0]
+            if trunks and (real[: len(trunks[-1])] == trunks[-1]):
+                trunks[-1] = real
+            elif not (trunks and trunks[-1][: len(real)] == real):
+                trunks.append(real)
+            trunk = len(trunks) - 1
+            # The real evidence is part of the trunk: only the answer is read after it. Others begin as it does.
+            for ids in evidences:
+                common = common_prefix(evidences[0], ids)
+                start, own = len(context) + common, ids[common:] + tail
+                branches.append(Branch(trunk, start, own, len(answer), request.head_weight))
+        return trunks, branches
+
+    def _ids(self, segments: Sequence[Segment], known: dict[str, Ids]) -> Ids:
+        return tuple(chain.from_iterable(s.ids if s.ids is not None else self._encode(s.text, known) for s in segments))
+
+    def _encode(self, text: str, known: dict[str, Ids]) -> Ids:
+        if text not in known:
+            known[text] = self.policy.encode(text)
+        return known[text]
+
+    # ---------------------------------------------------------------- passes
+
+    def _score_shared(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
+        # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
+        reads = [(trunks[b.trunk][: b.shared], b.ids, b.answer, b.head_weight) for b in branches]
+        first_of: dict[tuple[Ids, Ids, int, float], int] = {}
+        for number, read in enumerate(reads):
+            first_of.setdefault(read, number)
+        by_trunk: dict[int, list[int]] = {}
+        for number in first_of.values():
+            by_trunk.setdefault(branches[number].trunk, []).append(number)
+        values: dict[int, float] = {}
+        for store, starts in self._held(trunks, branches, by_trunk):
+            # Like lengths together, so that few buckets of attention hold them.
+            members = sorted(
+                (number for trunk in starts for number in by_trunk[trunk]),
+                key=lambda number: (branches[number].shared, len(branches[number].ids)),
+            )
+            for part in split_by_budget([len(branches[number].ids) for number in members], self.token_budget):
+                chosen = [members[place] for place in part]
+                values.update(zip(chosen, self._score_pass(store, starts, [branches[n] for n in chosen]), strict=True))
+        return [values[first_of[read]] for read in reads]
+
+    def _held(
+        self, trunks: Sequence[Ids], branches: Sequence[Branch], by_trunk: dict[int, list[int]]
+    ) -> Iterator[tuple[KVCache, dict[int, int]]]:
+        """Trunks whose keys and values are at hand, some at a time: their store, and where each begins in it."""
+        held: dict[int, int] = {}
+        unread: list[int] = []
+        for trunk, numbers in by_trunk.items():
+            needed = max(branches[number].shared for number in numbers)
+            common, start = self.prefixes.longest(trunks[trunk]) if self.prefixes is not None else (0, 0)
+            if common >= needed:
+                held[trunk] = start
+            else:
+                unread.append(trunk)
+        if held:
+            assert self.prefixes is not None
+            yield self.prefixes.store, held
+        unread.sort(key=lambda trunk: len(trunks[trunk]))
+        for part in split_by_budget([len(trunks[trunk]) for trunk in unread], self.token_budget):
+            chosen = [unread[place] for place in part]
+            lengths = [len(trunks[trunk]) for trunk in chosen]
+            starts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
+            store = KVCache()
+            store.reserve(1, sum(lengths))
+            blocks = [Block(trunks[trunk], 0, start) for trunk, start in zip(chosen, starts, strict=True)]
+            self.policy.forward_packed(pack(blocks, self.policy.device, store=store, keep=True))
+            yield store, dict(zip(chosen, starts, strict=True))
+
+    def _score_pass(self, store: KVCache, starts: dict[int, int], branches: Sequence[Branch]) -> list[float]:
+        blocks = [Block(branch.ids, branch.shared, starts[branch.trunk]) for branch in branches]
+        packed = pack(blocks, self.policy.device, store=store)
+        hidden_n = self.policy.forward_packed(packed)
+        ends = [first + len(branch.ids) for first, branch in zip(packed.first, branches, strict=True)]
+        before = [p for end, b in zip(ends, branches, strict=True) for p in range(end - b.answer - 1, end - 1)]
+        return self._weighted_means(
+            hidden_n[before], [token for b in branches for token in b.ids[-b.answer :]], branches
+        )
+
+    def _weighted_means(self, hidden_n: torch.Tensor, targets: list[int], branches: Sequence[Branch]) -> list[float]:
+        """Score of each branch from the hidden states before its answer tokens."""
+        logprobs, _ = self.policy.logprobs_of(hidden_n, torch.tensor(targets, device=hidden_n.device))
+        values = iter(logprobs.tolist())
+        return [
+            weighted_mean([next(values) for _ in range(branch.answer)], head_weight=branch.head_weight)
+            for branch in branches
+        ]
+
+    def _score_plain(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
+        """Every branch from its first token, in padded batches."""
+        whole = [trunks[b.trunk][: b.shared] + b.ids for b in branches]
+        scores = [0.0] * len(whole)
+        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
+        while order:
+            longest = len(whole[order[-1]])
+            size = max(1, self.token_budget // longest)
+            order, batch = order[:-size], order[-size:]
+            ids = torch.full((len(batch), longest), self.policy.pad_id)
+            mask = torch.zeros(ids.shape, dtype=torch.bool)
+            for row, i in enumerate(batch):
+                ids[row, : len(whole[i])] = torch.tensor(whole[i])
+                mask[row, len(whole[i]) - branches[i].answer : len(whole[i])] = True
+            ids, mask = ids.to(self.policy.device), mask.to(self.policy.device)
+            hidden_n = self.policy.hidden_states(ids)[:, :-1][mask[:, 1:]]
+            chosen = [branches[i] for i in batch]
+            values = self._weighted_means(hidden_n, ids[mask].tolist(), chosen)
+            for i, value in zip(batch, values, strict=True):
+                scores[i] = value
+        return scores
+
+
+def measure_information_gain(
+    buffer: RolloutBuffer, information_gain: InformationGain, processes: Processes | None = None
+) -> None:
+    """Value every search of a buffer, in one scoring call a process; random evidence comes from the whole buffer."""
+    processes = processes or Processes()
+    share = processes.share(len(buffer.groups))
+    mine = [t for group in buffer.groups[share.start : share.stop] for t in group.trajectories]
+    pool = search_steps(buffer.trajectories)
+    steps = pool if processes.size == 1 else search_steps(mine)
+    gains = processes.all_gather_flat(information_gain.measure(steps, pool))
+    for step, gain in zip(pool, gains, strict=True):
+        step.trajectory.turns[step.index].gain = gain

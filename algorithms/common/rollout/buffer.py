@@ -1,0 +1,239 @@
+"""`RolloutBuffer`: what a batch of episodes left behind, the one thing that every algorithm reads.
+
+Flat layout. Estimators return one float per *policy token*: the tokens that the policy wrote, in the order
+group, trajectory, turn, token. `RolloutBuffer` gives the index arrays to fill such a vector, and
+`micro_batches` turns it into padded tensors.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from algorithms.common.model.kv_cache import CachedPrefixes
+from algorithms.common.rollout.buffer_json import group_row, read_group
+from algorithms.common.rollout.sequences import MicroBatch, TokenSequence, token_sequence
+from igsearch_env.errors import IGSearchError
+from igsearch_env.evidence import has_evidence
+from igsearch_env.trajectory import Group, Trajectory, Turn
+
+FORMAT = 2  # of a saved buffer
+MAX_PADDING = 1.05  # padded tokens of a micro-batch over its own
+
+Float32s = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class RolloutBufferError(IGSearchError, ValueError):
+    """A buffer that can't be used; the message names the value, the rule and the repair."""
+
+
+@dataclass
+class RolloutBuffer:
+    """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed.
+
+    Never saved, and stale once weights change: `prefixes` (what the policy has read and still holds), and, per policy
+    token, `values` of the critic and `reference_logprobs` of the starting policy for algorithms that ask for them, and
+    `importance`, the weights that correct for another sampler.
+    """
+
+    groups: list[Group]
+    failed: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    prefixes: CachedPrefixes | None = field(default=None, repr=False, compare=False)
+    values: Float32s | None = field(default=None, repr=False, compare=False)
+    reference_logprobs: Float32s | None = field(default=None, repr=False, compare=False)
+    importance: Float32s | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """All trajectories, group by group."""
+        return [trajectory for group in self.groups for trajectory in group.trajectories]
+
+    @cached_property
+    def outcomes(self) -> Float32s:
+        """Outcome reward of each trajectory."""
+        return np.array([t.outcome for t in self.trajectories], dtype=np.float32)
+
+    @cached_property
+    def group_index(self) -> Ints:
+        """Group of each trajectory."""
+        return np.repeat(np.arange(len(self.groups)), [len(g.trajectories) for g in self.groups])
+
+    @cached_property
+    def turn_counts(self) -> Ints:
+        """Number of turns of each trajectory."""
+        return np.array([len(t.turns) for t in self.trajectories], dtype=np.int64)
+
+    @cached_property
+    def turn_tokens(self) -> Ints:
+        """Number of policy tokens of each turn, trajectory by trajectory."""
+        return np.array([len(turn.completion_ids) for t in self.trajectories for turn in t.turns], dtype=np.int64)
+
+    @cached_property
+    def policy_tokens(self) -> Ints:
+        """Number of policy tokens of each trajectory."""
+        trajectories = np.repeat(np.arange(len(self.trajectories)), self.turn_counts)
+        return np.bincount(trajectories, self.turn_tokens, len(self.trajectories)).astype(np.int64)
+
+    @cached_property
+    def first_token(self) -> Ints:
+        """Index of each trajectory's first policy token in the flat layout."""
+        return np.cumsum(self.policy_tokens) - self.policy_tokens
+
+    def broadcast(self, values: Sequence[float] | NDArray[Any]) -> Float32s:
+        """One value per trajectory -> one per policy token."""
+        if len(values) != len(self.trajectories):
+            raise RolloutBufferError(
+                f"{len(values)} values for {len(self.trajectories)} trajectories: give one for each"
+            )
+        return np.repeat(np.asarray(values, dtype=np.float32), self.policy_tokens)
+
+    def broadcast_turns(self, values: Sequence[float] | NDArray[Any]) -> Float32s:
+        """One value per turn -> one per policy token."""
+        return np.repeat(np.asarray(values, dtype=np.float32), self.turn_tokens)
+
+    def flat_index(self, rows: Sequence[int]) -> Ints:
+        """Where the policy tokens of some trajectories stand in the flat layout, row by row."""
+        starts = self.first_token
+        spans = [np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *spans])
+
+    @property
+    def logprobs(self) -> Float32s:
+        """Log-prob of each policy token, by the policy that sampled it."""
+        return np.concatenate([sequence.logprobs for sequence in self.sequences])
+
+    def set_logprobs(self, values: Float32s) -> None:
+        """Replace the log-prob of each policy token."""
+        rest = iter(values.tolist())
+        for trajectory in self.trajectories:
+            for turn in trajectory.turns:
+                turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
+        self.__dict__.pop("sequences", None)  # made of the old ones
+
+    def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
+        """Every search with at least one query token: its trajectory, its turn, and where those tokens stand in the
+        flat layout. `tags`: with the tags around the query.
+        """
+        for row, (trajectory, start) in enumerate(zip(self.trajectories, self.first_token.tolist(), strict=True)):
+            for turn in trajectory.turns:
+                span = turn.search_span if tags else turn.query_span
+                if span is not None and span[1] > span[0]:
+                    yield row, turn, slice(start + span[0], start + span[1])
+                start += len(turn.completion_ids)
+
+    def check_trainable(self) -> None:
+        """Raise `RolloutBufferError` unless there is something to learn from."""
+        if not self.trajectories:
+            raise RolloutBufferError(
+                f"the buffer holds no trajectory ({self.failed} failed retrievals left out): collect again"
+            )
+        empty = int((self.policy_tokens == 0).sum())
+        if empty:
+            raise RolloutBufferError(f"{empty} trajectories have no policy token: record the rollout with a policy")
+        bad = self.outcomes[~np.isfinite(self.outcomes)]
+        if bad.size:
+            raise RolloutBufferError(f"an outcome reward is {bad[0]}: rewards must be finite; mend the reward function")
+
+    def check_gains(self) -> None:
+        """Raise `RolloutBufferError` if searches found something, but none has an information gain."""
+        searches = [turn for t in self.trajectories for turn in t.turns if turn.is_search]
+        if any(has_evidence(turn.passages) for turn in searches) and not any(turn.gain for turn in searches):
+            raise RolloutBufferError(
+                f"none of {len(searches)} searches has an information gain: measure it first "
+                "(measure_information_gain), or take an algorithm that needs none"
+            )
+
+    # ---------------------------------------------------------------- tensors
+
+    @cached_property
+    def sequences(self) -> list[TokenSequence]:
+        """Each trajectory as one token sequence with its loss mask."""
+        return [token_sequence(trajectory) for trajectory in self.trajectories]
+
+    def micro_batches(
+        self, advantages: Float32s, rows: Sequence[int], token_budget: int, pad_id: int
+    ) -> Iterator[MicroBatch]:
+        """Batches over `rows` of at most `token_budget` padded tokens (or one row), of rows of like length.
+
+        A batch is closed early where the next row would leave too much of it to padding.
+        """
+        order = sorted(rows, key=lambda row: len(self.sequences[row].ids))
+        batch: list[int] = []
+        tokens = 0
+        for row in order:
+            length = len(self.sequences[row].ids)
+            padded = (len(batch) + 1) * length
+            if batch and (padded > token_budget or padded > MAX_PADDING * (tokens + length) + token_budget / 16):
+                yield self._micro_batch(advantages, batch, pad_id)
+                batch, tokens = [], 0
+            batch.append(row)
+            tokens += length
+        if batch:
+            yield self._micro_batch(advantages, batch, pad_id)
+
+    @staticmethod
+    def blank_batch(pad_id: int) -> MicroBatch:
+        """A batch that teaches nothing, for a process that has none of its own but must make as many passes."""
+        ids_BT = torch.full((1, 2), pad_id)
+        none_BT = torch.zeros(ids_BT.shape)
+        return MicroBatch([], ids_BT, none_BT.bool(), none_BT, none_BT)
+
+    def _micro_batch(self, advantages: Float32s, rows: list[int], pad_id: int) -> MicroBatch:
+        length = max(len(self.sequences[row].ids) for row in rows)
+        ids_BT = np.full((len(rows), length), pad_id, dtype=np.int64)
+        mask_BT = np.zeros((len(rows), length), dtype=np.bool_)
+        old_BT = np.zeros((len(rows), length), dtype=np.float32)
+        advantages_BT = np.zeros((len(rows), length), dtype=np.float32)
+        for b, row in enumerate(rows):
+            sequence = self.sequences[row]
+            T = len(sequence.ids)
+            ids_BT[b, :T] = sequence.ids
+            mask_BT[b, :T] = sequence.mask
+            start = self.first_token[row]
+            old_BT[b, :T][sequence.mask] = sequence.logprobs
+            advantages_BT[b, :T][sequence.mask] = advantages[start : start + self.policy_tokens[row]]
+        return MicroBatch(
+            rows,
+            torch.from_numpy(ids_BT),
+            torch.from_numpy(mask_BT),
+            torch.from_numpy(old_BT),
+            torch.from_numpy(advantages_BT),
+        )
+
+    # ---------------------------------------------------------------- disk
+
+    def save(self, path: str | Path) -> None:
+        """Write the buffer as gzipped JSON lines: a header, then one group a line; whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
+            file.write(json.dumps({"format": FORMAT, "failed": self.failed, "metadata": self.metadata}) + "\n")
+            for group in self.groups:
+                file.write(json.dumps(group_row(group), ensure_ascii=False) + "\n")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RolloutBuffer:
+        """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version, or a damaged one."""
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                header, *rows = [json.loads(line) for line in file]
+            version = header.get("format")
+        except (gzip.BadGzipFile, EOFError, ValueError, AttributeError) as error:
+            raise RolloutBufferError(f"{path}: not a saved buffer ({error}); give a file that save() wrote") from error
+        if version != FORMAT:
+            raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; collect again")
+        return cls([read_group(row) for row in rows], header["failed"], header["metadata"])

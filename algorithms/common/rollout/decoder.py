@@ -1,0 +1,183 @@
+"""Decoding of many episodes at once. Each holds a slot with its keys and values for as long as it lives, so nothing
+is read twice; episodes read, write, leave and enter independently of each other (continuous batching).
+
+    begin(prompt) -> slot        queue a prompt to read
+    proceed(slot, observation)   queue an observation to read
+    read()                       one packed pass over all that is queued
+    write() -> finished turns    one token for every slot that is writing
+    end(slot)                    the slot may be taken by another episode
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from algorithms.common.model.kv_cache import CachedPrefixes, Ids, KVCache
+from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
+from algorithms.common.model.policy import Policy
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy wrote in one turn: ids and their log-probs under the sampling distribution."""
+
+    ids: Ids
+    logprobs: tuple[float, ...]
+
+
+@dataclass
+class _Slot:
+    """An episode: what its slot stores, what it has written of this turn."""
+
+    generator: np.random.Generator | None
+    stored: list[int]
+    ids: list[int]
+    logprobs: list[float]
+
+
+class Decoder:
+    """Writes the turns of many episodes.
+
+    Args:
+        policy: what writes.
+        slots: episodes that are alive at once, at most.
+        max_new_tokens: of one turn.
+        temperature: 0 decodes greedily (log-probs are then those at temperature 1).
+        kv_cache_tokens: bounds the slots: each has room for as many tokens as the policy's context.
+        token_budget: tokens of one pass of reading.
+        store: memory of a decoder that is done, to be used again.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        slots: int,
+        max_new_tokens: int,
+        temperature: float,
+        kv_cache_tokens: int = 262_144,
+        token_budget: int = 8_192,
+        store: KVCache | None = None,
+    ) -> None:
+        self.policy = policy
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.token_budget = token_budget
+        slots = max(1, min(slots, kv_cache_tokens // policy.context_length))
+        self.store = store or KVCache()
+        self.store.reserve(slots, 0)
+        # Slots that never held an episode come first: those that did stay readable as `prefixes` for longer.
+        self._free = deque(range(slots))
+        self._slots: dict[int, _Slot] = {}
+        self._queue: dict[int, list[int]] = {}
+        self._logits: dict[int, torch.Tensor] = {}
+
+    @property
+    def free(self) -> int:
+        """Slots that can be taken."""
+        return len(self._free)
+
+    @property
+    def writing(self) -> int:
+        """Slots in the middle of a turn."""
+        return len(self._logits)
+
+    def begin(self, prompt: Sequence[int], generator: np.random.Generator | None = None) -> int:
+        """Take a slot for an episode. `generator` decides all its draws, so they don't depend on its neighbours."""
+        slot = self._free.popleft()
+        self._slots[slot] = _Slot(generator, [], [], [])
+        self._queue[slot] = list(prompt)
+        return slot
+
+    def append_observation(self, slot: int, observation: Sequence[int]) -> None:
+        """The next turn of an episode: after its last token, which is not yet read, and what it observed."""
+        state = self._slots[slot]
+        self._queue[slot] = [state.ids[-1], *observation]
+        state.ids, state.logprobs = [], []
+
+    def end(self, slot: int) -> None:
+        """Let another episode take the slot."""
+        self._free.append(slot)
+
+    @torch.no_grad()
+    def prefill(self) -> None:
+        """Read everything that is queued."""
+        queue, self._queue = list(self._queue.items()), {}
+        longest = max((len(self._slots[slot].stored) + len(ids) for slot, ids in queue), default=0)
+        if longest + self.max_new_tokens > self.store.stride:
+            # Grown by half, so that long episodes copy what is stored only a few times.
+            wanted = max(longest + self.max_new_tokens, self.store.stride * 3 // 2)
+            self.store.reserve(0, min(-(-wanted // 64) * 64, self.policy.context_length))
+        for part in split_by_budget([len(ids) for _, ids in queue], self.token_budget):
+            chosen = [queue[place] for place in part]
+            blocks = [Block(ids, len(self._slots[slot].stored), slot * self.store.stride) for slot, ids in chosen]
+            packed = pack(blocks, self.policy.device, store=self.store, keep=True)
+            last = [first + len(block.ids) - 1 for first, block in zip(packed.first, blocks, strict=True)]
+            logits = self.policy.logits(self.policy.forward_packed(packed)[last])
+            for (slot, ids), row in zip(chosen, logits, strict=True):
+                self._slots[slot].stored += ids
+                self._logits[slot] = row
+
+    @torch.no_grad()
+    def decode_step(self) -> list[tuple[int, Completion]]:
+        """One token for each slot that is writing; the turns that this finished.
+
+        A turn ends with the end of its action, the end of sequence or after `max_new_tokens`.
+        """
+        slots = sorted(self._logits)
+        tokens, logprobs = self._choose(slots)
+        finished = []
+        for slot, token, logprob in zip(slots, tokens, logprobs, strict=True):
+            state = self._slots[slot]
+            state.ids.append(token)
+            state.logprobs.append(logprob)
+            if self.policy.ends_turn(state.ids) or len(state.ids) == self.max_new_tokens:
+                finished.append((slot, Completion(tuple(state.ids), tuple(state.logprobs))))
+        done = {slot for slot, _ in finished}
+        going_on = [slot for slot in slots if slot not in done]
+        self._logits = {}
+        if going_on:
+            states = [self._slots[slot] for slot in going_on]
+            packed = pack_slots(
+                [state.ids[-1] for state in states],
+                going_on,
+                [len(state.stored) for state in states],
+                self.policy.device,
+                store=self.store,
+            )
+            logits = self.policy.logits(self.policy.forward_packed(packed))
+            for slot, state, row in zip(going_on, states, logits, strict=True):
+                state.stored.append(state.ids[-1])
+                self._logits[slot] = row
+        return finished
+
+    def prefixes(self) -> CachedPrefixes:
+        """What the slots hold now."""
+        return CachedPrefixes(
+            self.store, {slot * self.store.stride: tuple(s.stored) for slot, s in self._slots.items()}
+        )
+
+    def _choose(self, slots: list[int]) -> tuple[list[int], list[float]]:
+        """Next token of each slot and its log-prob."""
+        logits = torch.stack([self._logits[slot] for slot in slots])
+        if self.temperature == 0:
+            logps = torch.log_softmax(logits, dim=-1)
+            tokens = logits.argmax(-1)
+        else:
+            logps = torch.log_softmax(logits / self.temperature, dim=-1)
+            # Inverse CDF in float64 by each row's own draw: independent of who else is in the batch.
+            draws = torch.tensor([self._draw(slot) for slot in slots], dtype=torch.float64)
+            cumulative = logps.double().exp().cumsum(-1)
+            tokens = torch.searchsorted(cumulative, draws.to(logits.device)[:, None] * cumulative[:, -1:], right=True)
+            tokens = tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        return tokens.tolist(), logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()
+
+    def _draw(self, slot: int) -> float:
+        generator = self._slots[slot].generator
+        assert generator is not None  # sampling needs one
+        return float(generator.random())

@@ -1,0 +1,138 @@
+"""The continuous batching of transformers: paged keys and values, with flash attention where it is installed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.common.model.kv_cache import Ids
+from algorithms.common.model.packing import own_attention
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.decoder import Completion
+from algorithms.common.rollout.engines.base import Engine, EngineError
+from igsearch_env.errors import ConfigurationError
+
+PAGE = 256  # tokens of a page, transformers' own default
+POLL_SECONDS = 1.0  # between looks whether the generating thread still lives
+
+
+class ContinuousBatchingEngine(Engine):
+    """Completes with the policy's own model by transformers' `ContinuousBatchingManager`, on any device.
+
+    transformers takes no seed per request: one seed, made of those of all requests, decides a whole call. So the same
+    calls give the same turns, but what an episode samples depends on its neighbours. Products are of the precision of
+    the weights, whatever policy.compute_dtype says.
+
+    It can't stop at strings either. Requests stop at every token that could end a turn, and those whose turn goes on
+    are continued; the pages of what was read stay, so little is read twice.
+
+    Args:
+        policy: whose model completes; its weights are shared.
+        kv_cache_tokens: tokens whose keys and values are held (at least one context).
+        token_budget: tokens of one pass.
+    """
+
+    name = "transformers"
+
+    def __init__(self, policy: Policy, *, kv_cache_tokens: int, token_budget: int) -> None:
+        try:
+            from transformers import ContinuousBatchingConfig
+            from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+
+            if not hasattr(ContinuousBatchingManager, "pause"):
+                raise ImportError("its continuous batching can't be paused")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"rollout.engine='transformers': the installed transformers is too old ({error}); "
+                "pip install -U transformers, or use the builtin engine"
+            ) from error
+        self.policy = policy
+        self.settings: dict[str, Any] = {
+            "return_logprobs": True,
+            "page_size": PAGE,
+            "num_blocks": -(-max(kv_cache_tokens, policy.context_length) // PAGE) + 1,
+            "max_batch_tokens": token_budget,
+        }
+        self._make_config = ContinuousBatchingConfig
+
+    def complete(
+        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
+    ) -> list[Completion]:
+        """`Engine.complete`."""
+        ids: list[list[int]] = [[] for _ in prompts]
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        going_on = list(range(len(prompts)))
+        with self._manager(seeds, temperature) as manager:
+            while going_on:
+                try:
+                    with manager.pause():  # all or none are in the first batch: the draws depend on who is
+                        for i in going_on:
+                            left = max_new_tokens - len(ids[i])
+                            manager.add_request([*prompts[i], *ids[i]], request_id=str(i), max_new_tokens=left)
+                except RuntimeError as error:  # the generating thread is gone before its first batch
+                    raise _stopped(manager.background_thread_status.fatal_error or error) from error
+                for result in self._results(manager, len(going_on)):
+                    i = int(result.request_id)
+                    ids[i] += result.generated_tokens
+                    logprobs[i] += result.logprobs
+                going_on = [i for i in going_on if len(ids[i]) < max_new_tokens and not self.policy.ends_turn(ids[i])]
+        return [Completion(tuple(i), tuple(x)) for i, x in zip(ids, logprobs, strict=True)]
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Nothing to do: the model is the policy's."""
+
+    @contextmanager
+    def _manager(self, seeds: Sequence[int], temperature: float) -> Iterator[Any]:
+        """A running manager. Attention and torch's own generator are afterwards as they were."""
+        from transformers import GenerationConfig
+
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        generation = GenerationConfig(
+            eos_token_id=sorted(self.policy.eos_ids | self.policy.closing_ids),
+            **(sampling if temperature > 0 else {"do_sample": False}),
+        )
+        seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
+        model, device = self.policy.model, self.policy.device
+        # Flash attention takes no float32, and the manager's thread has no autocast.
+        half = model.dtype in (torch.float16, torch.bfloat16)
+        settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.settings)
+        own = str(model.config._attn_implementation)
+        plain = own_attention(model)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            try:
+                # Of a packed pass and its function transformers' pages know nothing.
+                model.set_attn_implementation(plain if half or "flash" not in plain else "sdpa")
+                manager = model.init_continuous_batching(generation, settings)
+                manager.start()
+                try:
+                    yield manager
+                finally:
+                    gc.freeze()  # stopping collects garbage several times, which took half a second a call
+                    manager.stop(block=True, hard_stop=True)
+                    manager.destroy()
+                    gc.unfreeze()
+            finally:
+                model.set_attn_implementation(own)
+
+    def _results(self, manager: Any, count: int) -> Iterator[Any]:
+        """The outputs of `count` requests as they finish."""
+        while count:
+            result = manager.get_result(timeout=POLL_SECONDS)
+            if result is not None and result.error is None:
+                count -= 1
+                yield result
+            elif result is not None or not manager.is_running():
+                raise _stopped(result.error if result is not None else manager.background_thread_status.fatal_error)
+
+
+def _stopped(cause: object) -> EngineError:
+    return EngineError(
+        f"rollout.engine='transformers' stopped: {cause}; where memory ran out, lower rollout.kv_cache_tokens or "
+        "rollout.token_budget, or use the builtin engine"
+    )

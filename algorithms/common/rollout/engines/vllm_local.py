@@ -1,0 +1,140 @@
+"""vLLM in this process, on the GPU that trains.
+
+Experimental: tested against a fake of vLLM's API (as it is in 0.33), not yet on a GPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.common.model.kv_cache import Ids
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.decoder import Completion
+from algorithms.common.rollout.engines.base import Engine, EngineError, until_turn_end
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.protocols.protocol import STOP_TAGS
+
+LOWEST_TEMPERATURE = 0.01  # vLLM takes it in place of any lower one but 0
+HIGHEST_TEMPERATURE = 2.0  # vLLM refuses higher ones
+LOGPROBS_MODE = "processed_logprobs"  # of the tempered distribution; vLLM's default is that at temperature 1
+
+
+class VllmEngine(Engine):
+    """Completes by `vllm.LLM`. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
+
+    Weights go over within the process by the worker's `reload_weights`, vLLM's documented way ("Layerwise reloading",
+    since 0.16), which copies them to where the CUDA graphs look for them. Keys and values of the old weights are
+    dropped afterwards.
+
+    Args:
+        policy: what is trained; vLLM loads the same model by its name or folder.
+        dtype: of vLLM's weights.
+        gpu_memory_utilization: of the whole GPU, for vLLM's weights, keys and values.
+    """
+
+    name = "vllm"
+
+    def __init__(self, policy: Policy, *, dtype: str, gpu_memory_utilization: float) -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise ConfigurationError(
+                f"rollout.engine='vllm' with {torch.distributed.get_world_size()} processes: vLLM in this process is "
+                "for one; start a server and set rollout.engine to vllm_server"
+            )
+        # vLLM would start a process of its own, which could not take weights out of the memory of this one.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        try:
+            import vllm
+        except ImportError as error:
+            raise ConfigurationError(
+                f"rollout.engine='vllm': vLLM can't be imported ({error}); pip install \"igsearch[vllm]\", or set "
+                "rollout.engine to builtin or transformers, which need no more than is installed, or to vllm_server"
+            ) from error
+        # Else it leaves this whole process one thread, for the encoder and the trainer too.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        self.policy = policy
+        self._make_params = vllm.SamplingParams
+        self.llm: Any = vllm.LLM(
+            model=policy.model.config.name_or_path,  # of an adapter this is its base
+            tokenizer=policy.tokenizer.name_or_path,
+            dtype=dtype,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=policy.context_length,
+            enable_prefix_caching=True,
+            generation_config="vllm",  # no defaults of the model's own
+            logprobs_mode=LOGPROBS_MODE,
+            seed=0,
+        )
+
+    def complete(
+        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
+    ) -> list[Completion]:
+        """`Engine.complete`."""
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            [self._make_params(**sampling(self.policy, seed, max_new_tokens, temperature)) for seed in seeds],
+            use_tqdm=False,
+        )
+        return [_completion(self.policy, output.outputs[0]) for output in outputs]
+
+    @torch.no_grad()
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """`Engine.update_weights`, one tensor at a time."""
+        detached = ((name, tensor.detach()) for name, tensor in weights)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": detached})
+        if not self.llm.reset_prefix_cache():
+            raise EngineError(
+                "rollout.engine='vllm': the prefix cache was not reset after new weights, so what it holds is of old "
+                "ones; let nothing else use the engine while weights are updated"
+            )
+
+    def close(self) -> None:
+        """Free the GPU memory that vLLM took."""
+        self.llm = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def sampling(policy: Policy, seed: int, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """Options of one turn, the same for `SamplingParams` and a request to a server: the plain distribution."""
+    if temperature and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
+        raise ConfigurationError(
+            f"rollout.temperature={temperature}: vLLM samples at {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}; change "
+            "it, or use the builtin engine"
+        )
+    return {
+        "n": 1,
+        "temperature": temperature,
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": seed,
+        "max_tokens": max_new_tokens,
+        "logprobs": 0,  # of the sampled token alone
+        "stop": list(STOP_TAGS),
+        "stop_token_ids": sorted(policy.eos_ids),
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,  # a tag that is a special token must be seen to stop
+    }
+
+
+def _completion(policy: Policy, output: Any) -> Completion:
+    """What vLLM returned for one prompt."""
+    ids = tuple(int(token) for token in output.token_ids)
+    rows: Sequence[Mapping[int, Any]] | None = output.logprobs
+    if rows is None or len(rows) != len(ids) or any(token not in row for token, row in zip(ids, rows, strict=True)):
+        raise EngineError(
+            f"rollout.engine='vllm' returned {len(ids)} tokens with log-probs of {len(rows or ())} others; it must "
+            "return those of its tokens: see whether its version is one that IGSearch supports"
+        )
+    logprobs = tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=True))
+    return until_turn_end(policy, ids, logprobs)

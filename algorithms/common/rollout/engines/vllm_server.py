@@ -1,0 +1,221 @@
+"""A vLLM server, on GPUs of its own.
+
+Experimental: tested against a fake of vLLM's API (as it is in 0.33), not yet on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import httpx
+from safetensors.torch import save_file
+from torch import Tensor
+
+from algorithms.common.model.kv_cache import Ids
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.decoder import Completion
+from algorithms.common.rollout.engines.base import Engine, EngineError, until_turn_end
+from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE, sampling
+from igsearch_env.errors import ConfigurationError
+
+IN_FLIGHT = 128  # requests at once; vLLM batches them itself
+CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
+START_SECONDS = 60.0  # for each question at the start: a server collects what it knows of itself for some seconds
+MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # what reading an answer that is not vLLM's raises
+
+
+class VllmServerEngine(Engine):
+    """Completes by a vLLM server. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
+
+    Start the server (vLLM 0.19.1 or later) with the model that is trained, on a network that you trust, since its
+    development mode lets anyone change the weights:
+
+        VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --max-model-len CONTEXT --dtype bfloat16 \\
+            --logprobs-mode processed_logprobs --generation-config vllm
+
+    Weights go over as safetensors in a folder that both can read at the same path, and the server is asked to reload
+    them from there (`/collective_rpc` with `reload_weights`), then to drop the keys and values of the old ones.
+    Each request has a seed of its own, so what an episode samples depends on its neighbours by rounding alone.
+
+    Args:
+        policy: what is trained.
+        address: http://HOST:PORT.
+        seconds: one call may take, and one update of the weights.
+        folder: where weights are handed over; default: the system's temporary files, right for one machine.
+    """
+
+    name = "vllm_server"
+    shared = True
+
+    def __init__(self, policy: Policy, address: str, *, seconds: float = 600.0, folder: Path | None = None) -> None:
+        self.policy = policy
+        self.address = _address(address)
+        self.seconds = seconds
+        self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm")
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT)
+        self._client = httpx.Client(limits=limits, trust_env=False)
+        self._folder: Path | None = None
+        self._updates = 0
+        try:
+            self.model = self._look_at_server()
+            self._folder = Path(tempfile.mkdtemp(prefix="igsearch-weights-", dir=folder))
+        except BaseException:
+            self.close()
+            raise
+
+    def complete(
+        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
+    ) -> list[Completion]:
+        """`Engine.complete`."""
+        bodies = [
+            {
+                "model": self.model,
+                "prompt": list(prompt),
+                "return_token_ids": True,
+                **sampling(self.policy, seed, max_new_tokens, temperature),
+            }
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        futures = [self._pool.submit(self._complete, body) for body in bodies]
+        done, waiting = wait(futures, timeout=self.seconds, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        for future in done:
+            future.result()  # raises what went wrong
+        if waiting:
+            raise EngineError(
+                f"the vLLM server at {self.address} completed {len(done)} of {len(bodies)} turns within "
+                f"{self.seconds:g} s; see whether it is overloaded and what it logs"
+            )
+        return [future.result() for future in futures]
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """`Engine.update_weights`; all of them are in this machine's memory for a moment."""
+        assert self._folder is not None  # until close
+        self._updates += 1
+        path = self._folder / f"{self._updates:06d}"
+        _write(weights, path)
+        call = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}, "timeout": self.seconds}
+        try:
+            self._ask("POST", "/collective_rpc", call)
+        except EngineError as error:  # vLLM's answer leaves paths out
+            raise EngineError(
+                f"{error}. See whether the server, as the user that it runs as, can read {path}; start it anew, since "
+                "it may hold no whole weights"
+            ) from error
+        content = self._ask("POST", "/reset_prefix_cache").content
+        if content and not json.loads(content).get("success", True):  # older versions answer without a body
+            raise EngineError(
+                f"the vLLM server at {self.address} did not reset its prefix cache after new weights, so what it holds "
+                "is of old ones; let nothing else use the server while weights are updated"
+            )
+        shutil.rmtree(self._folder / f"{self._updates - 1:06d}", ignore_errors=True)
+
+    def close(self) -> None:
+        """End connections and threads, and remove the weights that were handed over."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _look_at_server(self) -> str:
+        """The name of the served model. Raises unless the server can do what is needed."""
+        self._ask("GET", "/health", seconds=START_SECONDS)
+        answer = self._ask("GET", "/v1/models", seconds=START_SECONDS)
+        try:
+            card = answer.json()["data"][0]
+            name, context = str(card["id"]), int(card["max_model_len"])
+        except MALFORMED as error:
+            raise EngineError(f"{self.address}/v1/models is no answer of vLLM: {answer.text[:200]!r}") from error
+        if context < self.policy.context_length:
+            raise ConfigurationError(
+                f"the vLLM server at {self.address} has a context of {context} tokens, the policy one of "
+                f"{self.policy.context_length}; start it with --max-model-len {self.policy.context_length}, or set "
+                "policy.context_length"
+            )
+        try:
+            info = self._ask("GET", "/server_info?config_format=json", seconds=START_SECONDS).json()
+            mode = info["vllm_config"]["model_config"]["logprobs_mode"]
+        except EngineError as error:
+            raise ConfigurationError(
+                f"{error}. The server must run in development mode, or it takes no weights: start it with "
+                "VLLM_SERVER_DEV_MODE=1"
+            ) from error
+        except MALFORMED:
+            return name  # another form of its configuration: that changes no token
+        if mode != LOGPROBS_MODE:
+            raise ConfigurationError(
+                f"the vLLM server at {self.address} has logprobs-mode {mode!r}: its log-probs are not of the "
+                f"distribution that it samples; start it with --logprobs-mode {LOGPROBS_MODE}"
+            )
+        return name
+
+    def _complete(self, body: dict[str, Any]) -> Completion:
+        answer = self._ask("POST", "/v1/completions", body)
+        try:
+            choice = answer.json()["choices"][0]
+            ids = tuple(int(token) for token in choice["token_ids"])
+            return until_turn_end(self.policy, ids, tuple(float(x) for x in choice["logprobs"]["token_logprobs"]))
+        except MALFORMED as error:
+            raise EngineError(
+                f"{self.address}/v1/completions: no token ids and log-probs in the answer ({error}): "
+                f"{answer.text[:200]!r}; see whether it is a vLLM server, 0.19.1 or later"
+            ) from error
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = None
+    ) -> httpx.Response:
+        """The answer to one request, if its status is 200."""
+        seconds = min(seconds or self.seconds, self.seconds)
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+        try:
+            try:
+                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                # Once more: the server may have closed an idle connection just now. No request does more when repeated.
+                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise EngineError(
+                f"rollout.server_url={self.address!r} did not answer {method} {path} within {seconds:g} s "
+                f"({type(error).__name__}: {error}); see whether it runs and what it logs"
+            ) from error
+        if answer.status_code != 200:
+            raise EngineError(
+                f"rollout.server_url={self.address!r} answered {method} {path} with status {answer.status_code}: "
+                f"{answer.text[:500]!r}"
+            )
+        return answer
+
+
+def _address(text: str) -> str:
+    """An address without /v1."""
+    address = text.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+    try:
+        parsed = httpx.URL(address)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigurationError(f"rollout.server_url={text!r} is no address of a server; give http://HOST:PORT")
+    return address
+
+
+def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Weights as a folder of one safetensors file, which has its name when it is complete."""
+    tensors: dict[str, Tensor] = {}
+    places: set[tuple[int, int]] = set()
+    for name, tensor in weights:
+        kept = tensor.detach().cpu().contiguous()
+        place = (kept.data_ptr(), kept.numel())
+        if place not in places:  # tied weights that share memory are written once, as checkpoints hold them
+            places.add(place)
+            tensors[name] = kept
+    partial = folder.with_suffix(".partial")
+    partial.mkdir()
+    save_file(tensors, partial / "model.safetensors")
+    partial.rename(folder)

@@ -1,0 +1,83 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard, transcripts, the final table and the learning curve.
+
+RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  learning_curve.png
+With trackers (`trackers.py`): tracker_id, wandb/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from algorithms.common.evaluation.scores import Score, macro_average
+from algorithms.common.run.trackers import Tracker
+from igsearch_env.stepper import render
+from igsearch_env.trajectory import Trajectory
+
+
+class MetricsLog:
+    """metrics.jsonl, TensorBoard and trackers: records of training steps and of evaluations.
+
+    Opening a log at step s drops what a crashed run wrote at or after s, and a half-written last line, so that a
+    resumed run leaves the same file as an uninterrupted one. Trackers keep what they were sent.
+    """
+
+    def __init__(self, run_dir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run_dir / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
+        partial = self.path.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(partial, self.path)
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
+        self.trackers = trackers
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append one record; it is on disk when this returns. Only numbers go to TensorBoard and trackers."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        for key, value in numbers.items():
+            self.writer.add_scalar(key, value, step)
+        for tracker in self.trackers:
+            tracker.write(step, numbers)
+
+    def close(self, failed: bool = False) -> None:
+        """Flush and close; `failed` is what trackers are told of the run."""
+        self.file.close()
+        self.writer.close()
+        for tracker in self.trackers:
+            tracker.close(failed)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, without a half-written last line. No file: no records."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_transcripts(path: Path, trajectories: Sequence[Trajectory], count: int = 4) -> None:
+    """The first `count` episodes as plain text."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n\n".join(render(t) for t in trajectories[:count]) + "\n", encoding="utf-8")
+
+
+def score_metrics(scores: dict[str, Score]) -> dict[str, float]:
+    """Scores under the names of the metrics file."""
+    metrics = {"eval/em": macro_average(scores)}
+    metrics |= {f"eval/em/{name}": s.em for name, s in scores.items()}
+    metrics["eval/f1"] = sum(s.f1 for s in scores.values()) / len(scores)
+    metrics["eval/searches"] = sum(s.searches for s in scores.values()) / len(scores)
+    return metrics

@@ -1,0 +1,220 @@
+"""`TrainingProgress`: a training run as one live panel, or as plain lines where a terminal can't show one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
+
+from algorithms.common.run.sparklines import flow, sparkline, split
+from igsearch_env.terminal import MAX_WIDTH, frame, visible
+
+MIN_WIDTH = 60  # columns; a narrower terminal gets plain lines
+LABEL = 8  # columns before a sparkline
+PACE = 50  # steps whose mean gives the time that is left: enough to hold evaluations and checkpoints too
+# Parts of a step by what they are called in the metrics; the fill tells them apart without colours.
+PARTS = (
+    ("rollout", "time/rollout", "█", "cyan"),
+    ("information gain", "time/information_gain", "▓", "magenta"),
+    ("update", "time/update", "▒", "green"),
+)
+
+
+class TrainingProgress:
+    """A context manager: the panel stays on screen as it was last when the block is left, however it is left.
+
+    Plain lines where the console is no terminal, a dumb one, narrower than `MIN_WIDTH` or not Unicode, or NO_COLOR is
+    set; nothing at all on a quiet console. Text is shown as it is, never as rich's markup.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        run_dir: Path,
+        total: int,
+        completed: int,
+        rows: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """`total` steps of which `completed` are done; `rows` of metrics.jsonl are what a resumed run has seen."""
+        self.console, self.name, self.run_dir = console, name, run_dir
+        self.total, self.completed = total, completed
+        self.metrics: Mapping[str, float] = {}  # of the last step
+        self.rewards: list[float] = []
+        self.scores: dict[str, list[tuple[int, float]]] = {"dev": [], "test": []}  # (step, EM)
+        self.evaluation = ""  # what is evaluated now
+        self.failures = 0.0
+        self.warning = ""
+        for row in rows:
+            if "dev/em" in row:
+                self.scores["dev"].append((row["step"], row["dev/em"]))
+            elif "eval/em" in row:
+                self.scores["test"].append((row["step"], row["eval/em"]))
+            else:
+                self._take(row)
+        self.began = console.get_time()
+        self.ends: deque[float] = deque(maxlen=PACE + 1)  # when the last steps ended
+        self.live: Live | None = None
+        if _can_be_live(console):
+            self.live = Live(console=console, get_renderable=self.panel)
+
+    def __enter__(self) -> TrainingProgress:
+        if self.live is not None:
+            self.live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the panel as it is and give the terminal back. Again is fine."""
+        if self.live is not None:
+            self.live.stop()
+
+    # ---------------------------------------------------------------- what happens
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A training step has ended; `metrics` is its record."""
+        self._take(metrics)
+        self.completed = step
+        self.ends.append(self.console.get_time())
+        if self.live is None:
+            said = f"step {step}/{self.total}  reward {metrics['reward']:.3f}  searches {metrics['searches']:.2f}"
+            if metrics["retrieval_failures"]:
+                said += f"  retrieval failed {metrics['retrieval_failures']:.0f}"
+            self.print(f"{said}  {metrics['time/step']:.2f} s")
+
+    def evaluating(self, split: Literal["dev", "test"], questions: int) -> None:
+        """An evaluation on so many questions begins; the panel says so until it has `evaluated`."""
+        self.evaluation = f"evaluating {questions:,} {split} question{'' if questions == 1 else 's'}"
+
+    def evaluated(self, step: int, split: Literal["dev", "test"], em: float) -> None:
+        """The policy after `step` was evaluated."""
+        self.scores[split].append((step, em))
+        self.evaluation = ""
+        if self.live is None:
+            self.print(f"step {step}: {split} EM {em:.3f}")
+
+    def warn(self, message: str) -> None:
+        """Print a warning; the panel keeps the last one."""
+        self.warning = message
+        self._print(Text(visible(message), style="yellow"))
+
+    def print(self, text: str) -> None:
+        """Print a line, above the panel if there is one."""
+        self._print(Text(visible(text)))
+
+    def _print(self, text: Text) -> None:
+        # A line of a log stays one line; rich can't keep a panel in place under lines that the terminal wraps.
+        self.console.print(text, soft_wrap=self.live is None)
+
+    def _take(self, metrics: Mapping[str, Any]) -> None:
+        self.metrics = metrics
+        self.rewards.append(metrics["reward"])
+        self.failures += metrics.get("retrieval_failures", 0.0)
+
+    # ---------------------------------------------------------------- the panel
+
+    def panel(self) -> Panel:
+        """The run as it stands, as wide as the console allows."""
+        # Two columns stay free for the ^C that a terminal echoes: wrapped, it would shift the panel by a line.
+        width = min(self.console.width - 2, MAX_WIDTH)
+        inner = width - 4
+        lines = [self._steps(inner)]
+        if self.evaluation:
+            lines.append(Text(self.evaluation, "cyan"))
+        lines += self._curves(inner)
+        lines += flow(self._facts(), inner)
+        lines += self._times(inner)
+        if self.failures:
+            last = self.metrics.get("retrieval_failures", 0.0)
+            lines.append(Text(f"retrieval failed for {self.failures:.0f} episodes, {last:.0f} in this step", "yellow"))
+        if self.warning:
+            lines.append(Text(f"! {' '.join(visible(self.warning).split())}", "yellow"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return frame(Group(*lines), self.name, subtitle=str(self.run_dir), width=width)
+
+    def _steps(self, width: int) -> Text:
+        count, clock = f"step {self.completed}/{self.total}", self._clock()
+        cells = width - len(count) - len(clock) - 4
+        done = cells * self.completed // max(self.total, 1)
+        return Text.assemble(
+            (count, "bold"), "  ", ("━" * done, "cyan"), ("─" * (cells - done), "dim"), "  ", (clock, "bold")
+        )
+
+    def _clock(self) -> str:
+        """Time left once it can be told, else time since the start."""
+        now = self.console.get_time()
+        if self.completed >= self.total:
+            return f"{_hours(now - self.began)} in all"
+        if len(self.ends) > 1:
+            pace = (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        elif "time/step" in self.metrics:
+            pace = self.metrics["time/step"]
+        else:
+            return f"{_hours(now - self.began)} so far"
+        since = now - (self.ends[-1] if self.ends else self.began)
+        return f"{_hours(max(0.0, pace * (self.total - self.completed) - since))} left"
+
+    def _curves(self, width: int) -> list[Text]:
+        """Sparklines of reward and EM, each with its last value."""
+        curves = []
+        if self.rewards:
+            curves.append(("reward", self.rewards, f"{self.rewards[-1]:.3f} (highest {max(self.rewards):.3f})"))
+        dev, test = self.scores["dev"], self.scores["test"]
+        told = [f"{split} {seen[-1][1]:.3f} (step {seen[-1][0]})" for split, seen in self.scores.items() if seen]
+        if told:
+            curves.append(("EM", [em for _, em in dev or test], ", ".join(told)))
+        room = width - LABEL - 2 - max((len(told) for _, _, told in curves), default=0)
+        return [
+            Text.assemble(label.ljust(LABEL), (sparkline(values, room).ljust(room), "green"), "  ", told)
+            for label, values, told in curves
+        ]
+
+    def _facts(self) -> list[Text]:
+        facts = []
+        for name, form in (
+            ("searches", "searches {:.2f} a question"),
+            ("information_gain/mean", "information gain {:+.2f} nats"),
+            ("information_gain/positive_share", "positive {:.0%}"),
+            ("all_fail", "all-fail groups {:.0%}"),
+            ("policy/entropy", "entropy {:.2f}"),
+        ):
+            if name in self.metrics:
+                facts.append(Text(form.format(self.metrics[name])))
+        return facts
+
+    def _times(self, width: int) -> list[Text]:
+        """Seconds of the last step: a bar split by part, and what its parts are."""
+        if "time/step" not in self.metrics:
+            return []
+        total = self.metrics["time/step"]
+        parts = [(name, self.metrics[key], fill, style) for name, key, fill, style in PARTS if key in self.metrics]
+        parts.append(("other", max(0.0, total - sum(seconds for _, seconds, _, _ in parts)), "░", "dim"))
+        label = f"{total:.2f} s a step  "
+        bar = Text(label, "bold")
+        shares = split(width - len(label), [seconds for _, seconds, _, _ in parts])
+        for (_, _, fill, style), cells in zip(parts, shares, strict=True):
+            bar.append(fill * cells, style)
+        legend = [Text.assemble((fill, style), f" {name} {seconds:.2f}") for name, seconds, fill, style in parts]
+        return [bar, *flow(legend, width)]
+
+
+def _can_be_live(console: Console) -> bool:
+    plain = console.quiet or console.no_color or console.options.ascii_only or console.width < MIN_WIDTH
+    return console.is_interactive and not plain
+
+
+def _hours(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,225 @@
+"""What a run leaves behind of its trajectories: one file a recorded step, with everything that their page shows.
+
+Neither model nor tokenizer is needed to read it. Numbers have four significant digits; one that is not finite is None.
+
+    {"format", "step", "algorithms", "groups": [{"question", "prompt", "trajectories": [{"turns": [...], ...}]}]}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from algorithms.common.model.tokenizer import BROKEN, Tokens
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from igsearch_env.protocols.actions import Action, Answer, Search
+from igsearch_env.questions import Question
+from igsearch_env.rewards import exact_match, normalize_answer
+from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
+from retrievers.base import Passage
+
+FORMAT = 1  # of a file
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """A file of `record_trajectories`. `step` None: of no training step. `groups`: plain data, as in the file."""
+
+    step: int | None
+    algorithms: tuple[str, ...]
+    groups: list[dict[str, Any]]
+
+
+def record_trajectories(
+    path: Path,
+    buffer: RolloutBuffer,
+    advantages: Mapping[str, Float32s],
+    policy: Tokens,
+    *,
+    gains: Mapping[str, Sequence[Gain | None]] | None = None,
+    limit: int = 64,
+) -> None:
+    """Write the buffer's first groups, whole: as many as hold at most `limit` trajectories, but one at least.
+
+    `advantages`: one per policy token of the buffer, by algorithm. Raises `RolloutBufferError` for another number.
+    `gains`: one per turn of the buffer, of algorithms that read others than those in its turns.
+    """
+    tokens = int(buffer.policy_tokens.sum())
+    for name, values in advantages.items():
+        if np.shape(values) != (tokens,):
+            raise RolloutBufferError(
+                f"advantages of {name} have shape {np.shape(values)}: they must be ({tokens},), one per policy token"
+            )
+    recorder = _Recorder(policy, advantages, gains or {})
+    groups: list[dict[str, Any]] = []
+    count = 0
+    for group in (group for group in buffer.groups if group.trajectories):
+        count += len(group.trajectories)
+        if groups and count > limit:
+            break
+        groups.append(recorder.group(group))
+    content = {
+        "format": FORMAT,
+        "step": buffer.metadata.get("step"),
+        "algorithms": list(advantages),
+        "groups": groups,
+    }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    # Without a time of writing, so that a repeated run leaves the same bytes.
+    partial.write_bytes(gzip.compress(text.encode("utf-8", errors="replace"), mtime=0))
+    os.replace(partial, path)
+
+
+def load_recorded(path: str | Path) -> RecordedStep:
+    """Read what `record_trajectories` wrote. Raises `RolloutBufferError` for anything else."""
+    try:
+        content = json.loads(gzip.decompress(Path(path).read_bytes()))
+        version = content.get("format")
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
+        raise RolloutBufferError(
+            f"{path}: no recorded trajectories ({error}); give a file of a run's folder trajectories/"
+        ) from error
+    if version != FORMAT:
+        raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
+    return RecordedStep(content["step"], tuple(content["algorithms"]), content["groups"])
+
+
+def load_readable(paths: Iterable[Path]) -> tuple[list[RecordedStep], list[Path]]:
+    """`load_recorded` of what can be read, and the paths of what can't."""
+    readable, damaged = [], []
+    for path in paths:
+        try:
+            readable.append(load_recorded(path))
+        except RolloutBufferError:
+            damaged.append(path)
+    return readable, damaged
+
+
+class _Recorder:
+    """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
+
+    def __init__(
+        self, policy: Tokens, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
+    ) -> None:
+        self.policy = policy
+        self.advantages = advantages
+        self.gains = {name: iter(values) for name, values in gains.items()}
+        self.start = 0
+        self.alone: dict[int, str] = {}
+
+    def group(self, group: Group) -> dict[str, Any]:
+        return {
+            "question": _question(group.question),
+            "prompt": group.trajectories[0].prompt,
+            "trajectories": [self.trajectory(trajectory) for trajectory in group.trajectories],
+        }
+
+    def trajectory(self, trajectory: Trajectory) -> dict[str, Any]:
+        prediction = trajectory.prediction
+        return {
+            "prediction": prediction,
+            "outcome": rounded(trajectory.outcome),
+            "correct": prediction is not None and exact_match(prediction, trajectory.question.golden_answers) == 1,
+            "stop_reason": trajectory.stop_reason,
+            "attempts": [[a.end, a.prediction, rounded(a.outcome)] for a in trajectory.attempts],
+            "turns": [self.turn(turn, trajectory.question) for turn in trajectory.turns],
+        }
+
+    def turn(self, turn: Turn, question: Question) -> dict[str, Any]:
+        place = slice(self.start, self.start + len(turn.completion_ids))
+        self.start = place.stop
+        return {
+            "action": type(turn.action).__name__.lower(),
+            "content": _content(turn.action),
+            "tokens": pieces(self.policy, turn.completion_ids, self.alone),
+            "advantages": {name: [rounded(v) for v in values[place]] for name, values in self.advantages.items()},
+            "logprobs": [rounded(value) for value in turn.logprobs],
+            "query_span": turn.query_span,
+            "observation": turn.observation,
+            "passages": [_passage(passage, question) for passage in turn.passages],
+            "gain": _gain(turn.gain),
+            "gain_of": {name: _gain(next(values)) for name, values in self.gains.items()},
+        }
+
+
+def pieces(policy: Tokens, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
+    """The text of each token; together they read as the whole does. `alone` keeps what single tokens read.
+
+    Where several tokens make one character, it is whole at the last of them and the others are empty.
+    """
+    alone = {} if alone is None else alone
+    written = len(ids) - (len(ids) > 0 and ids[-1] in policy.eos_ids)
+    for i in {*ids[:written]} - alone.keys():
+        alone[i] = policy.decode([i])
+    whole = policy.decode(ids)
+    texts = [alone[i] for i in ids[:written]]
+    if BROKEN in "".join(texts) or "".join(texts) != whole:
+        texts = _differences([policy.decode(ids[:count]) for count in range(1, written)], whole)
+    return texts + [str(policy.tokenizer.decode([i])) for i in ids[written:]]
+
+
+def _differences(prefixes: Iterable[str], whole: str) -> list[str]:
+    """What each of the growing prefixes, then the whole, adds to the one before."""
+    cuts = [0]
+    for prefix in prefixes:
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, whole, strict=False))
+        cuts.append(max(cuts[-1], sum(1 for _ in alike)))
+    return [whole[start:end] for start, end in pairwise([*cuts, len(whole)])]
+
+
+def _question(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "text": question.text,
+        "golden_answers": list(question.golden_answers),
+        "dataset": question.dataset,
+    }
+
+
+def _content(action: Action) -> str | None:
+    """The query of a search, the text of an answer; None of what is neither."""
+    match action:
+        case Search(content) | Answer(content):
+            return content
+    return None
+
+
+def _passage(passage: Passage, question: Question) -> dict[str, Any]:
+    """`supporting`: whether the question names the title among those that it needs; None if it names none."""
+    titles = question.metadata.get("supporting_titles") or ()
+    known = {normalize_answer(title) for title in titles}
+    return {
+        "id": passage.id,
+        "title": passage.title,
+        "text": passage.text,
+        "score": rounded(passage.score),
+        "supporting": normalize_answer(passage.title) in known if known else None,
+    }
+
+
+def _gain(gain: Gain | None) -> dict[str, Any] | None:
+    if gain is None:
+        return None
+    return {
+        "value": rounded(gain.value),
+        "logprob_real": rounded(gain.logprob_real),
+        "logprob_baseline": rounded(gain.logprob_baseline),
+        "baseline_evidences": list(gain.baseline_evidences),
+    }
+
+
+def rounded(value: float) -> float | None:
+    """Four significant digits; None of what is not finite."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -1,0 +1,155 @@
+"""What a run folder says, for reports: unfinished runs, runs of older versions and damaged last lines included."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from algorithms.common.evaluation.fingerprint import Fingerprint
+from algorithms.common.evaluation.results import Result, read_tests
+from algorithms.common.run.collapse import CollapseWatch
+from igsearch_env.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run folder as it is now."""
+
+    folder: Path
+    config: dict[str, Any]
+    """config.yaml; empty without one."""
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    before: Result | None
+    after: Result | None
+    damaged: tuple[int, ...] = ()
+    """Lines of metrics.jsonl that can't be read, but for a last one, which is being written."""
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def algorithm(self) -> str:
+        """Its name, where anything tells it."""
+        headers = [result.header for result in (self.after, self.before) if result is not None]
+        return str(next((found["algorithm"] for found in (self.config, *headers) if found.get("algorithm")), "unknown"))
+
+    @property
+    def seed(self) -> int:
+        """0, the default, without config.yaml."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+    @cached_property
+    def training(self) -> list[dict[str, Any]]:
+        """Rows of training steps, in order; of a step that was logged twice, the last."""
+        return _last_of_each_step(row for row in self.rows if "reward" in row)
+
+    @property
+    def done(self) -> int:
+        """The last step logged; 0 before the first."""
+        return self.training[-1]["step"] if self.training else 0
+
+    @property
+    def planned(self) -> int | None:
+        """Steps that the run is to have."""
+        steps = self.config.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @cached_property
+    def dev(self) -> list[dict[str, Any]]:
+        """Rows of evaluations on dev questions, EM as `dev/em`.
+
+        Versions before `dev/em` called it `eval/em`, as that of the test questions at the first and the last step.
+        """
+        marked = [row for row in self.rows if "dev/em" in row]
+        if not marked:
+            ends = (0, self.planned)
+            marked = [{**row, "dev/em": row["eval/em"]} for row in self._evaluations if row["step"] not in ends]
+        return _last_of_each_step(row for row in marked if math.isfinite(row["dev/em"]))
+
+    @cached_property
+    def test(self) -> list[dict[str, Any]]:
+        """Rows of evaluations on test questions."""
+        found = [row for row in self._evaluations if "dev/em" not in row]
+        if not any("dev/em" in row for row in self.rows):
+            found = [row for row in found if row["step"] in (0, self.planned)]
+        return _last_of_each_step(found)
+
+    @property
+    def _evaluations(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "eval/em" in row]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the run was warned of while it trained, and what of it can't be read."""
+        watch = CollapseWatch()
+        told = [message for row in self.training for message in watch.observe(row["step"], row)]
+        if self.damaged:
+            lines = ", ".join(map(str, self.damaged))
+            told.append(f"metrics.jsonl is damaged in line {lines}. What stood there is missing from this page.")
+        return told
+
+    @property
+    def transcripts(self) -> list[Path]:
+        """Files of sampled episodes, in order of steps."""
+        return sorted((self.folder / "transcripts").glob("step-*.txt"))
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What decided the evaluation, where the run says so."""
+        return next((r.fingerprint for r in (self.after, self.before) if r is not None and r.fingerprint), None)
+
+
+def _last_of_each_step(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_step = {row["step"]: row for row in rows}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_run(folder: Path) -> SavedRun:
+    """Read a run folder. Raises `ConfigurationError` if it is none, or if a file of it is damaged."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: no such folder; give the --run-dir of a training run, as runs/grpo-seed0")
+    metrics, settings = folder / "metrics.jsonl", folder / "config.yaml"
+    if not metrics.is_file() and not settings.is_file():
+        raise ConfigurationError(
+            f"{folder} holds neither metrics.jsonl nor config.yaml, so it is no run; give the --run-dir of one"
+        )
+    rows, damaged = _metrics(metrics)
+    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    try:
+        before, after = read_tests(folder)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}, restore it, or delete it to report without") from error
+    return SavedRun(folder, _config(settings), rows, before, after, damaged)
+
+
+def _metrics(path: Path) -> tuple[list[Any], tuple[int, ...]]:
+    """The rows of a metrics file, and the numbers of lines that are none, but for a last one."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    rows, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            damaged.append(number)
+    return rows, tuple(number for number in damaged if number < len(lines))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to report without") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,116 @@
+"""A critic for PPO: a copy of the policy with a value head, and its regression onto returns."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.loss import value_loss
+from igsearch_env.errors import check_range
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The critic; what is not here (passes, mini-batches, gradient norm, memory) is as in `optimizer`."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    value_clip: float = 0.5
+    """A value may move this far from its old one in an update before it earns nothing more."""
+
+    def __post_init__(self) -> None:
+        check_range("critic.lr", self.lr, 0)
+        check_range("critic.warmup_steps", self.warmup_steps, 0)
+        check_range("critic.value_clip", self.value_clip, 1e-9)
+
+
+class ValueHead(torch.nn.Linear):
+    """The output layer of a critic; a type of its own, so that it is sharded apart from a trunk in bfloat16."""
+
+
+class ValueModel(torch.nn.Module):
+    """V(s_t): the value of what stands before each policy token. It says 0 everywhere before its first update."""
+
+    _no_split_modules = ("ValueHead",)
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        trunk = copy.deepcopy(policy)
+        self.trunk = trunk.model.base_model
+        trunk.model.set_output_embeddings(None)  # it is no part of the critic, and large
+        self.head = ValueHead(policy.width, 1, device=policy.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        self.__dict__["_policy"] = trunk  # not a module: `trunk` is
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Values [n] of the masked tokens, row by row: of the states before them."""
+        policy: Policy = self.__dict__["_policy"]
+        hidden_n = policy.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
+        values: Tensor = self.head(hidden_n.to(self.head.weight.dtype))[:, 0]
+        return values.clone()  # a view would lose FSDP's hooks
+
+
+class Critic:
+    """The value model and how it learns."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: CriticConfig,
+        optimizer: OptimizerConfig,
+        processes: Processes | None = None,
+        distributed: DistributedConfig | None = None,
+    ) -> None:
+        self.config = config
+        self.learner = Learner(
+            ValueModel(policy),
+            optimizer,
+            processes or Processes(),
+            distributed or DistributedConfig(),
+            lr=config.lr,
+            weight_decay=0.0,
+            pad_id=policy.pad_id,
+            device=policy.device,
+            dtype=policy.compute_dtype,
+        )
+
+    def values(self, buffer: RolloutBuffer) -> Float32s:
+        """One value per policy token."""
+        return self.learner.map_policy_tokens(buffer, self.learner.module)
+
+    def update(self, buffer: RolloutBuffer, targets: Float32s, step: int, seed: int) -> dict[str, float]:
+        """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values."""
+        old = buffer.values
+        assert old is not None
+        learner, options = self.learner, self.learner.options
+        rng = np.random.default_rng([seed, step, 4])
+        lr = self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1))
+        losses = []
+        for _ in range(options.epochs):
+            for part in np.array_split(rng.permutation(len(buffer.trajectories)), options.num_minibatches):
+                tokens = int(buffer.policy_tokens[part].sum())
+
+                def loss_of(batch: MicroBatch, tokens: int = tokens) -> tuple[Tensor, dict[str, Tensor]]:
+                    values = learner.module(batch.ids_BT, batch.mask_BT)
+                    index = buffer.flat_index(batch.rows)
+                    before, wanted = (torch.from_numpy(x[index]).to(learner.device) for x in (old, targets))
+                    loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
+                    return loss, {"loss": loss.detach()}
+
+                _, sums = learner.step(buffer, targets, part.tolist(), loss_of, lr=lr, what=f"step {step}, the critic")
+                losses.append(sums["loss"])
+        variance = float(np.var(targets))
+        explained = 1 - float(np.var(targets - old)) / variance if variance > 0 else 0.0
+        return {"loss/value": float(np.mean(losses)), "critic/explained_variance": explained}

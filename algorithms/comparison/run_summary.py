@@ -1,0 +1,130 @@
+"""What a comparison needs of finished runs: a record of each, in a line of JSON, and entries of several seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from algorithms.common.evaluation.intervals import Float64s
+from algorithms.common.evaluation.results import read_result
+from algorithms.common.run.metrics_log import read_metrics
+
+MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a report needs of one finished run, in a line of JSON."""
+
+    label: str
+    seed: int
+    start: str
+    command: list[str]
+    """What trained it, without paths."""
+    exact_matches: dict[str, str]
+    """By data set, a 0 or 1 for each test question, in order of their ids."""
+    searches: dict[str, float]
+    """By data set, searches a test question."""
+    curve: list[tuple[int, float]]
+    """Step and EM of each evaluation."""
+    rewards: list[float]
+    """Mean outcome of each training step."""
+    means: dict[str, float]
+    """Metrics of the training steps, averaged over them."""
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What may be there only once in a comparison."""
+        return self.label, self.seed, self.start
+
+    @classmethod
+    def of_run(cls, folder: Path, label: str, seed: int, start: str, command: Sequence[str]) -> RunSummary:
+        """The record of a finished run. Test questions must be scored 0 or 1."""
+        result = read_result(folder / "test_after.json")
+        metrics = read_metrics(folder / "metrics.jsonl")
+        steps = [row for row in metrics if "reward" in row]
+        ordered = {name: sorted(found, key=lambda row: row.id) for name, found in result.rows.items()}
+        return cls(
+            label,
+            seed,
+            start,
+            list(command),
+            {name: "".join(str(int(row.em)) for row in found) for name, found in ordered.items()},
+            {name: round(score.searches, 4) for name, score in result.scores.items()},
+            [(row["step"], round(row["eval/em"], 5)) for row in metrics if "eval/em" in row],
+            [round(row["reward"], 5) for row in steps],
+            {key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5) for key in MEANS},
+        )
+
+
+def read_records(path: Path) -> list[RunSummary]:
+    """The records of a file that `write_report` wrote."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [RunSummary(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """The runs of one algorithm from one start, in order of seeds."""
+
+    label: str
+    records: tuple[RunSummary, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs."""
+        return tuple(record.seed for record in self.records)
+
+    def exact_matches(self, seeds: Sequence[int]) -> dict[str, Float64s]:
+        """EM [seeds, questions] on the test questions, by data set."""
+        chosen = [self.records[self.seeds.index(seed)].exact_matches for seed in seeds]
+        return {name: np.array([[float(bit) for bit in found[name]] for found in chosen]) for name in chosen[0]}
+
+    @cached_property
+    def families(self) -> dict[str, Float64s]:
+        """Test EM of each run, by data set."""
+        return {name: values.mean(axis=1) for name, values in self.exact_matches(self.seeds).items()}
+
+    @property
+    def final(self) -> Float64s:
+        """Macro-averaged test EM of each run."""
+        return np.mean(list(self.families.values()), axis=0)  # type: ignore[no-any-return]
+
+    @property
+    def searches(self) -> float:
+        """Searches a test question, macro-averaged."""
+        return float(np.mean([list(record.searches.values()) for record in self.records]))
+
+    @cached_property
+    def curve(self) -> tuple[list[int], Float64s]:
+        """Steps of the evaluations that all runs have, and EM [seeds, steps] there."""
+        points = [dict(record.curve) for record in self.records]
+        steps = sorted(set.intersection(*(set(p) for p in points)))
+        return steps, np.array([[p[step] for step in steps] for p in points])
+
+    @property
+    def area(self) -> float:
+        """Area under the learning curve, over its length: mean EM on the way."""
+        steps, values = self.curve
+        return float((np.trapezoid(values, steps, axis=1) / max(steps[-1] - steps[0], 1)).mean())
+
+    def per_step(self, key: str) -> float:
+        """A metric of the training steps, mean over steps and runs."""
+        return float(np.mean([record.means[key] for record in self.records]))
+
+    @property
+    def gain_share(self) -> float:
+        """Share of a training step's time that went into information gain."""
+        return self.per_step("time/information_gain") / max(self.per_step("time/step"), 1e-9)
+
+
+def make_seed_groups(records: Sequence[RunSummary]) -> list[SeedGroup]:
+    """The runs by algorithm, in order of first appearance."""
+    labels = dict.fromkeys(record.label for record in records)
+    by_seed = sorted(records, key=lambda record: record.seed)
+    return [SeedGroup(label, tuple(record for record in by_seed if record.label == label)) for label in labels]

@@ -1,0 +1,173 @@
+"""What both environments do with many episodes at once: one retrieval call and one scoring call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from igsearch_env.episode import Episode
+from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_range
+from igsearch_env.evidence import SearchStep, has_evidence
+from igsearch_env.information_gain import InformationGain, InformationGainConfig
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.questions import Question, check_unique
+from igsearch_env.rewards import OUTCOME_REWARDS
+from igsearch_env.scorers import AnswerScorer, UnigramScorer
+from igsearch_env.spaces import UnicodeText
+from igsearch_env.trajectory import Trajectory
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers.base import Passage, RetrievalError, Retriever
+
+# Bounds of the text spaces. An action above protocol.MAX_ACTION_CHARS is in the space, and is answered as invalid.
+MAX_TEXT_CHARS = 1_000_000
+
+
+class EpisodeStepper:
+    """Questions, retriever, scorer and rules: everything of the environments but Gymnasium's interface.
+
+    Arguments are documented in `IGSearchEnv`, `attempts` in `ReflectionWrapper`.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question] | None,
+        retriever: Retriever | None,
+        scorer: AnswerScorer | Literal["unigram"] | None,
+        *,
+        top_k: int = 3,
+        max_searches: int = 4,
+        attempts: int = 1,
+        protocol: str | Protocol = "search_r1",
+        information_gain: InformationGainConfig | dict[str, Any] | None = None,
+        outcome_reward: str = "em",
+        seed: int = 0,
+    ) -> None:
+        if questions is None and retriever is not None:
+            raise ConfigurationError("retriever is given but no questions: pass both, or neither for the bundled world")
+        self.questions = list(bundled_world().questions["train"] if questions is None else questions)
+        if not self.questions:
+            raise QuestionError("questions is empty: pass at least one Question")
+        check_unique(self.questions, "questions")
+        self.retriever = retriever if retriever is not None else bundled_retriever()
+        check_range("max_searches", max_searches, 1, 100)
+        check_range("attempts", attempts, 1, 100)
+        check_range("top_k", top_k, 1)
+        self.retriever.check_count(top_k, "top_k")
+        check_choice("outcome_reward", outcome_reward, OUTCOME_REWARDS)
+        self.top_k = top_k
+        self.max_searches = max_searches
+        self.attempts = attempts
+        self.outcome_reward = outcome_reward
+        self.protocol = Protocol(protocol) if isinstance(protocol, str) else protocol
+        if isinstance(information_gain, dict):
+            unknown = set(information_gain) - set(InformationGainConfig.__dataclass_fields__)
+            for key in sorted(unknown):
+                check_choice("information_gain key", key, InformationGainConfig.__dataclass_fields__)
+            information_gain = InformationGainConfig(**information_gain)
+        config = information_gain or InformationGainConfig()
+        if scorer == "unigram":
+            scorer = UnigramScorer(self.retriever)
+        elif isinstance(scorer, str):
+            check_choice("scorer", scorer, ("unigram",))
+        self.information_gain = (
+            InformationGain(config, scorer, self.protocol, self.retriever, seed) if scorer is not None else None
+        )
+
+    def spaces(self) -> tuple[UnicodeText, UnicodeText]:
+        """Observation space and action space of one environment."""
+        return UnicodeText(MAX_TEXT_CHARS), UnicodeText(MAX_TEXT_CHARS)
+
+    def begin(self, question: Question) -> Episode:
+        """A fresh episode."""
+        return Episode(question, self.protocol, self.max_searches, self.outcome_reward, self.attempts)
+
+    def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
+        """Advance running episodes by one action each; returns what each action earned.
+
+        One retrieval call and at most one scoring call, however many episodes. A search earns its stabilised
+        information gain when that is complete (at once; in the autorefine family one action later), an answer
+        its outcome reward.
+        """
+        queries: list[str] = []
+        searching: list[Episode] = []
+        for episode, text in zip(episodes, texts, strict=True):
+            query = episode.act(text)
+            if query is not None:
+                queries.append(query)
+                searching.append(episode)
+        if queries:
+            found: Sequence[list[Passage] | None]
+            try:
+                found = self.retriever.search(queries, self.top_k)
+            except RetrievalError as error:
+                found = error.results or [None] * len(queries)
+            for episode, passages in zip(searching, found, strict=True):
+                if passages is None:
+                    episode.fail()
+                else:
+                    episode.observe(passages)
+        if self.information_gain is not None:
+            self._pay_information_gain(episodes)
+        return [episode.trajectory.turns[-1].reward for episode in episodes]
+
+    def _pay_information_gain(self, episodes: Sequence[Episode]) -> None:
+        assert self.information_gain is not None
+        steps: list[SearchStep] = []
+        payees: list[Episode] = []
+        for episode in episodes:
+            index = episode.take_measurable(has_evidence(episode.trajectory.turns[-1].passages))
+            if index is not None:
+                steps.append(SearchStep(episode.trajectory, index))
+                payees.append(episode)
+        if not steps:
+            return
+        try:
+            gains = self.information_gain.measure(steps)
+        except RetrievalError:  # no random passages to compare with
+            for episode in payees:
+                if not episode.trajectory.done:
+                    episode.fail()
+            return
+        for episode, step, gain in zip(payees, steps, gains, strict=True):
+            episode.trajectory.turns[step.index].gain = gain
+            episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
+
+
+def step_info(episode: Episode) -> dict[str, Any]:
+    """The `info` of an episode: always the same keys, None where a key has no value this step."""
+    trajectory = episode.trajectory
+    turn = trajectory.turns[-1] if trajectory.turns else None
+    measured = turn
+    if turn is not None and episode.protocol.family == "autorefine":
+        measured = trajectory.turns[-2] if len(trajectory.turns) > 1 else None
+    gain = measured.gain if measured is not None else None
+    return {
+        "question_id": trajectory.question.id,
+        "query": turn.query if turn is not None else None,
+        "passages": turn.passages if turn is not None else (),
+        "information_gain": gain.value if gain is not None else None,
+        "logprob_real": gain.logprob_real if gain is not None else None,
+        "logprob_baseline": gain.logprob_baseline if gain is not None else None,
+        "invalid": episode.invalid_reason if turn is not None else None,
+        "prediction": trajectory.prediction,
+        "outcome": trajectory.outcome if trajectory.done else None,
+        "attempts": len(trajectory.attempts),
+        "stop_reason": trajectory.stop_reason or None,
+    }
+
+
+def render(trajectory: Trajectory) -> str:
+    """An episode as plain text, one block a turn, with the information gain of each search."""
+    lines = [f"Question ({trajectory.question.dataset} {trajectory.question.id}): {trajectory.question.text}"]
+    for number, turn in enumerate(trajectory.turns, start=1):
+        lines.append(f"[{number}] {turn.text.strip()}")
+        if turn.gain is not None:
+            lines.append(
+                f"    information gain {turn.gain.value:+.3f} nats "
+                f"(real {turn.gain.logprob_real:.3f}, baseline {turn.gain.logprob_baseline:.3f})"
+            )
+        lines += [f"    {line}" for line in turn.observation.strip().splitlines()]
+    if trajectory.done:
+        golds = " | ".join(trajectory.question.golden_answers)
+        lines.append(f"{trajectory.stop_reason}: outcome {trajectory.outcome:.3f} (golden: {golds})")
+    return "\n".join(lines)

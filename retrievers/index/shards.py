@@ -1,0 +1,83 @@
+"""Vectors of a corpus on disk, in shards: encoded once, resumable, read through memory maps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrievers.base import IndexMismatchError
+from retrievers.corpus import DiskCorpus
+from retrievers.index.encoder import Encoder
+from retrievers.index.manifest import write_json
+
+SETTINGS = "settings.json"
+ENCODE_AT_ONCE = 1_024  # passages between two reports of progress
+
+
+def encode_shards(
+    corpus: DiskCorpus, encoder: Encoder, folder: Path, settings: dict[str, Any], progress: Callable[[int], None]
+) -> None:
+    """Write the vectors of a corpus to `folder`, float16, `settings["shard_size"]` passages a file.
+
+    Shards that are there already are kept, if they were made with the same settings; `progress` is told how many
+    passages have vectors.
+    """
+    check_settings(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, settings)
+    size = settings["shard_size"]
+    for start in range(0, len(corpus), size):
+        path = shard_path(folder, start // size)
+        stop = min(start + size, len(corpus))
+        if not path.is_file():
+            vectors = np.empty((stop - start, encoder.dimension), np.float16)
+            for at in range(start, stop, ENCODE_AT_ONCE):
+                passages = corpus[at : min(at + ENCODE_AT_ONCE, stop)]
+                vectors[at - start : at - start + len(passages)] = encoder.encode_passages(passages)
+                progress(at + len(passages))
+            partial = path.with_name(path.name + ".partial")
+            with open(partial, "wb") as file:
+                np.save(file, vectors)
+            os.replace(partial, path)
+        progress(stop)
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise `IndexMismatchError` if `folder` holds vectors that were made in another way."""
+    if not (folder / SETTINGS).is_file():
+        return
+    before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if before.get(key) != value:
+            raise IndexMismatchError(
+                f"{folder} holds vectors that were begun with {key}={before.get(key)!r}, this command has {value!r}; "
+                f"use the same options to go on, or remove {folder.parent} to begin anew"
+            )
+
+
+def encoded(folder: Path, settings: dict[str, Any], passages: int) -> int:
+    """How many passages have vectors in `folder` already."""
+    size = settings["shard_size"]
+    starts = range(0, passages, size)
+    return sum(min(size, passages - start) for start in starts if shard_path(folder, start // size).is_file())
+
+
+def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
+    """All shards in order, memory-mapped. Raises `IndexMismatchError` unless they are as many as the passages."""
+    shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("shard-*.npy"))]
+    if sum(map(len, shards)) != passages:
+        raise IndexMismatchError(
+            f"{folder}: {sum(map(len, shards))} vectors for {passages} passages; remove it and build the index again"
+        )
+    return shards
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """File of a shard."""
+    return folder / f"shard-{number:06d}.npy"

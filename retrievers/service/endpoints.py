@@ -1,0 +1,235 @@
+"""The endpoints of the retrieval service, as an ASGI application; `server.py` lists them and their refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import reprlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from retrievers.base import MAX_QUERY_CHARS, Passage, QueryError, RetrievalError, Retriever
+from retrievers.service.batching import Batcher, BrokenError, BusyError
+from retrievers.service.wire import INDEX_HEADER, index_mark, write_passages
+
+logger = logging.getLogger(__name__)
+MAX_SAMPLE = 10_000  # passages
+HEADERS = {413: {"connection": "close"}, 429: {"retry-after": "1"}}  # of refusals, by status
+HALF_SURROGATE = re.compile("[\ud800-\udfff]")
+GONE = 499  # nginx's status for a client that did not wait, seen in the metrics only
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service takes."""
+
+    default_k: int = 3
+    """Passages a query where a request does not say."""
+    max_k: int = 100
+    """Passages a query, at most."""
+    max_queries: int = 1024
+    """Queries a request, at most."""
+    max_body_bytes: int = 8 * 2**20
+    """Bytes of a request's body, at most."""
+    max_batch: int = 256
+    """Queries a search, at most."""
+    max_waiting: int = 4096
+    """Queries that may wait; beyond that requests get status 429."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise QueryError(f"{name}={value}: must be at least 1")
+        if self.default_k > self.max_k:
+            raise QueryError(f"default_k={self.default_k} is above max_k={self.max_k}: lower it or raise max_k")
+
+
+class _RefusalError(Exception):
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class _Service:
+    """The endpoints."""
+
+    def __init__(self, retriever: Retriever, limits: Limits) -> None:
+        self.limits = limits
+        self.passages = len(retriever)
+        self.fingerprint = retriever.fingerprint()
+        self.index = index_mark(self.fingerprint)
+        self.max_k = min(limits.max_k, self.passages)
+        self.registry = CollectorRegistry()
+        self.requests = Counter("retriever_requests", "Requests.", ["path", "status"], registry=self.registry)
+        self.queries = Counter("retriever_queries", "Queries of well-formed requests.", registry=self.registry)
+        self.seconds = Histogram(
+            "retriever_request_seconds", "From request to answer.", ["path"], registry=self.registry
+        )
+        sizes = [2**i for i in range(12)]
+        batches = Histogram("retriever_batch_queries", "Queries a search.", buckets=sizes, registry=self.registry)
+        waiting = Gauge("retriever_waiting_queries", "Queries not answered yet.", registry=self.registry)
+        self.batcher = Batcher(
+            retriever, max_batch=limits.max_batch, max_waiting=limits.max_waiting, observe=batches.observe
+        )
+        waiting.set_function(lambda: self.batcher.waiting)
+
+    async def retrieve(self, request: Request) -> Response:
+        """POST /retrieve."""
+        return await self._answer(request, self._retrieve)
+
+    async def sample(self, request: Request) -> Response:
+        """POST /sample."""
+        return await self._answer(request, self._sample)
+
+    async def health(self) -> dict[str, Any]:
+        """GET /health."""
+        return {"status": "ok", "passages": self.passages, "fingerprint": self.fingerprint}
+
+    async def metrics(self) -> Response:
+        """GET /metrics."""
+        text = generate_latest(self.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def _answer(self, request: Request, work: Callable[[dict[str, Any]], Awaitable[list[Any]]]) -> Response:
+        """The result of `work` on the body, or the refusal."""
+        start = time.perf_counter()
+        headers = {INDEX_HEADER: self.index}
+        try:
+            body = await self._body(request)
+            status, content = 200, json.dumps({"result": await _unless_gone(request, work(body))}, allow_nan=False)
+        except Exception as error:
+            status = _status(error)
+            content = json.dumps({"detail": f"{error}"})
+            headers |= HEADERS.get(status, {})
+        self.requests.labels(request.url.path, str(status)).inc()
+        self.seconds.labels(request.url.path).observe(time.perf_counter() - start)
+        return Response(content, status, headers, media_type="application/json")
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        limit, size, received = self.limits.max_body_bytes, 0, bytearray()
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= limit:
+                received += chunk
+            elif size > 4 * limit:  # up to here it is read and dropped: a client that still sends reads no refusal
+                break
+        if size > limit:
+            raise _RefusalError(413, f"the body has more than {limit} bytes, the most that is taken: send less")
+        try:
+            body = json.loads(received.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise _RefusalError(400, f"the body is not JSON in UTF-8 ({error}); send a JSON object") from error
+        if not isinstance(body, dict):
+            raise _RefusalError(422, f"the body is {_show(body)}; it must be a JSON object")
+        return body
+
+    async def _retrieve(self, body: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        queries, k, scores = self._queries(body), self._count(body, "topk", self.max_k), _flag(body, "return_scores")
+        self.queries.inc(len(queries))
+        asked = [i for i, query in enumerate(queries) if query.strip()]
+        found: list[list[Passage]] = [[] for _ in queries]
+        for i, passages in zip(asked, await self.batcher.search([queries[i] for i in asked], k), strict=True):
+            found[i] = passages
+        return [write_passages(passages, scores) for passages in found]
+
+    async def _sample(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        n, seed = self._count(body, "n", min(MAX_SAMPLE, self.passages)), body.get("seed")
+        if type(seed) is not int or not 0 <= seed < 2**64:
+            raise _RefusalError(422, f"seed is {_show(seed)}: it must be an integer from 0 to 2**64 - 1")
+        return write_passages(await self.batcher.sample(n, seed), scores=False)
+
+    def _queries(self, body: dict[str, Any]) -> list[str]:
+        queries = body["queries"] if "queries" in body else [body.get("query")]
+        if "queries" not in body and "query" not in body:
+            raise _RefusalError(422, f"the fields are {_show(sorted(body))}: give `queries`, a list of strings")
+        if not isinstance(queries, list):
+            raise _RefusalError(422, f"queries is {_show(queries)}: it must be a list of strings, even for one query")
+        if len(queries) > self.limits.max_queries:
+            raise _RefusalError(
+                422, f"{len(queries)} queries: at most {self.limits.max_queries} a request; split them over several"
+            )
+        for i, query in enumerate(queries):
+            if not isinstance(query, str):
+                raise _RefusalError(422, f"query {i} is {_show(query)}: it must be a string")
+            if len(query) > MAX_QUERY_CHARS:
+                raise _RefusalError(
+                    422, f"query {i} has {len(query)} characters: at most {MAX_QUERY_CHARS}; shorten {_show(query)}"
+                )
+            if HALF_SURROGATE.search(query):
+                raise _RefusalError(
+                    422, f"query {i} holds half of a surrogate pair: it must be Unicode text; correct {_show(query)}"
+                )
+        return queries
+
+    def _count(self, body: dict[str, Any], name: str, most: int) -> int:
+        count = body.get(name)
+        if count is None and name == "topk":
+            return min(self.limits.default_k, most)
+        if type(count) is not int or not 1 <= count <= most:
+            raise _RefusalError(
+                422, f"{name} is {_show(count)}: it must be an integer from 1 to {most} ({self.passages} passages)"
+            )
+        return count
+
+
+def make_app(retriever: Retriever, limits: Limits | None = None) -> FastAPI:
+    """The service as an ASGI application; closing the retriever is left to the caller."""
+    service = _Service(retriever, limits or Limits())
+    app = FastAPI(title="IGSearch retrieval", openapi_url=None)  # bodies are read by hand: there is no schema to show
+    app.add_api_route("/retrieve", service.retrieve, methods=["POST"], response_model=None)
+    app.add_api_route("/sample", service.sample, methods=["POST"], response_model=None)
+    app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", service.metrics, methods=["GET"], response_model=None)
+    return app
+
+
+async def _unless_gone(request: Request, work: Awaitable[list[Any]]) -> list[Any]:
+    """The result of `work`, which is cancelled when the client closes the connection."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _status(error: Exception) -> int:
+    """The status code of a refusal. Logs what is a bug."""
+    if isinstance(error, _RefusalError):
+        return error.status
+    for kind, status in ((ClientDisconnect, GONE), (QueryError, 422), (BusyError, 429), (RetrievalError, 503)):
+        if isinstance(error, kind):
+            return status
+    if not isinstance(error, BrokenError):  # which is logged where it happened
+        logger.error("a request failed", exc_info=error)
+    return 500
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise _RefusalError(422, f"{name} is {_show(value)}: it must be true or false")
+    return value
+
+
+def _show(value: Any) -> str:
+    """A value in an error message, cut short."""
+    return reprlib.repr(value)
