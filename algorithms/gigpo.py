@@ -31,7 +31,7 @@ from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import discounted_sums, group_statistics, grpo_advantages
 from algorithms.common.training.anchor_states import anchor_clusters
 from igsearch_env.errors import check_choice, check_range
-from igsearch_env.protocols.actions import Invalid
+from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory
 
 

@@ -31,15 +31,15 @@ from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, recompute_logprobs, update
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
-from benchmarks.rollout import FixedTurns, LongPassages
+from benchmarks.rollout import AlwaysSearches, FixedTurnEnd, LongPassages
 from igsearch_env.information_gain import InformationGainConfig
 
 T = TypeVar("T")
@@ -111,10 +111,10 @@ def lines(args: Args) -> list[Line]:
         planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
         before = peak_gigabytes()
         run = Run(algorithm, config, retriever)
-        writer = run.sampler.policy
-        writer.__class__ = FixedTurns
-        assert isinstance(writer, FixedTurns)
-        writer.turn = args.turn
+        sampler = run.sampler
+        sampler.policy.tokenizer = AlwaysSearches(sampler.policy.tokenizer.hf_tokenizer)
+        sampler.turn_end = FixedTurnEnd(sampler.policy.tokenizer, run.protocol.stop_strings)
+        sampler.turn_end.turn = args.turn
         for step in (1, 2):  # the first is a warm-up
             if args.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()

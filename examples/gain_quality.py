@@ -24,13 +24,15 @@ from rich.table import Table
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.errors import IGSearchError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import make_protocol
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -89,15 +91,16 @@ def main(args: Args) -> None:
     questions = bundled_world().questions["train"][:: max(1, len(bundled_world().questions["train"]) // args.questions)]
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
-        protocol = Protocol(family, "bare")
-        engine = EpisodeStepper(questions, retriever, None, protocol=protocol)
-        decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
-        buffer = collect(decoder, engine, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
+        protocol = make_protocol(family, "bare")
+        stepper = EpisodeStepper(questions, retriever, None, EpisodeRules(protocol=protocol))
+        turn_end = TurnEnd(policy.tokenizer, protocol.stop_strings)
+        decoder = Decoder(policy, turn_end, slots=128, max_new_tokens=64 if protocol.refines else 32, temperature=1.0)
+        buffer = collect(decoder, stepper, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
         for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
             table.add_column(name, justify="left" if name in ("value", "search for") else "right")
         for name, config in MEASURES.items():
-            scorer = PolicyScorer(policy, token_budget=4_096)
+            scorer = PolicyScorer(policy, pass_tokens=4_096)
             clear_gains(buffer)
             measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, args.seed))
             for credit in CREDITS if config == InformationGainConfig() else ("own",):

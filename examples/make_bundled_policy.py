@@ -25,7 +25,7 @@ import tyro
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.world import names
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
@@ -42,11 +42,7 @@ from igsearch_env.world.demonstrations import (
 )
 from igsearch_env.world.generator import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
-TAGS = [
-    f"<{slash}{tag}>"
-    for tag in ["think", "search", "information", "documents", "refine", "answer"]
-    for slash in ("", "/")
-]
+TAGS = list(dict.fromkeys(marker for protocol in PROTOCOLS.values() for marker in protocol.markers))
 
 # ---------------------------------------------------------------- tokenizer
 
@@ -59,7 +55,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     """
     words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
-    texts += [NICKNAMED, RENAMED, UNKNOWN, "of", Protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
+    texts += [NICKNAMED, RENAMED, UNKNOWN, "of", make_protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
     texts += [t for table in (KEYWORDS, VAGUE) for ts in table.values() for t in ts]
     for value in vars(names).values():
         if isinstance(value, tuple):

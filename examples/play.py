@@ -18,6 +18,7 @@ from rich.console import Console
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
 from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.errors import IGSearchError, check_range
+from igsearch_env.protocols import Answer, Search, make_protocol
 from retrievers import RetrieverError
 
 
@@ -51,12 +52,13 @@ def main(args: Args) -> None:
         max_searches=args.max_searches,
         render_mode="human",
     )
+    protocol = make_protocol()
     for episode in range(args.episodes):
         env.reset(seed=args.seed + episode)
         ended = False
         while not ended:
             line = console.input("query, or = answer > ").strip()
-            action = f"<answer>{line[1:]}</answer>" if line.startswith("=") else f"<search>{line}</search>"
+            action = protocol.write(Answer(line[1:]) if line.startswith("=") else Search(line))
             _, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
 

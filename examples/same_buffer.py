@@ -28,14 +28,15 @@ from rich.table import Table
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.report.page import write
 from algorithms.common.report.trajectory_page import fitting_page
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import collect
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
+from algorithms.common.rollout.environment import EnvConfig, make_questions, make_retriever, make_rules
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.recorded_trajectories import load_recorded, record_trajectories
 from algorithms.comparison.registry import ALGORITHMS, BASELINES, READS
 from algorithms.comparison.same_buffer import Gains, all_advantages, analyse, set_gains, signs, turns_of
@@ -93,7 +94,9 @@ def main(args: Args) -> None:
     else:
         check_range("seed", args.seed, 0)
         files, attempts = args.question_files, args.attempts
-        env = EnvConfig(files, corpus=args.corpus, attempts=attempts, protocol=args.protocol, prompt=args.prompt)
+        env = EnvConfig(
+            questions=files, corpus=args.corpus, attempts=attempts, protocol=args.protocol, prompt=args.prompt
+        )
         policy, retriever = Policy.load(PolicyConfig(args.policy or "bundled")), make_retriever(env.corpus)
         buffer = buffer or collect_buffer(args, env, policy, retriever)
         gains = measured_gains(buffer, env, policy, retriever, args.seed)
@@ -116,7 +119,7 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
     with TemporaryDirectory() as folder:
         recorded = Path(folder) / "recorded.json.gz"
         other = {name: gains[read] for name, read in READS.items() if read != "random"}
-        record_trajectories(recorded, buffer, advantages, policy, gains=other, limit=MAX_SHOWN)
+        record_trajectories(recorded, buffer, advantages, policy.tokenizer, gains=other, limit=MAX_SHOWN)
         write(path, fitting_page([load_recorded(recorded)], "every algorithm on one buffer"))
 
 
@@ -139,10 +142,12 @@ def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retrie
     check_range("questions", args.questions, 1, len(questions))
     order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
     chosen = [questions[place] for place in order[: args.questions]]
-    engine = EpisodeStepper(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env, policy))
+    rules = make_rules(env, policy.tokenizer)
+    stepper = EpisodeStepper(chosen, retriever, None, rules)
+    turn_end = TurnEnd(policy.tokenizer, rules.protocol.stop_strings)
     slots, longest = args.questions * args.group_size, rollout.max_new_tokens
-    decoder = Decoder(policy, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
-    buffer = collect(decoder, engine, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
+    decoder = Decoder(policy, turn_end, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
+    buffer = collect(decoder, stepper, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
     buffer.check_trainable()
     return buffer
 
@@ -151,7 +156,7 @@ def measured_gains(
     buffer: RolloutBuffer, env: EnvConfig, policy: Policy, retriever: Retriever, seed: int
 ) -> dict[str, Gains]:
     """The information gains by a policy, over either baseline."""
-    scorer, protocol = PolicyScorer(policy), make_protocol(env, policy)
+    scorer, protocol = PolicyScorer(policy), make_rules(env, policy.tokenizer).protocol
     gains = {}
     for baseline, config in BASELINES.items():
         set_gains(buffer, [None] * len(turns_of(buffer)))

@@ -32,7 +32,7 @@ from igsearch_env.evidence import (
     real_segment,
     segment,
 )
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever
@@ -134,12 +134,17 @@ class InformationGain:
         requests, texts = [], []
         for step, baselines in zip(steps, drawn, strict=True):
             real = evidence_of(step, protocol)
-            branches = [real_segment(real, step, form), *(segment(b, step, form) for b in baselines)]
+            branches = [
+                real_segment(real, step, form, protocol),
+                *(segment(baseline, step, form, protocol) for baseline in baselines),
+            ]
             answer = step.trajectory.question.golden_answers[0]
-            prefix, target = ("\n<answer> ", answer) if form == "skeleton" else ("<answer>", f" {answer}")
-            if form == "trajectory" and real.refine:
+            prefix, target = protocol.answer_prefix, protocol.answer_space + answer
+            if form == "skeleton":
+                prefix, target = f"\n{prefix}{protocol.answer_space}", answer
+            elif real.refine:
                 prefix = "\n" + prefix
-            requests.append(ScoreRequest(context(step, form), tuple(branches), prefix, target, weight))
+            requests.append(ScoreRequest(context(step, form, protocol), tuple(branches), prefix, target, weight))
             if self.config.baseline == "previous":
                 before = history(step.trajectory, step.index)
                 requests.append(ScoreRequest(before, (Segment("", ()),), prefix, target, weight))

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.model.tokenizer import Tokenizer
 from algorithms.common.rollout.decoder import Decoder
 
 Weights = Iterable[tuple[str, torch.Tensor]]

@@ -14,8 +14,17 @@ import numpy as np
 from buffers import buffer_of, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
-from igsearch_env.protocols.actions import Answer, Invalid, Search
-from igsearch_env.protocols.protocol import Protocol, format_passages, parse, refine_span, refine_text, truncate
+from igsearch_env.protocols import (
+    Answer,
+    Invalid,
+    Protocol,
+    Search,
+    format_passages,
+    parse,
+    refine_span,
+    refine_text,
+    truncate,
+)
 from igsearch_env.rewards import (
     autorefine_reward,
     exact_match,
@@ -120,7 +129,7 @@ def documents(case: Case) -> Outputs:
 def actions(case: Case) -> Outputs:
     """Truncation, parsing and what the environment writes back."""
     result = case.get("result") if case.has("result") else case.siblings["passages2string"]["result"]
-    protocol = Protocol("search_r1")
+    protocol = make_protocol("search_r1")
     truncated = [truncate(text) for text in case.get("raw_responses")]
     parsed = [protocol.parse(text) for text in truncated]
     kinds: dict[type, str | None] = {Search: "search", Answer: "answer", Invalid: None}

@@ -15,7 +15,7 @@ from algorithms.common.distributed.failures import end_process
 from algorithms.common.distributed.processes import DistributedConfig
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import update
 from algorithms.common.training.learner import OptimizerConfig

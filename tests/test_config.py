@@ -10,8 +10,8 @@ import yaml
 
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig

@@ -23,8 +23,8 @@ from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import explained
@@ -85,7 +85,7 @@ def near(rows: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: fl
 def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path) -> None:
     policy = Policy.load(PolicyConfig(device="cpu"))
     asked = bundled_world().questions["train"][:6]
-    decoder = Decoder(policy, slots=24, max_new_tokens=12, temperature=1.0)
+    decoder = Decoder(policy, turn_end(policy), slots=24, max_new_tokens=12, temperature=1.0)
     collect(decoder, EpisodeStepper(asked, None, None), asked, group_size=4, seed=(0,)).save(tmp_path / "buffer.gz")
     results = []
     for processes, how in ((1, "none"), (2, sharding)):
@@ -301,7 +301,7 @@ def test_a_part_of_a_batch_is_played_as_the_whole_batch_plays_it() -> None:
     engine, rollout = EpisodeStepper(asked, None, None), RolloutConfig(max_new_tokens=12)
 
     def written(first: int, last: int) -> list[tuple[int, ...]]:
-        decoder = Decoder(policy, slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
+        decoder = Decoder(policy, turn_end(policy), slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
         buffer = collect(decoder, engine, asked[first:last], group_size=2, seed=(3,), first=first)
         return [turn.completion_ids for t in buffer.trajectories for turn in t.turns]
 

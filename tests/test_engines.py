@@ -25,14 +25,15 @@ from torch import Tensor
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect
-from algorithms.common.rollout.config import RolloutConfig
-from algorithms.common.rollout.decoder import Completion, Decoder
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.turn_decoder import Completion
 from algorithms.common.rollout.engines import Engine, EngineDecoder, EngineError, make_engine
 from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
 from algorithms.common.rollout.engines.vllm_local import VllmEngine
 from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
+from algorithms.common.rollout.sampler import RolloutConfig
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
@@ -95,13 +96,13 @@ def turns_of(writer: EngineDecoder | Decoder, prompts: Sequence[Sequence[int]]) 
 
 
 def greedy_turns(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[Completion]:
-    return turns_of(Decoder(policy, slots=8, max_new_tokens=NEW, temperature=0.0), prompts)
+    return turns_of(Decoder(policy, turn_end(policy), slots=8, max_new_tokens=NEW, temperature=0.0), prompts)
 
 
 def episodes(engine: Engine, policy: Policy, questions: int, temperature: float = 1.0) -> list[Trajectory]:
     """Two rollouts of each of the first test questions."""
     chosen = bundled_world().questions["test"][:questions]
-    search = EpisodeStepper(chosen, bundled_retriever(), None, max_searches=3, protocol=Protocol(prompt="bare"))
+    search = EpisodeStepper(chosen, bundled_retriever(), None, max_searches=3, protocol=make_protocol(prompt="bare"))
     writer = writer_of(engine, policy, temperature)
     return collect(writer, search, chosen, group_size=2, seed=(5,)).trajectories
 
@@ -127,18 +128,18 @@ def own_logprobs(policy: Policy, prompt: Sequence[int], ids: Sequence[int], temp
 def test_turns_end_at_their_action_with_log_probs_of_what_was_sampled(
     engine: Engine, policy: Policy, temperature: float
 ) -> None:
-    prompts = [policy.encode(text) for text in PROMPTS]
+    prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
     turns = turns_of(writer_of(engine, policy, temperature), prompts)
-    assert any(policy.ends_turn(turn.ids) for turn in turns)
+    assert any(turn_end(policy).is_over(turn.ids) for turn in turns)
     for prompt, turn in zip(prompts, turns, strict=True):
-        assert policy.ends_turn(turn.ids) or len(turn.ids) == NEW
-        assert not any(policy.ends_turn(turn.ids[:n]) for n in range(1, len(turn.ids)))
+        assert turn_end(policy).is_over(turn.ids) or len(turn.ids) == NEW
+        assert not any(turn_end(policy).is_over(turn.ids[:n]) for n in range(1, len(turn.ids)))
         np.testing.assert_allclose(turn.logprobs, own_logprobs(policy, prompt, turn.ids, temperature), atol=1e-4)
 
 
 @every_engine()
 def test_greedy_turns_are_those_of_the_decoder(engine: Engine, policy: Policy) -> None:
-    prompts = [policy.encode(text) for text in PROMPTS]
+    prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
     for turn, expected in zip(
         turns_of(writer_of(engine, policy, 0.0), prompts), greedy_turns(policy, prompts), strict=True
     ):
@@ -165,7 +166,7 @@ def test_episodes_search_and_answer_and_the_same_seeds_give_the_same_ones(engine
 
 @every_engine()
 def test_other_seeds_give_other_turns(engine: Engine, policy: Policy) -> None:
-    prompts = [policy.encode(text) for text in PROMPTS]
+    prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
 
     def sampled(seed: int) -> list[tuple[int, ...]]:
         return [c.ids for c in engine.complete(prompts, [seed] * 3, max_new_tokens=NEW, temperature=1.0)]
@@ -181,7 +182,7 @@ def test_a_wider_batch_does_not_change_an_episode(engine: Engine, policy: Policy
 
 @every_engine()
 def test_new_weights_change_what_is_written(engine: Engine, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = [policy.encode(text) for text in PROMPTS]
+    prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
     other = bundled_policy()
     with torch.no_grad():
         for parameter in other.model.parameters():
@@ -210,7 +211,7 @@ def test_a_prompt_without_room_for_a_turn_is_refused(engine: Engine, policy: Pol
 
 @every_engine()
 def test_a_prompt_that_fills_the_context_is_completed(engine: Engine, policy: Policy) -> None:
-    words = policy.encode(PROMPTS[2])
+    words = policy.tokenizer.encode(PROMPTS[2])
     prompt = (words * 1000)[-(policy.context_length - NEW) :]
     (turn,) = turns_of(writer_of(engine, policy, 0.0), [prompt])
     assert turn.ids == greedy_turns(policy, [prompt])[0].ids
@@ -241,7 +242,7 @@ class Scripted(Engine):
 def misbehaviours() -> Iterator[Any]:
     """Completions for one prompt, and what the error says of them."""
     policy = tiny_policy()
-    turn = policy.encode("<search> born city</search>")
+    turn = policy.tokenizer.encode("<search> born city</search>")
     fine = Completion(turn, (-0.5,) * len(turn))
     outside = policy.model.config.vocab_size
     yield pytest.param([], "returned 0 completions for 1 prompts; it must return one for each", id="none")
@@ -257,7 +258,7 @@ def misbehaviours() -> Iterator[Any]:
     for value in (float("nan"), float("-inf"), 0.01):
         wrong = [Completion(turn, (value, *fine.logprobs[1:]))]
         yield pytest.param(wrong, f"a log-prob is {value}; it must be finite and at most 0", id=f"log-prob {value}")
-    after = policy.encode(" and more")
+    after = policy.tokenizer.encode(" and more")
     going_on = [Completion(turn + after, (-0.5,) * len(turn + after))]
     yield pytest.param(going_on, rf"goes on after the end of its turn \({len(after)} tokens, ' and more'\)", id="after")
     two = [Completion((*turn, policy.tokenizer.eos_token_id), (*fine.logprobs, -0.1))]
@@ -269,7 +270,7 @@ def misbehaviours() -> Iterator[Any]:
 def test_what_an_engine_must_not_return_is_refused(completions: list[Completion], message: str) -> None:
     policy = tiny_policy()
     writer = writer_of(Scripted(*completions), policy)
-    writer.begin(policy.encode(PROMPTS[0]), np.random.default_rng(0))
+    writer.begin(policy.tokenizer.encode(PROMPTS[0]), np.random.default_rng(0))
     writer.read()
     with pytest.raises(EngineError, match=message) as caught:
         writer.write()
@@ -281,7 +282,7 @@ def test_what_an_engine_must_not_return_is_refused(completions: list[Completion]
 def test_what_may_be_returned_is_passed_on(ids: str) -> None:
     policy = tiny_policy()
     texts = {"eos": (9, policy.tokenizer.eos_token_id), "full": (9,) * NEW}
-    turn = texts.get(ids) or policy.encode(ids)
+    turn = texts.get(ids) or policy.tokenizer.encode(ids)
     turn = turn if ids != "<think> 1 > 0" else (turn * NEW)[:NEW]
     completion = Completion(turn, (5e-4,) * len(turn))  # rounding may lift a log-prob of 0
     assert turns_of(writer_of(Scripted(completion), policy), [(1, 2)]) == [completion]
@@ -289,7 +290,7 @@ def test_what_may_be_returned_is_passed_on(ids: str) -> None:
 
 def test_one_call_serves_all_that_is_queued_and_slots_are_taken_again() -> None:
     policy = tiny_policy()
-    turn = policy.encode("<search> x</search>")
+    turn = policy.tokenizer.encode("<search> x</search>")
     completion = Completion(turn, (-1.0,) * len(turn))
     engine = Scripted(completion, completion)
     writer = writer_of(engine, policy, slots=2)
@@ -332,7 +333,7 @@ def test_a_model_is_left_as_it_was(policy: Policy) -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
+    engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
     assert torch.equal(torch.rand(3), expected)
     assert policy.model.config._attn_implementation == attention
 
@@ -346,10 +347,10 @@ def test_a_failure_of_the_generating_thread_is_an_error(policy: Policy, monkeypa
 
     monkeypatch.setattr(policy.model, "forward", fail)
     with pytest.raises(EngineError, match=r"no memory is left.*lower rollout.kv_cache_tokens"):
-        engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
+        engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
     monkeypatch.undo()
     assert policy.model.config._attn_implementation == attention
-    assert engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
+    assert engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
 
 
 def test_an_old_transformers_is_named(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +395,7 @@ def test_a_temperature_that_vllm_would_change_or_refuse_is_refused(
     engine: Engine, policy: Policy, temperature: float
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"temperature={temperature}: vLLM samples at 0.01 to 2.0"):
-        engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=temperature)
+        engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=temperature)
 
 
 @every_engine(SEEDED)
@@ -403,7 +404,7 @@ def test_a_tag_that_vllm_sees_a_token_late_ends_the_turn_where_it_stands(
 ) -> None:
     at_once = fake_vllm.StopRules.ends_turn
     monkeypatch.setattr(fake_vllm.StopRules, "ends_turn", lambda self, ids: at_once(self, ids[:-1] or ids))
-    prompts = [policy.encode(prompt) for prompt in PROMPTS]
+    prompts = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     written = turns_of(writer_of(engine, policy, 0.0), prompts)
     assert [turn.ids for turn in written] == [turn.ids for turn in greedy_turns(policy, prompts)]
 
@@ -428,7 +429,7 @@ def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no memory is left")
 
-    prompt = policy.encode(PROMPTS[0])
+    prompt = policy.tokenizer.encode(PROMPTS[0])
     with monkeypatch.context() as patch:
         patch.setattr("transformers.generation.continuous_batching.continuous_api.PagedAttentionCache", fail)
         with pytest.raises(EngineError, match=r"no memory is left.*lower rollout\.kv_cache_tokens"):
@@ -441,7 +442,7 @@ def test_float32_weights_are_not_given_to_flash_attention(policy: Policy, monkey
     found = "transformers.generation.continuous_batching.continuous_api.is_flash_attn_3_available"
     monkeypatch.setattr(found, lambda **options: True)
     engine = ContinuousBatchingEngine(policy, kv_cache_tokens=4096, token_budget=512)
-    assert engine.complete([policy.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
+    assert engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=1, temperature=1.0)
 
 
 @pytest.mark.parametrize("rows", [None, [], [{9: fake_vllm.Logprob(-1.0)}]])
@@ -551,7 +552,7 @@ def test_a_request_asks_for_the_plain_distribution_and_sees_special_tokens(polic
     server = fake_vllm.Server(MODEL)
     with serving(server.app) as address:
         engine = VllmServerEngine(policy, address)
-        engine.complete([policy.encode(PROMPTS[0])], [77], max_new_tokens=19, temperature=0.7)
+        engine.complete([policy.tokenizer.encode(PROMPTS[0])], [77], max_new_tokens=19, temperature=0.7)
         engine.close()
     (request,) = server.requests
     expected = {"temperature": 0.7, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 77}

@@ -46,7 +46,7 @@ def test_needs_no_torch() -> None:
 
 
 def test_prompt_is_the_first_observation() -> None:
-    env = make_env(protocol=Protocol("search_r1", "bare"))
+    env = make_env(protocol=make_protocol("search_r1", "bare"))
     observation, info = begin(env, 2)
     assert observation == "Who founded Vexo Glass?\n"
     assert info == dict.fromkeys(INFO_KEYS) | {"question_id": "q2", "passages": (), "attempts": 0}

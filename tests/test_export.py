@@ -29,15 +29,15 @@ from algorithms.common.export.model_card import model_card
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from examples import export
 from examples.export import Args
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -101,8 +101,8 @@ def files(folder: Path) -> set[str]:
 def greedy_turns(folder: Path, questions: list[Question]) -> list[tuple[int, ...]]:
     """The tokens of the policy's first turn at each question, as this project writes them."""
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu"))
-    decoder = Decoder(policy, slots=8, max_new_tokens=12, temperature=0.0)
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
+    decoder = Decoder(policy, turn_end(policy), slots=8, max_new_tokens=12, temperature=0.0)
+    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=make_protocol("search_r1", "bare"))
     return [t.turns[0].completion_ids for t in play(decoder, engine, questions, seed=(0,))]
 
 
@@ -316,7 +316,7 @@ def test_the_snippet_writes_the_prompt_as_training_did(
     exec(snippet.replace("max_new_tokens=512", "max_new_tokens=3"), names)
     assert capsys.readouterr().out.strip()
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu", chat=chat))
-    expected = policy.encode_prompt(Protocol().question_prompt("Your question?"))
+    expected = policy.tokenizer.encode_prompt(make_protocol().question_prompt("Your question?"))
     assert names["inputs"]["input_ids"][0].tolist() == list(expected)
     assert len(names["output"][0]) <= len(expected) + 3
 

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from retriever_contract import CORPUS, RetrieverContract
 
 from algorithms.common.command_line import parse_config
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs
 from examples.your_own_algorithm import FirstSight, FirstSightConfig, in_sight
 from examples.your_own_retriever import TitleRetriever
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.actions import Invalid
+from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import CorpusError, Passage

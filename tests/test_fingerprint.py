@@ -10,7 +10,7 @@ import pytest
 from helpers import PASSAGES, QUESTIONS
 
 from algorithms.common.evaluation.fingerprint import MODEL, differences, make_fingerprint, model_identity
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.world.bundled import POLICY_FOLDER
 from retrievers import BM25Retriever, HybridRetriever
@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     "questions": QUESTIONS,
     "retriever": BM25Retriever(PASSAGES).fingerprint(),
     "policy": "search-question",
-    "protocol": Protocol("search_r1", "bare"),
+    "protocol": make_protocol("search_r1", "bare"),
     "top_k": 3,
     "max_searches": 4,
     "chat": False,
@@ -42,8 +42,8 @@ UNLIKE = [
     ({"chat": True}, ["chat: False != True"]),
     ({"max_new_tokens": 64}, ["decoding.max_new_tokens: 32 != 64"]),
     ({"policy": "oracle-titles"}, ["model.name: 'search-question' != 'oracle-titles'"]),
-    ({"protocol": Protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
-    ({"protocol": Protocol("search_r1", "{question} ?")}, ["prompt.template", "prompt.hash"]),
+    ({"protocol": make_protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
+    ({"protocol": make_protocol("search_r1", "{question} ?")}, ["prompt.template", "prompt.hash"]),
     ({"retriever": BM25Retriever(PASSAGES[1:]).fingerprint()}, ["retriever.passages: 8 != 7", "retriever.corpus"]),
     ({"retriever": BM25Retriever(OTHER_TEXT).fingerprint()}, ["retriever.corpus"]),
     ({"retriever": BM25Retriever(PASSAGES, stopwords="en").fingerprint()}, ["retriever.stopwords"]),
@@ -57,7 +57,7 @@ ALIKE = [
     {},
     {"questions": QUESTIONS[::-1]},
     {"questions": changed(FIRST, metadata={"supporting_titles": ["x"]})},
-    {"protocol": Protocol("search_r1", "{question}\n")},  # the template of the prompt called bare
+    {"protocol": make_protocol("search_r1", "{question}\n")},  # the template of the prompt called bare
     {"retriever": BM25Retriever(list(PASSAGES)).fingerprint()},
 ]
 

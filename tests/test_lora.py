@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from algorithms.common.model.lora import LoraConfig, merged_weights
 from algorithms.common.model.policy import BasePolicy, Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from models import tiny_policy
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from igsearch_env import ConfigurationError
-from igsearch_env.protocols.actions import Answer, Invalid, Search
-from igsearch_env.protocols.protocol import (
-    FAMILIES,
+from igsearch_env.protocols import (
+    PROTOCOLS,
     MAX_ACTION_CHARS,
     PROMPTS,
     STOP_TAGS,
+    Answer,
+    Invalid,
     Protocol,
+    Search,
     action_span,
     parse,
     refine_span,
@@ -35,10 +37,10 @@ PIECES = st.sampled_from(
     [*TAGS, "<SEARCH>", "</Answer>", "<search", "answer>", "< answer>", "<", ">", "/", "Rome", " ", "\n", "é"]
 )
 TAG_SOUP = st.lists(PIECES, max_size=30).map("".join)
-FAMILY = st.sampled_from(FAMILIES)
+FAMILY = st.sampled_from(PROTOCOLS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PROTOCOLS)
 @pytest.mark.parametrize(
     ("text", "action"),
     [
@@ -62,10 +64,10 @@ FAMILY = st.sampled_from(FAMILIES)
 )
 def test_first_complete_pair_counts(family: str, text: str, action: Search | Answer) -> None:
     assert parse(text, family) == action
-    assert Protocol(family).parse(text) == action
+    assert make_protocol(family).parse(text) == action
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PROTOCOLS)
 @pytest.mark.parametrize(
     "text",
     [
@@ -163,34 +165,34 @@ def test_no_refine_block(text: str) -> None:
     assert refine_text(text) == ""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PROTOCOLS)
 @pytest.mark.parametrize(
     "question", ["Who?", "What is {x} in {question}?", "{0} {} %s \\1 $&", "<answer> Rome </answer>"]
 )
 def test_prompt_holds_the_question_as_it_stands(family: str, question: str) -> None:
-    protocol = Protocol(family)
+    protocol = make_protocol(family)
     assert protocol.question_prompt(question) == protocol.template.replace("{question}", "\0").replace("\0", question)
     assert question in protocol.question_prompt(question)
 
 
 def test_prompts_teach_the_tags_of_their_family() -> None:
     for family, evidence in (("search_r1", "information"), ("autorefine", "documents")):
-        prompt = Protocol(family).question_prompt("Who?")
+        prompt = make_protocol(family).question_prompt("Who?")
         for tag in ("think", "search", evidence, "answer"):
             assert f"<{tag}>" in prompt
             assert f"</{tag}>" in prompt
-    assert "<refine>" in Protocol("autorefine").template
+    assert "<refine>" in make_protocol("autorefine").template
 
 
 def test_prompt_by_name_and_by_template() -> None:
-    assert Protocol("search_r1", "bare").question_prompt("Who?") == "Who?\n"
-    assert Protocol("autorefine", "search_r1").template == PROMPTS["search_r1"]
-    assert Protocol("search_r1", "Q: {question} A:").question_prompt("Who?") == "Q: Who? A:"
+    assert make_protocol("search_r1", "bare").question_prompt("Who?") == "Who?\n"
+    assert make_protocol("autorefine", "search_r1").template == PROMPTS["search_r1"]
+    assert make_protocol("search_r1", "Q: {question} A:").question_prompt("Who?") == "Q: Who? A:"
 
 
 def test_template_without_a_place_for_the_question() -> None:
     with pytest.raises(ConfigurationError, match=r"Answer this.*\{question\}"):
-        Protocol("search_r1", "Answer this: {qestion}")
+        make_protocol("search_r1", "Answer this: {qestion}")
 
 
 def test_prompt_from_file(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_unknown_family_names_the_nearest(make: object, family: str, near: str) 
 @given(st.lists(st.tuples(TAG_SOUP, TAG_SOUP), max_size=4), FAMILY)
 def test_tags_in_passages_are_disarmed(pairs: list[tuple[str, str]], family: str) -> None:
     passages = [Passage(str(i), title, text) for i, (title, text) in enumerate(pairs)]
-    observation = Protocol(family).observation(passages)
+    observation = make_protocol(family).observation(passages)
     assert isinstance(parse(observation, family), Invalid)
     assert refine_span(observation) is None
     tag = "information" if family == "search_r1" else "documents"
@@ -222,7 +224,7 @@ def test_tags_in_passages_are_disarmed(pairs: list[tuple[str, str]], family: str
 
 @pytest.mark.parametrize(("family", "tag"), [("search_r1", "information"), ("autorefine", "documents")])
 def test_observation_shows_passages_in_order(family: str, tag: str) -> None:
-    protocol = Protocol(family)
+    protocol = make_protocol(family)
     passages = [Passage("7", "Karith", "stands on the Ostue."), Passage("3", "Lurm", "is a sea, x < y.")]
     block = f"<{tag}>Doc 1(Title: Karith) stands on the Ostue.\nDoc 2(Title: Lurm) is a sea, x < y.</{tag}>"
     assert protocol.evidence(passages) == block

@@ -26,7 +26,7 @@ def batch(pairs: list[tuple[int, int]]) -> list[SearchStep]:
 
 def gain(seed: int = 0, **config: object) -> InformationGain:
     """A measure whose scores tell texts of different lengths apart."""
-    return InformationGain(InformationGainConfig(**config), LengthScorer(), Protocol(), ELSEWHERE, seed)  # type: ignore[arg-type]
+    return InformationGain(InformationGainConfig(**config), LengthScorer(), make_protocol(), ELSEWHERE, seed)  # type: ignore[arg-type]
 
 
 @given(BATCH, st.integers(0, 3))

@@ -31,10 +31,11 @@ from models import tiny_model, tiny_policy, tokenizer
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.tokenizer import Ids
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.decoder import Completion, Decoder
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.turn_decoder import Completion
 from algorithms.common.rollout.engines.base import Engine, EngineDecoder
 from igsearch_env import ConfigurationError, IGSearchEnv, Protocol
-from igsearch_env.protocols.actions import Answer, Invalid
+from igsearch_env.protocols import Answer, Invalid
 from igsearch_env.reflection import ReflectionWrapper
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Attempt
@@ -340,17 +341,17 @@ def chat_policy(template: str) -> Policy:
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_reflection_is_a_turn_of_the_user_in_the_chat_template(template: str, closed: bool) -> None:
     policy = chat_policy(template)
-    written = policy.encode("<think> hm </think> <answer> Tolona </answer>")
+    written = policy.tokenizer.encode("<think> hm </think> <answer> Tolona </answer>")
     completion = (*written, policy.tokenizer.eos_token_id) if closed else written
-    said = Protocol().reflection("Where was Alan Brin born?")
+    said = make_protocol().reflection("Where was Alan Brin born?")
     messages = [
         {"role": "user", "content": "Where was Alan Brin born?"},
-        {"role": "assistant", "content": policy.decode(completion)},
+        {"role": "assistant", "content": policy.tokenizer.decode(completion)},
         {"role": "user", "content": said.strip()},
     ]
     whole = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    prompt = policy.encode_prompt("Where was Alan Brin born?")
-    assert (*prompt, *completion, *policy.encode_user_turn(said, completion)) == tuple(
+    prompt = policy.tokenizer.encode_prompt("Where was Alan Brin born?")
+    assert (*prompt, *completion, *policy.tokenizer.encode_user_turn(said, completion)) == tuple(
         policy.tokenizer.encode(whole, add_special_tokens=False)
     )
 
@@ -358,32 +359,32 @@ def test_a_reflection_is_a_turn_of_the_user_in_the_chat_template(template: str, 
 def test_an_end_of_turn_that_the_policy_wrote_is_not_written_twice() -> None:
     policy = chat_policy(CHATML)
     end = policy.tokenizer.eos_token_id
-    opened = policy.encode_user_turn("Again?", policy.encode("yes"))
-    closed = policy.encode_user_turn("Again?", (*policy.encode("yes"), end))
+    opened = policy.tokenizer.encode_user_turn("Again?", policy.tokenizer.encode("yes"))
+    closed = policy.tokenizer.encode_user_turn("Again?", (*policy.tokenizer.encode("yes"), end))
     assert opened == (end, *closed)
     assert end not in (closed[0], opened[1])
-    assert policy.encode_user_turn("Again?", ()) == opened
+    assert policy.tokenizer.encode_user_turn("Again?", ()) == opened
 
 
 def test_without_a_chat_the_text_stands_as_it_is() -> None:
     policy = tiny_policy()
-    said = Protocol().reflection("Where was Alan Brin born?")
-    for before in ((), policy.encode("yes"), (policy.tokenizer.eos_token_id,)):
-        assert policy.encode_user_turn(said, before) == policy.encode(said)
+    said = make_protocol().reflection("Where was Alan Brin born?")
+    for before in ((), policy.tokenizer.encode("yes"), (policy.tokenizer.eos_token_id,)):
+        assert policy.tokenizer.encode_user_turn(said, before) == policy.tokenizer.encode(said)
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_rollout_records_the_reflection_as_it_was_read(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
-    bare = Protocol("search_r1", "bare")
+    bare = make_protocol("search_r1", "bare")
     engine = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, attempts=3, protocol=bare)
-    decoder = Decoder(policy, slots=4, max_new_tokens=4, temperature=1.0)
+    decoder = Decoder(policy, turn_end(policy), slots=4, max_new_tokens=4, temperature=1.0)
     for member in play(decoder, engine, QUESTIONS, seed=(0,)):
         assert len(member.attempts) == 3
         for attempt in member.attempts[:-1]:
             turn = member.turns[attempt.end - 1]
-            assert turn.observation_ids == policy.encode_user_turn(turn.observation, turn.completion_ids)
-            assert policy.decode(turn.observation_ids).endswith("<|im_start|>assistant\n") == chat
+            assert turn.observation_ids == policy.tokenizer.encode_user_turn(turn.observation, turn.completion_ids)
+            assert policy.tokenizer.decode(turn.observation_ids).endswith("<|im_start|>assistant\n") == chat
 
 
 class ClosesItsTurn(Engine):
@@ -392,7 +393,7 @@ class ClosesItsTurn(Engine):
     name = "scripted"
 
     def __init__(self, policy: Policy) -> None:
-        self.ids = (*policy.encode("I give up."), policy.tokenizer.eos_token_id)
+        self.ids = (*policy.tokenizer.encode("I give up."), policy.tokenizer.eos_token_id)
 
     def complete(self, prompts: Sequence[Ids], seeds: Sequence[int], **options: Any) -> list[Completion]:
         return [Completion(self.ids, (-1.0,) * len(self.ids)) for _ in prompts]
@@ -404,10 +405,10 @@ class ClosesItsTurn(Engine):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_turn_that_was_closed_without_an_action_is_answered_by_the_user(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
-    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, max_searches=1, protocol=Protocol("search_r1", "bare"))
+    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, max_searches=1, protocol=make_protocol("search_r1", "bare"))
     writer = EngineDecoder(ClosesItsTurn(policy), policy, slots=1, max_new_tokens=20, temperature=0)
     (trajectory,) = play(writer, engine, QUESTIONS[:1], seed=(0,))
     first = trajectory.turns[0]
     assert isinstance(first.action, Invalid)
     in_chat = f"\n<|im_start|>user\n{first.observation.strip()}<|im_end|>\n<|im_start|>assistant\n"
-    assert policy.decode(first.observation_ids) == (in_chat if chat else first.observation)
+    assert policy.tokenizer.decode(first.observation_ids) == (in_chat if chat else first.observation)

@@ -19,7 +19,7 @@ from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.episode import Episode
 from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group, Trajectory
@@ -29,7 +29,7 @@ from igsearch_env.world.bundled import bundled_retriever, bundled_world
 def ragged_trajectories(seed: int, family: str = "search_r1", count: int = 7) -> list[Trajectory]:
     """Episodes of random lengths whose queries are words of the questions."""
     rng = random.Random(seed)
-    retriever, protocol = bundled_retriever(), Protocol(family, "bare")
+    retriever, protocol = bundled_retriever(), make_protocol(family, "bare")
     trajectories = []
     for question in rng.sample(bundled_world().questions["train"], count):
         episode = Episode(question, protocol, 4, "em")
@@ -54,11 +54,11 @@ def test_shared_equals_plain(architecture: str, baseline: str, context: str, fam
     steps = search_steps(ragged_trajectories(1, family))
     config = InformationGainConfig(baseline=baseline, context=context)
     gains = [
-        InformationGain(config, scorer, Protocol(family), bundled_retriever()).measure(steps)
+        InformationGain(config, scorer, make_protocol(family), bundled_retriever()).measure(steps)
         for scorer in (
             PolicyScorer(policy, shared=False),
             PolicyScorer(policy),
-            PolicyScorer(policy, token_budget=300),  # many small passes
+            PolicyScorer(policy, pass_tokens=300),  # many small passes
         )
     ]
     plain = np.array([[g.value, g.logprob_real, g.logprob_baseline] for g in gains[0]])
@@ -72,7 +72,7 @@ def test_contexts_beyond_the_model_are_cut_on_the_left() -> None:
     steps = search_steps(ragged_trajectories(2))
     config = InformationGainConfig()
     values = [
-        [g.value for g in InformationGain(config, s, Protocol(), bundled_retriever()).measure(steps)]
+        [g.value for g in InformationGain(config, s, make_protocol(), bundled_retriever()).measure(steps)]
         for s in (PolicyScorer(policy, shared=False), PolicyScorer(policy))
     ]
     assert np.isfinite(values).all()
@@ -84,7 +84,7 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
     for make in (lambda: UnigramScorer(bundled_retriever()), lambda: PolicyScorer(tiny_policy())):
         scorer = make()
         questions = bundled_world().questions["train"]
-        protocol = Protocol("search_r1", "bare")
+        protocol = make_protocol("search_r1", "bare")
         engine = EpisodeStepper(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
         decoder = Decoder(bundled_policy(), slots=4, max_new_tokens=8, temperature=1.0)
         buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
@@ -102,7 +102,7 @@ def test_batch_pool_gives_the_same_numbers_where_the_pools_coincide() -> None:
     for trajectory in trajectories:
         del trajectory.turns[1:]
     scorer = UnigramScorer(bundled_retriever())
-    measure = InformationGain(InformationGainConfig(), scorer, Protocol("search_r1", "bare"), bundled_retriever())
+    measure = InformationGain(InformationGainConfig(), scorer, make_protocol("search_r1", "bare"), bundled_retriever())
     steps = search_steps(trajectories)
     expected = [gain.value for gain in measure.measure(steps)]
     buffer = RolloutBuffer([Group(t.question, [t]) for t in reversed(trajectories)])
@@ -114,14 +114,14 @@ def test_batch_pool_gives_the_same_numbers_where_the_pools_coincide() -> None:
 
 
 CONFIG = InformationGainConfig(random_source="corpus")
-BARE = Protocol("search_r1", "bare")
+BARE = make_protocol("search_r1", "bare")
 
 
 def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, CachedPrefixes]:
     """Six episodes, and what the decoder has read of them."""
     questions = bundled_world().questions["train"]
     engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=BARE)
-    decoder = Decoder(policy, slots=slots, max_new_tokens=12, temperature=temperature)
+    decoder = Decoder(policy, turn_end(policy), slots=slots, max_new_tokens=12, temperature=temperature)
     buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
     return buffer, decoder.prefixes()
 
@@ -155,8 +155,8 @@ def recorded(buffer: RolloutBuffer) -> list[float]:
 def test_shared_equals_plain_with_sliding_windows(architecture: str) -> None:
     policy, steps = tiny_policy(architecture), search_steps(ragged_trajectories(1))
     values = [
-        [g.value for g in InformationGain(CONFIG, scorer, Protocol(), bundled_retriever()).measure(steps)]
-        for scorer in (PolicyScorer(policy, shared=False), PolicyScorer(policy), PolicyScorer(policy, token_budget=300))
+        [g.value for g in InformationGain(CONFIG, scorer, make_protocol(), bundled_retriever()).measure(steps)]
+        for scorer in (PolicyScorer(policy, shared=False), PolicyScorer(policy), PolicyScorer(policy, pass_tokens=300))
     ]
     np.testing.assert_allclose(values[1:], [values[0]] * 2, atol=1e-4)
 
@@ -196,14 +196,14 @@ def test_no_pass_exceeds_the_budget_unless_one_block_does(token_budget: int, mon
     buffer, prefixes = rollout(policy)
     passes = count_tokens(policy, monkeypatch)
     for known in (None, prefixes):
-        gains(buffer, PolicyScorer(policy, token_budget=token_budget, prefixes=known))
+        gains(buffer, PolicyScorer(policy, token_budget=pass_tokens, prefixes=known))
     assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in passes)
     assert token_budget > 40 or any(tokens > token_budget for tokens, _ in passes)
 
 
 def test_branches_that_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, steps = tiny_policy(), search_steps(ragged_trajectories(4, count=2))
-    information_gain = InformationGain(CONFIG, PolicyScorer(policy), Protocol(), bundled_retriever())
+    information_gain = InformationGain(CONFIG, PolicyScorer(policy), make_protocol(), bundled_retriever())
     counts, values = [], []
     for times in (1, 3):
         with monkeypatch.context() as patch:

@@ -22,8 +22,8 @@ from algorithms.common.base.errors import TrainingError
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError, checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run

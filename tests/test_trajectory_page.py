@@ -25,7 +25,7 @@ from algorithms.common.rollout.environment import EnvConfig, make_retriever
 from algorithms.common.run.recorded_trajectories import RecordedStep, load_recorded, pieces, record_trajectories
 from algorithms.comparison.same_buffer import all_advantages, set_gains
 from examples.same_buffer import Args, collect_buffer, measured_gains
-from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, Attempt, Gain, Group, Trajectory, Turn
@@ -191,18 +191,18 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["<search> née 😀 ok</search>", "日本 \ufffd x", "", HOSTILE])
 def test_bytes_of_one_character_stay_together(rollout: Rollout, text: str) -> None:
-    ids = rollout.policy.encode(text)
+    ids = rollout.policy.tokenizer.encode(text)
     found = pieces(rollout.policy, ids)
     assert len(found) == len(ids)
-    assert "".join(found) == rollout.policy.decode(ids)
+    assert "".join(found) == rollout.policy.tokenizer.decode(ids)
     if "😀" in text:
         assert any(piece.endswith("😀") for piece in found)
         assert not any("\ufffd" in piece for piece in found)
 
 
 def test_the_token_that_ends_a_turn_is_seen(rollout: Rollout) -> None:
-    end = min(rollout.policy.eos_ids)
-    found = pieces(rollout.policy, (*rollout.policy.encode("né"), end))
+    end = min(rollout.policy.tokenizer.eos_ids)
+    found = pieces(rollout.policy, (*rollout.policy.tokenizer.encode("né"), end))
     assert "".join(found[:-1]) == "né"
     assert found[-1]
 
@@ -491,7 +491,7 @@ def test_the_page_is_accessible(browser: Any, page_file: Path, width: int, schem
 def hostile_buffer(policy: Policy) -> RolloutBuffer:
     """Two siblings whose every text is hostile; the gold answer stands in the passage."""
     question = Question("q", HOSTILE, (HOSTILE, "gold"), HOSTILE, {"supporting_titles": [HOSTILE]})
-    ids = policy.encode(HOSTILE)
+    ids = policy.tokenizer.encode(HOSTILE)
 
     def turn(action: Search | Answer | Invalid, **more: Any) -> Turn:
         return Turn(HOSTILE, action, HOSTILE, completion_ids=ids, logprobs=(-0.5,) * len(ids), **more)

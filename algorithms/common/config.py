@@ -12,8 +12,8 @@ from typing import Any
 
 from algorithms.common.distributed.processes import DistributedConfig
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
 from igsearch_env.errors import ConfigurationError, check_choice, check_range

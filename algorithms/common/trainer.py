@@ -144,7 +144,7 @@ def reference_logprobs(run: Run, buffer: RolloutBuffer) -> Float32s:
     return map_policy_tokens(
         buffer,
         lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, config.rollout.temperature)[0],
-        reference.pad_id,
+        reference.tokenizer.pad_id,
         reference.device,
         config.optimizer.token_budget,
         run.processes,
@@ -168,7 +168,6 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
             run.questions(step, refill)[share.start : share.stop],
             group_size=config.group_size,
             seed=(run.config.seed, step, refill),
-            step_share=config.step_share,
             first=share.start,
         )
         batch = RolloutBuffer(processes.all_gather_flat(mine.groups), sum(processes.gather(mine.failed)))

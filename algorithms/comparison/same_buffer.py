@@ -20,7 +20,7 @@ from algorithms.common.training.advantages import group_statistics
 from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.comparison.registry import ALGORITHMS, BASELINES, READS, WHITENED
 from algorithms.gigpo import GiGPOConfig, anchor_states
-from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.trajectory import Gain, Turn
 
 ZERO = 1e-6  # a smaller advantage is rounding

@@ -115,7 +115,7 @@ SIGNS = (
     Symptom(
         above={"stop/context_full": CUT},
         advice="Most episodes end because the context is full, without an answer: lower env.top_k, "
-        "env.max_observation_tokens or env.max_searches, or take a policy with a longer context.",
+        "the tokens that a search may show or env.max_searches, or take a policy with a longer context.",
     ),
     Symptom(
         above={"policy/clip_fraction": CLIP},

@@ -28,12 +28,10 @@ from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.report.learning_curve import plot_learning_curve
 from algorithms.common.report.run_report import write_reports
-from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.config import EVAL_SLOTS
-from algorithms.common.rollout.environment import make_protocol, make_questions, make_retriever
-from algorithms.common.rollout.sampler import Sampler
+from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
+from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
 from algorithms.common.run.checkpoint import checkpoints, load_optimizers, load_weights, save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.folder import open_folder
@@ -87,8 +85,9 @@ class Run:
         self.critic = None
         if algorithm.critic:
             self.critic = Critic(policy, algorithm.critic, config.optimizer, processes, config.distributed)
-        self.sampler = Sampler(policy, config, processes)
-        self.protocol = make_protocol(config.env, policy)
+        self.rules = make_rules(config.env, policy.tokenizer, config.env.outcome_reward)
+        self.protocol = self.rules.protocol
+        self.sampler = Sampler(policy, config.rollout, self.protocol.stop_strings, processes, sharded=sharded)
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.retriever = retriever
@@ -106,7 +105,7 @@ class Run:
             config.distributed,
             lr=config.optimizer.lr,
             weight_decay=config.optimizer.weight_decay,
-            pad_id=policy.pad_id,
+            pad_id=policy.tokenizer.pad_id,
             device=policy.device,
             dtype=policy.compute_dtype,
         )
@@ -206,7 +205,7 @@ class Run:
             name = f"step-{step:06d}"
             write_transcripts(self.dir / "transcripts" / f"{name}.txt", buffer.trajectories)
             path = self.dir / "trajectories" / f"{name}.json.gz"
-            record_trajectories(path, buffer, {self.name: advantages}, self.policy)
+            record_trajectories(path, buffer, {self.name: advantages}, self.policy.tokenizer)
 
     def save(self, step: int) -> None:
         """Write a checkpoint."""
@@ -257,20 +256,16 @@ class Run:
 
     def fingerprint(self, step: int) -> Fingerprint:
         """What decides the numbers of an evaluation after `step`; a trained policy is named, not hashed."""
-        policy, env, rollout = self.config.policy, self.config.env, self.config.rollout
+        policy, rollout = self.config.policy, self.config.rollout
         found = make_fingerprint(
             questions=self.test_questions,
             retriever=self.retriever.fingerprint(),
             policy=policy.path,
-            protocol=self.protocol,
-            top_k=env.top_k,
-            max_searches=env.max_searches,
+            rules=self.rules,
             chat=policy.chat,
             max_new_tokens=rollout.max_new_tokens,
-            max_observation_tokens=env.max_observation_tokens,
             context_length=policy.context_length,
             dtype=rollout.dtype or policy.compute_dtype or policy.dtype,
-            attempts=env.attempts,
         )
         if step:
             found["model"]["trained"] = f"{self.dir.name}, {step} steps"
@@ -321,20 +316,10 @@ class Run:
 
     def information_gain(self, step: int, prefixes: CachedPrefixes | None = None) -> InformationGain:
         """The measure of a step, by the policy as it is now; `prefixes` is what it has read already."""
-        scorer = PolicyScorer(self.sampler.policy, token_budget=self.config.rollout.token_budget, prefixes=prefixes)
+        scorer = self.sampler.scorer(prefixes)
         seed = self.config.seed * 1_000_003 + step
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
 
     def make_engine(self) -> EpisodeStepper:
         """The environment of rollouts: it pays outcomes only, since gains are measured on whole buffers."""
-        env = self.config.env
-        return EpisodeStepper(
-            self.train_questions,
-            self.retriever,
-            None,
-            top_k=env.top_k,
-            max_searches=env.max_searches,
-            attempts=env.attempts,
-            protocol=self.protocol,
-            outcome_reward=env.outcome_reward,
-        )
+        return EpisodeStepper(self.train_questions, self.retriever, None, self.rules)

@@ -81,7 +81,7 @@ class Critic:
             distributed or DistributedConfig(),
             lr=config.lr,
             weight_decay=0.0,
-            pad_id=policy.pad_id,
+            pad_id=policy.tokenizer.pad_id,
             device=policy.device,
             dtype=policy.compute_dtype,
         )
