@@ -12,7 +12,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
@@ -93,7 +93,7 @@ class FixedTurnEnd(TurnEnd):
         return len(ids) >= self.turn
 
 
-class AlwaysSearches(Tokenizer):
+class AlwaysSearches(PolicyTokenizer):
     """Reads every completion as the same search."""
 
     def decode(self, ids: Sequence[int]) -> str:

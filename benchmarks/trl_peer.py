@@ -34,7 +34,7 @@ import torch
 import tyro
 
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, update
@@ -122,7 +122,7 @@ class Unending(TurnEnd):
         return False
 
 
-class Answering(Tokenizer):
+class Answering(PolicyTokenizer):
     """An episode ends with its first turn."""
 
     def decode(self, ids: Sequence[int]) -> str:

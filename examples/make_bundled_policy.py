@@ -25,7 +25,9 @@ import tyro
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from igsearch_env.protocols import PROTOCOLS, make_protocol
+from igsearch_env.protocols import make_protocol
+from igsearch_env.protocols.autorefine import AutoRefine
+from igsearch_env.protocols.search_r1 import SearchR1
 from igsearch_env.world import names
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
@@ -42,7 +44,8 @@ from igsearch_env.world.demonstrations import (
 )
 from igsearch_env.world.generator import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
-TAGS = list(dict.fromkeys(marker for protocol in PROTOCOLS.values() for marker in protocol.markers))
+# The order of the shipped vocabulary.
+TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
 
 # ---------------------------------------------------------------- tokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from igsearch_env import Gain, IGSearchEnv, IGSearchVectorEnv, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocols import Invalid, Protocol, Search
+from igsearch_env.protocols import Invalid, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest
 from igsearch_env.trajectory import Trajectory, Turn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from models import turn_end
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.config import TrainConfig
@@ -13,8 +14,9 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.rewards import exact_match
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 from igsearch_env.world.generator import Hop
@@ -53,7 +55,9 @@ def test_it_reads_well(policy: Policy) -> None:
             entity = question.metadata["named"] if hop is hops[0] else hop.entity
             parts += [f"<search> {entity}</search>", PROTOCOL.observation([world.by_id[hop.passage_id]])]
         rows.append(list(itertools.chain.from_iterable(policy.tokenizer.encode(part) for part in [*parts, "<answer>"])))
-    decoder = Decoder(policy, turn_end(policy), slots=len(rows), max_new_tokens=6, temperature=0.0, kv_cache_tokens=10**6)
+    decoder = Decoder(
+        policy, turn_end(policy), slots=len(rows), max_new_tokens=6, temperature=0.0, kv_cache_tokens=10**6
+    )
     place = {decoder.begin(row): number for number, row in enumerate(rows)}
     decoder.prefill()
     answers = [""] * len(rows)
@@ -69,8 +73,10 @@ def test_it_searches_poorly(policy: Policy) -> None:
     questions = bundled_world().questions["test"]
     config = TrainConfig()
     engine = EpisodeStepper(
-        questions, bundled_retriever(), None, max_searches=config.env.max_searches, protocol=PROTOCOL
+        questions, bundled_retriever(), None, EpisodeRules(max_searches=config.env.max_searches, protocol=PROTOCOL)
     )
-    decoder = Decoder(policy, turn_end(policy), slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
+    decoder = Decoder(
+        policy, turn_end(policy), slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0
+    )
     played = play(decoder, engine, questions, seed=(config.seed,))
     assert macro_average(score(played)) <= 0.30

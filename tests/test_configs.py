@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.command_line import parse_config
 from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.rollout.environment import make_protocol
+from algorithms.common.rollout.environment import make_rules
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
@@ -128,7 +128,7 @@ def test_a_file_parses_as_the_algorithm_of_its_first_line(name: str) -> None:
     for key, wanted in content.items():
         if not isinstance(wanted, dict):
             assert getattr(config, key) == wanted
-    assert make_protocol(config.env).question_prompt("Who?").count("Who?") == 1
+    assert make_rules(config.env).protocol.question_prompt("Who?").count("Who?") == 1
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_retriever
-from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.packing import Block, pack
 from algorithms.common.model.policy import Policy
@@ -17,8 +17,9 @@ from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect, play
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.turn_decoder import Completion
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import CONTEXT_FULL, RETRIEVAL_FAILED, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -252,8 +253,10 @@ def test_a_store_may_serve_one_decoder_after_another() -> None:
 def test_a_turn_ends_at_the_first_action_tag_or_the_limit() -> None:
     policy = tiny_policy()
     search = policy.tokenizer.encode("<search> x</search>")
-    assert [turn_end(policy).is_over(search[: i + 1]) for i in range(len(search))] == [False] * (len(search) - 1) + [True]
-    assert turn_end(policy).is_over([*policy.tokenizer.encode("no tag"), policy.tokenizer.eos_token_id])
+    assert [turn_end(policy).is_over(search[: i + 1]) for i in range(len(search))] == [False] * (len(search) - 1) + [
+        True
+    ]
+    assert turn_end(policy).is_over([*policy.tokenizer.encode("no tag"), policy.tokenizer.hf_tokenizer.eos_token_id])
     assert not turn_end(policy).is_over(policy.tokenizer.encode("<search>"))
 
 
@@ -276,7 +279,9 @@ def test_rollouts_record_the_query_and_the_search_around_it() -> None:
     for turn in turns:
         assert turn.query_span is not None
         assert turn.search_span is not None
-        query, search = (policy.tokenizer.decode(turn.completion_ids[slice(*s)]) for s in (turn.query_span, turn.search_span))
+        query, search = (
+            policy.tokenizer.decode(turn.completion_ids[slice(*s)]) for s in (turn.query_span, turn.search_span)
+        )
         assert query.strip() == turn.query
         assert (search[:8], search[-9:]) == ("<search>", "</search>")
 
@@ -291,7 +296,9 @@ def questions(count: int = 8) -> list[Question]:
 
 def engine_of(retriever: Retriever | None = None) -> EpisodeStepper:
     """An environment that pays outcomes only."""
-    return EpisodeStepper(questions(), retriever or bundled_retriever(), None, protocol=make_protocol("search_r1", "bare"))
+    return EpisodeStepper(
+        questions(), retriever or bundled_retriever(), None, EpisodeRules(protocol=make_protocol("search_r1", "bare"))
+    )
 
 
 def played(policy: Policy, slots: int) -> tuple[list[Trajectory], Decoder]:

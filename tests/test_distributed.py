@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from models import turn_end
 from test_training import ROOT, question_file, without_times
 
 from algorithms.common.distributed.processes import DistributedConfig, Processes

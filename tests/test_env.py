@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
-from igsearch_env import ConfigurationError, IGSearchEnv, InformationGainConfig, Protocol, Question
+from igsearch_env import ConfigurationError, IGSearchEnv, InformationGainConfig, Question
+from igsearch_env.protocols import make_protocol
 from retrievers import DictionaryRetriever, Passage
 
 RAW = {"dead_zone": 0.0, "negative_scale": 1.0, "soft_clip_form": "none"}

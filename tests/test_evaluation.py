@@ -234,7 +234,7 @@ def test_every_attempt_is_played_and_the_file_says_how_many(
     policy: str, arguments: dict[str, Any], retriever: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[Trajectory] = []
-    monkeypatch.setattr(evaluate.Row, "of", lambda t, of=QuestionResult.of: played.append(t) or of(t))
+    monkeypatch.setattr(evaluate.QuestionResult, "of", lambda t, of=QuestionResult.of: played.append(t) or of(t))
     evaluate.main(evaluate.Args(**{**arguments, "policy": policy, "limit": 1}, attempts=2))
     assert [len(trajectory.attempts) for trajectory in played] == [2, 2, 2]
     assert (read_result(arguments["output"]).fingerprint or {})["attempts"] == 2

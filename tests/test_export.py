@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from models import save_tiny_policy, tokenizer
+from models import save_tiny_policy, tokenizer, turn_end
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,8 +37,9 @@ from algorithms.grpo import GRPO, GRPOConfig
 from examples import export
 from examples.export import Args
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
@@ -102,7 +103,9 @@ def greedy_turns(folder: Path, questions: list[Question]) -> list[tuple[int, ...
     """The tokens of the policy's first turn at each question, as this project writes them."""
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu"))
     decoder = Decoder(policy, turn_end(policy), slots=8, max_new_tokens=12, temperature=0.0)
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=make_protocol("search_r1", "bare"))
+    engine = EpisodeStepper(
+        questions, bundled_retriever(), None, EpisodeRules(protocol=make_protocol("search_r1", "bare"))
+    )
     return [t.turns[0].completion_ids for t in play(decoder, engine, questions, seed=(0,))]
 
 
@@ -270,7 +273,7 @@ def test_generation_settings_are_those_of_training(tmp_path: Path) -> None:
     run = lora_run(tmp_path, base)
     folder = exported(run, tmp_path / "out")
     settings = json.loads((folder / "generation_config.json").read_text())
-    ends = Policy.load(PolicyConfig(path=str(run / "policy"), device="cpu")).eos_ids
+    ends = Policy.load(PolicyConfig(path=str(run / "policy"), device="cpu")).tokenizer.eos_ids
     assert {5, 7} < ends == set(settings["eos_token_id"])
     assert not {"repetition_penalty", "do_sample", "top_p"} & settings.keys()
 

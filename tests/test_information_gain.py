@@ -9,11 +9,11 @@ from igsearch_env import (
     Gain,
     InformationGain,
     InformationGainConfig,
-    Protocol,
     Segment,
     Trajectory,
 )
 from igsearch_env.evidence import SearchStep, search_steps
+from igsearch_env.protocols import make_protocol
 
 
 def two_searches(*, ids: bool = False) -> Trajectory:
@@ -91,7 +91,9 @@ def test_previous_baseline_is_what_was_known_before_the_search() -> None:
     assert read(requests[3], 0) == trajectory.prompt + "".join(t.text + t.observation for t in trajectory.turns[:2])
     assert read(requests[1], 0) == trajectory.prompt
     assert all(gain.baseline_evidences == () for gain in gains)
-    by_length = InformationGain(InformationGainConfig(baseline="previous"), LengthScorer(), make_protocol()).measure(steps)
+    by_length = InformationGain(InformationGainConfig(baseline="previous"), LengthScorer(), make_protocol()).measure(
+        steps
+    )
     turn = trajectory.turns[2]
     assert by_length[1].value == len(turn.text + turn.observation)
 

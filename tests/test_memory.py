@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model
+from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model, turn_end
 from rich.console import Console
 from transformers import AutoConfig, Gemma3Config, Qwen2Config
 

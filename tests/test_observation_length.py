@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tokenizer
 
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.truncation import NEAR, ObservationCut
 from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocols import PROTOCOLS, parse
+from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import DictionaryRetriever, Passage
@@ -30,7 +31,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(st.sampled_
 LIMIT = st.integers(1, 40)
 
 
-class Slow(Tokenizer):
+class Slow(PolicyTokenizer):
     """Tokens of a tokenizer without offsets."""
 
     def __init__(self) -> None:
@@ -40,12 +41,12 @@ class Slow(Tokenizer):
         self.tokenizer: Any = SimpleNamespace(encode=own.encode, decode=own.decode, **special)
 
 
-TOKENS, SLOW = Tokenizer(tokenizer()), Slow()
+TOKENS, SLOW = PolicyTokenizer(tokenizer()), Slow()
 KIND = st.sampled_from([TOKENS, SLOW])
 
 
 @lru_cache
-def protocol_of(family: str, limit: int, tokens: Tokenizer = TOKENS) -> Protocol:
+def protocol_of(family: str, limit: int, tokens: PolicyTokenizer = TOKENS) -> Protocol:
     return make_protocol(family, cut=ObservationCut(tokens, limit))
 
 
@@ -54,7 +55,7 @@ def passages_of(*texts: str) -> list[Passage]:
 
 
 @given(TEXT, LIMIT, KIND)
-def test_a_prefix_within_the_limit(text: str, limit: int, tokens: Tokenizer) -> None:
+def test_a_prefix_within_the_limit(text: str, limit: int, tokens: PolicyTokenizer) -> None:
     part = ObservationCut(tokens, limit)(text)
     assert text.startswith(part)
     assert len(tokens.encode(part)) <= limit
@@ -72,8 +73,10 @@ def test_nearly_all_that_the_limit_allows(text: str, limit: int) -> None:
     assert len(given_up[:kept_back].strip("< /\n\t")) <= 3 * NEAR
 
 
-@given(st.lists(TEXT, max_size=3), LIMIT, st.sampled_from(PROTOCOLS), KIND)
-def test_the_block_is_closed_and_holds_no_other_tag(texts: list[str], limit: int, family: str, tokens: Tokenizer) -> None:
+@given(st.lists(TEXT, max_size=3), LIMIT, st.sampled_from(sorted(PROTOCOLS)), KIND)
+def test_the_block_is_closed_and_holds_no_other_tag(
+    texts: list[str], limit: int, family: str, tokens: PolicyTokenizer
+) -> None:
     protocol = protocol_of(family, limit, tokens)
     observation = protocol.observation(passages_of(*texts))
     tag = "information" if family == "search_r1" else "documents"
@@ -81,13 +84,13 @@ def test_the_block_is_closed_and_holds_no_other_tag(texts: list[str], limit: int
     assert observation.endswith(f"</{tag}>\n\n")
     for other in ("think", "search", "information", "documents", "refine", "answer"):
         assert observation.count(f"<{other}>") == observation.count(f"</{other}>") == (other == tag)
-    assert parse(observation, family) == parse("", family)
+    assert protocol.parse(observation) == protocol.parse("")
     # The bundled tokenizer knows the tags as tokens of their own, so none spans text and tag.
     own = len(tokens.encode(make_protocol(family).observation([])))
     assert len(tokens.encode(observation)) <= limit + own
 
 
-@given(st.lists(TEXT, max_size=3), st.sampled_from(PROTOCOLS))
+@given(st.lists(TEXT, max_size=3), st.sampled_from(sorted(PROTOCOLS)))
 def test_nothing_changes_below_the_limit(texts: list[str], family: str) -> None:
     passages = passages_of(*texts)
     assert protocol_of(family, 10_000).observation(passages) == make_protocol(family).observation(passages)
@@ -109,12 +112,12 @@ def test_nothing_changes_below_the_limit(texts: list[str], family: str) -> None:
         ("", 1, ""),
     ],
 )
-def test_where_it_cuts(tokens: Tokenizer, text: str, limit: int, part: str) -> None:
+def test_where_it_cuts(tokens: PolicyTokenizer, text: str, limit: int, part: str) -> None:
     assert ObservationCut(tokens, limit)(text) == part
 
 
 def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"env\.max_observation_tokens=0"):
+    with pytest.raises(ConfigurationError, match="limit=0: must be at least 1"):
         ObservationCut(TOKENS, 0)
 
 
@@ -168,9 +171,12 @@ def test_real_and_random_evidence_are_cut_alike(family: str, source: str, last_c
 def test_an_episode_shows_cut_passages_and_keeps_the_last_call() -> None:
     limit = 6
     engine = EpisodeStepper(
-        QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, protocol=protocol_of("search_r1", limit)
+        QUESTIONS,
+        small_retriever(),
+        None,
+        EpisodeRules(top_k=2, max_searches=1, protocol=protocol_of("search_r1", limit)),
     )
-    whole = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1)
+    whole = EpisodeStepper(QUESTIONS, small_retriever(), None, EpisodeRules(top_k=2, max_searches=1))
     shown = []
     for engine_ in (engine, whole):
         episode = engine_.begin(QUESTIONS[0])

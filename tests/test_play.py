@@ -17,7 +17,7 @@ from rich.text import Text
 
 from igsearch_env import Gain, Question, ReflectionWrapper
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.terminal import GAIN_CELLS, GAIN_SCALE, EpisodePrinter, gain_bar, visible
 from igsearch_env.trajectory import ANSWERED, RETRIEVAL_FAILED, Trajectory
 from retrievers import Passage
@@ -249,8 +249,8 @@ def test_play_shows_an_episode() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("╭─ ") == 2
-    assert "[2] <search>[red]</search>" in done.stdout
-    assert "[1] <answer> [/]</answer>" in done.stdout
+    assert "[2] <search> [red] </search>" in done.stdout
+    assert "[1] <answer>  [/] </answer>" in done.stdout
     assert done.stdout.count("answered: outcome 0.00; golden answers: ") == 2
 
 

@@ -9,8 +9,9 @@ from helpers import ELSEWHERE, LengthScorer, measured, one_search
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
+from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep, search_steps
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
 from retrievers import DictionaryRetriever, Passage
 

@@ -16,6 +16,7 @@ import pytest
 from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
 
 from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.comparison import registry
 from algorithms.comparison import same_buffer as side_by_side
 from examples import same_buffer
 from igsearch_env.trajectory import Attempt, Gain, Trajectory
@@ -55,12 +56,12 @@ def test_a_turn_that_one_rewards_and_another_punishes_is_found() -> None:
     report = analyse(buffer)
     first, answer = report["turns"][:2]
     assert first["advantage"]["grpo"] == pytest.approx(-1.5, abs=1e-4)
-    clipped = side_by_side.BASELINES["random"].stabilise(9.0)
+    clipped = registry.BASELINES["random"].stabilise(9.0)
     assert first["advantage"]["ig_grpo"] == pytest.approx(-1.5 + 0.3 * clipped / 2, abs=1e-4)
     assert answer["advantage"]["ig_grpo"] == answer["advantage"]["grpo"]
     assert [row["disputed"] for row in report["turns"]] == [
-        any(v > 0 for k, v in row["advantage"].items() if k not in side_by_side.WHITENED)
-        and any(v < 0 for k, v in row["advantage"].items() if k not in side_by_side.WHITENED)
+        any(v > 0 for k, v in row["advantage"].items() if k not in registry.WHITENED)
+        and any(v < 0 for k, v in row["advantage"].items() if k not in registry.WHITENED)
         for row in report["turns"]
     ]
     assert (first["gain"]["random"], answer["gain"]["random"]) == (9.0, None)

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.packing import Pack
@@ -19,7 +19,8 @@ from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.episode import Episode
 from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import make_protocol
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group, Trajectory
@@ -32,7 +33,7 @@ def ragged_trajectories(seed: int, family: str = "search_r1", count: int = 7) ->
     retriever, protocol = bundled_retriever(), make_protocol(family, "bare")
     trajectories = []
     for question in rng.sample(bundled_world().questions["train"], count):
-        episode = Episode(question, protocol, 4, "em")
+        episode = Episode(question, EpisodeRules(protocol=protocol))
         for _ in range(rng.randint(1, 4)):
             words = question.text.rstrip("?").split()
             query = " ".join(rng.sample(words, rng.randint(1, len(words))))
@@ -85,8 +86,10 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
         scorer = make()
         questions = bundled_world().questions["train"]
         protocol = make_protocol("search_r1", "bare")
-        engine = EpisodeStepper(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
-        decoder = Decoder(bundled_policy(), slots=4, max_new_tokens=8, temperature=1.0)
+        engine = EpisodeStepper(
+            questions, bundled_retriever(), scorer, EpisodeRules(protocol=protocol), information_gain=config
+        )
+        decoder = Decoder(bundled_policy(), turn_end(bundled_policy()), slots=4, max_new_tokens=8, temperature=1.0)
         buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
         paid = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         rewards = [turn.reward for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
@@ -120,7 +123,7 @@ BARE = make_protocol("search_r1", "bare")
 def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, CachedPrefixes]:
     """Six episodes, and what the decoder has read of them."""
     questions = bundled_world().questions["train"]
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=BARE)
+    engine = EpisodeStepper(questions, bundled_retriever(), None, EpisodeRules(protocol=BARE))
     decoder = Decoder(policy, turn_end(policy), slots=slots, max_new_tokens=12, temperature=temperature)
     buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
     return buffer, decoder.prefixes()
@@ -190,15 +193,15 @@ def test_what_the_rollout_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch
     assert counts[2] - counts[0] == sum(map(len, trunks))
 
 
-@pytest.mark.parametrize("token_budget", [40, 200, 10_000])
-def test_no_pass_exceeds_the_budget_unless_one_block_does(token_budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pass_tokens", [40, 200, 10_000])
+def test_no_pass_exceeds_the_budget_unless_one_block_does(pass_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = bundled_policy()
     buffer, prefixes = rollout(policy)
     passes = count_tokens(policy, monkeypatch)
     for known in (None, prefixes):
-        gains(buffer, PolicyScorer(policy, token_budget=pass_tokens, prefixes=known))
-    assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in passes)
-    assert token_budget > 40 or any(tokens > token_budget for tokens, _ in passes)
+        gains(buffer, PolicyScorer(policy, pass_tokens=pass_tokens, prefixes=known))
+    assert all(tokens <= pass_tokens or blocks == 1 for tokens, blocks in passes)
+    assert pass_tokens > 40 or any(tokens > pass_tokens for tokens, _ in passes)
 
 
 def test_branches_that_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from igsearch_env.protocols import PROMPTS, Invalid, Protocol
+from igsearch_env.protocols import PROMPTS, Invalid, make_protocol
 from retrievers import Passage
 
 FAMILIES = ("qwen2.5", "llama3", "gemma", "llama2")  # Llama 2's kind adds and strips a space at the start of a text

@@ -48,16 +48,16 @@ def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str]
     Raises `ConfigurationError` for an unknown name or template, or a file that can't be read.
     """
     check_choice("protocol", name, PROTOCOLS)
-    template = PROMPTS.get(prompt, prompt)
+    template, shown = PROMPTS.get(prompt, prompt), repr(prompt)
     if prompt.startswith("@"):
         try:
             template = Path(prompt[1:]).read_text(encoding="utf-8")
+            shown = f"{prompt!r} ({template[:80]!r})"
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"prompt={prompt!r}: {error}; give a UTF-8 text file") from error
     if template and "{question}" not in template:
         raise ConfigurationError(
-            f"prompt={prompt!r}: neither a name ({', '.join(PROMPTS)}) nor a template; "
-            "a template must hold {question}"
+            f"prompt={shown}: neither a name ({', '.join(PROMPTS)}) nor a template; a template must hold {{question}}"
         )
     return PROTOCOLS[name](template, cut)
 

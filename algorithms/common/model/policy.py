@@ -15,7 +15,7 @@ from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.logprobs import ChunkedLogprobs
 from algorithms.common.model.packing import Block, Pack, install_packed_attention, pack
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import ConfigurationError
 
 HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
@@ -42,7 +42,7 @@ class Policy:
     ) -> None:
         configured = getattr(model.generation_config, "eos_token_id", None)
         eos_ids = configured if isinstance(configured, list) else [configured]
-        self.tokenizer = Tokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
+        self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
         install_packed_attention(model)
         without_dropout(model)  # the sampler and the trainer must be the same distribution
         model.eval()

@@ -1,4 +1,4 @@
-"""`Tokenizer`: a tokenizer of transformers and what a rollout asks of it: prompts, messages, the tokens of a query.
+"""`PolicyTokenizer`: a tokenizer of transformers and what a rollout asks of it: prompts, messages, spans of tokens.
 
 Token ids are never decoded and encoded again: text is made of ids for the environment to read, ids only of text
 that the policy did not write.
@@ -23,7 +23,7 @@ BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
 DATE = "26 Jul 2024"
 
 
-class Tokenizer:
+class PolicyTokenizer:
     """Encodes and decodes the text of episodes.
 
     Args:

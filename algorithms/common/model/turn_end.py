@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from algorithms.common.model.tokenizer import BROKEN, Ids, Tokenizer
+from algorithms.common.model.tokenizer import BROKEN, Ids, PolicyTokenizer
 
 TAIL_TOKENS = 24  # enough to hold any stop string, however it is split
 
@@ -18,7 +18,7 @@ class TurnEnd:
         stop_strings: `Protocol.stop_strings`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str]) -> None:
+    def __init__(self, tokenizer: PolicyTokenizer, stop_strings: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         self.stop_strings = tuple(stop_strings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.truncation import ObservationCut
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 from igsearch_env.protocols import PROTOCOLS, make_protocol
@@ -72,7 +72,9 @@ class EnvConfig(EpisodeConfig):
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 
 
-def make_rules(config: EpisodeConfig, tokenizer: Tokenizer | None = None, outcome_reward: str = "em") -> EpisodeRules:
+def make_rules(
+    config: EpisodeConfig, tokenizer: PolicyTokenizer | None = None, outcome_reward: str = "em"
+) -> EpisodeRules:
     """The rules of a configuration. `tokenizer`: of the policy that plays; None for scripted policies.
 
     Raises `ConfigurationError` where the tokenizer can't write the protocol's tags.

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
-from algorithms.common.model.tokenizer import Tokenizer
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import check_range
 
 NEAR = 24  # characters that a cut may move back to end with a word
@@ -28,7 +28,7 @@ class ObservationCut:
         limit: tokens, at least 1.
     """
 
-    def __init__(self, tokenizer: Tokenizer, limit: int) -> None:
+    def __init__(self, tokenizer: PolicyTokenizer, limit: int) -> None:
         check_range("limit", limit, 1)
         self.tokenizer = tokenizer
         self.limit = limit
@@ -51,7 +51,7 @@ class ObservationCut:
             end = len(part) - 1
 
 
-def _until(tokenizer: Tokenizer, text: str, limit: int) -> int:
+def _until(tokenizer: PolicyTokenizer, text: str, limit: int) -> int:
     """Characters before the first that needs token number `limit` (from 0)."""
     if getattr(tokenizer.hf_tokenizer, "is_fast", False):
         encoding = tokenizer.hf_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

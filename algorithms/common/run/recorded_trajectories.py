@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.common.model.tokenizer import BROKEN, Tokenizer
+from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from igsearch_env.protocols import Action, Answer, Search
 from igsearch_env.questions import Question
@@ -44,7 +44,7 @@ def record_trajectories(
     path: Path,
     buffer: RolloutBuffer,
     advantages: Mapping[str, Float32s],
-    tokenizer: Tokenizer,
+    tokenizer: PolicyTokenizer,
     *,
     gains: Mapping[str, Sequence[Gain | None]] | None = None,
     limit: int = 64,
@@ -111,7 +111,7 @@ class _Recorder:
     """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
 
     def __init__(
-        self, tokenizer: Tokenizer, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
+        self, tokenizer: PolicyTokenizer, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
     ) -> None:
         self.tokenizer = tokenizer
         self.advantages = advantages
@@ -154,7 +154,7 @@ class _Recorder:
         }
 
 
-def pieces(tokenizer: Tokenizer, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
+def pieces(tokenizer: PolicyTokenizer, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
     """The text of each token; together they read as the whole does. `alone` keeps what single tokens read.
 
     Where several tokens make one character, it is whole at the last of them and the others are empty.
