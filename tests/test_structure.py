@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,15 +44,3 @@ def test_importing_the_environment_stays_light() -> None:
     program = f"import sys, igsearch_env, retrievers; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_the_readme_lists_every_source_file() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
-    listed = set(re.findall(r"([\w./]+\.py)", tree))
-    listed = {Path(name).name for name in listed}
-    for package in LAYERS:
-        for path in (ROOT / package).rglob("*.py"):
-            if path.name != "__init__.py" and "world" not in path.parts:
-                assert path.name in listed, f"{path.relative_to(ROOT)} is not in the README's tree"
-    existing = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
-    assert listed <= existing
