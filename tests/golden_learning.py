@@ -187,7 +187,7 @@ def hole_aware_gae(case: Case) -> Outputs:
     mask = _mask(case, "response_mask")
     buffer = _rewarded(mask, case.get("scores"))
     buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
-    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), lam=case.get("lam")))
+    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), gae_lambda=case.get("lam")))
     return {
         "advantages": _where_asked(mask, algorithm.advantages(buffer), case.outputs["advantages"]),
         "returns": _where_asked(mask, algorithm.value_targets(buffer), case.outputs["returns"]),
@@ -280,8 +280,8 @@ def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -
 def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
     mask = _tensor(case, "mask")
     config = LossConfig(
-        clip_ratio_low=case.get("clip_ratio_low"),
-        clip_ratio_high=case.get("clip_ratio_high"),
+        clip_ratio_low=case.get("clip_low"),
+        clip_ratio_high=case.get("clip_high"),
         dual_clip=case.get("clip_ratio_c") if case.has("clip_ratio_c") else None,
         ratio=ratio,
         aggregation=mode,

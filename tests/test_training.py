@@ -323,6 +323,40 @@ def test_what_is_not_finite_or_shaped_stops_the_run_and_leaves_it_readable(
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError])
+def test_what_ends_a_run_is_not_hidden_by_a_report_that_can_not_be_written(
+    error: type[BaseException], small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def no_report(run_dir: Path) -> list[Path]:
+        asked.append(run_dir)
+        raise ConfigurationError("no run")
+
+    def ends(*_: Any) -> None:
+        raise error("enough")
+
+    monkeypatch.setattr("algorithms.common.trainer.write_reports", no_report)
+    monkeypatch.setattr(Run, "record", ends)
+    with pytest.raises(error, match="enough"):
+        run_ig_grpo(small, tmp_path / "run")
+    assert asked == [tmp_path / "run"]
+
+
+def test_a_finished_run_says_what_it_left_and_why_a_report_is_missing(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run_ig_grpo(small, tmp_path / "run", steps=1)
+    assert f"results in {run_dir}/: look at trajectories.html and report.html;" in capsys.readouterr().out
+
+    def no_report(run_dir: Path) -> list[Path]:
+        raise ConfigurationError("damaged")
+
+    monkeypatch.setattr("algorithms.common.trainer.write_reports", no_report)
+    run_ig_grpo(small, run_dir, steps=1)  # it has finished already
+    assert f"results in {run_dir}/: look at no report (damaged);" in capsys.readouterr().out
+
+
 def test_a_prompt_longer_than_the_context_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
     policy = PolicyConfig(path="bundled", context_length=20)
     with pytest.raises(ConfigurationError, match=r"prompt has \d+ tokens.*context of 20"):
