@@ -39,7 +39,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
     """Run an algorithm from the command line."""
     signal.signal(signal.SIGTERM, _terminated)
     message: str | None = "interrupted: the same command resumes from the last checkpoint"
-    with suppress(KeyboardInterrupt):  # which may also come while an error is being dealt with
+    with suppress(KeyboardInterrupt):  # which may also come while an error is handled
         try:
             config = parse_config(config_class, description=description)
             train(algorithm_class(config), config)
@@ -66,7 +66,7 @@ def explained(error: Exception) -> str | None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """A launcher whose other process died, or a cluster that wants its machine back; some say it twice."""
+    """SIGTERM: of a launcher that has lost another process, or of a cluster that stops the job; some send it twice."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -127,7 +127,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
 
 @contextmanager
 def reports(run: Run) -> Iterator[None]:
-    """Write the report of a run when its loop ends, also where an error or Ctrl-C ends it; one process does."""
+    """Write the report of a run when its loop ends, also where an error or Ctrl-C ends it. The first process writes."""
     try:
         yield
     except BaseException:

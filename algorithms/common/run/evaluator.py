@@ -33,6 +33,7 @@ class Evaluator:
         algorithm: str,
         config: TrainConfig,
         run_dir: Path,
+        *,
         sampler: Sampler,
         stepper: EpisodeStepper,
         processes: Processes,

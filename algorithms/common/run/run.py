@@ -79,11 +79,11 @@ class Run:
             self.name,
             config,
             self.dir,
-            self.sampler,
-            self.stepper,
-            processes,
-            self.dev_questions,
-            self.test_questions,
+            sampler=self.sampler,
+            stepper=self.stepper,
+            processes=processes,
+            dev_questions=self.dev_questions,
+            test_questions=self.test_questions,
         )
         self.learner, self.steps_done = restore_or_make_learner(policy, self.critic, config, processes, self.dir)
         if self.steps_done:
