@@ -34,8 +34,10 @@ from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import collect_batch, recompute_logprobs, update
+from algorithms.common.run.setup import make_torch_deterministic
+from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.policy_update import policy_update, recompute_logprobs
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
@@ -110,7 +112,9 @@ def lines(args: Args) -> list[Line]:
         algorithm = IGGRPO(config)
         planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
         before = peak_gigabytes()
+        make_torch_deterministic(config.seed)
         run = Run(algorithm, config, retriever)
+        temperature = config.rollout.temperature
         sampler = run.sampler
         sampler.policy.tokenizer = AlwaysSearches(sampler.policy.tokenizer.hf_tokenizer)
         sampler.turn_end = FixedTurnEnd(sampler.policy.tokenizer, run.protocol.stop_strings)
@@ -121,12 +125,24 @@ def lines(args: Args) -> list[Line]:
             times: dict[str, float] = {}
             buffer = _timed(args, times, "rollout", partial(collect_batch, run, algorithm, step))
             if not run.sampler.exact:
-                _timed(args, times, "old log-probs", partial(recompute_logprobs, run, buffer))
+                _timed(args, times, "old log-probs", partial(recompute_logprobs, run.learner, buffer, temperature))
             gain = run.information_gain(step, buffer.prefixes)
             _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
             buffer.prefixes = None
             advantages = algorithm.advantages(buffer)
-            _timed(args, times, "update", partial(update, run, buffer, advantages, step))
+            update = partial(
+                policy_update,
+                run.learner,
+                run.reference,
+                buffer,
+                advantages,
+                config.loss,
+                temperature=temperature,
+                lr=config.optimizer.learning_rate(step, config.steps),
+                step=step,
+                seed=config.seed,
+            )
+            _timed(args, times, "update", update)
             _timed(args, times, "weights", run.sampler.sync_weights)
         run.close()
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before

@@ -37,8 +37,10 @@ from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import collect_batch, update
+from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
+from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.policy_update import policy_update
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.protocols import Answer, make_protocol, parse
@@ -134,8 +136,18 @@ class Answering(PolicyTokenizer):
 def ours(run: Run, algorithm: GRPO, step: int) -> Report:
     """What `algorithms.common.trainer.train` does in a step, but for writing its log."""
     buffer = collect_batch(run, algorithm, step)
-    advantages = algorithm.advantages(buffer)
-    update(run, buffer, advantages, step)
+    config = run.config
+    policy_update(
+        run.learner,
+        run.reference,
+        buffer,
+        algorithm.advantages(buffer),
+        config.loss,
+        temperature=config.rollout.temperature,
+        lr=config.optimizer.learning_rate(step, config.steps),
+        step=step,
+        seed=config.seed,
+    )
     return {"tokens": int(buffer.policy_tokens.sum()), "reward": float(buffer.outcomes.mean())}
 
 
@@ -145,6 +157,7 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         optimizer = OptimizerConfig(warmup_steps=0)
         config = GRPOConfig(repeats + 1, run_dir=folder / "run", policy=PolicyConfig(device="cpu"), optimizer=optimizer)
         algorithm = GRPO(config)
+        make_torch_deterministic(config.seed)
         run = Run(algorithm, config)
         if task == "one turn":
             run.policy.tokenizer = Answering(run.policy.tokenizer.hf_tokenizer)
@@ -172,7 +185,13 @@ def _line(task: str, python: Path, repeats: int) -> Line:
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
     """What TRL's side is to do: our own configuration, and the prompts of every step."""
     config = run.config
-    questions = [question for step in range(1, config.steps + 1) for question in run.questions(step)]
+    questions = [
+        question
+        for step in range(1, config.steps + 1)
+        for question in questions_of_step(
+            run.train_questions, config.rollout.questions_per_step, seed=config.seed, step=step
+        )
+    ]
     return {
         "policy": str(POLICY_FOLDER),
         "folder": str(folder / "trl"),

@@ -65,7 +65,7 @@ def options(questions: str, run_dir: Path) -> list[str]:
     """A short run with mini-batches, several micro-batches and questions that do not divide evenly."""
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
-        *("--env.eval-questions", questions, "--rollout.questions_per_step-per-step", "5", "--rollout.group-size", "3"),
+        *("--env.eval-questions", questions, "--rollout.questions-per-step", "5", "--rollout.group-size", "3"),
         *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
@@ -157,7 +157,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     os.kill(victim.pid, signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "goes on from the last checkpoint" in output, output
+    assert "resumes from the last checkpoint" in output, output
     assert "Signal 9 (SIGKILL)" in output  # the launcher says which one
     resumed = launched(*command, *options(questions, tmp_path / "killed"))
     assert "resuming" in resumed.stdout
@@ -169,7 +169,7 @@ LEAVING = """
 import atexit, threading, time
 import torch
 import torch.distributed as dist
-from algorithms.common.distributed.processes import end_process
+from algorithms.common.distributed.failures import end_process
 
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 group, busy = dist.group.WORLD, threading.Event()
@@ -228,10 +228,10 @@ def test_what_ends_a_run_is_explained_unless_it_is_a_mistake_of_the_program(monk
     assert explained(RuntimeError("shapes differ")) is None
     assert explained(closed) is None  # of one process it is a mistake
     monkeypatch.setenv("RANK", "3")
-    assert re.search(r"^process 3: another process has ended .* goes on from the last", str(explained(closed)))
+    assert re.search(r"^process 3: another process has ended .* resumes from the last", str(explained(closed)))
     assert explained(RuntimeError("shapes differ")) is None
     full = explained(OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
-    assert re.search(r"'metrics\.jsonl': free some space, and the same command goes on", str(full))
+    assert re.search(r"'metrics\.jsonl': free some space, and the same command resumes", str(full))
     assert explained(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 
@@ -262,10 +262,10 @@ def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: st
     command = (
         "algorithms/grpo.py",
         *options(questions, tmp_path / "run"),
-        "--rollout.questions_per_step-per-step",
+        "--rollout.questions-per-step",
         "1",
     )
-    with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
+    with pytest.raises(AssertionError, match=r"rollout\.questions_per_step=1 for 2 processes"):
         launched(*command, launcher=launcher)
 
 

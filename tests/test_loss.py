@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from losses import aggregated
 
-from algorithms.common.training.loss import AGGREGATIONS, LossConfig, aggregate, kl_penalty, policy_loss, token_weights
+from algorithms.common.training.loss import AGGREGATIONS, LossConfig, kl_penalty, policy_loss, token_weights
 from igsearch_env.errors import ConfigurationError
 
 HORIZON = 9
@@ -36,7 +37,7 @@ def test_micro_batches_add_up_to_the_loss_of_the_batch(aggregation: str, seed: i
             mask[part, :width], aggregation, horizon=HORIZON, tokens=int(mask.sum()), sequences=len(loss)
         )
         total += (loss[part, :width] * weights).sum().item()
-    assert total == pytest.approx(aggregate(loss, mask, aggregation, horizon=HORIZON).item(), abs=1e-5)
+    assert total == pytest.approx(aggregated(loss, mask, aggregation, horizon=HORIZON).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_micro_batches_add_up_to_the_loss_of_the_batch(aggregation: str, seed: i
 def test_aggregations_by_hand(aggregation: str, expected: float) -> None:
     loss = torch.tensor([[1.0, 2.0, 40.0], [6.0, 50.0, 60.0], [70.0, 80.0, 90.0]])
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    assert aggregate(loss, mask, aggregation, horizon=10).item() == pytest.approx(expected)
+    assert aggregated(loss, mask, aggregation, horizon=10).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_batch_without_policy_tokens_has_loss_zero(aggregation: str) -> None:
-    assert aggregate(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), aggregation).item() == 0.0
+    assert aggregated(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), aggregation).item() == 0.0
 
 
 # ---------------------------------------------------------------- gradients

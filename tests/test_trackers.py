@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from algorithms.common.config import TRACKERS
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
+from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import ConfigurationError
 
 
@@ -256,6 +259,23 @@ def test_a_service_that_can_not_be_opened_stops_the_run_before_it_begins(
     with pytest.raises(ConfigurationError, match=r"No API key configured.*wandb login.*WANDB_MODE=offline"):
         opened(tmp_path, "trackio", "wandb")
     assert trackio.current is None  # the one that was open already is closed
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_run_opens_its_trackers_and_its_log_when_it_is_entered(
+    tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str
+) -> None:
+    config = GRPOConfig(run_dir=tmp_path / "run", policy=PolicyConfig(device="cpu"), report_to=(name,))
+    run = Run(GRPO(config), config)
+    assert not wandb.runs
+    assert not trackio.runs
+    assert run.log is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    with run:
+        assert len(wandb.runs) + len(trackio.runs) == 1
+        assert [tracker.name for tracker in run.log.trackers] == [name]
+    assert trackio.current is None
+    assert [opened.exit_code for opened in wandb.runs] == [0] * len(wandb.runs)
 
 
 def test_no_tracker_leaves_no_trace(tmp_path: Path) -> None:

@@ -82,20 +82,6 @@ def token_weights(
             return mask
 
 
-def aggregate(
-    loss_BT: torch.Tensor, mask_BT: torch.Tensor, aggregation: str, *, horizon: int | None = None
-) -> torch.Tensor:
-    """`token_weights` applied to one whole batch. Scalar."""
-    weights = token_weights(
-        mask_BT,
-        aggregation,
-        horizon=horizon,
-        tokens=int(mask_BT.sum()),
-        sequences=int((mask_BT.sum(-1) > 0).sum()),
-    )
-    return (loss_BT * weights).sum()
-
-
 @dataclass(frozen=True)
 class TokenLoss:
     """Per-token loss with the statistics verl logs, as per-token tensors: average them over the mask."""
