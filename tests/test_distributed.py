@@ -64,7 +64,7 @@ def options(questions: str, run_dir: Path) -> list[str]:
     """A short run with mini-batches, several micro-batches and questions that do not divide evenly."""
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
-        *("--env.eval-questions", questions, "--rollout.questions_per_step-per-step", "5", "--rollout.group-size", "3"),
+        *("--env.eval-questions", questions, "--rollout.questions-per-step", "5", "--rollout.group-size", "3"),
         *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
@@ -261,7 +261,7 @@ def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: st
     command = (
         "algorithms/grpo.py",
         *options(questions, tmp_path / "run"),
-        "--rollout.questions_per_step-per-step",
+        "--rollout.questions-per-step",
         "1",
     )
     with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):

@@ -153,7 +153,7 @@ def test_it_trains_as_a_command_and_leaves_the_metrics_that_the_page_reads(
 ) -> None:
     options = ["--steps", "2", "--beta", "1.0", "--env.questions", questions, "--env.eval-questions", questions]
     options += [
-        "--rollout.questions_per_step-per-step",
+        "--rollout.questions-per-step",
         "3",
         "--rollout.group-size",
         "3",
