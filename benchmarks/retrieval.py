@@ -23,7 +23,9 @@ from benchmarks.scale import made_up_vectors
 from igsearch_env.questions import load_questions
 from igsearch_env.world.generator import generate_world
 from retrievers import BM25Retriever, Passage, load_corpus
-from retrievers.index.vector_index import Shards, VectorIndex, Vectors, exact_search, recall
+from retrievers.index.engine import Shards, Vectors
+from retrievers.index.recall import exact_search, recall
+from retrievers.index.vector_index import VectorIndex
 
 BATCH, TOP_K = 64, 3
 PASSAGES, VECTORS = 100_000, 200_000  # made-up ones
