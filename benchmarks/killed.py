@@ -59,7 +59,7 @@ def _start(run_dir: Path, steps: int) -> subprocess.Popen[bytes]:
         *(
             "--save-every",
             "1",
-            "--rollout.questions_per_step-per-step",
+            "--rollout.questions-per-step",
             "4",
             "--rollout.group-size",
             "4",

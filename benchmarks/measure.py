@@ -1,4 +1,4 @@
-"""What every benchmark shares: a measured line, and timings that are interleaved so that noise hits both sides."""
+"""What every benchmark shares: a measured line, its table, and interleaved timings, so that noise hits both sides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,18 @@ class Line:
         if self.target is None:
             return True
         return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+def print_section(console: Console, name: str, lines: list[Line], taken: float) -> None:
+    """A table of the lines of a section, which took so many seconds."""
+    table = Table(title=f"{name} ({taken:.0f} s)")
+    for column in ("figure", "measured", "target", "", "detail"):
+        table.add_column(column, justify="right" if column in ("measured", "target") else "left")
+    for line in lines:
+        target = "" if line.target is None else f"{'≤' if line.at_most else '≥'} {line.target:,g}"
+        verdict = "falls short" if not line.ok else ""
+        table.add_row(line.name, f"{line.value:,.3g} {line.unit}", target, verdict, line.detail)
+    console.print(table)
 
 
 def seconds(run: Callable[[], object]) -> float:

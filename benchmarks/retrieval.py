@@ -18,12 +18,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from benchmarks.measure import Line, interleaved, ratio, seconds
+from benchmarks.measure import Line, interleaved, print_section, ratio, seconds
 from benchmarks.scale import made_up_vectors
 from igsearch_env.questions import load_questions
 from igsearch_env.world.generator import generate_world
 from retrievers import BM25Retriever, Passage, load_corpus
-from retrievers.index.vector_index import Shards, VectorIndex, Vectors, exact_search, recall
+from retrievers.index.engine import Shards, Vectors
+from retrievers.index.recall import exact_search, recall
+from retrievers.index.vector_index import VectorIndex
 
 BATCH, TOP_K = 64, 3
 PASSAGES, VECTORS = 100_000, 200_000  # made-up ones
@@ -144,8 +146,6 @@ def _made_up() -> tuple[Shards, Vectors]:
 
 def main(args: Args) -> None:
     """Measure and print."""
-    from benchmarks.run import print_section
-
     passages, questions = _invented() if args.corpus is None else (load_corpus(args.corpus), [])
     questions = questions or [question.text for path in args.questions for question in load_questions(path)]
     console = Console(width=180)

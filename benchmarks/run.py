@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are modules of this folder's package
 
@@ -43,7 +42,7 @@ from benchmarks import (
     trl_peer,
     update,
 )
-from benchmarks.measure import Line
+from benchmarks.measure import Line, print_section
 from benchmarks.policies import matrix_rate
 
 PEERS = Path(__file__).parent / ".peers"
@@ -108,18 +107,6 @@ def hardware() -> str:
         f"{platform.machine()}, {os.cpu_count()} cores, {matrix_rate() / 1e9:.0f} GFLOP/s of float32 matrix products, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
-
-
-def print_section(console: Console, name: str, lines: list[Line], taken: float) -> None:
-    """One table."""
-    table = Table(title=f"{name} ({taken:.0f} s)")
-    for column in ("figure", "measured", "target", "", "detail"):
-        table.add_column(column, justify="right" if column in ("measured", "target") else "left")
-    for line in lines:
-        target = "" if line.target is None else f"{'≤' if line.at_most else '≥'} {line.target:,g}"
-        verdict = "falls short" if not line.ok else ""
-        table.add_row(line.name, f"{line.value:,.3g} {line.unit}", target, verdict, line.detail)
-    console.print(table)
 
 
 def plot(sections: dict[str, list[Line]], path: Path) -> None:

@@ -25,7 +25,8 @@ import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 
-from retrievers.index.vector_index import VectorIndex, exact_search, recall
+from retrievers.index.recall import exact_search, recall
+from retrievers.index.vector_index import VectorIndex
 
 DIMENSION, LATENT, CLUSTERS = 384, 48, 2_000
 SHARD = 500_000

@@ -37,7 +37,7 @@ ALGORITHMS = {
     "grpo": "grpo",
     "ig_grpo": "ig_grpo",
     "gigpo": "gigpo",
-    "mr_search": "mr_search --rollout.questions_per_step-per-step 5",
+    "mr_search": "mr_search --rollout.questions-per-step 5",
     "igpo": "igpo",
     "rloo": "rloo",
     "reinforce_plus_plus": "reinforce_plus_plus",

@@ -19,20 +19,18 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
-    MacroAverage,
     QuestionResult,
     Score,
     limit_per_dataset,
     macro_averages,
     score_rows,
 )
+from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
@@ -116,7 +114,8 @@ def main(args: Args) -> None:
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
     scores = {name: replace(found, failed=failed[name]) for name, found in score_rows(rows).items()}
-    print_table(Console(width=max(WIDTH, Console().width)), f"{args.policy}: greedy", scores, macro_averages(rows))
+    console = Console(width=max(WIDTH, Console().width))
+    print_scores(console, f"{args.policy}: greedy", None, scores, macro_averages(rows))
     if failed:
         again = "" if partial is None else "; the same command asks them again"
         print(f"retrieval failed for {failed.total()} questions, which are left out{again}", file=sys.stderr)
@@ -215,30 +214,6 @@ def write(
     }
     header = {"policy": args.policy, "settings": settings, "fingerprint": fingerprint, "notes": dict(notes)}
     write_result(output, rows, scores, facts, **header)
-
-
-def print_table(
-    console: Console, title: str, scores: Mapping[str, Score], averages: Mapping[str, MacroAverage]
-) -> None:
-    """Each data set, then the macro-averages."""
-    failed = any(score.failed for score in scores.values())
-    table = Table(title=escape(title))
-    table.add_column("data set", no_wrap=True)
-    for head in ("n", "EM", "95% interval", "F1", "searches", *(["failed"] if failed else [])):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, score in scores.items():
-        known = BENCHMARKS.get(name)
-        n = f"{score.n:,}" if known is None or known.size == score.n else f"{score.n:,} of {known.size:,}"
-        table.add_row(escape(name), n, *_figures(score), *([str(score.failed)] if failed else []))
-    table.add_section()
-    for family, average in averages.items():
-        table.add_row(f"macro-average, {family}", f"sets: {len(average.datasets)}", *_figures(average))
-    console.print(table)
-
-
-def _figures(found: Score | MacroAverage) -> tuple[str, str, str, str]:
-    low, high = found.em_ci95
-    return f"{found.em:.3f}", f"{low:.3f} to {high:.3f}", f"{found.f1:.3f}", f"{found.searches:.2f}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# No search engine is asked for more. What a policy writes is shorter (igsearch_env.protocols.MAX_ACTION_CHARS).
+# Longer queries are refused. What a policy writes is shorter: the environment bounds an action.
 MAX_QUERY_CHARS = 65_536
 
 

@@ -12,8 +12,13 @@ import bm25s
 import numpy as np
 
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
-from retrievers.corpus import DiskCorpus, corpus_hash, write_corpus
-from retrievers.index.manifest import read_manifest, write_manifest
+from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
+from retrievers.index.manifest import index_kind, read_manifest, write_manifest
+from retrievers.index.plan import Plan
+
+# By measurement on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
+MEMORY, DISK = 12.0, 2.6
+CHARACTERS_PER_SECOND = 3e6
 
 
 class BM25Retriever(CorpusRetriever):
@@ -97,6 +102,18 @@ class BM25Retriever(CorpusRetriever):
         write_manifest(partial, "bm25", manifest)
         os.replace(partial, folder)
 
+    @staticmethod
+    def opens(source: str) -> bool:
+        """Whether `open` takes it: the word `bm25`, an index folder of this kind, a corpus file."""
+        return source == "bm25" or index_kind(source) == "bm25" or Path(source).is_file()
+
+    @classmethod
+    def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> BM25Retriever:
+        """For `open_retriever`. The word `bm25` is over `passages`, or loads the index folder `corpus`."""
+        if source == "bm25":
+            return cls.load(corpus) if passages is None else cls(passages)
+        return cls.load(source) if Path(source).is_dir() else cls(load_corpus(source))
+
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True) -> BM25Retriever:
         """Open a folder that `save` wrote. With `mmap`, neither index nor corpus is read into memory."""
@@ -121,3 +138,14 @@ class BM25Retriever(CorpusRetriever):
         self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
         self._vocabulary = self.index.vocab_dict
         return self
+
+
+def plan_bm25(characters: int, passages: int) -> Plan:
+    """Estimate an index of this much text."""
+    return Plan(
+        seconds=characters / CHARACTERS_PER_SECOND,
+        memory=MEMORY * characters + 500.0 * passages,
+        disk=DISK * characters,
+        loaded=DISK * characters,
+        advice="use a machine with more, or a smaller corpus",
+    )

@@ -18,27 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retrievers.base import IndexMismatchError, RetrieverError
-from retrievers.bm25 import BM25Retriever
+from retrievers.bm25 import BM25Retriever, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, load_corpus, survey_corpus
-from retrievers.dense import check_encoder
 from retrievers.index.encoder import Encoder, SentenceEncoder
-from retrievers.index.manifest import read_manifest, write_manifest
-from retrievers.index.plan import Plan, plan_bm25, plan_dense
-from retrievers.index.shards import encode_shards, encoded, open_shards
-from retrievers.index.vector_index import (
-    HNSWLIB,
-    VectorIndex,
-    exact_search,
-    is_exact,
-    make_faiss,
-    recall,
-)
-
-RECALL_AT = (1, 3, 10)
+from retrievers.index.manifest import write_manifest
+from retrievers.index.plan import Plan, plan_dense
+from retrievers.index.recall import title_recall
+from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
+from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
 
 
 @dataclass(frozen=True)
@@ -127,8 +117,7 @@ class Builder:
             dtype=args.dtype,
             batch_size=args.batch_size,
         )
-        if args.index != HNSWLIB:
-            make_faiss(args.index, encoder.dimension)  # a description that can't be read ends here
+        engine_of(args.index).check(args.index, encoder.dimension)
         with closing(DiskCorpus(unpacked or args.corpus, offsets=self.work / "offsets.npy")) as corpus:
             return self._dense(corpus, survey, encoder)
 
@@ -136,7 +125,7 @@ class Builder:
         args = self.args
         settings = {"corpus": survey.hash, "encoder": encoder.fingerprint(), "shard_size": args.shard_size}
         own = args.vectors is None and args.adopt is None  # vectors of our own
-        folder = self.work / "vectors" if args.vectors is None else _vectors_of(args.vectors, survey, encoder)
+        folder = self.work / "vectors" if args.vectors is None else kept_vectors(args.vectors, survey.hash, encoder)
         done = encoded(folder, settings, survey.passages) if own else survey.passages
         sample = [corpus[int(i)] for i in np.linspace(0, len(corpus) - 1, min(64, len(corpus)))]
         if not self._agreed(plan_dense(len(corpus), encoder, args.index, sample, encoded=done)):
@@ -153,7 +142,9 @@ class Builder:
             )
             index.save(self.work / "index")
             if not is_exact(args.index):
-                quality = self._recall(index, shards, corpus, encoder)
+                queries, bar = min(args.recall_queries, len(corpus)), self._bar("exact search", len(corpus))
+                quality = title_recall(index, shards, corpus, encoder, queries, bar)
+                self.progress.console.print(f"against exact search, {queries} titles: {quality}")
         if len(index) != len(corpus):
             raise IndexMismatchError(
                 f"{args.adopt}: {len(index)} vectors for the {len(corpus)} passages of {args.corpus}; "
@@ -192,20 +183,6 @@ class Builder:
             shutil.copyfile(path, target)
         return VectorIndex.load(target, self.args.index, encoder.dimension, self.args.parameters)
 
-    def _recall(
-        self, index: VectorIndex, shards: list[NDArray[np.float16]], corpus: DiskCorpus, encoder: Encoder
-    ) -> dict[str, float]:
-        """Recall@k of titles against exact search over the same vectors."""
-        rows = np.random.default_rng(0).choice(len(corpus), min(self.args.recall_queries, len(corpus)), replace=False)
-        passages = [corpus[int(row)] for row in rows]
-        queries = encoder.encode_queries([p.title or p.text[:60] for p in passages])
-        depths = [k for k in RECALL_AT if k <= len(corpus)]
-        truth = exact_search(shards, queries, depths[-1], self._bar("exact search", len(corpus)))
-        found = index.search(queries, depths[-1])[1]
-        quality = {f"recall@{k}": round(recall(found[:, :k], truth[:, :k]), 4) for k in depths}
-        self.progress.console.print(f"against exact search, {len(queries)} titles: {quality}")
-        return quality
-
     def _finish(
         self, corpus: DiskCorpus, survey: Survey, encoder: Encoder, index: VectorIndex, quality: dict[str, float]
     ) -> None:
@@ -238,17 +215,6 @@ class Builder:
         """A progress bar, as a function that is told how much is done."""
         task = self.progress.add_task(description, total=total)
         return lambda done: self.progress.update(task, completed=done)
-
-
-def _vectors_of(folder: Path, survey: Survey, encoder: Encoder) -> Path:
-    """The kept vectors of another index. Raises `IndexMismatchError` unless they are of this corpus and encoder."""
-    manifest = read_manifest(folder, "dense")
-    if manifest["corpus"]["hash"] != survey.hash:
-        raise IndexMismatchError(f"{folder}: its vectors are of another corpus; give another folder, or encode anew")
-    check_encoder(encoder.fingerprint(), manifest["encoder"]["fingerprint"], str(folder))
-    if not (folder / "vectors").is_dir():
-        raise IndexMismatchError(f"{folder}: built without keeping its vectors; encode anew")
-    return folder / "vectors"
 
 
 def main(args: Args) -> None:

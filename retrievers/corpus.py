@@ -17,6 +17,7 @@ from typing import overload
 import numpy as np
 
 from retrievers.base import CorpusError, Passage
+from retrievers.files import atomic_write
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -77,13 +78,10 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
 
 
 def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
-    """Write passages as FlashRAG jsonl, whole or not at all (temporary name, then rename)."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    """Write passages as FlashRAG jsonl, whole or not at all."""
+    with atomic_write(Path(path)) as partial, open(partial, "w", encoding="utf-8") as file:
         for p in passages:
             file.write(json.dumps({"id": p.id, "contents": f'"{p.title}"\n{p.text}'}, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:
@@ -176,9 +174,8 @@ class DiskCorpus(Sequence[Passage]):
                 position += len(raw)
         if not offsets:
             raise CorpusError(f"{self.path}: no passage in it; a corpus needs at least one")
-        partial = table.with_name(table.name + ".partial.npy")
-        np.save(partial, np.array(offsets, dtype=np.int64))
-        os.replace(partial, table)
+        with atomic_write(table) as partial, open(partial, "wb") as file:
+            np.save(file, np.array(offsets, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets)

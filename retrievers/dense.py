@@ -8,8 +8,8 @@ from typing import Any
 
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
 from retrievers.corpus import DiskCorpus, corpus_hash
-from retrievers.index.encoder import Encoder, SentenceEncoder
-from retrievers.index.manifest import read_manifest
+from retrievers.index.encoder import Encoder, SentenceEncoder, check_encoder
+from retrievers.index.manifest import index_kind, read_manifest
 from retrievers.index.vector_index import VectorIndex
 
 
@@ -94,6 +94,16 @@ class DenseRetriever(CorpusRetriever):
         )
         return cls(passages, encoder, index, corpus["hash"])
 
+    @staticmethod
+    def opens(source: str) -> bool:
+        """Whether `open` takes it: an index folder of this kind."""
+        return index_kind(source) == "dense"
+
+    @classmethod
+    def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> DenseRetriever:
+        """For `open_retriever`."""
+        return cls.load(source, passages=passages)
+
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
         asked = [i for i, query in enumerate(queries) if query.strip()]
@@ -121,16 +131,6 @@ class DenseRetriever(CorpusRetriever):
     def close(self) -> None:
         if isinstance(self.passages, DiskCorpus):
             self.passages.close()
-
-
-def check_encoder(encoder: dict[str, Any], built: dict[str, Any], where: str) -> None:
-    """Raise `IndexMismatchError` unless two encoder fingerprints make the same vectors (a name may differ)."""
-    for key, value in built.items():
-        if key != "model" and encoder.get(key) != value:
-            raise IndexMismatchError(
-                f"{where}: its vectors were made with {key}={value!r}, the encoder has {encoder.get(key)!r}; "
-                "use the encoder that it was built with, or build it again"
-            )
 
 
 def _open_corpus(folder: Path, recorded: dict[str, Any]) -> DiskCorpus:

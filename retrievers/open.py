@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
-from retrievers.base import CorpusError, Passage, Retriever
-from retrievers.bm25 import BM25Retriever
+from retrievers.base import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.corpus import load_corpus
 from retrievers.hybrid import HybridRetriever
-from retrievers.index.manifest import read_manifest
+from retrievers.index.manifest import index_kind
+from retrievers.service.wire import is_address
+
+# Every engine that words can name: its module and its class, which has the methods of `Openable`. The first that opens
+# a word takes it. A module is imported when the ones before it do not take the word.
+ENGINES = (
+    ("retrievers.bm25", "BM25Retriever"),
+    ("retrievers.dense", "DenseRetriever"),
+    ("retrievers.remote", "RemoteRetriever"),
+)
+
+
+class Openable(Protocol):
+    """What a class in `ENGINES` must have beside the methods of `Retriever`."""
+
+    def opens(self, source: str) -> bool:
+        """Whether this engine is what `source` names: a word, a file, a folder or an address."""
+        ...
+
+    def open(self, source: str, corpus: str, passages: Sequence[Passage] | None) -> Retriever:
+        """Open `source`. `passages`: those of `corpus` where that is a corpus file, else None."""
+        ...
 
 
 def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:
@@ -37,29 +59,15 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
     return engine
 
 
-def is_address(text: str) -> bool:
-    """Whether this names a service rather than a file."""
-    return text.startswith(("http://", "https://"))
-
-
 def _is_index(path: str) -> bool:
     return (Path(path) / "manifest.json").is_file()
 
 
 def _open(source: str, corpus: str, passages: Sequence[Passage] | None) -> Retriever:
-    if is_address(source):
-        from retrievers.remote import RemoteRetriever
-
-        return RemoteRetriever(source.split(","), passages=passages)
-    if source == "bm25":
-        return BM25Retriever.load(corpus) if passages is None else BM25Retriever(passages)
-    if Path(source).is_dir():
-        manifest = read_manifest(Path(source))
-        if manifest["kind"] == "bm25":
-            return BM25Retriever.load(source)
-        from retrievers.dense import DenseRetriever
-
-        return DenseRetriever.load(source, passages=passages)
-    if Path(source).is_file():
-        return BM25Retriever(load_corpus(source))
+    for module, name in ENGINES:
+        engine: Openable = getattr(import_module(module), name)
+        if engine.opens(source):
+            return engine.open(source, corpus, passages)
+    if (kind := index_kind(source)) is not None:
+        raise IndexMismatchError(f"{source}: no engine opens an index of kind {kind!r}; build the index again")
     raise CorpusError(f"{source}: no such file or index folder; give one, 'bm25' or http://HOST:PORT")

@@ -11,8 +11,9 @@ import httpx
 import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
-from retrievers.service.replicas import RefusedError, RemoteStats, Replicas, Request
-from retrievers.service.wire import read_health, read_result, read_sample, unicode
+from retrievers.service.replicas import RemoteStats, Replicas
+from retrievers.service.request import RefusedError, Request
+from retrievers.service.wire import is_address, read_health, read_result, read_sample, unicode
 
 
 class RemoteRetriever(Retriever):
@@ -66,6 +67,16 @@ class RemoteRetriever(Retriever):
         self._passages = passages
         self._replicas = Replicas(urls, deadline=deadline, attempts=attempts, backoff=backoff, transport=transport)
         self._health: dict[str, Any] | None = None  # None: not asked yet
+
+    @staticmethod
+    def opens(source: str) -> bool:
+        """Whether `open` takes it: an address, or several separated by commas."""
+        return is_address(source)
+
+    @classmethod
+    def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> RemoteRetriever:
+        """For `open_retriever`."""
+        return cls(source, passages=passages)
 
     @property
     def stats(self) -> RemoteStats:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,23 @@ import numpy as np
 import pytest
 from encoders import WordEncoder
 
-from retrievers import BM25Retriever, CorpusError, HybridRetriever, IndexMismatchError, open_retriever
+from retrievers import (
+    BM25Retriever,
+    CorpusError,
+    DictionaryRetriever,
+    HybridRetriever,
+    IndexMismatchError,
+    Passage,
+    open_retriever,
+)
 from retrievers.build_index import Args, build
 from retrievers.dense import DenseRetriever
 from retrievers.index import plan as planning
-from retrievers.index.manifest import read_manifest
+from retrievers.index.engine import VectorIndexError
+from retrievers.index.manifest import read_manifest, write_manifest
 from retrievers.index.plan import WontFitError, duration
-from retrievers.index.vector_index import VectorIndex, VectorIndexError
+from retrievers.index.vector_index import VectorIndex
+from retrievers.open import ENGINES
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"word{i}" for i in range(300)]
@@ -92,10 +103,12 @@ def test_an_interrupted_build_goes_on_where_it_stopped(args: Args) -> None:
     partial = args.output.with_name("index.partial")
     done = len(list((partial / "vectors").glob("shard-*.npy")))
     assert 1 <= done < 6
-    (partial / "vectors" / "shard-000009.npy.partial").write_bytes(b"half")  # what a kill leaves is not read
+    left = partial / "vectors" / "shard-000009.npy.7.partial"
+    left.write_bytes(b"half")  # what a kill leaves is not read
     encoder = WordEncoder()
     assert build(args, encoder)
     assert encoder.encoded == 8 + 64 + 300 - 50 * done  # the estimate, then what was missing
+    assert not (args.output / "vectors" / left.name).exists()
     whole = replace(args, output=args.output.with_name("whole"))
     assert build(whole, WordEncoder())
     assert (args.output / "index").read_bytes() == (whole.output / "index").read_bytes()
@@ -310,6 +323,32 @@ def test_open_retriever_opens_every_kind(args: Args, monkeypatch: pytest.MonkeyP
         open_retriever("nowhere")
     with pytest.raises(CorpusError, match=r"nowhere\.jsonl: no such file"):
         open_retriever("nowhere.jsonl", "bm25")
+
+
+class FirstPassages(DictionaryRetriever):
+    """Finds the first passages, whatever is asked: opened by the word `first`."""
+
+    @staticmethod
+    def opens(source: str) -> bool:
+        return source == "first"
+
+    @classmethod
+    def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> FirstPassages:
+        return cls({query(5): passages or []})
+
+
+def test_a_new_engine_takes_one_line(args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrievers.open.ENGINES", (*ENGINES, (__name__, "FirstPassages")))
+    opened = open_retriever(str(args.corpus), "first")
+    assert isinstance(opened, FirstPassages)
+    assert [passage.id for passage in opened.search([query(5)], 2)[0]] == ["0", "1"]
+    assert isinstance(open_retriever(str(args.corpus), "bm25+first"), HybridRetriever)
+
+
+def test_an_index_that_no_engine_opens_is_named(tmp_path: Path) -> None:
+    write_manifest(tmp_path, "tree", {})
+    with pytest.raises(IndexMismatchError, match="no engine opens an index of kind 'tree'; build the index again"):
+        open_retriever(str(tmp_path))
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_file_trains_two_steps_on_a_cpu(name: str, stand_in: Path, questions: 
         *("--policy.path", str(stand_in), "--policy.device", "cpu", "--env.prompt", "bare"),
         *("--env.questions", str(questions), "--env.eval-questions", str(questions), "--env.corpus", "bundled"),
         *(
-            "--rollout.questions_per_step-per-step",
+            "--rollout.questions-per-step",
             "2",
             "--rollout.max-new-tokens",
             "12",

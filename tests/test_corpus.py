@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from retrievers import CorpusError, DiskCorpus, Passage, corpus_hash, load_corpus
 from retrievers.corpus import write_corpus
+from retrievers.files import atomic_write
 
 ROWS = [
     {"id": "0", "contents": '"Karith"\nKarith stands on the Ostue.'},
@@ -192,3 +193,32 @@ def test_corpus_hash_is_the_identity_of_a_corpus(tmp_path: Path) -> None:
 )
 def test_corpus_hash_changes_with(other: list[Passage]) -> None:
     assert corpus_hash(other) != corpus_hash(READ)
+
+
+# ---------------------------------------------------------------- whole or not at all
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Passage]:
+        yield READ[0]
+        raise KeyboardInterrupt
+
+    path = tmp_path / "c.jsonl"
+    write_corpus(READ, path)
+    before = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(interrupted(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_that_write_one_file_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table"
+    with atomic_write(path) as ours:
+        ours.write_text("ours, whole")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with atomic_write(path) as theirs:
+            theirs.write_text("theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours, whole"
+    assert list(tmp_path.iterdir()) == [path]

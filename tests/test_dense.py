@@ -15,15 +15,10 @@ from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.dense import DenseRetriever
 from retrievers.index.encoder import EncoderError, SentenceEncoder, prefixes_of
-from retrievers.index.vector_index import (
-    VectorIndex,
-    VectorIndexError,
-    bytes_per_vector,
-    default_parameters,
-    exact_search,
-    lists_of,
-    recall,
-)
+from retrievers.index.engine import VectorIndexError
+from retrievers.index.faiss_engine import lists_of
+from retrievers.index.recall import exact_search, recall
+from retrievers.index.vector_index import VectorIndex, engine_of
 
 SPECS = ["Flat", "SQfp16", "SQ8", "HNSW32", "HNSW32,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16_HNSW8,SQ8", "hnswlib"]
 
@@ -102,7 +97,7 @@ def test_indexes_find_what_the_exact_one_finds(
 def test_the_size_of_an_index_is_foretold(spec: str, vectors: np.ndarray[Any, Any], tmp_path: Path) -> None:
     VectorIndex.build(spec, [vectors]).save(tmp_path / "index")
     size = (tmp_path / "index").stat().st_size / 2000
-    assert bytes_per_vector(spec, 32) == pytest.approx(size, rel=0.06)
+    assert engine_of(spec).bytes_per_vector(spec, 32) == pytest.approx(size, rel=0.06)
 
 
 def test_searching_harder_finds_more(vectors: np.ndarray[Any, Any], queries: np.ndarray[Any, Any]) -> None:
@@ -117,10 +112,9 @@ def test_searching_harder_finds_more(vectors: np.ndarray[Any, Any], queries: np.
 
 
 def test_default_parameters_fit_the_kind() -> None:
-    assert default_parameters("Flat") == ""
-    assert default_parameters("IVF4096,SQ8") == "nprobe=256"
-    assert default_parameters("IVF4,Flat") == "nprobe=4"
-    assert default_parameters("HNSW32") == default_parameters("hnswlib") == "efSearch=128"
+    parameters = {"Flat": "", "IVF4096,SQ8": "nprobe=256", "IVF4,Flat": "nprobe=4"}
+    parameters |= {"HNSW32": "efSearch=128", "hnswlib": "efSearch=128"}
+    assert {spec: engine_of(spec).default_parameters(spec) for spec in parameters} == parameters
     assert lists_of("OPQ48,IVF65536_HNSW32,PQ48") == 65536
 
 

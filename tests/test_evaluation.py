@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from rich.console import Console
 
 from algorithms.common.evaluation.intervals import bootstrap_ci95, mcnemar
 from algorithms.common.evaluation.results import PartialResult, read_result, write_result
-from algorithms.common.evaluation.scores import QuestionResult, Score, macro_average, macro_averages, score, score_rows
+from algorithms.common.evaluation.scores import (
+    MacroAverage,
+    QuestionResult,
+    Score,
+    macro_average,
+    macro_averages,
+    score,
+    score_rows,
+)
 from algorithms.common.evaluation.tables import print_scores
 from examples import compare_results, evaluate
 from igsearch_env.errors import ConfigurationError
@@ -50,6 +59,27 @@ def test_the_table_of_a_run_in_the_bundled_world_fits_80_columns() -> None:
     printed = shown.getvalue()
     assert "…" not in printed
     assert all("0.80 to 0.95" in line for line in printed.splitlines() if any(name in line for name in families))
+
+
+def test_the_table_of_an_evaluation_tells_sizes_failures_and_the_averages_of_families() -> None:
+    scores = {
+        "nq": Score(3_610, 0.4, 0.5, (0.3, 0.5), 2.0),
+        "bamboogle": Score(120, 0.2, 0.3, (0.1, 0.3), 3.0, failed=5),
+        "own [set]": Score(7, 1.0, 1.0, (1.0, 1.0), 1.0),
+    }
+    average = MacroAverage(list(scores), 0.5333, 0.6, (0.4, 0.6), 2.0)
+    shown = io.StringIO()
+    print_scores(Console(width=100, file=shown), "a [policy]", None, scores, {"all": average})
+    title, *lines = (line.strip() for line in shown.getvalue().splitlines())
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[0] in "│┃"]
+    assert title == "a [policy]"
+    assert cells == [
+        ["data set", "n", "EM", "95% CI", "F1", "searches", "failed"],
+        ["nq", "3,610", "0.400", "0.300 to 0.500", "0.500", "2.00", ""],
+        ["bamboogle", "120 of 125", "0.200", "0.100 to 0.300", "0.300", "3.00", "5"],
+        ["own [set]", "7", "1.000", "1.000 to 1.000", "1.000", "1.00", ""],
+        ["macro-average, all", "sets: 3", "0.533", "0.400 to 0.600", "0.600", "2.00", ""],
+    ]
 
 
 def test_a_row_is_what_an_episode_left() -> None:

@@ -31,8 +31,8 @@ from retrievers import (
     RetrievalError,
     Retriever,
     open_retriever,
-    replicas,
 )
+from retrievers.service import replicas
 from retrievers.service.endpoints import make_app
 from retrievers.service.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.files import atomic_write
 from algorithms.common.base.hardware import hardware
 from algorithms.common.evaluation.intervals import paired_difference, verdict
 from algorithms.comparison.run_summary import RunSummary, SeedGroup, make_seed_groups
@@ -164,6 +164,5 @@ def _html(part: tuple[str, list[list[str]]] | Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")

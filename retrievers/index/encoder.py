@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from retrievers.base import Passage, RetrieverError
+from retrievers.base import IndexMismatchError, Passage, RetrieverError
 
 Vectors = NDArray[np.float32]
 
@@ -49,6 +49,16 @@ class Encoder(Protocol):
     def fingerprint(self) -> dict[str, Any]:
         """What decides the vectors, as JSON values: an index serves only the encoder that it was made with."""
         ...
+
+
+def check_encoder(encoder: dict[str, Any], built: dict[str, Any], where: str) -> None:
+    """Raise `IndexMismatchError` unless two encoder fingerprints make the same vectors (a name may differ)."""
+    for key, value in built.items():
+        if key != "model" and encoder.get(key) != value:
+            raise IndexMismatchError(
+                f"{where}: its vectors were made with {key}={value!r}, the encoder has {encoder.get(key)!r}; "
+                "use the encoder that it was built with, or build it again"
+            )
 
 
 def prefixes_of(name: str) -> tuple[str, str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from retrievers.base import IndexMismatchError
+from retrievers.files import atomic_write
 
 FORMAT = 2  # of index folders
-KINDS = ("bm25", "dense")
 
 
 def write_manifest(folder: Path, kind: str, content: dict[str, Any]) -> None:
@@ -20,26 +19,31 @@ def write_manifest(folder: Path, kind: str, content: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    """Write a JSON file, whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def index_kind(source: str) -> str | None:
+    """The kind of index in a folder; None if there is no such folder. Raises as `read_manifest` does."""
+    return str(read_manifest(source)["kind"]) if Path(source).is_dir() else None
 
 
 def read_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """The manifest of an index folder. Raises `IndexMismatchError` for what is none, or of another version or kind."""
+    """The manifest of an index folder, of any kind if `kind` is None.
+
+    Raises `IndexMismatchError` for a folder without a manifest, or one of another version or kind.
+    """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         raise IndexMismatchError(f"{folder}: no manifest.json in it; it is not an index that build_index finished")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, found = manifest["format"], manifest.get("kind")
+        version, found = manifest["format"], manifest["kind"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexMismatchError(f"{path}: not a manifest ({error!r}); build the index again") from error
     if version != FORMAT:
         raise IndexMismatchError(f"{folder}: format {version!r}, this version reads {FORMAT}; build the index again")
-    if found not in ((kind,) if kind else KINDS):
-        raise IndexMismatchError(
-            f"{path}: kind={found!r}, expected {kind or ' or '.join(KINDS)}; give another folder or build it again"
-        )
+    if kind is not None and found != kind:
+        raise IndexMismatchError(f"{path}: kind={found!r}, expected {kind}; give another folder or build it again")
     return dict(manifest)

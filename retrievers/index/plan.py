@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from retrievers.base import Passage, RetrieverError
 from retrievers.index.encoder import Encoder
-from retrievers.index.vector_index import BLOCK, bytes_per_vector, lists_of, training_rows
+from retrievers.index.engine import BLOCK
+from retrievers.index.vector_index import engine_of
 
 GIB = 2**30
 LIBRARIES = 2.0 * GIB  # torch, an encoder of base size and its activations, as measured
-# Of BM25, by measurement on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
-BM25_MEMORY, BM25_DISK = 12.0, 2.6
-BM25_CHARACTERS_PER_SECOND = 3e6
 
 
 class WontFitError(RetrieverError, ValueError):
@@ -75,35 +72,15 @@ def plan_dense(passages: int, encoder: Encoder, spec: str, sample: Sequence[Pass
     start = time.perf_counter()
     encoder.encode_passages(sample)
     rate = len(sample) / (time.perf_counter() - start)
-    index = passages * bytes_per_vector(spec, encoder.dimension)
-    trained = 4.0 * training_rows(spec, passages) * encoder.dimension if lists_of(spec) else 0.0
+    engine, dimension = engine_of(spec), encoder.dimension
+    index = passages * engine.bytes_per_vector(spec, dimension)
+    trained = engine.training_bytes(spec, passages, dimension)
     return Plan(
-        seconds=(passages - encoded) / rate + _index_seconds(passages, encoder.dimension, spec),
-        memory=LIBRARIES + index + trained + 8.0 * BLOCK * encoder.dimension + 16.0 * passages,
-        disk=index + 2.0 * (passages - encoded) * encoder.dimension,  # float16 vectors beside the index
+        seconds=(passages - encoded) / rate + engine.build_seconds(spec, passages, dimension),
+        memory=LIBRARIES + index + trained + 8.0 * BLOCK * dimension + 16.0 * passages,
+        disk=index + 2.0 * (passages - encoded) * dimension,  # float16 vectors beside the index
         loaded=index,
         advice="choose a smaller index (SQfp16 half of Flat, SQ8 a quarter, IVF4096,PQ48 a thirtieth)",
-    )
-
-
-def _index_seconds(passages: int, dimension: int, spec: str) -> float:
-    """Rough: measured on two cores at 384 dimensions (docs/retrieval.md), scaled by dimension."""
-    scale = dimension / 384
-    if "HNSW" in spec.partition(",")[0].partition("_")[0] or spec == "hnswlib":
-        return passages * 6e-5 * scale * float(np.log2(max(passages, 2)))
-    lists = lists_of(spec)
-    # Training runs about 10 rounds over 64 vectors a list; every vector then looks for its list.
-    return scale * (passages * 5e-7 + (10 * 64 * lists + passages) * lists * 2e-8)
-
-
-def plan_bm25(characters: int, passages: int) -> Plan:
-    """Estimate a BM25 index of this much text."""
-    return Plan(
-        seconds=characters / BM25_CHARACTERS_PER_SECOND,
-        memory=BM25_MEMORY * characters + 500.0 * passages,
-        disk=BM25_DISK * characters,
-        loaded=BM25_DISK * characters,
-        advice="use a machine with more, or a smaller corpus",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from retrievers.base import IndexMismatchError
 from retrievers.corpus import DiskCorpus
-from retrievers.index.encoder import Encoder
-from retrievers.index.manifest import write_json
+from retrievers.files import atomic_write
+from retrievers.index.encoder import Encoder, check_encoder
+from retrievers.index.manifest import read_manifest, write_json
 
 SETTINGS = "settings.json"
 ENCODE_AT_ONCE = 1_024  # passages between two reports of progress
@@ -30,6 +30,8 @@ def encode_shards(
     """
     check_settings(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.partial"):  # by a build that was killed
+        left.unlink()
     write_json(folder / SETTINGS, settings)
     size = settings["shard_size"]
     for start in range(0, len(corpus), size):
@@ -41,10 +43,8 @@ def encode_shards(
                 passages = corpus[at : min(at + ENCODE_AT_ONCE, stop)]
                 vectors[at - start : at - start + len(passages)] = encoder.encode_passages(passages)
                 progress(at + len(passages))
-            partial = path.with_name(path.name + ".partial")
-            with open(partial, "wb") as file:
+            with atomic_write(path) as partial, open(partial, "wb") as file:
                 np.save(file, vectors)
-            os.replace(partial, path)
         progress(stop)
 
 
@@ -76,6 +76,20 @@ def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
             f"{folder}: {sum(map(len, shards))} vectors for {passages} passages; remove it and build the index again"
         )
     return shards
+
+
+def kept_vectors(index: Path, corpus_hash: str, encoder: Encoder) -> Path:
+    """The folder of vectors that an index folder kept.
+
+    Raises `IndexMismatchError` unless they are of this corpus and this encoder.
+    """
+    manifest = read_manifest(index, "dense")
+    if manifest["corpus"]["hash"] != corpus_hash:
+        raise IndexMismatchError(f"{index}: its vectors are of another corpus; give another folder, or encode anew")
+    check_encoder(encoder.fingerprint(), manifest["encoder"]["fingerprint"], str(index))
+    if not (index / "vectors").is_dir():
+        raise IndexMismatchError(f"{index}: built without keeping its vectors; encode anew")
+    return index / "vectors"
 
 
 def shard_path(folder: Path, number: int) -> Path:

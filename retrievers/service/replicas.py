@@ -1,30 +1,27 @@
-"""Requests to a service that runs at several addresses: time-outs, retries and failover, within a deadline."""
+"""A service that runs at several addresses: which one a request goes to, retries and failover within a deadline."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
-from retrievers.service.wire import INDEX_HEADER, MALFORMED
+from retrievers.service.request import AttemptError, Request
+from retrievers.service.wire import INDEX_HEADER
 
 T = TypeVar("T")
 WORKERS = 16  # requests at once
-CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
 COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds that a replica which failed is avoided for
 GRACE = 0.1  # seconds after the deadline in which a request may still say what it saw
-MAX_ANSWER_BYTES = 256 * 2**20
-TRANSIENT = frozenset({429, 500, 502, 503, 504})  # status codes after which the same request may succeed
 
 
 @dataclass
@@ -35,43 +32,6 @@ class RemoteStats:
     retries: int = 0  # sent to a replica that the same request had failed at
     failovers: int = 0  # sent to another replica because one had failed
     failures: int = 0  # given up
-
-
-class RefusedError(QueryError):
-    """A 4xx answer: the same request would be refused again."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Request(Generic[T]):
-    """What to ask, and how to read the body of an answer with status 200 (raises one of `MALFORMED`)."""
-
-    method: str
-    path: str
-    body: dict[str, Any] | None
-    read: Callable[[bytes], T]
-
-
-class _AttemptError(Exception):
-    """What one attempt saw that a further one may not; `wait`: seconds that the server asked to be left alone for."""
-
-    def __init__(self, seen: str, wait: float = 0.0) -> None:
-        super().__init__(seen)
-        self.wait = wait
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: httpx.Headers
-    content: bytes
-
-    def __str__(self) -> str:
-        start = self.content[:800].decode("utf-8", "replace")[:200]
-        return f"status {self.status}, {self.headers.get('content-type', 'no content type')}, {start!r}"
 
 
 class _Replica:
@@ -164,8 +124,10 @@ class Replicas:
                 break
             self._count(requests=1, retries=int(again), failovers=int(attempt > 0 and not again))
             try:
-                result = self._attempt(replica, request, left / (self.attempts - attempt))
-            except _AttemptError as error:
+                answer = request.send(self._client, replica.url, left / (self.attempts - attempt))
+                self._check_index(replica, answer.headers.get(INDEX_HEADER))
+                result = request.result(answer)
+            except AttemptError as error:
                 replica.failed()
                 failed[replica.url] += 1
                 seen[replica.url] = str(error)
@@ -180,37 +142,6 @@ class Replicas:
             f"{self.deadline:g} s): {what or 'no time was left to ask'}. See whether it runs "
             f"(GET {order[0].url}/health) and what it logs"
         )
-
-    def _attempt(self, replica: _Replica, request: Request[T], seconds: float) -> T:
-        try:
-            answer = self._send(replica.url + request.path, request, seconds)
-        except httpx.HTTPError as error:
-            raise _AttemptError(f"{type(error).__name__}: {error}") from error
-        if answer.status in TRANSIENT:
-            raise _AttemptError(str(answer), wait=_retry_after(answer.headers))
-        if 400 <= answer.status < 500:
-            what = f"{replica.url}{request.path} refused the request: {_detail(answer)}"
-            raise RefusedError(f"{what}; correct the call or the address", answer.status)
-        if answer.status != 200:
-            raise _AttemptError(str(answer))
-        self._check_index(replica, answer.headers.get(INDEX_HEADER))
-        try:
-            return request.read(answer.content)
-        except MALFORMED as error:
-            raise _AttemptError(f"no answer of a retrieval service ({error}): {answer}") from error
-
-    def _send(self, url: str, request: Request[T], seconds: float) -> _Answer:
-        ends = time.monotonic() + seconds
-        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        with self._client.stream(request.method, url, json=request.body, timeout=timeout) as response:
-            content = bytearray()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if time.monotonic() > ends:  # a trickle never times out by itself
-                    raise httpx.ReadTimeout(f"the answer was not complete within {seconds:.1f} s")
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise httpx.DecodingError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
-            return _Answer(response.status_code, response.headers, bytes(content))
 
     def _check_index(self, replica: _Replica, index: str | None) -> None:
         """Our servers say what they search: a replica or a restart with another index would mix two experiments."""
@@ -244,17 +175,3 @@ def _address(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise QueryError(f"{url!r} is no address of a service: it must be http:// or https:// and a host")
     return address
-
-
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds of a Retry-After header; 0.0 for none, and for a date."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
-
-
-def _detail(answer: _Answer) -> str:
-    """What a server gives as the reason of a refusal."""
-    try:
-        return f"status {answer.status}, {str(json.loads(answer.content)['detail'])[:500]}"
-    except (*MALFORMED, KeyError, TypeError):
-        return str(answer)

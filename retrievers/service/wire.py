@@ -22,6 +22,11 @@ INDEX_HEADER = "x-retriever-index"  # of our server's answers: `index_mark`
 MALFORMED = (ValueError, RecursionError, OverflowError)  # what the readers raise
 
 
+def is_address(text: str) -> bool:
+    """Whether this names a service rather than a file."""
+    return text.startswith(("http://", "https://"))
+
+
 def index_mark(fingerprint: dict[str, Any]) -> str:
     """A short hash of a retriever's fingerprint, to tell services apart that would find different passages."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]

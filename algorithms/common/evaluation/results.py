@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.base.files import atomic_write
 from algorithms.common.evaluation.fingerprint import Fingerprint, differences
 from algorithms.common.evaluation.scores import QuestionResult, Score, by_dataset, macro_average, macro_averages
 from igsearch_env.errors import ConfigurationError
@@ -28,9 +29,8 @@ def write_result(
         datasets[name] = {**asdict(scores[name]), **(facts or {}).get(name, {}), "rows": plain}
     averages = {name: asdict(average) for name, average in macro_averages(rows).items()}
     content = {**header, "macro_average": macro_average(scores), "macro_averages": averages, "datasets": datasets}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    with atomic_write(path, durable=True) as partial:  # the rows of `PartialResult` are deleted afterwards
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,74 @@
-"""Tables of evaluations for the terminal."""
+"""The table of an evaluation for the terminal."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from algorithms.common.evaluation.scores import Score, macro_average
+from algorithms.common.evaluation.scores import MacroAverage, Score, macro_average
+from igsearch_env.question_sets import BENCHMARKS
+
+HEADS = ("data set", "n", "before", "EM", "95% CI", "F1", "searches", "failed")
 
 
-def print_scores(console: Console, title: str, before: dict[str, Score] | None, after: dict[str, Score]) -> None:
-    """A table of EM by data set, with 95% intervals over questions."""
-    table = Table(title=title)
-    table.add_column("data set", no_wrap=True)
-    for name in ("n", *(("before",) if before else ()), "EM", "95% CI", "F1", "searches"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for dataset, s in after.items():
-        was = (f"{before[dataset].em:.3f}" if dataset in before else "",) if before else ()
-        interval = f"{s.em_ci95[0]:.2f} to {s.em_ci95[1]:.2f}"
-        table.add_row(dataset, str(s.n), *was, f"{s.em:.3f}", interval, f"{s.f1:.3f}", f"{s.searches:.2f}")
-    mean_before = (f"{macro_average(before):.3f}",) if before else ()
-    n = str(sum(s.n for s in after.values()))
-    f1 = sum(s.f1 for s in after.values()) / len(after)
-    searches = sum(s.searches for s in after.values()) / len(after)
-    table.add_section()
-    table.add_row("macro-average", n, *mean_before, f"{macro_average(after):.3f}", "", f"{f1:.3f}", f"{searches:.2f}")
+def print_scores(
+    console: Console,
+    title: str,
+    before: Mapping[str, Score] | None,
+    after: Mapping[str, Score],
+    averages: Mapping[str, MacroAverage] | None = None,
+) -> None:
+    """A row for each data set, with the 95% interval of EM over its questions, then the macro-averages.
+
+    Args:
+        before: scores of an earlier evaluation, whose EM stands in a column of its own.
+        averages: macro-averages by name. With them the table also says how large a published benchmark is and how many
+            retrievals failed; without, it has one macro-average and, in the bundled world, fits 80 columns.
+    """
+    first = before or {}
+    if averages is None:
+        rows = [_row(name, f"{s.n:,}", s, 2, before=first.get(name)) for name, s in after.items()]
+        n = f"{sum(s.n for s in after.values()):,}"
+        means = [_row("macro-average", n, _mean(after), 2, before=_mean(before) if before else None)]
+    else:
+        rows = [_row(name, _count(name, s), s, 3, first.get(name), str(s.failed or "")) for name, s in after.items()]
+        means = [_row(f"macro-average, {name}", f"sets: {len(a.datasets)}", a, 3) for name, a in averages.items()]
+    table = Table(title=escape(title))
+    shown = [place for place in range(len(HEADS)) if any(row[place] for row in rows)]
+    for place in shown:
+        table.add_column(HEADS[place], justify="right" if place else "left", no_wrap=True)
+    for part in (rows, means):
+        for row in part:
+            table.add_row(*(row[place] for place in shown))
+        table.add_section()
     console.print(table)
+
+
+def _row(
+    name: str,
+    n: str,
+    found: Score | MacroAverage,
+    digits: int,
+    before: Score | MacroAverage | None = None,
+    failed: str = "",
+) -> list[str]:
+    low, high = found.em_ci95
+    interval = "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+    was = "" if before is None else f"{before.em:.3f}"
+    return [escape(name), n, was, f"{found.em:.3f}", interval, f"{found.f1:.3f}", f"{found.searches:.2f}", failed]
+
+
+def _count(name: str, score: Score) -> str:
+    known = BENCHMARKS.get(name)
+    return f"{score.n:,}" if known is None or known.size == score.n else f"{score.n:,} of {known.size:,}"
+
+
+def _mean(scores: Mapping[str, Score]) -> MacroAverage:
+    """Means over the data sets; without the questions there is no interval."""
+    f1 = sum(score.f1 for score in scores.values()) / len(scores)
+    searches = sum(score.searches for score in scores.values()) / len(scores)
+    return MacroAverage(list(scores), macro_average(scores), f1, (math.nan, math.nan), searches)

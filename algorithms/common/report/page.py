@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from algorithms.common.base.files import atomic_write
 
 CSS = """
 :root {
@@ -67,6 +68,5 @@ def data(name: str, value: Any) -> str:
 def write(path: Path, document: str) -> None:
     """Write a page, whole or not at all. What is no Unicode (in the name of a folder) is `?`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(document, encoding="utf-8", errors="replace")
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        partial.write_text(document, encoding="utf-8", errors="replace")

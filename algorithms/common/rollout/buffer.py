@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from algorithms.common.base.files import atomic_write
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.rollout.buffer_json import group_row, read_group
 from algorithms.common.rollout.sequences import MicroBatch, TokenSequence, token_sequence
@@ -218,12 +218,10 @@ class RolloutBuffer:
     def save(self, path: str | Path) -> None:
         """Write the buffer as gzipped JSON lines: a header, then one group a line; whole or not at all."""
         path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
+        with atomic_write(path) as partial, gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
             file.write(json.dumps({"format": FORMAT, "failed": self.failed, "metadata": self.metadata}) + "\n")
             for group in self.groups:
                 file.write(json.dumps(group_row(group), ensure_ascii=False) + "\n")
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | Path) -> RolloutBuffer:

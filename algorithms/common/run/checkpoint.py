@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from algorithms.common.base.files import flush_to_disk
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.lora import load_adapter
 from algorithms.common.model.policy import Policy
@@ -106,7 +106,7 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
     def to_disk(partial: Path) -> None:
         if processes.is_main:
             for written in (*partial.rglob("*"), partial):
-                _sync(written)
+                flush_to_disk(written)
 
     failures: list[str] = []
     for write in (begin, *parts, to_disk):
@@ -139,20 +139,9 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         if target.exists():
             os.replace(target, old)
         os.replace(partial, target)
-        _sync(target.parent)  # before anything older is dropped
+        flush_to_disk(target.parent)  # before anything older is dropped
         shutil.rmtree(old, ignore_errors=True)
     processes.barrier()
-
-
-def _sync(path: Path) -> None:
-    """Have a file or folder on the disk itself, where it outlives a machine that loses power."""
-    # Not every file system takes it of folders.
-    with suppress(OSError) if path.is_dir() else nullcontext():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _is_disk_error(error: BaseException, folder: Path) -> bool:

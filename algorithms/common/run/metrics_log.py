@@ -7,11 +7,11 @@ With trackers (`trackers.py`): tracker_id, wandb/
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.base.files import atomic_write
 from algorithms.common.evaluation.scores import Score, macro_average
 from algorithms.common.run.trackers import Tracker
 from igsearch_env.stepper import render
@@ -30,9 +30,8 @@ class MetricsLog:
 
         self.path = run_dir / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
-        partial = self.path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(partial, self.path)
+        with atomic_write(self.path, durable=True) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
         self.trackers = trackers
@@ -56,16 +55,25 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, without a half-written last line. No file: no records."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The records of a metrics file up to the first damaged line, such as a half-written last one."""
+    rows, damaged = scan_metrics(path)
+    return rows[: damaged[0] - 1] if damaged else rows
+
+
+def scan_metrics(path: Path) -> tuple[list[Any], list[int]]:
+    """What each line of a metrics file holds, and the numbers (from 1) of the lines that are not JSON.
+
+    No file: no lines.
+    """
+    rows: list[Any] = []
+    damaged: list[int] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
-    return rows
+            damaged.append(number)
+    return rows, damaged
 
 
 def write_transcripts(path: Path, trajectories: Sequence[Trajectory], count: int = 4) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.common.base.files import atomic_write
 from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from igsearch_env.protocols import Action, Answer, Search
@@ -76,10 +76,9 @@ def record_trajectories(
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    # Without a time of writing, so that a repeated run leaves the same bytes.
-    partial.write_bytes(gzip.compress(text.encode("utf-8", errors="replace"), mtime=0))
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        # Without a time of writing, so that a repeated run leaves the same bytes.
+        partial.write_bytes(gzip.compress(text.encode("utf-8", errors="replace"), mtime=0))
 
 
 def load_recorded(path: str | Path) -> RecordedStep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 from algorithms.common.evaluation.fingerprint import Fingerprint
 from algorithms.common.evaluation.results import Result, read_tests
 from algorithms.common.run.collapse import CollapseWatch
+from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
 
 
@@ -124,25 +124,15 @@ def read_run(folder: Path) -> SavedRun:
         raise ConfigurationError(
             f"{folder} holds neither metrics.jsonl nor config.yaml, so it is no run; give the --run-dir of one"
         )
-    rows, damaged = _metrics(metrics)
-    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    lines, unreadable = scan_metrics(metrics)
+    rows = [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
+    last = len(lines) + len(unreadable)  # which may just be being written
+    damaged = tuple(number for number in unreadable if number < last)
     try:
         before, after = read_tests(folder)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}, restore it, or delete it to report without") from error
     return SavedRun(folder, _config(settings), rows, before, after, damaged)
-
-
-def _metrics(path: Path) -> tuple[list[Any], tuple[int, ...]]:
-    """The rows of a metrics file, and the numbers of lines that are none, but for a last one."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    rows, damaged = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            damaged.append(number)
-    return rows, tuple(number for number in damaged if number < len(lines))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.base.files import atomic_write
 from igsearch_env.errors import ConfigurationError
 
 FINISH_SECONDS = 300  # that wandb may take to upload the rest at the end; by default it waits for the network for ever
@@ -156,7 +157,6 @@ def _run_id(run_dir: Path) -> str:
     """The id of the run in this folder, written when it is first asked for."""
     path = run_dir / "tracker_id"
     if not path.is_file():
-        partial = path.with_name("tracker_id.partial")
-        partial.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with atomic_write(path) as partial:
+            partial.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
