@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
@@ -35,7 +35,7 @@ from algorithms.common.evaluation.scores import (
     score_rows,
 )
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
@@ -90,8 +90,8 @@ class Args:
     """Passages of one search are cut to this many tokens (as env.max_observation_tokens of training). None: never."""
     context_length: int | None = None
     """Longest episode, tokens. None: the model's own."""
-    dtype: str = "float32"
-    """Precision of the weights: float32, bfloat16 or float16."""
+    dtype: Dtype = "float32"
+    """Precision of the weights."""
     kv_cache_tokens: int = 262_144
     """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
     limit: int = 0
@@ -269,7 +269,7 @@ def _figures(found: Score | MacroAverage) -> tuple[str, str, str, str]:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Args, description=__doc__)
+    options = parse_options(Args, description=__doc__)
     try:
         main(options)
     except KeyboardInterrupt:

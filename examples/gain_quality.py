@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
@@ -64,7 +64,7 @@ class Args:
     """`bundled`, folders or model names."""
     families: tuple[str, ...] = ("search_r1",)
     """Tag families: in autorefine the evidence is a passage block with what the policy made of it."""
-    questions: int = 64
+    num_questions: int = 64
     """Questions of the training split."""
     group_size: int = 8
     """Rollouts of each."""
@@ -86,13 +86,17 @@ def main(args: Args) -> None:
     """Print one table per policy and family."""
     console = Console()
     retriever = bundled_retriever()
-    questions = bundled_world().questions["train"][:: max(1, len(bundled_world().questions["train"]) // args.questions)]
+    questions = bundled_world().questions["train"][
+        :: max(1, len(bundled_world().questions["train"]) // args.num_questions)
+    ]
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
         protocol = Protocol(family, "bare")
         engine = EpisodeStepper(questions, retriever, None, protocol=protocol)
         decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
-        buffer = collect(decoder, engine, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
+        buffer = collect(
+            decoder, engine, questions[: args.num_questions], group_size=args.group_size, seed=(args.seed,)
+        )
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
         for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
             table.add_column(name, justify="left" if name in ("value", "search for") else "right")
@@ -166,6 +170,6 @@ def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except IGSearchError as error:
         sys.exit(f"error: {error}")

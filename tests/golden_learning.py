@@ -186,7 +186,7 @@ def hole_aware_gae(case: Case) -> Outputs:
     mask = _mask(case, "response_mask")
     buffer = _rewarded(mask, case.get("scores"))
     buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
-    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), lam=case.get("lam")))
+    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), gae_lambda=case.get("lam")))
     return {
         "advantages": _where_asked(mask, algorithm.advantages(buffer), case.outputs["advantages"]),
         "returns": _where_asked(mask, algorithm.value_targets(buffer), case.outputs["returns"]),

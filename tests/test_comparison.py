@@ -25,7 +25,7 @@ from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Trajectory
 
 ROOT = Path(__file__).parent.parent
-TINY = "--rollout.questions_per_step-per-step 2 --rollout.group-size 4 --eval-limit 2 --rollout.max-new-tokens 12"
+TINY = "--rollout.questions-per-step 2 --rollout.group-size 4 --eval-limit 2 --rollout.max-new-tokens 12"
 
 
 def exact_matches(seeds: int, questions: int, share: float, seed: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]

@@ -150,7 +150,7 @@ def test_a_killed_process_resumes_to_the_same_numbers(small: dict[str, Any], tmp
         *(
             "--env.eval-questions",
             small["env"].questions[0],
-            "--rollout.questions_per_step-per-step",
+            "--rollout.questions-per-step",
             "3",
             "--rollout.group-size",
             "3",

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from algorithms.common.algorithm import Algorithm
+from algorithms.common.base.command_line import refuse
 from algorithms.common.base.errors import TrainingError
-from algorithms.common.command_line import parse_config
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.distributed.failures import end_process, lost_process
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
@@ -28,7 +28,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.learner import map_policy_tokens
 from algorithms.common.training.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
-from igsearch_env.errors import IGSearchError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
 C = TypeVar("C", bound=TrainConfig)
@@ -41,6 +41,9 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
     with suppress(KeyboardInterrupt):  # which may also come while an error is being dealt with
         try:
             config = parse_config(config_class, description=description)
+        except ConfigurationError as error:
+            refuse(error)
+        try:
             train(algorithm_class(config), config)
             message = None
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:

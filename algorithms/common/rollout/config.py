@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from algorithms.common.model.pretrained import DTYPES
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
-
-ENGINES = ("builtin", "transformers", "vllm", "vllm_server")
-
+from algorithms.common.model.pretrained import Dtype
+from igsearch_env.errors import ConfigurationError, check_literals, check_range
 
 EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
 
@@ -16,6 +14,10 @@ EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
 @dataclass(frozen=True)
 class RolloutConfig:
     """How experience is collected."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
+    )
 
     questions_per_step: int = 16
     """Questions a step."""
@@ -34,17 +36,18 @@ class RolloutConfig:
     decoding, at the price of more and smaller calls; on two cores it did not pay."""
     recompute_logprobs: bool = False
     """Compute the old log-probs again before the update; always done where another engine or precision sampled."""
-    engine: str = "builtin"
-    """What writes: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    engine: Literal["builtin", "transformers", "vllm", "vllm_server"] = "builtin"
+    """What generates: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
     """Address of the vLLM server, http://HOST:PORT."""
     gpu_memory_utilization: float = 0.4
     """Share of the GPU's memory that vllm in this process takes."""
-    dtype: str | None = None
-    """Precision of the weights that sample and score, held beside those that are trained: bfloat16 where float32
-    weights are trained. None: the trained weights themselves."""
+    dtype: Dtype | None = None
+    """Precision of a copy of the weights that samples and scores, for example bfloat16 where float32 weights are
+    trained. None: no copy, the trained weights themselves sample."""
 
     def __post_init__(self) -> None:
+        check_literals(self, "rollout")
         check_range("rollout.questions_per_step", self.questions_per_step, 1)
         check_range("rollout.group_size", self.group_size, 1)
         check_range("rollout.temperature", self.temperature, 1e-3)
@@ -53,9 +56,6 @@ class RolloutConfig:
         check_range("rollout.token_budget", self.token_budget, 1)
         check_range("rollout.step_share", self.step_share, 0, 1)
         check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
-        check_choice("rollout.engine", self.engine, ENGINES)
-        if self.dtype is not None:
-            check_choice("rollout.dtype", self.dtype, DTYPES)
         if (self.engine == "vllm_server") != bool(self.server_url):
             raise ConfigurationError(
                 f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: an address goes "

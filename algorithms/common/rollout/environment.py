@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from algorithms.common.model.tokenizer import Tokens
 from algorithms.common.rollout.truncation import observation_cut
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 from igsearch_env.protocols.protocol import FAMILIES, Protocol
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.rewards import OUTCOME_REWARDS
+from igsearch_env.rewards import OutcomeReward
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
 from retrievers.open import open_retriever
@@ -20,6 +21,8 @@ from retrievers.open import open_retriever
 @dataclass(frozen=True)
 class EnvConfig:
     """The environment: questions, search engine, protocol."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"max_failure_rate"})
 
     questions: tuple[str, ...] = ("bundled",)
     """Training questions: `bundled`, or question files."""
@@ -41,8 +44,8 @@ class EnvConfig:
     """Tag family: search_r1 or autorefine."""
     prompt: str = "bare"
     """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
-    outcome_reward: str = "em"
-    """em, f1 or autorefine."""
+    outcome_reward: OutcomeReward = "em"
+    """What an answer earns: exact match, F1, or F1 with AutoRefine's 0.1 for a golden answer in a refine block."""
     max_observation_tokens: int | None = None
     """Passages of one search are cut to this many tokens, their tags stay closed (Search-R1: 500). None: never."""
     max_failure_rate: float = 0.2
@@ -53,7 +56,7 @@ class EnvConfig:
             if not getattr(self, name):
                 raise ConfigurationError(f"env.{name} is empty: name `bundled` or at least one question file")
         check_choice("env.protocol", self.protocol, FAMILIES)
-        check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
+        check_literals(self, "env")
         check_range("env.top_k", self.top_k, 1)
         check_range("env.max_searches", self.max_searches, 1, 100)
         check_range("env.attempts", self.attempts, 1, 100)
