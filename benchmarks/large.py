@@ -3,7 +3,8 @@
     python -m benchmarks.large                                  Qwen2.5-3B on a GPU with 80 GB or more, all weights
     python -m benchmarks.large --lora-rank 16 --dtype bfloat16 --compute-dtype None --sampler-dtype None
     python -m benchmarks.large --device cpu --shape qwen2.5-0.5b --dtype bfloat16 --compute-dtype None \\
-        --sampler-dtype None --questions-per-step 4 --group-size 4 --max-searches 2 --max-new-tokens 64 --observation 200
+        --sampler-dtype None --questions-per-step 4 --group-size 4 --max-searches 2 --max-new-tokens 64 \\
+        --observation 200
     python -m benchmarks.large --device cpu --shape small --layers 2 --max-new-tokens 16 --observation 60 \\
         --questions-per-step 2
 

@@ -86,17 +86,15 @@ def main(args: Args) -> None:
     """Print one table per policy and family."""
     console = Console()
     retriever = bundled_retriever()
-    questions = bundled_world().questions["train"][
-        :: max(1, len(bundled_world().questions["train"]) // args.num_questions)
-    ]
+    questions = bundled_world().questions["train"]
+    questions = questions[:: max(1, len(questions) // args.num_questions)]
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
         protocol = Protocol(family, "bare")
         engine = EpisodeStepper(questions, retriever, None, protocol=protocol)
         decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
-        buffer = collect(
-            decoder, engine, questions[: args.num_questions], group_size=args.group_size, seed=(args.seed,)
-        )
+        chosen = questions[: args.num_questions]
+        buffer = collect(decoder, engine, chosen, group_size=args.group_size, seed=(args.seed,))
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
         for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
             table.add_column(name, justify="left" if name in ("value", "search for") else "right")
