@@ -17,10 +17,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
@@ -32,7 +32,7 @@ from algorithms.common.evaluation.scores import (
 )
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
@@ -74,8 +74,8 @@ class Args(EpisodeConfig):
     """Tokens a turn, at most."""
     context_length: int | None = None
     """Longest episode, tokens. None: the model's own."""
-    dtype: str = "float32"
-    """Precision of the weights: float32, bfloat16 or float16."""
+    dtype: Dtype = "float32"
+    """Precision of the weights."""
     kv_cache_tokens: int = 262_144
     """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
     limit: int = 0
@@ -217,7 +217,7 @@ def write(
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Args, description=__doc__)
+    options = parse_options(Args, description=__doc__)
     try:
         main(options)
     except KeyboardInterrupt:

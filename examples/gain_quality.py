@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
@@ -66,7 +66,7 @@ class Args:
     """`bundled`, folders or model names."""
     families: tuple[str, ...] = ("search_r1",)
     """Tag families: in autorefine the evidence is a passage block with what the policy made of it."""
-    questions: int = 64
+    num_questions: int = 64
     """Questions of the training split."""
     group_size: int = 8
     """Rollouts of each."""
@@ -88,14 +88,17 @@ def main(args: Args) -> None:
     """Print one table per policy and family."""
     console = Console()
     retriever = bundled_retriever()
-    questions = bundled_world().questions["train"][:: max(1, len(bundled_world().questions["train"]) // args.questions)]
+    questions = bundled_world().questions["train"]
+    questions = questions[:: max(1, len(questions) // args.num_questions)]
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
         protocol = make_protocol(family, "bare")
         stepper = EpisodeStepper(questions, retriever, None, EpisodeRules(protocol=protocol))
         turn_end = TurnEnd(policy.tokenizer, protocol.stop_strings)
         decoder = Decoder(policy, turn_end, slots=128, max_new_tokens=64 if protocol.refines else 32, temperature=1.0)
-        buffer = collect(decoder, stepper, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
+        buffer = collect(
+            decoder, stepper, questions[: args.num_questions], group_size=args.group_size, seed=(args.seed,)
+        )
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
         for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
             table.add_column(name, justify="left" if name in ("value", "search for") else "right")
@@ -169,6 +172,6 @@ def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except IGSearchError as error:
         sys.exit(f"error: {error}")

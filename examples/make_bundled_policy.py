@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from algorithms.common.base.command_line import parse_options
 from igsearch_env.protocols import make_protocol
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.search_r1 import SearchR1
@@ -239,4 +239,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

@@ -12,10 +12,10 @@ import sys
 from dataclasses import dataclass
 
 import gymnasium
-import tyro
 from rich.console import Console
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.protocols import Answer, Search, make_protocol
@@ -65,7 +65,7 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, RetrieverError) as error:
         sys.exit(f"error: {error}")
     except (EOFError, KeyboardInterrupt):

@@ -21,11 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
@@ -59,7 +59,7 @@ class Args:
     """A file that RolloutBuffer.save wrote; None: collect one."""
     policy: str | None = None
     """`bundled` (default when collecting), a folder or a model name. With a buffer: measures both gains anew."""
-    questions: int = 8
+    questions_per_step: int = 8
     """Questions to collect, of the training split."""
     group_size: int = 8
     """Rollouts of each question."""
@@ -67,7 +67,7 @@ class Args:
     """Attempts in an episode; the last one counts."""
     seed: int = 0
     """Decides every draw."""
-    question_files: tuple[str, ...] = ("bundled",)
+    questions: tuple[str, ...] = ("bundled",)
     """Where the questions come from: files, or `bundled`."""
     corpus: str = "bundled"
     """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
@@ -93,7 +93,7 @@ def main(args: Args) -> None:
         gains = stored_gains(buffer)
     else:
         check_range("seed", args.seed, 0)
-        files, attempts = args.question_files, args.attempts
+        files, attempts = args.questions, args.attempts
         env = EnvConfig(
             questions=files, corpus=args.corpus, attempts=attempts, protocol=args.protocol, prompt=args.prompt
         )
@@ -137,15 +137,15 @@ def load_buffer(path: Path) -> RolloutBuffer:
 
 def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retriever) -> RolloutBuffer:
     """The first groups of the first step of a training run: its questions, its draws."""
-    rollout = RolloutConfig(args.questions, args.group_size)
+    rollout = RolloutConfig(args.questions_per_step, args.group_size)
     questions = make_questions(env.questions, "train")
-    check_range("questions", args.questions, 1, len(questions))
+    check_range("questions_per_step", args.questions_per_step, 1, len(questions))
     order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
-    chosen = [questions[place] for place in order[: args.questions]]
+    chosen = [questions[place] for place in order[: args.questions_per_step]]
     rules = make_rules(env, policy.tokenizer)
     stepper = EpisodeStepper(chosen, retriever, None, rules)
     turn_end = TurnEnd(policy.tokenizer, rules.protocol.stop_strings)
-    slots, longest = args.questions * args.group_size, rollout.max_new_tokens
+    slots, longest = args.questions_per_step * args.group_size, rollout.max_new_tokens
     decoder = Decoder(policy, turn_end, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
     buffer = collect(decoder, stepper, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
     buffer.check_trainable()
@@ -273,6 +273,6 @@ def shown(value: float | None, form: str, missing: str = "-") -> str:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, RetrieverError, RolloutBufferError, OSError) as error:
         sys.exit(f"error: {error}")

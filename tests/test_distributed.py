@@ -66,7 +66,7 @@ def options(questions: str, run_dir: Path) -> list[str]:
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
         *("--env.eval-questions", questions, "--rollout.questions-per-step", "5", "--rollout.group-size", "3"),
-        *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
+        *("--rollout.max-new-tokens", "12", "--optimizer.num-minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
 
@@ -113,9 +113,9 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("algorithm", "extra"),
     [
-        ("ig_grpo", ("--rollout.recompute-logprobs", "True", "--distributed.sharding", "fsdp2")),
+        ("ig_grpo", ("--rollout.recompute-logprobs", "--distributed.sharding", "fsdp2")),
         ("reinforce_plus_plus", ("--loss.kl-coef", "0.01", "--policy.lora.rank", "4")),
-        ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing", "True")),
+        ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing")),
     ],
 )
 def test_a_run_of_two_processes_is_that_of_one_and_either_goes_on_with_the_other(

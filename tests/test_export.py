@@ -544,7 +544,7 @@ def test_a_full_disk_leaves_what_was_there(trained: Path, tmp_path: Path, monkey
 
 def test_the_command_refuses_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = str(tmp_path / "nowhere")
-    monkeypatch.setattr(sys, "argv", ["export.py", nowhere, "--output", "x", "--merge", "True"])
+    monkeypatch.setattr(sys, "argv", ["export.py", nowhere, "--output", "x", "--merge"])
     with pytest.raises(SystemExit, match=f"error: {nowhere}: not the folder of a run") as stopped:
         runpy.run_path(str(ROOT / "examples" / "export.py"), run_name="__main__")
     assert "\n" not in str(stopped.value.code)

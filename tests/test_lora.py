@@ -91,7 +91,7 @@ def test_an_adapter_folder_is_small_and_loads_merged(tmp_path: Path) -> None:
 
 
 def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
-    with pytest.raises(ConfigurationError, match=r"targets=\['query'\].*Qwen2ForCausalLM.*q_proj.*all-linear"):
+    with pytest.raises(ConfigurationError, match=r"target_modules=\['query'\].*Qwen2ForCausalLM.*q_proj.*all-linear"):
         Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, target_modules=("query",))))
 
 

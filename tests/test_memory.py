@@ -257,7 +257,7 @@ def test_engines(large: Path) -> None:
         return sizes(plan_of(config, device=CUDA))
 
     assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
-    server = lines(engine="vllm_server", server="http://127.0.0.1:1")
+    server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
     builtin = lines(kv_cache_tokens=131_072)["keys and values (always)"]
     assert builtin == lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]

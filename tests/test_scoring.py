@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.episode import Episode
 from igsearch_env.evidence import search_steps
-from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
+from igsearch_env.information_gain import Baseline, ContextForm, InformationGain, InformationGainConfig
 from igsearch_env.protocols import make_protocol
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import UnigramScorer
@@ -47,8 +48,8 @@ def ragged_trajectories(seed: int, family: str = "search_r1", count: int = 7) ->
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+@pytest.mark.parametrize("context", get_args(ContextForm))
 @pytest.mark.parametrize("family", ["search_r1", "autorefine"])
 def test_shared_equals_plain(architecture: str, baseline: str, context: str, family: str) -> None:
     policy = tiny_policy(architecture)
@@ -164,8 +165,8 @@ def test_shared_equals_plain_with_sliding_windows(architecture: str) -> None:
     np.testing.assert_allclose(values[1:], [values[0]] * 2, atol=1e-4)
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+@pytest.mark.parametrize("context", get_args(ContextForm))
 @pytest.mark.parametrize("slots", [2, 8])
 def test_prefixes_of_the_rollout_change_no_gain(baseline: str, context: str, slots: int) -> None:
     policy = bundled_policy()

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from algorithms.common.config import TRACKERS
+from algorithms.common.config import TrainConfig
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
 from algorithms.grpo import GRPO, GRPOConfig
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, literal_choices
 
 
 class FakeWandb(ModuleType):
@@ -151,7 +151,7 @@ def both(steps: Sequence[int]) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_every_tracker_of_the_configuration_can_be_opened() -> None:
-    assert tuple(SERVICES) == TRACKERS
+    assert tuple(SERVICES) == literal_choices(get_type_hints(TrainConfig)["report_to"])
 
 
 def test_a_service_is_told_of_the_project_the_run_and_its_settings(
@@ -238,13 +238,13 @@ def test_an_interruption_is_no_failure_of_the_tracker(
         tracker.write(0, {"reward": 0.0})
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigurationError, match=rf'{name}.*pip install "igsearch\[{name}\]"'):
-        opened(tmp_path, *TRACKERS)
+        opened(tmp_path, *SERVICES)
     assert not wandb.runs  # nothing was begun
     assert not trackio.runs
 

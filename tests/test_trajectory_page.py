@@ -50,7 +50,7 @@ class Rollout:
 def rollout() -> Rollout:
     env = EnvConfig()
     policy, retriever = Policy.load(PolicyConfig("bundled")), make_retriever(env.corpus)
-    buffer = collect_buffer(Args(questions=6, group_size=4), env, policy, retriever)
+    buffer = collect_buffer(Args(questions_per_step=6, group_size=4), env, policy, retriever)
     gains = measured_gains(buffer, env, policy, retriever, 0)
     advantages = all_advantages(buffer, gains)
     set_gains(buffer, gains["random"])

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
+from algorithms.common.base.command_line import refuse
 from algorithms.common.base.errors import TrainingError
-from algorithms.common.command_line import parse_config
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.distributed.failures import end_process, lost_process
 from algorithms.common.report.learning_curve import plot_learning_curve
 from algorithms.common.report.run_report import write_reports
@@ -27,7 +27,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
-from igsearch_env.errors import IGSearchError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
 MAX_REFILLS = 10  # draws of questions in a step, where an algorithm does not keep every group
@@ -42,6 +42,9 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
     with suppress(KeyboardInterrupt):  # which may also come while an error is handled
         try:
             config = parse_config(config_class, description=description)
+        except ConfigurationError as error:
+            refuse(error)
+        try:
             train(algorithm_class(config), config)
             message = None
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:

@@ -12,28 +12,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from algorithms.common.distributed.failures import lost_process, world_size
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range
-
-SHARDINGS = ("none", "fsdp2")
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals, check_range
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
     """Several processes, started by `accelerate launch` or `torchrun`."""
 
-    sharding: str = "none"
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"sharding", "timeout_minutes"})
+
+    sharding: Literal["none", "fsdp2"] = "none"
     """none: every process holds all weights (DDP); fsdp2: each holds a part of weights, gradients and optimizer."""
     timeout_minutes: float = 30.0
     """A process that waits longer for the others stops the run."""
 
     def __post_init__(self) -> None:
-        check_choice("distributed.sharding", self.sharding, SHARDINGS)
+        check_literals(self, "distributed")
         check_range("distributed.timeout_minutes", self.timeout_minutes, 0.01)
 
 

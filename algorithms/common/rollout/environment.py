@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.truncation import ObservationCut
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.rewards import OUTCOME_REWARDS
+from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
@@ -47,6 +48,8 @@ class EpisodeConfig:
 class EnvConfig(EpisodeConfig):
     """The environment: questions, search engine, protocol."""
 
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"max_failure_rate"})
+
     questions: tuple[str, ...] = ("bundled",)
     """Training questions: `bundled`, or question files."""
     eval_questions: tuple[str, ...] = ("bundled",)
@@ -58,8 +61,8 @@ class EnvConfig(EpisodeConfig):
     rank."""
     rerank: str = ""
     """A cross-encoder that reorders what was found, by name or folder. Empty: none."""
-    outcome_reward: str = "em"
-    """Reward of an answer: em, f1 or autorefine."""
+    outcome_reward: OutcomeReward = "em"
+    """Reward of an answer: exact match, F1, or F1 with AutoRefine's 0.1 for a golden answer in a refine block."""
     max_failure_rate: float = 0.2
     """The run stops when retrieval fails for more than this share of a step's episodes."""
 
@@ -68,7 +71,7 @@ class EnvConfig(EpisodeConfig):
         for name in ("questions", "eval_questions"):
             if not getattr(self, name):
                 raise ConfigurationError(f"env.{name} is empty: name `bundled` or at least one question file")
-        check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
+        check_literals(self, "env")
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 
 

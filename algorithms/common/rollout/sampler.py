@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.model.pretrained import DTYPES, Dtype
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.decoder import Decoder
@@ -18,7 +19,7 @@ from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines import ENGINES
 from algorithms.common.rollout.engines.base import Engine, EngineSettings
 from algorithms.common.rollout.turn_decoder import TurnDecoder
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 
 BUILTIN = "builtin"  # the decoder of this project
 EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
@@ -27,6 +28,10 @@ EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
 @dataclass(frozen=True)
 class RolloutConfig:
     """How experience is collected."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
+    )
 
     questions_per_step: int = 16
     """Questions a step."""
@@ -43,16 +48,17 @@ class RolloutConfig:
     recompute_logprobs: bool = False
     """Compute the old log-probs again before the update; always done where another engine or precision sampled."""
     engine: str = BUILTIN
-    """What writes: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
     """Address of the vLLM server, http://HOST:PORT."""
     gpu_memory_utilization: float = 0.4
     """Share of the GPU's memory that vllm in this process takes."""
-    dtype: str | None = None
-    """Precision of the weights that sample and score, held beside those that are trained: bfloat16 where float32
-    weights are trained. None: the trained weights themselves."""
+    dtype: Dtype | None = None
+    """Precision of a copy of the weights that samples and scores, for example bfloat16 where float32 weights are
+    trained. None: no copy, the trained weights themselves sample."""
 
     def __post_init__(self) -> None:
+        check_literals(self, "rollout")
         check_range("rollout.questions_per_step", self.questions_per_step, 1)
         check_range("rollout.group_size", self.group_size, 1)
         check_range("rollout.temperature", self.temperature, 1e-3)
@@ -61,8 +67,6 @@ class RolloutConfig:
         check_range("rollout.token_budget", self.token_budget, 1)
         check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
         check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))
-        if self.dtype is not None:
-            check_choice("rollout.dtype", self.dtype, DTYPES)
         if (self.engine == "vllm_server") != bool(self.server_url):
             raise ConfigurationError(
                 f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: an address goes "

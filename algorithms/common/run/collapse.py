@@ -80,7 +80,7 @@ SIGNS = (
         above={"all_equal": ALL_EQUAL, "advantage/zero_share": ZERO_ADVANTAGE},
         advice="No group teaches, since all of its rollouts earn the same (all right, or all wrong: see correct): take "
         "harder or easier questions, raise rollout.group_size or rollout.temperature, or grpo with "
-        "--dynamic-sampling True.",
+        "--dynamic-sampling.",
     ),
     Symptom(
         above={"searches/at_limit": AT_LIMIT},

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,17 +27,17 @@ from algorithms.common.distributed.sharding import accumulate_gradients, gather_
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
-from igsearch_env.errors import check_choice, check_range
+from igsearch_env.errors import check_literals, check_range
 
 # A micro-batch's loss (its share of the mini-batch's sum) and what to log of it, summed likewise.
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
-
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW and its schedule."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"token_budget"})
 
     lr: float = 3e-4
     """Peak learning rate."""
@@ -49,8 +49,8 @@ class OptimizerConfig:
     """Decay of the gradient's square."""
     warmup_steps: int = 5
     """Steps of linear warm-up."""
-    lr_scheduler_type: str = "constant"
-    """After the warm-up: constant, or linear or cosine down to 0 at the last step."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or decayed linearly or by a cosine to 0 at the last step."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     epochs: int = 1
@@ -61,7 +61,7 @@ class OptimizerConfig:
     """Padded tokens a micro-batch: bounds memory, changes no number."""
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
+        check_literals(self, "optimizer")
         check_range("optimizer.lr", self.lr, 0)
         check_range("optimizer.warmup_steps", self.warmup_steps, 0)
         check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
