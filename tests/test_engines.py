@@ -416,8 +416,8 @@ def test_a_temperature_that_vllm_would_change_or_refuse_is_refused(
 def test_a_tag_that_vllm_sees_a_token_late_ends_the_turn_where_it_stands(
     engine: Engine, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = fake_vllm.StopRules.ends_turn
-    monkeypatch.setattr(fake_vllm.StopRules, "ends_turn", lambda self, ids: at_once(self, ids[:-1] or ids))
+    at_once = fake_vllm.StopRules.is_over
+    monkeypatch.setattr(fake_vllm.StopRules, "is_over", lambda self, ids: at_once(self, ids[:-1] or ids))
     prompts = [policy.tokenizer.encode(prompt) for prompt in PROMPTS]
     written = turns_of(writer_of(engine, policy, 0.0), prompts)
     assert [turn.ids for turn in written] == [turn.ids for turn in greedy_turns(policy, prompts)]

@@ -24,8 +24,7 @@ from test_distributed import ENVIRONMENT, TWO
 from test_server import process
 from test_training import question_file
 
-from algorithms.common.command_line import parse_config
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.ig_grpo import IGGRPOConfig
 from examples import compare_algorithms

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from command_lines import refusal
 
 from algorithms.common.base.command_line import option_types
