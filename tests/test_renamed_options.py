@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from algorithms.common.rollout.sampler import RolloutConfig
 from command_lines import refusal
 
 from algorithms.common.base.command_line import option_types
@@ -23,6 +22,7 @@ from algorithms.common.config import (
     parse_config,
     with_present_names,
 )
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.folder import open_folder, resumable_settings
 from algorithms.common.run.saved_run import read_run

@@ -81,6 +81,9 @@ class OptimizerConfig:
         return self.lr
 
 
+TOKEN_BUDGET = "optimizer.token_budget"  # for messages
+
+
 class Learner:
     """A module that is trained. Gradients are sums over all processes' shares of a mini-batch.
 
@@ -136,6 +139,7 @@ class Learner:
             lambda max_tokens: list(buffer.micro_batches(values, mine, max_tokens, self.pad_id)),
             lambda batches: self._accumulate(buffer, batches, loss_of),
             self.token_budget,
+            option=TOKEN_BUDGET,
             what=what,
             discard=self.optimizer.zero_grad,
             together=self._together,
@@ -195,6 +199,7 @@ class Learner:
             buffer,
             compute,
             self.token_budget,
+            option=TOKEN_BUDGET,
             pad_id=self.pad_id,
             device=self.device,
             processes=self.processes,

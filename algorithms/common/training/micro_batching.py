@@ -25,6 +25,7 @@ def run_in_micro_batches(
     run: Callable[[list[MicroBatch]], T],
     max_tokens: int,
     *,
+    option: str,
     what: str,
     discard: Callable[[], None] = lambda: None,
     together: Callable[[], str] = lambda: "",
@@ -34,6 +35,7 @@ def run_in_micro_batches(
     Args:
         split: micro-batches of at most so many padded tokens.
         run: works on all of them.
+        option: that `max_tokens` is from, for messages.
         what: names the work in messages.
         discard: frees what an attempt that failed has left.
         together: why processes that work on one micro-batch can't start over one by one; empty if they can.
@@ -51,7 +53,7 @@ def run_in_micro_batches(
             reason = (str(error) or type(error).__name__).splitlines()[0]
         # Outside of the handler, whose traceback holds tensors.
         discard()
-        max_tokens = _halved(max_tokens, batches, reason, what, together())
+        max_tokens = _halved(max_tokens, batches, option, reason, what, together())
 
 
 @torch.no_grad()
@@ -60,6 +62,7 @@ def map_policy_tokens(
     compute: Callable[[Tensor, Tensor], Tensor],
     max_tokens: int,
     *,
+    option: str,
     pad_id: int,
     device: torch.device,
     processes: Processes,
@@ -84,12 +87,12 @@ def map_policy_tokens(
                 flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
 
     together = "sharded" if sharded else ""
-    run_in_micro_batches(split, run, max_tokens, what="log-probs and values", together=lambda: together)
+    run_in_micro_batches(split, run, max_tokens, option=option, what="log-probs and values", together=lambda: together)
     first = int(counts[: rows.start].sum())
     return np.concatenate(processes.gather(flat[first : first + int(counts[rows.start : rows.stop].sum())]))
 
 
-def _halved(max_tokens: int, batches: Sequence[MicroBatch], reason: str, what: str, together: str) -> int:
+def _halved(max_tokens: int, batches: Sequence[MicroBatch], option: str, reason: str, what: str, together: str) -> int:
     """Half of a number of tokens that did not fit. Raises `TrainingError` where no smaller one can be tried."""
     largest = max(batches, key=lambda batch: batch.ids_BT.numel())
     tokens, rows = largest.ids_BT.numel(), len(largest.rows)
@@ -97,7 +100,7 @@ def _halved(max_tokens: int, batches: Sequence[MicroBatch], reason: str, what: s
         why = f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, {together},"
         raise TrainingError(
             f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
-            f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
+            f"policy.gradient_checkpointing true, {option} below {tokens}, a shorter "
             "policy.context_length or policy.lora.rank; the run resumes from its last checkpoint"
         )
     max_tokens = min(max_tokens, tokens) // 2
