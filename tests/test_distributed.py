@@ -65,7 +65,7 @@ def options(questions: str, run_dir: Path) -> list[str]:
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
         *("--env.eval-questions", questions, "--rollout.questions-per-step", "5", "--rollout.group-size", "3"),
-        *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
+        *("--rollout.max-new-tokens", "12", "--optimizer.num-minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
 

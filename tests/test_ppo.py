@@ -165,7 +165,7 @@ def test_without_a_reference_a_kl_in_the_reward_is_an_error() -> None:
     ("options", "said"),
     [
         ({"gamma": 1.5}, r"gamma=1\.5: must be from 0 to 1"),
-        ({"lam": -0.1}, r"lam=-0\.1: must be from 0 to 1"),
+        ({"gae_lambda": -0.1}, r"gae_lambda=-0\.1: must be from 0 to 1"),
         ({"kl_in_reward": -1.0}, r"kl_in_reward=-1\.0: must be at least 0"),
     ],
 )
