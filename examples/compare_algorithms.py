@@ -4,11 +4,12 @@
     python examples/compare_algorithms.py --quick                              three of them, in a few minutes
     python examples/compare_algorithms.py --algorithms grpo "steep=ig_grpo --alpha 1.0" --starts bundled cold=runs/cold
 
-An algorithm is a name of the list below, or LABEL=FILE OPTIONS: a file of algorithms/ or a path, and what its command
-takes. Runs go side by side, one core each; every run is a folder of its own, so a comparison that was stopped goes on
-where it was, and further algorithms or seeds can be added later. It leaves in the output folder report.md, report.html,
-curves-START.png and runs.jsonl, a line for each run, from which `--records` makes the same report elsewhere. Budgets
-count attempts at a question: MR-Search's episodes hold three, so it gets a third of the questions a step.
+An algorithm is a name of the list in algorithms/comparison/registry.py, or LABEL=FILE OPTIONS: a file of algorithms/ or
+a path, and what its command takes. Runs go side by side, one core each; every run is a folder of its own, so a
+comparison that was stopped goes on where it was, and further algorithms or seeds can be added later. It leaves in the
+output folder report.md, report.html, curves-START.png and runs.jsonl, a line for each run, from which `--records` makes
+the same report elsewhere. Budgets count attempts at a question: MR-Search's episodes hold three, so it gets a third of
+the questions a step.
 """
 
 from __future__ import annotations
@@ -29,22 +30,13 @@ from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.config import command_with_present_names
+from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ROOT = Path(__file__).parent.parent
-ALGORITHMS = {
-    "grpo": "grpo",
-    "ig_grpo": "ig_grpo",
-    "gigpo": "gigpo",
-    "mr_search": "mr_search --rollout.questions-per-step 5",
-    "igpo": "igpo",
-    "rloo": "rloo",
-    "reinforce_plus_plus": "reinforce_plus_plus",
-    "reinforce_plus_plus_baseline": "reinforce_plus_plus --group-baseline",
-    "ppo": "ppo",
-}
+COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
 QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
 
 
@@ -52,7 +44,7 @@ QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps"
 class Args:
     """Options of this script."""
 
-    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    algorithms: tuple[str, ...] = tuple(COMMANDS)
     """What to compare: names, or LABEL=FILE OPTIONS."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the runs: equal ones ask the same questions in the same order."""
@@ -169,12 +161,12 @@ def make_jobs(args: Args) -> list[Job]:
         for start in args.starts:
             name, _, path = start.partition("=")
             for entry in args.algorithms:
-                label, _, command = entry.partition("=") if entry not in ALGORITHMS else (entry, "", ALGORITHMS[entry])
+                label, _, command = entry.partition("=") if entry not in COMMANDS else (entry, "", COMMANDS[entry])
                 file, *options = shlex.split(command) or [""]
                 path_of_file = Path(file) if file.endswith(".py") else Path("algorithms") / f"{file}.py"
                 if not (ROOT / path_of_file).is_file():
                     raise ConfigurationError(
-                        f"--algorithms {entry!r}: neither a name ({', '.join(ALGORITHMS)}) nor LABEL=FILE OPTIONS"
+                        f"--algorithms {entry!r}: neither a name ({', '.join(COMMANDS)}) nor LABEL=FILE OPTIONS"
                     )
                 folder = args.output.resolve() / name / f"{label}-seed{seed}"
                 common = [f"--seed={seed}", f"--steps={args.steps}", f"--eval-every={args.eval_every}", "--threads=1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,20 +13,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.common import trainer
+from algorithms.common.algorithm import Algorithm
+from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.intervals import Difference, paired_difference, verdict
 from algorithms.common.evaluation.results import read_result, write_result
 from algorithms.common.evaluation.scores import QuestionResult, score
+from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import make_seed_groups, read_records
-from examples.compare_algorithms import ALGORITHMS, Args, Job, make_jobs
+from examples.compare_algorithms import COMMANDS, Args, Job, make_jobs
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Trajectory
 
 ROOT = Path(__file__).parent.parent
 TINY = "--rollout.questions-per-step 2 --rollout.group-size 4 --eval-limit 2 --rollout.max-new-tokens 12"
+
+
+# Two episodes with a search each, one of which succeeds; the critic says 0 everywhere.
+BUFFER = buffer_of(
+    [[trajectory([search_turn(range(5), (1, 3), gain), answer_turn(range(4))], gain) for gain in (0.0, 1.0)]]
+)
+BUFFER.values = np.zeros(int(BUFFER.policy_tokens.sum()), dtype=np.float32)
 
 
 def exact_matches(seeds: int, questions: int, share: float, seed: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -116,9 +129,23 @@ def test_a_result_file_holds_scores_and_a_row_per_question(tmp_path: Path) -> No
 
 def test_every_algorithm_has_a_job_for_each_seed_and_start(tmp_path: Path) -> None:
     jobs = make_jobs(Args(seeds=(0, 1), starts=("bundled", "mine=some/folder"), output=tmp_path))
-    assert len(jobs) == len(ALGORITHMS) * 4
-    assert {job.seed for job in jobs[: len(ALGORITHMS) * 2]} == {0}
+    assert len(jobs) == len(COMMANDS) * 4
+    assert {job.seed for job in jobs[: len(COMMANDS) * 2]} == {0}
     assert sum(f"--policy.path={Path('some/folder').absolute()}" in job.command for job in jobs) == len(jobs) // 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_of_every_algorithm_makes_its_estimator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = make_jobs(Args(algorithms=(name,), seeds=(0,)))
+    made: list[Algorithm] = []
+
+    def main(algorithm_class: type[Algorithm], config_class: type[TrainConfig], description: str) -> None:
+        made.append(algorithm_class(trainer.parse_config(config_class, job.command[1:])))  # type: ignore[call-arg]
+
+    monkeypatch.setattr(trainer, "main", main)
+    runpy.run_path(str(ROOT / job.command[0]), run_name="__main__")
+    assert made[0].name == ALGORITHMS[name].algorithm.name
+    assert made[0].advantages(BUFFER).tolist() == ALGORITHMS[name].algorithm.advantages(BUFFER).tolist()
 
 
 def test_an_algorithm_can_be_a_file_with_options() -> None:

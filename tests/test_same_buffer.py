@@ -16,8 +16,10 @@ import pytest
 from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
 
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.comparison import registry
 from algorithms.comparison import same_buffer as side_by_side
+from algorithms.comparison.advantages import relation
+from algorithms.comparison.buffer_statistics import anchors_alone, gain_statistics, group_outcomes
+from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 from examples import same_buffer
 from igsearch_env.trajectory import Attempt, Gain, Trajectory
 
@@ -56,12 +58,12 @@ def test_a_turn_that_one_rewards_and_another_punishes_is_found() -> None:
     report = analyse(buffer)
     first, answer = report["turns"][:2]
     assert first["advantage"]["grpo"] == pytest.approx(-1.5, abs=1e-4)
-    clipped = registry.BASELINES["random"].stabilise(9.0)
+    clipped = INFORMATION_GAINS["random"].stabilise(9.0)
     assert first["advantage"]["ig_grpo"] == pytest.approx(-1.5 + 0.3 * clipped / 2, abs=1e-4)
     assert answer["advantage"]["ig_grpo"] == answer["advantage"]["grpo"]
     assert [row["disputed"] for row in report["turns"]] == [
-        any(v > 0 for k, v in row["advantage"].items() if k not in registry.WHITENED)
-        and any(v < 0 for k, v in row["advantage"].items() if k not in registry.WHITENED)
+        any(v > 0 for k, v in row["advantage"].items() if not ALGORITHMS[k].whitened)
+        and any(v < 0 for k, v in row["advantage"].items() if not ALGORITHMS[k].whitened)
         for row in report["turns"]
     ]
     assert (first["gain"]["random"], answer["gain"]["random"]) == (9.0, None)
@@ -130,7 +132,7 @@ def test_a_second_attempt_tells_mr_search_from_rloo() -> None:
 )
 def test_relation(ours: list[float], expected: str) -> None:
     theirs = np.array([1, -1, 2, -2], dtype=np.float32)
-    assert side_by_side.relation(np.array(ours, dtype=np.float32), theirs, np.array([0, 0, 1, 1])) == expected
+    assert relation(np.array(ours, dtype=np.float32), theirs, np.array([0, 0, 1, 1])) == expected
 
 
 # ---------------------------------------------------------------- anchors, gains, outcomes
@@ -141,10 +143,10 @@ def test_turns_alone_with_their_anchor() -> None:
     same = [episode(1.0, [None], found="a lake"), episode(0.0, [None], found="a lake")]
     near = [episode(1.0, [None], 1, "a lake in the north"), episode(0.0, [None], 1, "a lake in the North")]
     far = [episode(1.0, [None], 2, "a lake"), episode(0.0, [None], 2, "12345678")]
-    alone = side_by_side.anchors_alone(buffer_of([same, near, far]))
+    alone = anchors_alone(buffer_of([same, near, far]))
     assert alone["exact"] == {"all": pytest.approx(4 / 12), "later": pytest.approx(4 / 6)}
     assert alone["similar"] == {"all": pytest.approx(2 / 12), "later": pytest.approx(2 / 6)}
-    assert side_by_side.anchors_alone(reward_buffer([[1.0, 0.0]]))["exact"] == {"all": 0, "later": None}
+    assert anchors_alone(reward_buffer([[1.0, 0.0]]))["exact"] == {"all": 0, "later": None}
 
 
 def test_gigpo_without_later_turns_is_twice_grpo() -> None:
@@ -159,7 +161,7 @@ def test_information_gain_statistics() -> None:
         [episode(1.0, [-1.0], 1), episode(0.0, [-0.01, -3.0], 1)],
     ]
     buffer = buffer_of(groups)
-    found = side_by_side.gain_statistics(buffer, held(buffer)["random"], 0.05)
+    found = gain_statistics(buffer, held(buffer)["random"], 0.05)
     values = np.array([2.0, 4.0, 1.0, -1.0, -0.01, -3.0])
     assert found["searches"]["all"] == {
         "count": 6,
@@ -192,7 +194,7 @@ def test_a_buffer_without_gains_has_no_statistics() -> None:
 
 
 def test_groups_without_a_difference_in_outcome() -> None:
-    found = side_by_side.group_outcomes(reward_buffer([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.5, 0.5]]))
+    found = group_outcomes(reward_buffer([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.5, 0.5]]))
     assert found == {
         "count": 5,
         "all_equal": pytest.approx(4 / 5),

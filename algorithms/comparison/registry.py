@@ -1,6 +1,8 @@
-"""The list of algorithms: what a comparison on one buffer runs."""
+"""The list of algorithms that comparisons run. A new algorithm needs its own file and its entry in `ALGORITHMS`."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
@@ -12,25 +14,69 @@ from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from igsearch_env.information_gain import InformationGainConfig
 
-ALGORITHMS: dict[str, tuple[str, Algorithm]] = {  # by name: head of its column, estimator
-    "grpo": ("GRPO", GRPO(GRPOConfig())),
-    "dr_grpo": ("Dr.GRPO", GRPO(GRPOConfig(scale_by_std=False))),
-    "ig_grpo": ("IG-GRPO", IGGRPO(IGGRPOConfig())),
-    "gigpo": ("GiGPO", GiGPO(GiGPOConfig())),
-    "igpo": ("IGPO", IGPO(IGPOConfig())),
-    "rloo": ("RLOO", RLOO(TrainConfig())),
-    "reinforce_plus_plus": ("R++", ReinforcePlusPlus(ReinforcePlusPlusConfig())),
-    "reinforce_plus_plus_baseline": ("R++base", ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True))),
-    "ppo": ("PPO", PPO(PPOConfig())),
-    "mr_search": ("MR", MRSearch(MRSearchConfig())),
+
+@dataclass(frozen=True)
+class Entry:
+    """An algorithm, or a variant of one."""
+
+    name: str
+    label: str
+    """Head of its column in tables."""
+    algorithm: Algorithm
+    """The estimator, with its default options."""
+    options: str | None = ""
+    """Options of its command where runs are compared; None: it is compared on one buffer only."""
+    gains: InformationGainConfig | None = None
+    """How the information gain that it reads is measured; None: it reads none."""
+    on_queries: bool = False
+    """Whether what tells it from others is on the tokens of queries, so that these stand for their turn."""
+    whitened: bool = False
+    """Whether it whitens over the batch, which shifts all advantages alike, past 0."""
+    equality: str = ""
+    """Why its advantages equal another's, up to a factor, on every buffer."""
+
+    @property
+    def command(self) -> str | None:
+        """File and options that train it, as `examples/compare_algorithms.py` takes them."""
+        return None if self.options is None else f"{self.algorithm.name} {self.options}".strip()
+
+
+ALGORITHMS = {
+    entry.name: entry
+    for entry in (
+        Entry("grpo", "GRPO", GRPO(GRPOConfig())),
+        Entry(
+            "dr_grpo",
+            "Dr.GRPO",
+            GRPO(GRPOConfig(scale_by_std=False)),
+            options=None,
+            equality="GRPO without the division by the group's deviation",
+        ),
+        Entry("ig_grpo", "IG-GRPO", IGGRPO(IGGRPOConfig()), gains=IGGRPOConfig().information_gain, on_queries=True),
+        Entry("gigpo", "GiGPO", GiGPO(GiGPOConfig())),
+        Entry("igpo", "IGPO", IGPO(IGPOConfig()), gains=IGPOConfig().information_gain),
+        Entry("rloo", "RLOO", RLOO(TrainConfig()), equality="Dr. GRPO times n / (n - 1)"),
+        Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus(ReinforcePlusPlusConfig()), whitened=True),
+        Entry(
+            "reinforce_plus_plus_baseline",
+            "R++base",
+            ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)),
+            options="--group-baseline True",
+            whitened=True,
+        ),
+        Entry(
+            "ppo",
+            "PPO",
+            PPO(PPOConfig()),
+            whitened=True,
+            equality="its critic says 0 and nothing is discounted",
+        ),
+        # Its episodes hold three attempts: a third of the questions makes an equal budget.
+        Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
+    )
 }
 
-
-BASELINES = {"random": IGGRPOConfig().information_gain, "previous": IGPOConfig().information_gain}
-
-
-READS = {"ig_grpo": "random", "igpo": "previous"}
-
-
-WHITENED = ("reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo")
+# The ways to measure information gain that the algorithms read, by baseline.
+INFORMATION_GAINS = {entry.gains.baseline: entry.gains for entry in ALGORITHMS.values() if entry.gains is not None}
