@@ -17,6 +17,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.algorithm import Algorithm
+from algorithms.common.base.command_line import option_types
 from algorithms.common.config import TrainConfig, as_dict, parse_config
 from algorithms.common.rollout.environment import make_rules
 from algorithms.common.run.metrics_log import read_metrics
@@ -128,6 +129,20 @@ def test_a_file_parses_as_the_algorithm_of_its_first_line(name: str) -> None:
         if not isinstance(wanted, dict):
             assert getattr(config, key) == wanted
     assert make_rules(config.env).protocol.question_prompt("Who?").count("Who?") == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_options_in_comments_exist(name: str) -> None:
+    known = {f"--{key.replace('_', '-')}" for key in option_types(classes(name)[1])} | {"--help", "--nproc-per-node"}
+    comments = "\n".join(re.findall(r"#.*", FILES[name].read_text(encoding="utf-8")))
+    assert set(re.findall(r"--[a-z][\w.-]*\w", comments)) <= known
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flags_on_the_command_line_override_a_file(name: str) -> None:
+    assert parse(name, "--policy.chat", "--no-policy.gradient-checkpointing").policy.chat
+    policy = parse(name, "--no-policy.chat", "--policy.gradient-checkpointing").policy
+    assert (policy.chat, policy.gradient_checkpointing) == (False, True)
 
 
 @pytest.mark.parametrize("name", FILES)
