@@ -10,7 +10,7 @@ nothing after an invalid action. Anchors are the same when equal, or (`--similar
 member of a cluster is that high (the authors' search script: 0.9). A turn alone with its anchor has A^S = 0.
 
 Paper and code differ, and this follows the code (verl-agent's search script) by default: both comparisons use the
-standard deviation (`--scale-by-std False`: means alone, "mean_norm"); A^E takes its statistics over turns, so that long
+standard deviation (`--no-scale-by-std`: means alone, "mean_norm"); A^E takes its statistics over turns, so that long
 episodes weigh more (`--episode-statistics trajectory`: Eq. 3); an invalid action costs `invalid_penalty` in its turn,
 after discounting. The authors rebuild the prompt at each turn; here a turn keeps its whole history.
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -30,8 +31,8 @@ from algorithms.common.rollout.buffer import Float32s, Ints, RolloutBuffer
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import discounted_sums, group_statistics, grpo_advantages
 from algorithms.common.training.anchor_states import anchor_clusters
-from igsearch_env.errors import check_choice, check_range
-from igsearch_env.protocols.actions import Invalid
+from igsearch_env.errors import check_range
+from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory
 
 
@@ -47,8 +48,8 @@ class GiGPOConfig(TrainConfig):
     """Least ratio for two anchors to be the same; None: only equal ones."""
     scale_by_std: bool = True
     """Divide by standard deviations."""
-    episode_statistics: str = "turn"
-    """What A^E's mean and deviation run over: turn (code) or trajectory (paper)."""
+    episode_statistics: Literal["turn", "trajectory"] = "turn"
+    """What A^E's mean and deviation run over: turns (code) or trajectories (paper)."""
     invalid_penalty: float = 0.01
     """Taken off the scores of a turn whose action is invalid."""
 
@@ -56,7 +57,6 @@ class GiGPOConfig(TrainConfig):
         super().__post_init__()
         check_range("omega", self.omega, 0)
         check_range("gamma", self.gamma, 0, 1)
-        check_choice("episode_statistics", self.episode_statistics, ("turn", "trajectory"))
         check_range("invalid_penalty", self.invalid_penalty, 0)
         if self.similarity is not None:
             check_range("similarity", self.similarity, 0, 1)

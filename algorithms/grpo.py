@@ -4,8 +4,8 @@
 
 `std` is Bessel-corrected and eps 1e-6, as in verl and Search-R1; a group of one keeps its reward. Options:
 
-    Dr. GRPO (2503.20783)   --scale-by-std False --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
-    DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling True --overlong-buffer L
+    Dr. GRPO (2503.20783)   --no-scale-by-std --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
+    DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling --overlong-buffer L
                             (and token-mean aggregation, which is the default)
     GSPO (2507.18071)       --loss.ratio sequence --loss.clip-ratio-low 3e-4 --loss.clip-ratio-high 4e-4
                             --loss.aggregation seq-mean-token-mean
@@ -32,7 +32,7 @@ class GRPOConfig(TrainConfig):
     """Options of GRPO."""
 
     scale_by_std: bool = True
-    """Divide by the group's standard deviation; False is Dr. GRPO."""
+    """Divide by the group's standard deviation; without it: Dr. GRPO."""
     dynamic_sampling: bool = False
     """Replace groups whose outcomes are all equal by fresh ones (DAPO)."""
     overlong_buffer: int = 0

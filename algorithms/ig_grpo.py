@@ -22,18 +22,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Literal
 
 import numpy as np
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
-from igsearch_env.errors import check_choice, check_range
+from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Turn
-
-GAINS = ("log_probability", "probability")
-BASELINES = ("none", "siblings")
-CREDITS = ("own", "return")
 
 is_search = attrgetter("is_search")
 
@@ -44,21 +41,18 @@ class IGGRPOConfig(GRPOConfig):
 
     alpha: float = 0.3
     """Weight of the information gain of a search (paper: 0.3)."""
-    gain: str = "log_probability"
-    """Difference of mean log-probs, in nats (paper), or probability: of their exponentials. Ours."""
-    gain_baseline: str = "none"
-    """What a search's gain is compared with: none (paper), or siblings, leave-one-out. Ours."""
-    credit: str = "own"
-    """Gains that a search earns: its own (paper), or return: the later ones of its episode, too. Ours."""
+    gain: Literal["log_probability", "probability"] = "log_probability"
+    """Information gain as a difference of mean log-probs, in nats (paper), or of their exponentials (ours)."""
+    gain_baseline: Literal["none", "siblings"] = "none"
+    """What is subtracted from the gain of a search: nothing (paper), or the mean of its siblings' searches (ours)."""
+    credit: Literal["own", "return"] = "own"
+    """Gains that a search earns: its own (paper), or also those of the later searches of its episode (ours)."""
     query_tags: bool = False
     """Whether the tags around a query belong to Q_t (not public)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, 0)
-        check_choice("gain", self.gain, GAINS)
-        check_choice("gain_baseline", self.gain_baseline, BASELINES)
-        check_choice("credit", self.credit, CREDITS)
 
 
 class IGGRPO(GRPO):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,8 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
-
-GAINS = ("probability", "log_probability")
-NORMALISATIONS = ("joint", "separate")
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class IGPOConfig(TrainConfig):
 
     gamma: float = 1.0
     """Discount per turn."""
-    gain: str = "probability"
-    """Difference of probabilities (paper), or log_probability: of mean log-probs, in nats."""
-    normalisation: str = "joint"
-    """joint (code) or separate (the authors' training script)."""
+    gain: Literal["probability", "log_probability"] = "probability"
+    """Information gain as a difference of probabilities (paper), or of mean log-probs, in nats."""
+    normalisation: Literal["joint", "separate"] = "joint"
+    """Normalise gains and outcomes together (code) or separately (the authors' training script)."""
     information_gain: InformationGainConfig = field(
         default_factory=lambda: InformationGainConfig(baseline="previous", head_weight=1.0)
     )
@@ -52,8 +50,6 @@ class IGPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
-        check_choice("gain", self.gain, GAINS)
-        check_choice("normalisation", self.normalisation, NORMALISATIONS)
         if self.information_gain.baseline != "previous":
             raise ConfigurationError(
                 f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the turn before; "

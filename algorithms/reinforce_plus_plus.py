@@ -4,7 +4,7 @@
     A       = (G - mean) / std               over all policy tokens of the batch
 
 Returns are carried across observation tokens, which are no steps (verl until 2025 set them to 0 before the last
-observation: verl#7278). With `--group-baseline True` it is the variant for several rollouts a question:
+observation: verl#7278). With `--group-baseline` it is the variant for several rollouts a question:
 
     A       = whiten(r_i - mean_group)       over all policy tokens of the batch, so that long episodes weigh more
 

@@ -28,6 +28,7 @@ import tyro
 
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.stub_search import PASSAGES, HttpRetriever, stub_server
+from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.vector_env import IGSearchVectorEnv
 from igsearch_env.world.bundled import bundled_world
@@ -42,7 +43,10 @@ assert "torch" not in sys.modules
 print(time.perf_counter() - start)
 """
 EPISODES = 256  # of each side in each round
-TURNS = [f"<think> step {i} </think> <search> query {i} </search>" for i in range(4)] + ["<answer> nothing </answer>"]
+PROTOCOL = make_protocol()
+THOUGHT = PROTOCOL.markers[:2]  # the tags around a thought
+NOTHING = PROTOCOL.write(Answer("nothing"))
+TURNS = [f"{THOUGHT[0]} step {i} {THOUGHT[1]} {PROTOCOL.write(Search(f'query {i}'))}" for i in range(4)] + [NOTHING]
 PEERS = {"skyrl-gym": ["skyrl-gym==0.4.0"], "gem-llm": ["gem-llm==0.1.0", "datasets"]}  # gem's metadata omits datasets
 THREADS = (1, 32)  # of a peer; 32 is SkyRL's default
 
@@ -100,11 +104,11 @@ def vector_env(name: str, target: float, repeats: int, *, bundled: bool) -> Line
 
 def _actions(env: IGSearchVectorEnv, turn: int, bundled: bool) -> Sequence[str]:
     if turn == 4:
-        return ["<answer> nothing </answer>"] * ENVS
+        return [NOTHING] * ENVS
     if not bundled:
-        return [f"<search> query {i} </search>" for i in range(ENVS)]
+        return [PROTOCOL.write(Search(f"query {i}")) for i in range(ENVS)]
     words = [t.question.text.rstrip("?").split()[-3 - turn :] for t in env.trajectories]
-    return [f"<search> {' '.join(query)} </search>" for query in words]
+    return [PROTOCOL.write(Search(" ".join(query))) for query in words]
 
 
 def against_peers(repeats: int, folder: Path) -> list[Line]:

@@ -28,8 +28,7 @@ from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
 from benchmarks.measure import Line, interleaved
-from igsearch_env.protocols.actions import Answer, Search
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
@@ -116,7 +115,7 @@ def episode(
     rng: np.random.Generator, question: Question, documents: list[Passage], lengths: Iterator[int], turns: int
 ) -> Trajectory:
     """Searches whose first 12 tokens are the query, then an answer; a quarter of the answers is right."""
-    protocol, played = Protocol(), list[Turn]()
+    protocol, played = make_protocol(), list[Turn]()
     for _ in range(turns):
         length = next(lengths)
         turn = Turn("", Answer("x"), completion_ids=(7,) * length, logprobs=(-0.5,) * length)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from benchmarks.information_gain import make_requests
 from benchmarks.measure import Line, MemoryWatch, seconds
@@ -121,4 +121,4 @@ def lines(repeats: int) -> list[Line]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Point, description=__doc__))
+    main(parse_options(Point, description=__doc__))

@@ -14,7 +14,10 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
+from igsearch_env.protocols import make_protocol
 from igsearch_env.scorers import ScoreRequest, Segment
+
+PREFIX = make_protocol().answer_prefix
 
 EVIDENCE, SEARCHES, RANDOM = 400, 3, 3  # tokens of an evidence, searches, N
 CONTEXTS = (1_000, 2_000, 4_000)  # tokens before the last search's evidence
@@ -51,7 +54,7 @@ def make_requests(
             history.append(Segment("", words(end - length)))
             found = Segment("", words(evidence))
             others = tuple(Segment("", words(evidence)) for _ in range(num_random))
-            requests.append(ScoreRequest(tuple(history), (found, *others), "<answer>", " the name of a city far away"))
+            requests.append(ScoreRequest(tuple(history), (found, *others), PREFIX, " the name of a city far away"))
             history.append(found)
             length = end + evidence
     return requests

@@ -56,16 +56,7 @@ def lines(kills: int = 20, steps: int = 8) -> list[Line]:
 def _start(run_dir: Path, steps: int) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "algorithms/ig_grpo.py", "--steps", str(steps), "--eval-every", "2", "--eval-limit", "1"),
-        *(
-            "--save-every",
-            "1",
-            "--rollout.questions-per-step",
-            "4",
-            "--rollout.group-size",
-            "4",
-            "--threads",
-            "1",
-        ),
+        *("--save-every", "1", "--rollout.questions-per-step", "4", "--rollout.group-size", "4", "--threads", "1"),
         *("--run-dir", str(run_dir)),
     ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

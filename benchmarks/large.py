@@ -3,8 +3,10 @@
     python -m benchmarks.large                                  Qwen2.5-3B on a GPU with 80 GB or more, all weights
     python -m benchmarks.large --lora-rank 16 --dtype bfloat16 --compute-dtype None --sampler-dtype None
     python -m benchmarks.large --device cpu --shape qwen2.5-0.5b --dtype bfloat16 --compute-dtype None \\
-        --sampler-dtype None --questions 4 --group-size 4 --searches 2 --turn 64 --observation 200
-    python -m benchmarks.large --device cpu --shape small --layers 2 --turn 16 --observation 60 --questions 2
+        --sampler-dtype None --questions-per-step 4 --group-size 4 --max-searches 2 --max-new-tokens 64 \\
+        --observation 200
+    python -m benchmarks.large --device cpu --shape small --layers 2 --max-new-tokens 16 --observation 60 \\
+        --questions-per-step 2
 
 Every turn is a search of a fixed number of tokens. By default: turns of 512 tokens, observations of about 400 (three
 passages of 100 words), 5 searches, G = 5; float32 weights, bfloat16 products and a bfloat16 copy that samples.
@@ -23,23 +25,25 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import tyro
 from rich.console import Console
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.lora import LoraConfig
-from algorithms.common.model.pretrained import DTYPES, PolicyConfig
+from algorithms.common.model.pretrained import DTYPES, Dtype, PolicyConfig
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import collect_batch, recompute_logprobs, update
+from algorithms.common.run.setup import make_torch_deterministic
+from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.policy_update import policy_update, recompute_logprobs
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
-from benchmarks.rollout import FixedTurns, LongPassages
+from benchmarks.rollout import AlwaysSearches, FixedTurnEnd, LongPassages
 from igsearch_env.information_gain import InformationGainConfig
 
 T = TypeVar("T")
@@ -55,11 +59,11 @@ class Args:
     """A shape of benchmarks/policies.py."""
     layers: int | None = None
     """None: as many as the model has."""
-    dtype: str = "float32"
-    """Of the weights that are trained."""
-    compute_dtype: str | None = "bfloat16"
-    """Of matrix products."""
-    sampler_dtype: str | None = "bfloat16"
+    dtype: Dtype = "float32"
+    """Precision of the weights that are trained."""
+    compute_dtype: Dtype | None = "bfloat16"
+    """Precision of matrix products. None: as the weights."""
+    sampler_dtype: Dtype | None = "bfloat16"
     """Of a copy of the weights that samples and scores; None: no copy."""
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass."""
@@ -67,14 +71,14 @@ class Args:
     """Rank of adapters; 0 trains all weights."""
     vocabulary: int = 151_936
     """Size of the output layer."""
-    questions: int = 8
+    questions_per_step: int = 8
     """Questions a step."""
     group_size: int = 5
     """G."""
-    searches: int = 5
-    """Searches an episode."""
-    turn: int = 512
-    """Tokens a turn."""
+    max_searches: int = 5
+    """Searches an episode: every episode makes them all."""
+    max_new_tokens: int = 512
+    """Tokens a turn: every turn has as many."""
     observation: int = 400
     """Tokens of three passages."""
     token_budget: int = 8_192
@@ -97,7 +101,7 @@ def main(args: Args) -> None:
 
 def lines(args: Args) -> list[Line]:
     """The figures of one step."""
-    context = 256 + (args.searches + 1) * args.turn + args.searches * (args.observation + 100)
+    context = 256 + (args.max_searches + 1) * args.max_new_tokens + args.max_searches * (args.observation + 100)
     layers = args.layers or LAYERS[args.shape]
     with tempfile.TemporaryDirectory() as name:
         made = random_policy(
@@ -110,23 +114,37 @@ def lines(args: Args) -> list[Line]:
         algorithm = IGGRPO(config)
         planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
         before = peak_gigabytes()
+        make_torch_deterministic(config.seed)
         run = Run(algorithm, config, retriever)
-        writer = run.sampler.policy
-        writer.__class__ = FixedTurns
-        assert isinstance(writer, FixedTurns)
-        writer.turn = args.turn
+        temperature = config.rollout.temperature
+        sampler = run.sampler
+        sampler.policy.tokenizer = AlwaysSearches(sampler.policy.tokenizer.hf_tokenizer)
+        sampler.turn_end = FixedTurnEnd(sampler.policy.tokenizer, run.protocol.stop_strings)
+        sampler.turn_end.turn = args.max_new_tokens
         for step in (1, 2):  # the first is a warm-up
             if args.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             times: dict[str, float] = {}
             buffer = _timed(args, times, "rollout", partial(collect_batch, run, algorithm, step))
             if not run.sampler.exact:
-                _timed(args, times, "old log-probs", partial(recompute_logprobs, run, buffer))
+                _timed(args, times, "old log-probs", partial(recompute_logprobs, run.learner, buffer, temperature))
             gain = run.information_gain(step, buffer.prefixes)
             _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
             buffer.prefixes = None
             advantages = algorithm.advantages(buffer)
-            _timed(args, times, "update", partial(update, run, buffer, advantages, step))
+            update = partial(
+                policy_update,
+                run.learner,
+                run.reference,
+                buffer,
+                advantages,
+                config.loss,
+                temperature=temperature,
+                lr=config.optimizer.learning_rate(step, config.steps),
+                step=step,
+                seed=config.seed,
+            )
+            _timed(args, times, "update", update)
             _timed(args, times, "weights", run.sampler.sync_weights)
         run.close()
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before
@@ -146,11 +164,11 @@ def _config(args: Args, folder: Path, context: int) -> IGGRPOConfig:
             gradient_checkpointing=args.gradient_checkpointing,
             lora=LoraConfig(rank=args.lora_rank),
         ),
-        env=EnvConfig(max_searches=args.searches),
+        env=EnvConfig(max_searches=args.max_searches),
         rollout=RolloutConfig(
-            questions_per_step=args.questions,
+            questions_per_step=args.questions_per_step,
             group_size=args.group_size,
-            max_new_tokens=args.turn,
+            max_new_tokens=args.max_new_tokens,
             kv_cache_tokens=args.kv_cache_tokens,
             token_budget=args.token_budget,
             dtype=args.sampler_dtype,
@@ -230,4 +248,4 @@ def _bandwidth(args: Args) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

@@ -45,7 +45,6 @@ def random_policy(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     tied: bool = True,
-    policy_class: type[Policy] = Policy,
 ) -> Policy:
     """A Qwen2 model of some layers of a shape; `vocabulary` defaults to the bundled tokenizer's."""
     tokenizer: Any = AutoTokenizer.from_pretrained(POLICY_FOLDER)
@@ -63,7 +62,7 @@ def random_policy(
     with torch.device(device):
         model: Any = Qwen2ForCausalLM(config)
     model.to(dtype).eval()
-    return policy_class(model, tokenizer)
+    return Policy(model, tokenizer)
 
 
 def layer_parameters(policy: Policy) -> int:

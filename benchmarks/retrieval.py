@@ -15,9 +15,9 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-import tyro
 from rich.console import Console
 
+from algorithms.common.base.command_line import parse_options
 from benchmarks.measure import Line, interleaved, print_section, ratio, seconds
 from benchmarks.scale import made_up_vectors
 from igsearch_env.questions import load_questions
@@ -159,4 +159,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

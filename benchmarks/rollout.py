@@ -12,12 +12,16 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.environment import make_rules
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Search, make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -29,24 +33,25 @@ TURN, OBSERVATION, EPISODES = 32, 430, 16  # of the long rollout: tokens a turn,
 class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
     """Stops each row of `generate` where the decoder does."""
 
-    def __init__(self, policy: Policy, prompt: int) -> None:
-        self.policy, self.prompt = policy, prompt
+    def __init__(self, turn_end: TurnEnd, prompt: int) -> None:
+        self.turn_end, self.prompt = turn_end, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        ended = [self.policy.ends_turn(row[self.prompt :]) for row in input_ids.tolist()]
+        ended = [self.turn_end.is_over(row[self.prompt :]) for row in input_ids.tolist()]
         return torch.tensor(ended, device=input_ids.device)
 
 
 def plain_loop(
-    policy: Policy, engine: EpisodeStepper, questions: Sequence[Question], max_new_tokens: int
+    policy: Policy, turn_end: TurnEnd, stepper: EpisodeStepper, questions: Sequence[Question], max_new_tokens: int
 ) -> list[Trajectory]:
     """Greedy episodes in lockstep; each turn reads everything before it again, padded on the left."""
-    episodes = [engine.begin(question) for question in questions]
-    contexts = [list(policy.encode_prompt(episode.trajectory.prompt)) for episode in episodes]
+    tokenizer = policy.tokenizer
+    episodes = [stepper.begin(question) for question in questions]
+    contexts = [list(tokenizer.encode_prompt(episode.trajectory.prompt)) for episode in episodes]
     active = list(range(len(episodes)))
     while active:
         longest = max(len(contexts[i]) for i in active)
-        ids = torch.full((len(active), longest), policy.pad_id)
+        ids = torch.full((len(active), longest), tokenizer.pad_id)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(active):
             ids[row, longest - len(contexts[i]) :] = torch.tensor(contexts[i])
@@ -57,39 +62,43 @@ def plain_loop(
                 attention_mask=mask.to(policy.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                pad_token_id=policy.pad_id,
-                stopping_criteria=StoppingCriteriaList([_EndOfTurn(policy, longest)]),
+                pad_token_id=tokenizer.pad_id,
+                stopping_criteria=StoppingCriteriaList([_EndOfTurn(turn_end, longest)]),
             )
-        completions = [_until_end(policy, row[longest:].tolist()) for row in output]
-        engine.step([episodes[i] for i in active], [policy.decode(ids) for ids in completions])
+        completions = [_until_end(turn_end, row[longest:].tolist()) for row in output]
+        stepper.step([episodes[i] for i in active], [tokenizer.decode(ids) for ids in completions])
         for i, completion in zip(active, completions, strict=True):
             turn = episodes[i].trajectory.turns[-1]
             turn.completion_ids = tuple(completion)
-            contexts[i] += [*completion, *policy.encode(turn.observation)]
+            contexts[i] += [*completion, *tokenizer.encode(turn.observation)]
         active = [i for i in active if not episodes[i].trajectory.done]
     return [episode.trajectory for episode in episodes]
 
 
-def _until_end(policy: Policy, ids: list[int]) -> list[int]:
+def _until_end(turn_end: TurnEnd, ids: list[int]) -> list[int]:
     """Without the padding that `generate` writes after a row's end."""
     for end in range(1, len(ids) + 1):
-        if policy.ends_turn(ids[:end]):
+        if turn_end.is_over(ids[:end]):
             return ids[:end]
     return ids
 
 
-class FixedTurns(Policy):
-    """Random weights that search in every turn: each turn has `turn` tokens and counts as the same query."""
+class FixedTurnEnd(TurnEnd):
+    """Ends each turn after `turn` tokens."""
 
     turn = TURN
 
-    def ends_turn(self, ids: Sequence[int]) -> bool:
+    def is_over(self, ids: Sequence[int]) -> bool:
         """After a fixed number of tokens."""
         return len(ids) >= self.turn
 
+
+class AlwaysSearches(PolicyTokenizer):
+    """Reads every completion as the same search."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Always a search."""
-        return "<search> x </search>"
+        return make_protocol().write(Search("x"))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
         """All of it."""
@@ -100,7 +109,7 @@ class LongPassages(Retriever):
     """Three passages that fill an observation of about `tokens` tokens, whatever is asked; others are drawn."""
 
     def __init__(self, policy: Policy, tokens: int) -> None:
-        self.tokenizer, self.length = policy.tokenizer, tokens // 3
+        self.tokenizer, self.length = policy.tokenizer.hf_tokenizer, tokens // 3
         self.passages = self.sample(3, np.random.default_rng(0))
 
     def __len__(self) -> int:
@@ -121,34 +130,38 @@ def lines(repeats: int) -> list[Line]:
     config = TrainConfig()
     policy = Policy.load(PolicyConfig())
     questions = bundled_world().questions["train"][: config.rollout.questions_per_step * config.rollout.group_size]
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=Protocol("search_r1", config.env.prompt))
-    result = [
-        _line("bundled defaults", policy, engine, questions, config.rollout.max_new_tokens, 1.3, repeats),
-    ]
-    long = random_policy("small", 4, context_length=4_096, policy_class=FixedTurns)
+    rules = make_rules(config.env, policy.tokenizer)
+    turn_end = TurnEnd(policy.tokenizer, rules.protocol.stop_strings)
+    stepper = EpisodeStepper(questions, bundled_retriever(), None, rules)
+    tokens = config.rollout.max_new_tokens
+    result = [_line("bundled defaults", policy, turn_end, stepper, questions, tokens, 1.3, repeats)]
+    long = random_policy("small", 4, context_length=4_096)
     retriever = LongPassages(long, OBSERVATION)
-    engine = EpisodeStepper(questions[:EPISODES], retriever, None, max_searches=4)
-    result.append(_line("four searches, 2,000 tokens", long, engine, questions[:EPISODES], TURN, 2.0, repeats))
-    return result
+    long.tokenizer = AlwaysSearches(long.tokenizer.hf_tokenizer)
+    turn_end = FixedTurnEnd(long.tokenizer, rules.protocol.stop_strings)
+    stepper = EpisodeStepper(questions[:EPISODES], retriever, None, EpisodeRules(max_searches=4))
+    name, asked = "four searches, 2,000 tokens", questions[:EPISODES]
+    return [*result, _line(name, long, turn_end, stepper, asked, TURN, 2.0, repeats)]
 
 
 def _line(
     name: str,
     policy: Policy,
-    engine: EpisodeStepper,
+    turn_end: TurnEnd,
+    stepper: EpisodeStepper,
     questions: Sequence[Question],
     max_new_tokens: int,
     target: float,
     repeats: int,
 ) -> Line:
-    decoder = Decoder(policy, slots=len(questions), max_new_tokens=max_new_tokens, temperature=0.0)
-    mine = play(decoder, engine, questions, seed=(0,))
-    plain = plain_loop(policy, engine, questions, max_new_tokens)
+    decoder = Decoder(policy, turn_end, slots=len(questions), max_new_tokens=max_new_tokens, temperature=0.0)
+    mine = play(decoder, stepper, questions, seed=(0,))
+    plain = plain_loop(policy, turn_end, stepper, questions, max_new_tokens)
     same = np.mean([_written(a) == _written(b) for a, b in zip(mine, plain, strict=True)])
     times = interleaved(
         {
-            "cached": lambda: play(decoder, engine, questions, seed=(0,)),
-            "plain": lambda: plain_loop(policy, engine, questions, max_new_tokens),
+            "cached": lambda: play(decoder, stepper, questions, seed=(0,)),
+            "plain": lambda: plain_loop(policy, turn_end, stepper, questions, max_new_tokens),
         },
         repeats,
     )

@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are modules of this folder's package
 
+from algorithms.common.base.command_line import parse_options
 from benchmarks import (
     environment,
     estimators,
@@ -130,4 +130,4 @@ def plot(sections: dict[str, list[Line]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

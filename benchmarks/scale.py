@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 
+from algorithms.common.base.command_line import parse_options
 from retrievers.index.recall import exact_search, recall
 from retrievers.index.vector_index import VectorIndex
 
@@ -201,7 +201,7 @@ def main(args: Args) -> None:
 def _command_line(arguments: list[str]) -> Any:
     if arguments[:1] == ["--probe"]:
         return print(json.dumps(probe(Path(arguments[1]), arguments[2], Path(arguments[3]))))
-    return main(tyro.cli(Args, description=__doc__))
+    return main(parse_options(Args, description=__doc__))
 
 
 if __name__ == "__main__":

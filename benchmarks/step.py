@@ -16,7 +16,9 @@ from typing import Any
 from algorithms.common.model.packing import Pack
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import collect_batch, update
+from algorithms.common.run.setup import make_torch_deterministic
+from algorithms.common.trainer import collect_batch
+from algorithms.common.training.policy_update import policy_update
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, seconds
 from benchmarks.policies import layer_parameters, matrix_rate
@@ -63,6 +65,7 @@ def lines(repeats: int) -> list[Line]:
     with tempfile.TemporaryDirectory() as folder:
         config = IGGRPOConfig(run_dir=Path(folder) / "run")
         algorithm = IGGRPO(config)
+        make_torch_deterministic(config.seed)
         run = Run(algorithm, config)
         watched = _Clock()
         _watch(run, watched)
@@ -74,7 +77,21 @@ def lines(repeats: int) -> list[Line]:
             rollout = time.perf_counter() - start
             measure = run.information_gain(number, buffer.prefixes)
             gain = seconds(partial(measure_information_gain, buffer, measure))
-            updated = seconds(partial(update, run, buffer, algorithm.advantages(buffer), number))
+            advantages = algorithm.advantages(buffer)
+            updated = seconds(
+                partial(
+                    policy_update,
+                    run.learner,
+                    run.reference,
+                    buffer,
+                    advantages,
+                    config.loss,
+                    temperature=config.rollout.temperature,
+                    lr=config.optimizer.learning_rate(number, config.steps),
+                    step=number,
+                    seed=config.seed,
+                )
+            )
             if number > 2:
                 rollouts.append(rollout)
                 gains.append(gain)

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from igsearch_env.protocols.actions import Answer
-from igsearch_env.protocols.protocol import Protocol, parse
+from igsearch_env.protocols import Answer, make_protocol, parse
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.world.bundled import bundled_retriever
 
@@ -32,14 +31,15 @@ CHAT_TEMPLATE = (
     "<{{ call.function.name }}>{% for key, value in call.function.arguments.items() %}{{ key }}={{ value }}"
     "{% endfor %}</{{ call.function.name }}>{% endfor %}{% endfor %}"
 )
+CLOSE = make_protocol().stop_strings[0]  # the tag after a query
 # A turn as TRL should read it: a search is a call of the tool `search`, the rest is content.
 RESPONSE_TEMPLATE = {
     "defaults": {"role": "assistant"},
     "start_anchor": "\n",
     "fields": {
         "tool_calls": {
-            "open": "<search>",
-            "close": "</search>",
+            "open": CLOSE.replace("/", ""),
+            "close": CLOSE,
             "repeats": True,
             "content": "text",
             "transform": {"type": "function", "function": {"name": "search", "arguments": {"query": "{content}"}}},
@@ -55,7 +55,7 @@ class SearchTool:
     spec: dict[str, Any]
 
     def __init__(self) -> None:
-        self._protocol = Protocol("search_r1", "bare")
+        self._protocol = make_protocol("search_r1", "bare")
         self._searches = 0
 
     def reset(self, **example: Any) -> None:

@@ -33,15 +33,17 @@ from typing import Any
 import torch
 import tyro
 
-from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import collect_batch, update
+from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
+from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.policy_update import policy_update
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
-from igsearch_env.protocols.actions import Answer
-from igsearch_env.protocols.protocol import STOP_TAGS, parse
+from igsearch_env.protocols import Answer, make_protocol, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 # The torch and transformers of this environment, so that only the trainers differ.
@@ -114,24 +116,38 @@ def trl(python: Path, spec: dict[str, Any], folder: Path) -> Iterator[tuple[Repo
             process.kill()
 
 
-class OneTurn(Policy):
-    """Its turns are as long as they may be, and an episode ends with the first."""
+class Unending(TurnEnd):
+    """Turns are as long as they may be."""
 
-    def ends_turn(self, ids: Sequence[int]) -> bool:
+    def is_over(self, ids: Sequence[int]) -> bool:
         """Never."""
         return False
+
+
+class Answering(PolicyTokenizer):
+    """An episode ends with its first turn."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """An empty answer in place of anything but an answer."""
         text = super().decode(ids)
-        return text if isinstance(parse(text), Answer) else "<answer></answer>"
+        return text if isinstance(parse(text), Answer) else make_protocol().write(Answer(""))
 
 
 def ours(run: Run, algorithm: GRPO, step: int) -> Report:
     """What `algorithms.common.trainer.train` does in a step, but for writing its log."""
     buffer = collect_batch(run, algorithm, step)
-    advantages = algorithm.advantages(buffer)
-    update(run, buffer, advantages, step)
+    config = run.config
+    policy_update(
+        run.learner,
+        run.reference,
+        buffer,
+        algorithm.advantages(buffer),
+        config.loss,
+        temperature=config.rollout.temperature,
+        lr=config.optimizer.learning_rate(step, config.steps),
+        step=step,
+        seed=config.seed,
+    )
     return {"tokens": int(buffer.policy_tokens.sum()), "reward": float(buffer.outcomes.mean())}
 
 
@@ -141,9 +157,11 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         optimizer = OptimizerConfig(warmup_steps=0)
         config = GRPOConfig(repeats + 1, run_dir=folder / "run", policy=PolicyConfig(device="cpu"), optimizer=optimizer)
         algorithm = GRPO(config)
+        make_torch_deterministic(config.seed)
         run = Run(algorithm, config)
         if task == "one turn":
-            run.sampler.policy = OneTurn(run.policy.model, run.policy.tokenizer)
+            run.policy.tokenizer = Answering(run.policy.tokenizer.hf_tokenizer)
+            run.sampler.turn_end = Unending(run.policy.tokenizer, run.protocol.stop_strings)
         reports: dict[str, list[Report]] = {"trl": [], "ours": []}
         with closing(run), trl(python, _spec(run, folder, task), folder) as (versions, step):
             steps = {
@@ -167,7 +185,13 @@ def _line(task: str, python: Path, repeats: int) -> Line:
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
     """What TRL's side is to do: our own configuration, and the prompts of every step."""
     config = run.config
-    questions = [question for step in range(1, config.steps + 1) for question in run.questions(step)]
+    questions = [
+        question
+        for step in range(1, config.steps + 1)
+        for question in questions_of_step(
+            run.train_questions, config.rollout.questions_per_step, seed=config.seed, step=step
+        )
+    ]
     return {
         "policy": str(POLICY_FOLDER),
         "folder": str(folder / "trl"),
@@ -179,7 +203,7 @@ def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
         "searches": 0 if task == "one turn" else config.env.max_searches,
         "top_k": config.env.top_k,
         "max_completion": run.policy.context_length - config.rollout.max_new_tokens,
-        "stop_ids": [run.policy.encode(tag)[0] for tag in STOP_TAGS],
+        "stop_ids": [run.policy.tokenizer.encode(text)[0] for text in run.protocol.stop_strings],
         "micro_batches": MICRO_BATCHES[task],
     }
 

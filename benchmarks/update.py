@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.training.loss import LossConfig, policy_loss
 from benchmarks.measure import Line, peak_gigabytes, seconds
@@ -119,4 +119,4 @@ def _numbers(value: float | list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

@@ -25,10 +25,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 
+from algorithms.common.base.command_line import parse_options
+from algorithms.common.config import command_with_present_names
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
@@ -108,8 +109,12 @@ class Job:
 
 
 def _essence(command: Sequence[str], *also: str) -> list[str]:
-    """A command without what differs from machine to machine."""
-    return [word for word in command if not word.startswith(("--run-dir=", "--policy.path=", *also))]
+    """A command without what differs from machine to machine; one of an older version in today's words."""
+    return [
+        word
+        for word in command_with_present_names(command)
+        if not word.startswith(("--run-dir=", "--policy.path=", *also))
+    ]
 
 
 def main(args: Args) -> None:
@@ -140,7 +145,7 @@ def _label(entry: str) -> str:
 def _known(job: Job, records: dict[tuple[str, int, str], RunSummary]) -> bool:
     """Whether a record holds this run. Raises `ConfigurationError` if it holds one of another command."""
     record = records.get((job.label, job.seed, job.start))
-    if record is not None and record.command != _essence(job.command):
+    if record is not None and _essence(record.command) != _essence(job.command):
         raise ConfigurationError(
             f"--records hold {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
             "give another label, or leave those records out"
@@ -197,7 +202,7 @@ def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except IGSearchError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

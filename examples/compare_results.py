@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.fingerprint import MODEL, Fingerprint, differences
 from algorithms.common.evaluation.intervals import Float64s, mcnemar, paired_difference
 from algorithms.common.evaluation.results import Result, read_result
@@ -181,6 +182,6 @@ def _cells(found: Comparison) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.progress import track
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
@@ -33,19 +32,18 @@ from algorithms.common.evaluation.scores import (
 )
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.pretrained import Dtype, PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
-from algorithms.common.rollout.truncation import observation_cut
+from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
 from igsearch_env.errors import IGSearchError, check_range
-from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.questions import Question, check_unique, where
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
-from igsearch_env.vector_env import IGSearchVectorEnv
 from retrievers import RetrievalError, Retriever, RetrieverError
 
 Player = Callable[[Sequence[Question]], list[Trajectory]]
@@ -53,7 +51,7 @@ WIDTH = 100  # of the table
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(EpisodeConfig):
     """Options of this script."""
 
     questions: tuple[str, ...] = ("bundled",)
@@ -70,26 +68,14 @@ class Args:
     """The search engine over the corpus: auto, bm25, an index folder, an address; several joined by + are fused."""
     rerank: str = ""
     """A cross-encoder that orders what was found anew; none if empty."""
-    top_k: int = 3
-    """Passages a search."""
-    max_searches: int = 4
-    """Actions before the policy must answer."""
-    attempts: int = 1
-    """Attempts at each question, the last one counts (as env.attempts of training)."""
-    protocol: str = "search_r1"
-    """Tag family: search_r1 or autorefine."""
-    prompt: str = "bare"
-    """Prompt: search_r1, autorefine, bare, a template with {question}, or @FILE."""
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template."""
     max_new_tokens: int = 32
     """Tokens a turn, at most."""
-    max_observation_tokens: int | None = None
-    """Passages of one search are cut to this many tokens (as env.max_observation_tokens of training). None: never."""
     context_length: int | None = None
     """Longest episode, tokens. None: the model's own."""
-    dtype: str = "float32"
-    """Precision of the weights: float32, bfloat16 or float16."""
+    dtype: Dtype = "float32"
+    """Precision of the weights."""
     kv_cache_tokens: int = 262_144
     """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
     limit: int = 0
@@ -113,22 +99,17 @@ def main(args: Args) -> None:
     check_range("batch_size", args.batch_size, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
     questions = choose_questions(args)
-    protocol = make_protocol(EnvConfig(protocol=args.protocol, prompt=args.prompt))
     with closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
-        player = make_player(args, retriever, protocol)
+        player, rules = make_player(args, retriever)
         fingerprint = make_fingerprint(
             questions=questions,
             retriever=retriever.fingerprint(),
             policy=args.policy,
-            protocol=protocol,
-            top_k=args.top_k,
-            max_searches=args.max_searches,
+            rules=rules,
             chat=args.chat,
             max_new_tokens=args.max_new_tokens,
-            max_observation_tokens=args.max_observation_tokens,
             context_length=args.context_length,
             dtype=args.dtype,
-            attempts=args.attempts,
         )
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
@@ -156,32 +137,24 @@ def choose_questions(args: Args) -> list[Question]:
     return questions
 
 
-def make_player(args: Args, retriever: Retriever, protocol: Protocol) -> Player:
-    """Something that plays a batch of questions; no information gain is paid."""
-    rules: dict[str, Any] = {
-        "top_k": args.top_k,
-        "max_searches": args.max_searches,
-        "attempts": args.attempts,
-        "protocol": protocol,
-    }
+def make_player(args: Args, retriever: Retriever) -> tuple[Player, EpisodeRules]:
+    """Something that plays a batch of questions, and by which rules; no information gain is measured."""
     if args.policy in SCRIPTED:
-        scripted = make_scripted_policy(args.policy)
-        return lambda batch: play_scripted(
-            scripted, IGSearchVectorEnv(len(batch), batch, retriever, scorer=None, autoreset=False, **rules), batch
-        )
+        scripted, rules = make_scripted_policy(args.policy), make_rules(args)
+        return lambda batch: play_scripted(scripted, EpisodeStepper(batch, retriever, None, rules), batch), rules
     policy = Policy.load(
         PolicyConfig(path=args.policy, chat=args.chat, dtype=args.dtype, context_length=args.context_length)
     )
-    if args.max_observation_tokens is not None:
-        rules["protocol"] = replace(protocol, cut=observation_cut(policy, args.max_observation_tokens))
+    rules = make_rules(args, policy.tokenizer)
     decoder = Decoder(
         policy,
+        TurnEnd(policy.tokenizer, rules.protocol.stop_strings),
         slots=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         temperature=0.0,
         kv_cache_tokens=args.kv_cache_tokens,
     )
-    return lambda batch: play(decoder, EpisodeStepper(batch, retriever, None, **rules), batch, seed=(0,))
+    return lambda batch: play(decoder, EpisodeStepper(batch, retriever, None, rules), batch, seed=(0,)), rules
 
 
 def ask(
@@ -244,7 +217,7 @@ def write(
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Args, description=__doc__)
+    options = parse_options(Args, description=__doc__)
     try:
         main(options)
     except KeyboardInterrupt:

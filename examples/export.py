@@ -4,7 +4,7 @@
 
 Weights (safetensors, sharded by transformers where they are large), configuration, tokenizer with its chat template and
 README.md; nothing of the optimizer or the training state. An adapter (LoRA) is merged into its base model, in float32;
-`--merge False` exports the adapter alone. The generation settings are those of training: the policy's ends of turn,
+`--no-merge` exports the adapter alone. The generation settings are those of training: the policy's ends of turn,
 and none of the base model's penalties and sampling defaults, which would change what it writes.
 
 The folder is whole or not there. An earlier export in its place is replaced, unless it was edited.
@@ -21,13 +21,14 @@ from typing import Annotated
 
 import tyro
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.export.facts import describe
 from algorithms.common.export.folder import check_replaceable, replacing, write_mark
 from algorithms.common.export.model_card import model_card
 from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.export.weights import adapter_alone, whole_model
-from algorithms.common.model.pretrained import DTYPES
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
+from algorithms.common.model.pretrained import Dtype
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # configurations and tokenizers
 CARD_SIZE = 2**16  # bytes, with what blocks of the disk waste
@@ -43,20 +44,21 @@ class Args:
     """Folder to write; its name is the model's in the card."""
     checkpoint: str = "final"
     """final (of a finished run), best (by validation), last, or a checkpoint by name (step-000020)."""
-    dtype: str | None = None
-    """Of the weights: float32, bfloat16 or float16. None: as they were trained."""
+    dtype: Dtype | None = None
+    """Precision of the weights. None: as they were trained."""
     merge: bool = True
-    """Merge an adapter into its base model; False: export the adapter alone."""
+    """Merge an adapter into its base model; without it, export the adapter alone."""
+
+    def __post_init__(self) -> None:
+        check_literals(self)
 
 
 def main(args: Args) -> None:
     """Export, and say what is left to do."""
-    if args.dtype is not None:
-        check_choice("dtype", args.dtype, DTYPES)
     trained = find_policy(args.run, args.checkpoint)
     if trained.adapter is None and not args.merge:
         raise ConfigurationError(
-            f"merge=False: {trained.folder} holds a whole model and no adapter; leave the option out"
+            f"--no-merge: {trained.folder} holds a whole model and no adapter; leave the option out"
         )
     check_replaceable(args.output)
     quiet()
@@ -90,7 +92,7 @@ def quiet() -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Args, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    options = parse_options(Args, description=__doc__)
     try:
         main(options)
     except KeyboardInterrupt:

@@ -17,20 +17,22 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.errors import IGSearchError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import make_protocol
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -64,7 +66,7 @@ class Args:
     """`bundled`, folders or model names."""
     families: tuple[str, ...] = ("search_r1",)
     """Tag families: in autorefine the evidence is a passage block with what the policy made of it."""
-    questions: int = 64
+    num_questions: int = 64
     """Questions of the training split."""
     group_size: int = 8
     """Rollouts of each."""
@@ -86,18 +88,22 @@ def main(args: Args) -> None:
     """Print one table per policy and family."""
     console = Console()
     retriever = bundled_retriever()
-    questions = bundled_world().questions["train"][:: max(1, len(bundled_world().questions["train"]) // args.questions)]
+    questions = bundled_world().questions["train"]
+    questions = questions[:: max(1, len(questions) // args.num_questions)]
     for path, family in product(args.policies, args.families):
         policy = Policy.load(PolicyConfig(path=path))
-        protocol = Protocol(family, "bare")
-        engine = EpisodeStepper(questions, retriever, None, protocol=protocol)
-        decoder = Decoder(policy, slots=128, max_new_tokens=64 if family == "autorefine" else 32, temperature=1.0)
-        buffer = collect(decoder, engine, questions[: args.questions], group_size=args.group_size, seed=(args.seed,))
+        protocol = make_protocol(family, "bare")
+        stepper = EpisodeStepper(questions, retriever, None, EpisodeRules(protocol=protocol))
+        turn_end = TurnEnd(policy.tokenizer, protocol.stop_strings)
+        decoder = Decoder(policy, turn_end, slots=128, max_new_tokens=64 if protocol.refines else 32, temperature=1.0)
+        buffer = collect(
+            decoder, stepper, questions[: args.num_questions], group_size=args.group_size, seed=(args.seed,)
+        )
         table = Table(title=f"{path}, {family}: outcome {buffer.outcomes.mean():.3f}", title_justify="left")
         for name in ("value", "search for", "n", "useful", "mean, useful", "mean, others", "AUC", "AUC, siblings"):
             table.add_column(name, justify="left" if name in ("value", "search for") else "right")
         for name, config in MEASURES.items():
-            scorer = PolicyScorer(policy, token_budget=4_096)
+            scorer = PolicyScorer(policy, pass_tokens=4_096)
             clear_gains(buffer)
             measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, args.seed))
             for credit in CREDITS if config == InformationGainConfig() else ("own",):
@@ -166,6 +172,6 @@ def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except IGSearchError as error:
         sys.exit(f"error: {error}")

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from igsearch_env.protocols.protocol import Protocol
+from algorithms.common.base.command_line import parse_options
+from igsearch_env.protocols import make_protocol
+from igsearch_env.protocols.autorefine import AutoRefine
+from igsearch_env.protocols.search_r1 import SearchR1
 from igsearch_env.world import names
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
@@ -42,11 +44,8 @@ from igsearch_env.world.demonstrations import (
 )
 from igsearch_env.world.generator import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
-TAGS = [
-    f"<{slash}{tag}>"
-    for tag in ["think", "search", "information", "documents", "refine", "answer"]
-    for slash in ("", "/")
-]
+# The order of the shipped vocabulary.
+TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
 
 # ---------------------------------------------------------------- tokenizer
 
@@ -59,7 +58,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     """
     words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
-    texts += [NICKNAMED, RENAMED, UNKNOWN, "of", Protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
+    texts += [NICKNAMED, RENAMED, UNKNOWN, "of", make_protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
     texts += [t for table in (KEYWORDS, VAGUE) for ts in table.values() for t in ts]
     for value in vars(names).values():
         if isinstance(value, tuple):
@@ -240,4 +239,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(parse_options(Args, description=__doc__))

@@ -12,12 +12,13 @@ import sys
 from dataclasses import dataclass
 
 import gymnasium
-import tyro
 from rich.console import Console
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.errors import IGSearchError, check_range
+from igsearch_env.protocols import Answer, Search, make_protocol
 from retrievers import RetrieverError
 
 
@@ -51,19 +52,20 @@ def main(args: Args) -> None:
         max_searches=args.max_searches,
         render_mode="human",
     )
+    protocol = make_protocol()
     for episode in range(args.episodes):
         env.reset(seed=args.seed + episode)
         ended = False
         while not ended:
             line = console.input("query, or = answer > ").strip()
-            action = f"<answer>{line[1:]}</answer>" if line.startswith("=") else f"<search>{line}</search>"
+            action = protocol.write(Answer(line[1:]) if line.startswith("=") else Search(line))
             _, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, RetrieverError) as error:
         sys.exit(f"error: {error}")
     except (EOFError, KeyboardInterrupt):

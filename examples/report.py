@@ -17,6 +17,7 @@ from typing import Annotated
 
 import tyro
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.report.page import write
 from algorithms.common.report.run_report import run_report, write_reports
 from igsearch_env.errors import ConfigurationError, IGSearchError
@@ -74,7 +75,7 @@ def serve(args: Args) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

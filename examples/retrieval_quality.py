@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.progress import track
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.scores import limit_per_dataset
 from igsearch_env.errors import IGSearchError
 from igsearch_env.question_sets import evaluation_rows
@@ -148,6 +148,6 @@ def _cell(values: Sequence[float]) -> str:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, RetrieverError) as error:
         sys.exit(f"error: {error}")

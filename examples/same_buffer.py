@@ -18,19 +18,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import tyro
 from rich.console import Console
 
+from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.report.page import write
 from algorithms.common.report.trajectory_page import fitting_page
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import collect
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.rollout.environment import EnvConfig, make_protocol, make_questions, make_retriever
+from algorithms.common.rollout.environment import EnvConfig, make_questions, make_retriever, make_rules
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.recorded_trajectories import load_recorded, record_trajectories
 from algorithms.comparison.advantages import all_advantages
 from algorithms.comparison.gains import Gains, measured_gains, set_gains, store_gains, stored_gains
@@ -53,7 +54,7 @@ class Args:
     """A file that RolloutBuffer.save wrote; None: collect one."""
     policy: str | None = None
     """`bundled` (default when collecting), a folder or a model name. With a buffer: measures both gains anew."""
-    questions: int = 8
+    questions_per_step: int = 8
     """Questions to collect, of the training split."""
     group_size: int = 8
     """Rollouts of each question."""
@@ -61,7 +62,7 @@ class Args:
     """Attempts in an episode; the last one counts."""
     seed: int = 0
     """Decides every draw."""
-    question_files: tuple[str, ...] = ("bundled",)
+    questions: tuple[str, ...] = ("bundled",)
     """Where the questions come from: files, or `bundled`."""
     corpus: str = "bundled"
     """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
@@ -87,11 +88,13 @@ def main(args: Args) -> None:
         gains = stored_gains(buffer)
     else:
         check_range("seed", args.seed, 0)
-        files, attempts = args.question_files, args.attempts
-        env = EnvConfig(files, corpus=args.corpus, attempts=attempts, protocol=args.protocol, prompt=args.prompt)
+        files, attempts = args.questions, args.attempts
+        env = EnvConfig(
+            questions=files, corpus=args.corpus, attempts=attempts, protocol=args.protocol, prompt=args.prompt
+        )
         policy, retriever = Policy.load(PolicyConfig(args.policy or "bundled")), make_retriever(env.corpus)
         buffer = buffer or collect_buffer(args, env, policy, retriever)
-        scorer, protocol = PolicyScorer(policy), make_protocol(env, policy)
+        scorer, protocol = PolicyScorer(policy), make_rules(env, policy.tokenizer).protocol
         # The seed, too, is that of the first step of a training run.
         gains = measured_gains(buffer, scorer, protocol, retriever, args.seed * 1_000_003 + 1)
     report = analyse(buffer, gains)
@@ -113,7 +116,7 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
         recorded = Path(folder) / "recorded.json.gz"
         reads = {name: entry.gains.baseline for name, entry in ALGORITHMS.items() if entry.gains is not None}
         other = {name: gains[baseline] for name, baseline in reads.items() if baseline != "random"}
-        record_trajectories(recorded, buffer, advantages, policy, gains=other, limit=MAX_SHOWN)
+        record_trajectories(recorded, buffer, advantages, policy.tokenizer, gains=other, limit=MAX_SHOWN)
         write(path, fitting_page([load_recorded(recorded)], "every algorithm on one buffer"))
 
 
@@ -131,21 +134,23 @@ def load_buffer(path: Path) -> RolloutBuffer:
 
 def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retriever) -> RolloutBuffer:
     """The first groups of the first step of a training run: its questions, its draws."""
-    rollout = RolloutConfig(args.questions, args.group_size)
+    rollout = RolloutConfig(args.questions_per_step, args.group_size)
     questions = make_questions(env.questions, "train")
-    check_range("questions", args.questions, 1, len(questions))
+    check_range("questions_per_step", args.questions_per_step, 1, len(questions))
     order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
-    chosen = [questions[place] for place in order[: args.questions]]
-    engine = EpisodeStepper(chosen, retriever, None, attempts=env.attempts, protocol=make_protocol(env, policy))
-    slots, longest = args.questions * args.group_size, rollout.max_new_tokens
-    decoder = Decoder(policy, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
-    buffer = collect(decoder, engine, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
+    chosen = [questions[place] for place in order[: args.questions_per_step]]
+    rules = make_rules(env, policy.tokenizer)
+    stepper = EpisodeStepper(chosen, retriever, None, rules)
+    turn_end = TurnEnd(policy.tokenizer, rules.protocol.stop_strings)
+    slots, longest = args.questions_per_step * args.group_size, rollout.max_new_tokens
+    decoder = Decoder(policy, turn_end, slots=slots, max_new_tokens=longest, temperature=rollout.temperature)
+    buffer = collect(decoder, stepper, chosen, group_size=args.group_size, seed=(args.seed, 1, 0))
     buffer.check_trainable()
     return buffer
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__))
+        main(parse_options(Args, description=__doc__))
     except (IGSearchError, RetrieverError, RolloutBufferError, OSError) as error:
         sys.exit(f"error: {error}")

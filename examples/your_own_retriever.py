@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from algorithms.common.evaluation.scores import macro_average, score
-from igsearch_env import IGSearchEnv, IGSearchVectorEnv
+from igsearch_env import IGSearchEnv
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import CorpusError, Passage, Retriever
 
@@ -68,13 +69,15 @@ def main() -> None:
     questions, own = bundled_world().questions["test"], TitleRetriever(bundled_world().passages)
     for name in SCRIPTED:
         for engine, retriever in (("BM25", bundled_retriever()), ("titles first", own)):
-            envs = IGSearchVectorEnv(len(questions), questions, retriever, scorer=None, autoreset=False)
-            em = macro_average(score(play_scripted(make_scripted_policy(name), envs, questions)))
+            stepper = EpisodeStepper(questions, retriever, None)
+            em = macro_average(score(play_scripted(make_scripted_policy(name), stepper, questions)))
             print(f"{name:<16} {engine:<12} EM {em:.3f}")
     env, policy = IGSearchEnv(questions, own, render_mode="human"), make_scripted_policy("oracle-titles")
     env.reset(seed=2)
     while not env.trajectory.done:
-        env.step(policy.act(env.trajectory))  # which prints what is new
+        assert env.episode is not None
+        action = policy.act(env.trajectory, may_search=env.episode.searches_left > 0)
+        env.step(env.stepper.rules.protocol.write(action))  # which prints what is new
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from gymnasium.envs.registration import register, registry
 from igsearch_env.env import IGSearchEnv
 from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols.actions import Answer, Invalid, Search
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.reflection import ReflectionWrapper
 from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment, UnigramScorer

@@ -10,8 +10,9 @@ import gymnasium
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol, as_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, render, step_info
 from igsearch_env.terminal import EpisodePrinter
@@ -91,11 +92,8 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             questions,
             retriever,
             scorer,
-            top_k=top_k,
-            max_searches=max_searches,
-            protocol=protocol,
+            EpisodeRules(top_k, max_searches, protocol=as_protocol(protocol), outcome_reward=outcome_reward),
             information_gain=information_gain,
-            outcome_reward=outcome_reward,
             seed=seed,
         )
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -103,7 +101,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
-        self._printer = EpisodePrinter(self.stepper.protocol)  # of mode "human"
+        self._printer = EpisodePrinter(self.stepper.rules.protocol)  # of mode "human"
 
     @property
     def trajectory(self) -> Trajectory:
@@ -121,7 +119,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         elif not isinstance(question, Question):
             raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
         self.episode = self.stepper.begin(question)
-        self._printer = EpisodePrinter(self.stepper.protocol)
+        self._printer = EpisodePrinter(self.stepper.rules.protocol)
         if self.render_mode == "human":
             self.render()
         return self.trajectory.prompt, step_info(self.episode)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from igsearch_env.protocols.actions import Answer, Invalid, Search
-from igsearch_env.protocols.protocol import Protocol, refine_text
+from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import outcome_reward
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Attempt, Trajectory, Turn
 from retrievers.base import Passage
 
@@ -21,45 +21,39 @@ from retrievers.base import Passage
 class Episode:
     """One question being answered; `trajectory` is its record."""
 
-    __slots__ = ("attempts", "max_searches", "pending", "protocol", "reward_kind", "trajectory")
+    __slots__ = ("pending", "rules", "trajectory")
 
-    def __init__(
-        self, question: Question, protocol: Protocol, max_searches: int, reward_kind: str, attempts: int = 1
-    ) -> None:
-        self.protocol = protocol
-        self.max_searches = max_searches
-        self.attempts = attempts
-        self.reward_kind = reward_kind
-        self.trajectory = Trajectory(question, protocol.question_prompt(question.text))
+    def __init__(self, question: Question, rules: EpisodeRules) -> None:
+        self.rules = rules
+        self.trajectory = Trajectory(question, rules.protocol.question_prompt(question.text))
         self.pending: int | None = None  # turn whose information gain waits for its refine block
 
     def act(self, text: str) -> str | None:
         """Record a turn of the policy. Returns the query if passages are wanted, else None."""
         trajectory = self.trajectory
-        action = self.protocol.parse(text)
+        action = self.rules.protocol.parse(text)
         turn = Turn(text, action)
         trajectory.turns.append(turn)
         if isinstance(action, Answer):
-            turns = trajectory.turns[-self._turns :]
-            refined = [refine_text(t.text) for t in turns] if self.reward_kind == "autorefine" else ()
+            refined = [self.rules.protocol.refined_text(t.text) for t in trajectory.turns[-self._turns :]]
             turn.reward = outcome_reward(
-                self.reward_kind, action.text, trajectory.question.golden_answers, [r for r in refined if r]
+                self.rules.outcome_reward, action.text, trajectory.question.golden_answers, [r for r in refined if r]
             )
             self._end_attempt(action.text, ANSWERED)
             return None
-        if self._turns > self.max_searches:
+        if self._turns > self.rules.max_searches:
             self._end_attempt(None, NO_ANSWER)
             return None
         if isinstance(action, Search):
             return action.query
-        turn.observation = self.protocol.correction(action) + self._last_call()
+        turn.observation = self.rules.protocol.correction(action) + self._last_call()
         return None
 
     def observe(self, passages: Sequence[Passage]) -> None:
         """Record what the pending search found."""
         turn = self.trajectory.turns[-1]
         turn.passages = tuple(passages)
-        turn.observation = self.protocol.observation(passages) + self._last_call()
+        turn.observation = self.rules.protocol.observation(passages) + self._last_call()
 
     def fail(self) -> None:
         """The pending search got no answer from the retriever: the episode ends and must teach nothing."""
@@ -71,18 +65,23 @@ class Episode:
         attempts = self.trajectory.attempts
         return len(self.trajectory.turns) - (attempts[-1].end if attempts else 0)
 
+    @property
+    def searches_left(self) -> int:
+        """Actions before the policy must answer, in the running attempt; negative once it has not."""
+        return self.rules.max_searches - self._turns
+
     def _end_attempt(self, prediction: str | None, stop_reason: str) -> None:
         trajectory = self.trajectory
         turn = trajectory.turns[-1]
         trajectory.attempts.append(Attempt(len(trajectory.turns), prediction, turn.reward))
         trajectory.prediction, trajectory.outcome = prediction, turn.reward
-        if len(trajectory.attempts) < self.attempts:
-            turn.observation = self.protocol.reflection(trajectory.question.text)
+        if len(trajectory.attempts) < self.rules.attempts:
+            turn.observation = self.rules.protocol.reflection(trajectory.question.text)
         else:
             trajectory.stop_reason = stop_reason
 
     def _last_call(self) -> str:
-        return self.protocol.last_call() if self._turns == self.max_searches else ""
+        return self.rules.protocol.last_call() if self.searches_left == 0 else ""
 
     def take_measurable(self, worth: bool) -> int | None:
         """The turn whose information gain is complete now, if any.
@@ -91,7 +90,7 @@ class Episode:
         turn later, when the policy has (or has not) refined the passages.
         """
         current = len(self.trajectory.turns) - 1 if worth else None
-        if self.protocol.family != "autorefine":
+        if not self.rules.protocol.refines:
             return current
         ready, self.pending = self.pending, current
         return ready

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class IGSearchError(Exception):
@@ -33,6 +35,31 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}{hint}")
+
+
+def literal_choices(hint: Any) -> tuple[Any, ...]:
+    """What a type allows by `Literal`, `Literal | None` or `tuple[Literal, ...]`; empty for any other type."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(choice for part in get_args(hint) for choice in literal_choices(part))
+
+
+def check_literals(settings: Any, section: str = "") -> None:
+    """`check_choice` for every field of a dataclass whose type is made of `Literal`.
+
+    Types alone are not enough: a configuration file, or code without a type checker, may hold any string.
+
+    Args:
+        settings: a dataclass with those fields; the fields of its subclass are checked as well.
+        section: where it stands in the configuration, for messages; "" at the top.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        choices = literal_choices(hint)
+        value = getattr(settings, name)
+        if not choices or (value is None and NoneType in get_args(hint)):
+            continue
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            check_choice(f"{section}.{name}" if section else name, item, choices)
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from igsearch_env.protocols.protocol import Protocol, action_span, refine_span, refine_text
+from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import Segment
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Passage, Retriever
@@ -44,24 +44,25 @@ def has_evidence(passages: Sequence[Passage]) -> bool:
     return any(p.title for p in passages) or sum(len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
 
 
-def context(step: SearchStep, form: str) -> tuple[Segment, ...]:
+def context(step: SearchStep, form: str, protocol: Protocol) -> tuple[Segment, ...]:
     """What stands before the evidence of a step: up to and including its query."""
     trajectory = step.trajectory
     if form == "trajectory":
         return (*history(trajectory, step.index), _written(trajectory, step.index))
-    first_text = trajectory.turns[0].text
-    start = trajectory.prompt + first_text[: max(first_text.find("<search>"), 0)]
+    first = trajectory.turns[0]
+    opened = protocol.search_start(first.text)
+    start = trajectory.prompt + first.text[: 0 if opened is None else opened]
     blocks: list[str] = []
     for index in range(step.index + 1):
         turn = trajectory.turns[index]
         if not turn.is_search:
             continue
-        span = action_span(turn.text)
+        span = protocol.action_span(turn.text)
         assert span is not None  # a search has one
-        blocks.append(f"<search>{turn.text[span[1] : span[2]]}</search>")
+        blocks.append(turn.text[span.outer_start : span.outer_end])
         if index < step.index:
             blocks.append(turn.observation.strip())
-            refined = _refine_block(trajectory, index)
+            refined = _refinement(trajectory, index, protocol)
             if refined:
                 blocks.append(refined)
     return (Segment(start + "\n".join(blocks)),)
@@ -81,13 +82,9 @@ def _written(trajectory: Trajectory, index: int) -> Segment:
     return Segment(turn.text, turn.completion_ids or None)
 
 
-def _refine_block(trajectory: Trajectory, index: int) -> str:
-    """The <refine> block that the policy wrote about the evidence of turn `index`, tags included, or ""."""
-    if index + 1 >= len(trajectory.turns):
-        return ""
-    text = trajectory.turns[index + 1].text
-    span = refine_span(text)
-    return text[span[0] : span[1]] if span else ""
+def _refinement(trajectory: Trajectory, index: int, protocol: Protocol) -> str:
+    """What the policy wrote about the evidence of turn `index`, with its markup, or ""."""
+    return protocol.refinement(trajectory.turns[index + 1].text) if index + 1 < len(trajectory.turns) else ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,22 +101,22 @@ def evidence_of(step: SearchStep, protocol: Protocol) -> Evidence:
     """What a step brought."""
     question = step.trajectory.question
     turn = step.trajectory.turns[step.index]
-    refine = _refine_block(step.trajectory, step.index) if protocol.family == "autorefine" else ""
+    refine = _refinement(step.trajectory, step.index, protocol) if protocol.refines else ""
     return Evidence((question.dataset, question.id), step.index, protocol.evidence(turn.passages), refine)
 
 
-def segment(evidence: Evidence, step: SearchStep, form: str) -> Segment:
+def segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
     """An evidence in the place of the real one of `step`."""
     if form == "skeleton":
         return Segment("\n" + evidence.block + (f"\n{evidence.refine}" if evidence.refine else ""))
     # What the environment wrote after the block (the last call) stays, whatever the evidence.
-    after = step.trajectory.turns[step.index].observation.rpartition(">")[2]
+    after = protocol.after_evidence(step.trajectory.turns[step.index].observation)
     return Segment(f"\n\n{evidence.block}{after}{evidence.refine}")
 
 
-def real_segment(evidence: Evidence, step: SearchStep, form: str) -> Segment:
+def real_segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
     """The evidence of `step` itself, in the token ids that the policy read where they are known."""
-    real = segment(evidence, step, form)
+    real = segment(evidence, step, form, protocol)
     turn = step.trajectory.turns[step.index]
     if form == "trajectory" and not evidence.refine and turn.observation_ids:
         return Segment(real.text, turn.observation_ids)
@@ -134,13 +131,13 @@ def corpus_evidence(
     No policy ever refined these. Where the real evidence was refined, the text of the first random passage,
     cut to as many words, stands in, so that the branches stay of one form and length.
     """
-    words = len(refine_text(real.refine).split())
+    words = len(protocol.refined_text(real.refine).split())
     made = []
     for _ in range(count):
         for _ in range(20):  # the very passages that were found would compare nothing; a tiny corpus has no others
             drawn = retriever.sample(min(passages, len(retriever)), rng)
             if protocol.evidence(drawn) != real.block:
                 break
-        refine = f"<refine> {' '.join(drawn[0].text.split()[:words])}</refine>" if real.refine else ""
+        refine = protocol.write_refinement(" ".join(drawn[0].text.split()[:words])) if real.refine else ""
         made.append(Evidence(("", ""), 0, protocol.evidence(drawn), refine))
     return made

@@ -18,10 +18,11 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.evidence import (
     Evidence,
     SearchStep,
@@ -32,15 +33,14 @@ from igsearch_env.evidence import (
     real_segment,
     segment,
 )
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever
 
-BASELINES = ("random", "previous", "empty")
-CONTEXTS = ("trajectory", "skeleton")
-SOURCES = ("batch", "corpus")
-SOFT_CLIPS = ("none", "tanh", "log", "hard")
+Baseline = Literal["random", "previous", "empty"]
+ContextForm = Literal["trajectory", "skeleton"]
+SoftClipForm = Literal["none", "tanh", "log", "hard"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class InformationGainConfig:
     The paper's constants of the stabilisers, and the form of its soft clip, are not public: these are ours.
     """
 
-    baseline: str = "random"
-    """What the real evidence is compared with: random, previous or empty."""
+    baseline: Baseline = "random"
+    """What the real evidence is compared with."""
     num_random: int = 3
     """N, random evidences per search (paper: 3)."""
-    random_source: str = "batch"
+    random_source: Literal["batch", "corpus"] = "batch"
     """Where random evidence comes from: batch (searches of other questions, then the corpus) or corpus."""
-    context: str = "trajectory"
-    """What the scorer reads before the evidence: trajectory or skeleton."""
+    context: ContextForm = "trajectory"
+    """What the scorer reads before the evidence: the tokens that the policy saw, or the authors' skeleton."""
     head_weight: float = HEAD_WEIGHT
     """Weight of each of the answer's first three tokens in s (paper: 3.0; IGPO: 1.0)."""
     dead_zone: float = 0.05
@@ -66,14 +66,11 @@ class InformationGainConfig:
     """lambda in [0, 1]: factor on negative IG, so that the policy does not give up searching. Ours."""
     soft_clip: float = 2.0
     """eta, nats: where the soft clip bends. Ours."""
-    soft_clip_form: str = "tanh"
+    soft_clip_form: SoftClipForm = "tanh"
     """none, tanh (eta tanh(x/eta)), log (eta + log(1 + |x| - eta) beyond eta) or hard. Ours."""
 
     def __post_init__(self) -> None:
-        check_choice("information_gain.baseline", self.baseline, BASELINES)
-        check_choice("information_gain.random_source", self.random_source, SOURCES)
-        check_choice("information_gain.context", self.context, CONTEXTS)
-        check_choice("information_gain.soft_clip_form", self.soft_clip_form, SOFT_CLIPS)
+        check_literals(self, "information_gain")
         check_range("information_gain.num_random", self.num_random, 1)
         check_range("information_gain.head_weight", self.head_weight, 0)
         check_range("information_gain.dead_zone", self.dead_zone, 0)
@@ -134,12 +131,17 @@ class InformationGain:
         requests, texts = [], []
         for step, baselines in zip(steps, drawn, strict=True):
             real = evidence_of(step, protocol)
-            branches = [real_segment(real, step, form), *(segment(b, step, form) for b in baselines)]
+            branches = [
+                real_segment(real, step, form, protocol),
+                *(segment(baseline, step, form, protocol) for baseline in baselines),
+            ]
             answer = step.trajectory.question.golden_answers[0]
-            prefix, target = ("\n<answer> ", answer) if form == "skeleton" else ("<answer>", f" {answer}")
-            if form == "trajectory" and real.refine:
+            prefix, target = protocol.answer_prefix, protocol.answer_space + answer
+            if form == "skeleton":
+                prefix, target = f"\n{prefix}{protocol.answer_space}", answer
+            elif real.refine:
                 prefix = "\n" + prefix
-            requests.append(ScoreRequest(context(step, form), tuple(branches), prefix, target, weight))
+            requests.append(ScoreRequest(context(step, form, protocol), tuple(branches), prefix, target, weight))
             if self.config.baseline == "previous":
                 before = history(step.trajectory, step.index)
                 requests.append(ScoreRequest(before, (Segment("", ()),), prefix, target, weight))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium
 
 from igsearch_env.env import IGSearchEnv
-from igsearch_env.errors import ConfigurationError, check_range
+from igsearch_env.errors import ConfigurationError
 
 
 class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.RecordConstructorArgs):
@@ -21,5 +23,5 @@ class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.R
         gymnasium.Wrapper.__init__(self, env)
         if not isinstance(env.unwrapped, IGSearchEnv):
             raise ConfigurationError(f"env is a {type(env.unwrapped).__name__}: it must be an IGSearchEnv")
-        check_range("attempts", attempts, 1, 100)
-        env.unwrapped.stepper.attempts = attempts
+        stepper = env.unwrapped.stepper
+        stepper.rules = replace(stepper.rules, attempts=attempts)

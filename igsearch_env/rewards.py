@@ -10,12 +10,14 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WHOLE = frozenset({"yes", "no", "noanswer"})  # answers that earn no partial credit
 
-OUTCOME_REWARDS = ("em", "f1", "autorefine")
+OutcomeReward = Literal["em", "f1", "autorefine"]
+OUTCOME_REWARDS: tuple[OutcomeReward, ...] = get_args(OutcomeReward)
 
 
 def normalize_answer(text: str) -> str:

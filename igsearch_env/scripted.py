@@ -1,4 +1,4 @@
-"""Scripted policies: no model, for tests and to give numbers a meaning. They read a trajectory and write a turn.
+"""Scripted policies: no model, for tests and to give numbers a meaning. They read a trajectory and choose an action.
 
 search-question   searches the question, answers with the best-supported capitalised span of the passages
 oracle-titles     searches the known supporting titles, then answers right if a golden answer was in sight:
@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from igsearch_env.errors import check_choice
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
-from igsearch_env.vector_env import IGSearchVectorEnv
 from retrievers.base import Passage
 
 _SPAN = re.compile(r"\b(?:[A-Z][\w'’.-]*|\d{4})(?:\s+(?:of|the|de|van|von|and)\s+[A-Z][\w'’-]*|\s+[A-Z][\w'’-]*)*")
@@ -26,10 +27,10 @@ _WHEN = re.compile(r"\b(?:when|what year|which year)\b", re.IGNORECASE)
 
 
 class ScriptedPolicy(Protocol):
-    """Anything that writes the next turn of a running episode."""
+    """Anything that chooses the next action of a running episode."""
 
-    def act(self, trajectory: Trajectory) -> str:
-        """The text of the next turn."""
+    def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
+        """The next action. `may_search` is False when no search is left, so that only an answer counts."""
         ...
 
 
@@ -58,25 +59,23 @@ def _seen(trajectory: Trajectory) -> list[Passage]:
 class SearchQuestion:
     """Searches the question once and answers with the best-supported span."""
 
-    def act(self, trajectory: Trajectory) -> str:
+    def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
         if not trajectory.turns:
-            return f"<search> {trajectory.question.text} </search>"
-        return f"<answer> {best_supported_span(trajectory.question.text, _seen(trajectory))} </answer>"
+            return Search(trajectory.question.text)
+        return Answer(best_supported_span(trajectory.question.text, _seen(trajectory)))
 
 
 class OracleTitles:
     """Searches each supporting title (the question where none is known); reads perfectly what it finds."""
 
-    def act(self, trajectory: Trajectory) -> str:
+    def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
         question = trajectory.question
         queries = list(question.metadata.get("supporting_titles") or []) or [question.text]
         passages = _seen(trajectory)
         found = self._answer_in_sight(question, passages)
-        # A title found twice brings nothing new, and the last call must be answered.
-        told = bool(trajectory.turns) and "Answer now" in trajectory.turns[-1].observation
-        if len(trajectory.turns) < len(queries) and not told and found is None:
-            return f"<search> {queries[len(trajectory.turns)]} </search>"
-        return f"<answer> {found or best_supported_span(question.text, passages)} </answer>"
+        if len(trajectory.turns) < len(queries) and may_search and found is None:
+            return Search(queries[len(trajectory.turns)])
+        return Answer(found or best_supported_span(question.text, passages))
 
     @staticmethod
     def _answer_in_sight(question: Question, passages: Sequence[Passage]) -> str | None:
@@ -93,9 +92,12 @@ def make_scripted_policy(name: str) -> ScriptedPolicy:
     return SCRIPTED[name]()
 
 
-def play_scripted(policy: ScriptedPolicy, env: IGSearchVectorEnv, questions: Sequence[Question]) -> list[Trajectory]:
-    """One episode per question, in lockstep. `env` must have as many environments and not reset itself."""
-    env.reset(options={"questions": list(questions)})
-    while not all(trajectory.done for trajectory in env.trajectories):
-        env.step([policy.act(t) if not t.done else "" for t in env.trajectories])
-    return env.trajectories
+def play_scripted(policy: ScriptedPolicy, stepper: EpisodeStepper, questions: Sequence[Question]) -> list[Trajectory]:
+    """One episode per question, all stepped together."""
+    episodes = [stepper.begin(question) for question in questions]
+    running = episodes
+    while running:
+        actions = [policy.act(episode.trajectory, may_search=episode.searches_left > 0) for episode in running]
+        stepper.step(running, [stepper.rules.protocol.write(action) for action in actions])
+        running = [episode for episode in running if not episode.trajectory.done]
+    return [episode.trajectory for episode in episodes]

@@ -6,26 +6,25 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from igsearch_env.episode import Episode
-from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
 from igsearch_env.evidence import SearchStep, has_evidence
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question, check_unique
-from igsearch_env.rewards import OUTCOME_REWARDS
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import AnswerScorer, UnigramScorer
 from igsearch_env.spaces import UnicodeText
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.base import Passage, RetrievalError, Retriever
 
-# Bounds of the text spaces. An action above protocol.MAX_ACTION_CHARS is in the space, and is answered as invalid.
+# Bounds of the text spaces. A longer action than a protocol takes is in the space too: it is answered as invalid.
 MAX_TEXT_CHARS = 1_000_000
 
 
 class EpisodeStepper:
     """Questions, retriever, scorer and rules: everything of the environments but Gymnasium's interface.
 
-    Arguments are documented in `IGSearchEnv`, `attempts` in `ReflectionWrapper`.
+    The other arguments are documented in `IGSearchEnv`.
     """
 
     def __init__(
@@ -33,13 +32,9 @@ class EpisodeStepper:
         questions: Sequence[Question] | None,
         retriever: Retriever | None,
         scorer: AnswerScorer | Literal["unigram"] | None,
+        rules: EpisodeRules | None = None,
         *,
-        top_k: int = 3,
-        max_searches: int = 4,
-        attempts: int = 1,
-        protocol: str | Protocol = "search_r1",
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
-        outcome_reward: str = "em",
         seed: int = 0,
     ) -> None:
         if questions is None and retriever is not None:
@@ -49,16 +44,8 @@ class EpisodeStepper:
             raise QuestionError("questions is empty: pass at least one Question")
         check_unique(self.questions, "questions")
         self.retriever = retriever if retriever is not None else bundled_retriever()
-        check_range("max_searches", max_searches, 1, 100)
-        check_range("attempts", attempts, 1, 100)
-        check_range("top_k", top_k, 1)
-        self.retriever.check_count(top_k, "top_k")
-        check_choice("outcome_reward", outcome_reward, OUTCOME_REWARDS)
-        self.top_k = top_k
-        self.max_searches = max_searches
-        self.attempts = attempts
-        self.outcome_reward = outcome_reward
-        self.protocol = Protocol(protocol) if isinstance(protocol, str) else protocol
+        self.rules = rules = rules or EpisodeRules()
+        self.retriever.check_count(rules.top_k, "top_k")
         if isinstance(information_gain, dict):
             unknown = set(information_gain) - set(InformationGainConfig.__dataclass_fields__)
             for key in sorted(unknown):
@@ -70,7 +57,7 @@ class EpisodeStepper:
         elif isinstance(scorer, str):
             check_choice("scorer", scorer, ("unigram",))
         self.information_gain = (
-            InformationGain(config, scorer, self.protocol, self.retriever, seed) if scorer is not None else None
+            InformationGain(config, scorer, rules.protocol, self.retriever, seed) if scorer is not None else None
         )
 
     def spaces(self) -> tuple[UnicodeText, UnicodeText]:
@@ -79,7 +66,7 @@ class EpisodeStepper:
 
     def begin(self, question: Question) -> Episode:
         """A fresh episode."""
-        return Episode(question, self.protocol, self.max_searches, self.outcome_reward, self.attempts)
+        return Episode(question, self.rules)
 
     def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
         """Advance running episodes by one action each; returns what each action earned.
@@ -98,7 +85,7 @@ class EpisodeStepper:
         if queries:
             found: Sequence[list[Passage] | None]
             try:
-                found = self.retriever.search(queries, self.top_k)
+                found = self.retriever.search(queries, self.rules.top_k)
             except RetrievalError as error:
                 found = error.results or [None] * len(queries)
             for episode, passages in zip(searching, found, strict=True):
@@ -138,7 +125,7 @@ def step_info(episode: Episode) -> dict[str, Any]:
     trajectory = episode.trajectory
     turn = trajectory.turns[-1] if trajectory.turns else None
     measured = turn
-    if turn is not None and episode.protocol.family == "autorefine":
+    if turn is not None and episode.rules.protocol.refines:
         measured = trajectory.turns[-2] if len(trajectory.turns) > 1 else None
     gain = measured.gain if measured is not None else None
     return {

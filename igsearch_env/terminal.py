@@ -10,7 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from igsearch_env.protocols.protocol import Protocol, action_span
+from igsearch_env.protocols import Protocol
 from igsearch_env.trajectory import RETRIEVAL_FAILED, Gain, Trajectory, Turn
 from retrievers.base import Passage
 
@@ -100,7 +100,7 @@ class EpisodePrinter:
         for index, turn in enumerate(trajectory.turns):
             fresh = index >= self.turns
             if fresh:
-                put(_written(index, turn))
+                put(_written(index, turn, self.protocol))
                 for number, passage in enumerate(turn.passages, start=1):
                     head = (f"{number}. ", "cyan"), (visible(passage.title), "bold"), (f"  {passage.score:.1f}", "dim")
                     put(Text.assemble(*head), 4)
@@ -125,13 +125,13 @@ class EpisodePrinter:
                 put(line, 4)
 
 
-def _written(index: int, turn: Turn) -> Text:
+def _written(index: int, turn: Turn, protocol: Protocol) -> Text:
     """What the policy wrote, its query or answer in bold."""
     from rich.text import Text
 
     text = turn.text.strip()
-    found = action_span(text)
-    start, end = found[1:] if found else (len(text), len(text))
+    found = protocol.action_span(text)
+    start, end = (found.start, found.end) if found else (len(text), len(text))
     return Text.assemble(
         (f"[{index + 1}] ", "bold cyan"),
         (visible(text[:start]), "dim"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from igsearch_env.protocols.actions import Action, Search
+from igsearch_env.protocols import Action, Search
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 

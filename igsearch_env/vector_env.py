@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol, as_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, step_info
 from igsearch_env.trajectory import Trajectory
@@ -60,12 +61,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             questions,
             retriever,
             scorer,
-            top_k=top_k,
-            max_searches=max_searches,
-            attempts=attempts,
-            protocol=protocol,
+            EpisodeRules(top_k, max_searches, attempts, as_protocol(protocol), outcome_reward),
             information_gain=information_gain,
-            outcome_reward=outcome_reward,
             seed=seed,
         )
         self.num_envs = num_envs

@@ -225,7 +225,7 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+        main(tyro.cli(Args, description=__doc__))
     except (RetrieverError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from algorithms.common.rollout.buffer import RolloutBuffer
-from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Gain, Group, Trajectory, Turn
 

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.decoder import Decoder
 
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -109,19 +110,19 @@ class RequestOutput:
     finished: bool = True
 
 
-class StopRules(Policy):
-    """A policy whose turns end where vLLM's stop rules say."""
+class StopRules(TurnEnd):
+    """Turns end where vLLM's stop rules say."""
 
-    def __init__(self, policy: Policy, params: SamplingParams) -> None:
-        Tokens.__init__(self, policy.tokenizer)
-        self.model, self.compute_dtype, self.context_length = policy.model, None, policy.context_length
+    def __init__(self, tokenizer: PolicyTokenizer, params: SamplingParams) -> None:
+        super().__init__(tokenizer, [params.stop] if isinstance(params.stop, str) else params.stop or ())
         self.params = params
 
-    def ends_turn(self, ids: Sequence[int]) -> bool:
+    def is_over(self, ids: Sequence[int]) -> bool:
         """End of sequence, a stop id, or a stop string in the text so far."""
-        if ids[-1] in {self.tokenizer.eos_token_id, *(self.params.stop_token_ids or ())}:
+        own = self.tokenizer.hf_tokenizer
+        if ids[-1] in {own.eos_token_id, *(self.params.stop_token_ids or ())}:
             return True
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=self.params.skip_special_tokens)
+        text = own.decode(list(ids), skip_special_tokens=self.params.skip_special_tokens)
         return any(tag in text for tag in self.params.stop or ())
 
 
@@ -146,17 +147,18 @@ class Core:
             if longest >= self.policy.context_length:
                 raise ValueError(f"The prompt is longer than max_model_len: {longest}")
             writer = Decoder(
-                StopRules(self.policy, first),
+                self.policy,
+                StopRules(self.policy.tokenizer, first),
                 slots=len(prompts),
                 max_new_tokens=min(first.max_tokens or 16, self.policy.context_length - longest),
                 temperature=first.temperature,
             )
             for prompt, p in zip(prompts, params, strict=True):
                 writer.begin(prompt, np.random.default_rng(p.seed))
-            writer.read()
+            writer.prefill()
             written = {}
             while writer.writing:
-                written.update(writer.write())
+                written.update(writer.decode_step())
             turns = [written[slot] for slot in range(len(prompts))]
             return [
                 self.output(prompt, turn.ids, turn.logprobs, first) for prompt, turn in zip(prompts, turns, strict=True)
@@ -174,7 +176,7 @@ class Core:
         rows = None
         if params.logprobs is not None:
             rows = [{token: Logprob(x, 1)} for token, x in zip(ids, logprobs, strict=True)]
-        text = self.policy.tokenizer.decode(list(ids), skip_special_tokens=params.skip_special_tokens)
+        text = self.policy.tokenizer.hf_tokenizer.decode(list(ids), skip_special_tokens=params.skip_special_tokens)
         reason = "length" if len(ids) == params.max_tokens else "stop"
         return CompletionOutput(0, text, list(ids), float(sum(logprobs)), rows, reason)
 
@@ -314,7 +316,7 @@ class Server:
         choice["logprobs"] = None
         if output.logprobs is not None:
             chosen = [max(row[t].logprob, -9999.0) for row, t in zip(output.logprobs, output.token_ids, strict=True)]
-            names = self.core.policy.tokenizer.convert_ids_to_tokens(output.token_ids)
+            names = self.core.policy.tokenizer.hf_tokenizer.convert_ids_to_tokens(output.token_ids)
             choice["logprobs"] = {"text_offset": [], "token_logprobs": chosen, "tokens": names, "top_logprobs": []}
         return JSONResponse({"id": "cmpl", "object": "text_completion", "model": self.model, "choices": [choice]})
 

@@ -37,7 +37,7 @@ def main(folder: str, where: str) -> None:
         config,
         lr=1e-3,
         weight_decay=0.0,
-        pad_id=policy.pad_id,
+        pad_id=policy.tokenizer.pad_id,
         device=policy.device,
     )
     if where == "policy":

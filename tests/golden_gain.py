@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 from golden_reader import Case, NotAsked
+from golden_text import truncate
 
 from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols.actions import Answer, Search
-from igsearch_env.protocols.protocol import Protocol, refine_span, truncate
+from igsearch_env.protocols import Answer, Search, make_protocol
+from igsearch_env.protocols.tags import refine_span
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest, weighted_mean
 from igsearch_env.trajectory import ANSWERED, Trajectory, Turn
 from retrievers import DictionaryRetriever, Passage
 
 Outputs = dict[str, Any]
-AUTOREFINE = Protocol("autorefine")
+AUTOREFINE = make_protocol("autorefine")
 DOCUMENT = re.compile(r"Doc \d+\(Title: (.*?)\) (.*?)(?=\nDoc \d+\(Title: |\Z)", re.DOTALL)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
 from golden_reader import Case, NotAsked
+from losses import aggregated
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import grpo_advantages, overlong_penalty, rloo_advantages, whiten
-from algorithms.common.training.loss import LossConfig, aggregate, kl_penalty, policy_loss, token_weights, value_loss
+from algorithms.common.training.loss import LossConfig, kl_penalty, policy_loss, token_weights, value_loss
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages
@@ -45,7 +46,7 @@ def group_advantages(case: Case) -> Outputs:
     buffer = mask_buffer(mask.tolist())
     flat = buffer.broadcast(scalars)
     tokens = np.zeros(mask.shape, dtype=np.float32)
-    (batch,) = buffer.micro_batches(flat, range(len(mask)), token_budget=10**9, pad_id=0)
+    (batch,) = buffer.micro_batches(flat, range(len(mask)), max_tokens=10**9, pad_id=0)
     width = batch.ids_BT.shape[1] - 1  # without the prompt
     tokens[batch.rows, :width] = batch.advantages_BT[:, 1:].numpy()
     return {"scalar": scalars, "token": tokens}
@@ -186,7 +187,7 @@ def hole_aware_gae(case: Case) -> Outputs:
     mask = _mask(case, "response_mask")
     buffer = _rewarded(mask, case.get("scores"))
     buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
-    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), lam=case.get("lam")))
+    algorithm = PPO(PPOConfig(gamma=case.get("gamma"), gae_lambda=case.get("lam")))
     return {
         "advantages": _where_asked(mask, algorithm.advantages(buffer), case.outputs["advantages"]),
         "returns": _where_asked(mask, algorithm.value_targets(buffer), case.outputs["returns"]),
@@ -269,7 +270,7 @@ def _tensor(case: Case, key: str) -> torch.Tensor:
 
 def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -> float:
     horizon = case.get("loss_scale_factor") if case.has("loss_scale_factor") else None
-    total = aggregate(loss, mask, mode, horizon=horizon).item()
+    total = aggregated(loss, mask, mode, horizon=horizon).item()
     if mode == NORM and not case.name.endswith("__2026-08"):
         # Before August 2026 verl did not divide this mode by the number of sequences (verl#3741); we do.
         total *= int((mask.sum(-1) > 0).sum())
@@ -279,8 +280,8 @@ def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -
 def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
     mask = _tensor(case, "mask")
     config = LossConfig(
-        clip_ratio_low=case.get("clip_ratio_low"),
-        clip_ratio_high=case.get("clip_ratio_high"),
+        clip_ratio_low=case.get("clip_low"),
+        clip_ratio_high=case.get("clip_high"),
         dual_clip=case.get("clip_ratio_c") if case.has("clip_ratio_c") else None,
         ratio=ratio,
         aggregation=mode,
@@ -291,9 +292,9 @@ def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
     )
     return {
         "loss": _aggregated(case, tokens.loss_BT, mask, mode),
-        "actor/pg_clipfrac": aggregate(tokens.clipped_BT, mask, "token-mean"),
-        "actor/ppo_kl": aggregate(tokens.approx_kl_BT, mask, "token-mean"),
-        "actor/pg_clipfrac_lower": aggregate(tokens.dual_clipped_BT, mask, "token-mean"),
+        "actor/pg_clipfrac": aggregated(tokens.clipped_BT, mask, "token-mean"),
+        "actor/ppo_kl": aggregated(tokens.approx_kl_BT, mask, "token-mean"),
+        "actor/pg_clipfrac_lower": aggregated(tokens.dual_clipped_BT, mask, "token-mean"),
     }
 
 
@@ -351,8 +352,8 @@ def clipped_value_loss(case: Case) -> Outputs:
     loss = value_loss(values, old, returns, clip)
     mode = case.inputs.get("loss_agg_mode", "token-mean")
     return {
-        "vf_loss": aggregate(loss, mask, mode),
-        "clipfrac": aggregate((loss > value_loss(values, old, returns, inf)).float(), mask, "token-mean"),
+        "vf_loss": aggregated(loss, mask, mode),
+        "clipfrac": aggregated((loss > value_loss(values, old, returns, inf)).float(), mask, "token-mean"),
     }
 
 
@@ -361,7 +362,7 @@ def kl(case: Case) -> Outputs:
     estimate = kl_penalty(_tensor(case, "log_prob"), _tensor(case, "ref_log_prob"), case.name.split("_")[1])
     outputs: Outputs = {"kl": estimate}
     if "token_mean" in case.outputs:
-        outputs["token_mean"] = aggregate(estimate, _tensor(case, "mask"), "token-mean")
+        outputs["token_mean"] = aggregated(estimate, _tensor(case, "mask"), "token-mean")
     return outputs
 
 

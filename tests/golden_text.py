@@ -14,8 +14,8 @@ import numpy as np
 from buffers import buffer_of, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
-from igsearch_env.protocols.actions import Answer, Invalid, Search
-from igsearch_env.protocols.protocol import Protocol, format_passages, parse, refine_span, refine_text, truncate
+from igsearch_env.protocols import Answer, Invalid, Search, make_protocol, parse
+from igsearch_env.protocols.tags import format_passages
 from igsearch_env.rewards import (
     autorefine_reward,
     exact_match,
@@ -49,6 +49,18 @@ def matches(case: Case) -> Outputs:
 def f1_scores(case: Case) -> Outputs:
     """SQuAD's F1."""
     return {"f1": [f1(prediction, golds) for prediction, golds in case.get("tests")]}
+
+
+AUTOREFINE = make_protocol("autorefine")
+
+
+def truncate(text: str) -> str:
+    """A turn cut after its action, as Search-R1's `generation.py` does: at the first </search>, else </answer>."""
+    for tag in AUTOREFINE.stop_strings:
+        at = text.find(tag)
+        if at >= 0:
+            return text[: at + len(tag)]
+    return text
 
 
 def _turns(text: str) -> Iterator[str]:
@@ -92,7 +104,7 @@ def refined_reward(case: Case) -> Outputs:
     for response in case.get("responses"):
         written = re.sub(r"<documents>.*?</documents>", "", response, flags=re.DOTALL)
         prediction = _last_answer(written)
-        refined = [refine_text(turn) for turn in _turns(written) if refine_span(turn)]
+        refined = [AUTOREFINE.refined_text(turn) for turn in _turns(written) if AUTOREFINE.refinement(turn)]
         outputs["f1_reward"].append(autorefine_reward(prediction, golds, refined, refine_score=score))
         # The EM variant has no name here; it is exact match, else what a wrong answer earns.
         wrong = None if prediction is None else ""
@@ -120,7 +132,7 @@ def documents(case: Case) -> Outputs:
 def actions(case: Case) -> Outputs:
     """Truncation, parsing and what the environment writes back."""
     result = case.get("result") if case.has("result") else case.siblings["passages2string"]["result"]
-    protocol = Protocol("search_r1")
+    protocol = make_protocol("search_r1")
     truncated = [truncate(text) for text in case.get("raw_responses")]
     parsed = [protocol.parse(text) for text in truncated]
     kinds: dict[type, str | None] = {Search: "search", Answer: "answer", Invalid: None}

@@ -9,8 +9,7 @@ import numpy as np
 
 from igsearch_env import Gain, IGSearchEnv, IGSearchVectorEnv, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocols.actions import Invalid, Search
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Invalid, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest
 from igsearch_env.trajectory import Trajectory, Turn
@@ -123,7 +122,7 @@ def played(
 
     With `last_call` the last observation ends with the environment's last call.
     """
-    protocol = protocol or Protocol()
+    protocol = protocol or make_protocol()
     trajectory = Trajectory(question, protocol.question_prompt(question.text))
     for text, passages in turns:
         action = protocol.parse(text)
@@ -168,7 +167,7 @@ def measured(
 ) -> tuple[list[ScoreRequest], list[Gain]]:
     """The score requests of the steps and their gains, with corpus evidence from `ELSEWHERE`."""
     scorer = RecordingScorer()
-    gain = InformationGain(InformationGainConfig(**config), scorer, Protocol(family), retriever, seed)
+    gain = InformationGain(InformationGainConfig(**config), scorer, make_protocol(family), retriever, seed)
     gains = gain.measure(steps)
     return scorer.requests, gains
 

@@ -24,7 +24,9 @@ from transformers import (
 from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.model.policy import Policy, PolicyModule
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.training.learner import Learner, OptimizerConfig
+from igsearch_env.protocols import make_protocol
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 ARCHITECTURES = ("qwen2", "llama", "gpt_neox")
@@ -94,6 +96,11 @@ def save_tiny_policy(folder: Path, **options: Any) -> Path:
     return folder
 
 
+def turn_end(policy: Policy, protocol: str = "search_r1") -> TurnEnd:
+    """When a turn of a policy is over in a protocol."""
+    return TurnEnd(policy.tokenizer, make_protocol(protocol).stop_strings)
+
+
 def learner_of(policy: Policy, **options: Any) -> Learner:
     """What trains a policy in one process; `options` of the optimizer."""
     return Learner(
@@ -103,6 +110,6 @@ def learner_of(policy: Policy, **options: Any) -> Learner:
         DistributedConfig(),
         lr=1e-2,
         weight_decay=0.0,
-        pad_id=policy.pad_id,
+        pad_id=policy.tokenizer.pad_id,
         device=policy.device,
     )

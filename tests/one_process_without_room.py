@@ -35,7 +35,7 @@ def main(where: str, rank: str, output: str) -> None:
         config,
         lr=1e-3,
         weight_decay=0.0,
-        pad_id=policy.pad_id,
+        pad_id=policy.tokenizer.pad_id,
         device=policy.device,
     )
     buffer = mixed_buffer()

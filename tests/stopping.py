@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.loss import token_weights
-from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Trajectory, Turn
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
@@ -33,7 +33,7 @@ from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusC
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols.actions import Invalid
+from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Attempt, Gain, Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import Passage

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
-from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
 from retrievers import Passage

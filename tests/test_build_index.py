@@ -185,7 +185,7 @@ def test_what_wont_fit_is_refused_unless_forced(
     present = (1e12, 10.0) if kind == "disk" else (10.0, 1e12)
     monkeypatch.setattr(planning, "_present", lambda folder: present)
     args = replace(args, index=index)
-    with pytest.raises(WontFitError, match=rf"GiB of {named} needed, 0\.00 GiB there; .*--force True"):
+    with pytest.raises(WontFitError, match=rf"GiB of {named} needed, 0\.00 GiB there; .*--force to try"):
         build(args, WordEncoder())
     assert not args.output.exists()
     assert build(replace(args, force=True), WordEncoder())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from models import turn_end
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.config import TrainConfig
@@ -13,13 +14,14 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.rewards import exact_match
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 from igsearch_env.world.generator import Hop
 
-PROTOCOL = Protocol("search_r1", "bare")
+PROTOCOL = make_protocol("search_r1", "bare")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_it_is_small_and_loads_by_the_auto_classes() -> None:
     "text", ["Where was Zose Drartov born?\n", "naïve 日本 👩‍🚀 <search> x</search>\n\n", "a  b\t\\"]
 )
 def test_its_tokenizer_writes_what_it_reads(policy: Policy, text: str) -> None:
-    assert policy.decode(policy.encode(text)) == text
+    assert policy.tokenizer.decode(policy.tokenizer.encode(text)) == text
 
 
 def test_it_reads_well(policy: Policy) -> None:
@@ -52,14 +54,16 @@ def test_it_reads_well(policy: Policy) -> None:
         for hop in hops:
             entity = question.metadata["named"] if hop is hops[0] else hop.entity
             parts += [f"<search> {entity}</search>", PROTOCOL.observation([world.by_id[hop.passage_id]])]
-        rows.append(list(itertools.chain.from_iterable(policy.encode(part) for part in [*parts, "<answer>"])))
-    decoder = Decoder(policy, slots=len(rows), max_new_tokens=6, temperature=0.0, kv_cache_tokens=10**6)
+        rows.append(list(itertools.chain.from_iterable(policy.tokenizer.encode(part) for part in [*parts, "<answer>"])))
+    decoder = Decoder(
+        policy, turn_end(policy), slots=len(rows), max_new_tokens=6, temperature=0.0, kv_cache_tokens=10**6
+    )
     place = {decoder.begin(row): number for number, row in enumerate(rows)}
     decoder.prefill()
     answers = [""] * len(rows)
     while decoder.writing:
         for slot, completion in decoder.decode_step():
-            answers[place[slot]] = policy.decode(completion.ids).removesuffix("</answer>")
+            answers[place[slot]] = policy.tokenizer.decode(completion.ids).removesuffix("</answer>")
     ems = [exact_match(a, q.golden_answers) for a, q in zip(answers, questions, strict=True)]
     assert sum(ems) / len(ems) >= 0.85
 
@@ -69,8 +73,10 @@ def test_it_searches_poorly(policy: Policy) -> None:
     questions = bundled_world().questions["test"]
     config = TrainConfig()
     engine = EpisodeStepper(
-        questions, bundled_retriever(), None, max_searches=config.env.max_searches, protocol=PROTOCOL
+        questions, bundled_retriever(), None, EpisodeRules(max_searches=config.env.max_searches, protocol=PROTOCOL)
     )
-    decoder = Decoder(policy, slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0)
+    decoder = Decoder(
+        policy, turn_end(policy), slots=128, max_new_tokens=config.rollout.max_new_tokens, temperature=0.0
+    )
     played = play(decoder, engine, questions, seed=(config.seed,))
     assert macro_average(score(played)) <= 0.30

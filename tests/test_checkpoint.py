@@ -18,8 +18,8 @@ from test_training import question_file, run_ig_grpo, without_times
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import (
     CheckpointError,
     checkpoints,

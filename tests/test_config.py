@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from algorithms.common.command_line import parse_config
-from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.config import TrainConfig, as_dict, parse_config
+from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import LossConfig
+from algorithms.gigpo import GiGPOConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig
+from algorithms.igpo import IGPOConfig
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.information_gain import InformationGainConfig
 
 
 def write(folder: Path, text: str) -> str:
@@ -43,7 +48,7 @@ def test_steps_seed_and_run_dir() -> None:
 def test_sections_lists_and_options_of_the_algorithm() -> None:
     config = parse(
         *("--rollout.group-size", "5", "--env.questions", "a.jsonl", "b.jsonl", "--loss.dual-clip", "3.0"),
-        *("--scale-by-std", "False", "--alpha", "0.5", "--information-gain.soft-clip-form", "log"),
+        *("--no-scale-by-std", "--alpha", "0.5", "--information-gain.soft-clip-form", "log"),
     )
     assert config.rollout.group_size == 5
     assert config.env.questions == ("a.jsonl", "b.jsonl")
@@ -112,7 +117,9 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_configuration_as_plain_data_comes_back_from_yaml(tmp_path: Path) -> None:
     arguments = ["--seed", "5", "--run-dir", "r", "--env.questions", "a", "b", "--loss.dual-clip", "2.5"]
-    config = parse(*arguments, "--optimizer.lr", "1e-07", "--policy.context-length", "512", "--overwrite", "True")
+    config = parse(
+        *arguments, "--optimizer.lr", "1e-07", "--policy.context-length", "512", "--overwrite", "--policy.chat"
+    )
     text = yaml.safe_dump(as_dict(config))
     assert yaml.safe_load(text) == as_dict(config)
     again = parse("--config", write(tmp_path, text))
@@ -124,7 +131,9 @@ def test_a_configuration_as_plain_data_comes_back_from_yaml(tmp_path: Path) -> N
     [
         ("stpes: 3", "unknown key 'stpes'; did you mean 'steps'"),
         ("optimizer: {learning_rate: 1, schedul: cosine}", "unknown key 'optimizer.learning_rate'; known keys: .*lr"),
-        ("optimizer: {schedul: cosine}", "unknown key 'optimizer.schedul'; did you mean 'schedule'"),
+        ("optimizer: {lr_schedul: cosine}", "unknown key 'optimizer.lr_schedul'; did you mean 'lr_scheduler_type'"),
+        ("policy: {chat: perhaps}", "'policy.chat' is 'perhaps'; it must be true or false"),
+        ("scale_by_std: 1", "'scale_by_std' is 1; it must be true or false"),
         ("rollout: {groupsize: 4}", "unknown key 'rollout.groupsize'; did you mean 'group_size'"),
         ("3: 4", "unknown key '3'; known keys: steps"),
         ("optimizer: 3", "'optimizer' is 3; it is a section"),
@@ -164,7 +173,7 @@ def test_a_missing_file_is_named(form: list[str]) -> None:
     [
         ("steps: -1", ["--steps", "-1"], "steps=-1: must be at least 0"),
         (
-            "optimizer: {schedule: cosin}",
+            "optimizer: {lr_scheduler_type: cosin}",
             ["--optimizer.lr-scheduler-type", "cosin"],
             "optimizer.lr_scheduler_type='cosin': must be one",
         ),
@@ -194,11 +203,25 @@ def test_a_bad_value_is_named_with_its_rule(
             {"optimizer": OptimizerConfig(num_minibatches=1000)},
             "num_minibatches=1000: more than the 128",
         ),
-        (OptimizerConfig, {"schedule": "cosin"}, "optimizer.lr_scheduler_type='cosin': .*did you mean 'cosine'"),
+        (
+            OptimizerConfig,
+            {"lr_scheduler_type": "cosin"},
+            "optimizer.lr_scheduler_type='cosin': .*did you mean 'cosine'",
+        ),
         (OptimizerConfig, {"lr": float("nan")}, "optimizer.lr=nan: must be at least 0"),
         (RolloutConfig, {"temperature": 0.0}, "rollout.temperature=0.0: must be at least 0.001"),
         (EnvConfig, {"protocol": "searchr1"}, "env.protocol='searchr1': .*did you mean 'search_r1'"),
         (EnvConfig, {"outcome_reward": "F1"}, "env.outcome_reward='F1': must be one of 'em', 'f1', 'autorefine'"),
+        (TrainConfig, {"report_to": ("wandb", "trackioo")}, "report_to='trackioo': must be one of 'wandb', 'trackio'"),
+        (PolicyConfig, {"compute_dtype": "bf16"}, "policy.compute_dtype='bf16': .*did you mean 'bfloat16'"),
+        (PolicyConfig, {"dtype": None}, "policy.dtype=None: must be one of 'float32'"),
+        (RolloutConfig, {"engine": "vlm"}, "rollout.engine='vlm': .*did you mean 'vllm'"),
+        (LossConfig, {"kl_estimator": "k4"}, "loss.kl_estimator='k4': must be one of 'k1', 'k2', 'k3'"),
+        (DistributedConfig, {"sharding": "fsdp"}, "distributed.sharding='fsdp': .*did you mean 'fsdp2'"),
+        (InformationGainConfig, {"context": "skelet"}, "information_gain.context='skelet': .*'skeleton'"),
+        (IGGRPOConfig, {"credit": "all"}, "credit='all': must be one of 'own', 'return'"),
+        (IGPOConfig, {"normalisation": "none"}, "normalisation='none': must be one of 'joint', 'separate'"),
+        (GiGPOConfig, {"episode_statistics": "turns"}, "episode_statistics='turns': .*did you mean 'turn'"),
         (EnvConfig, {"max_failure_rate": 1.5}, "env.max_failure_rate=1.5: must be from 0 to 1"),
     ],
 )

@@ -17,9 +17,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.command_line import parse_config
-from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.rollout.environment import make_protocol
+from algorithms.common.config import TrainConfig, as_dict, parse_config
+from algorithms.common.rollout.environment import make_rules
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
@@ -128,7 +127,7 @@ def test_a_file_parses_as_the_algorithm_of_its_first_line(name: str) -> None:
     for key, wanted in content.items():
         if not isinstance(wanted, dict):
             assert getattr(config, key) == wanted
-    assert make_protocol(config.env).question_prompt("Who?").count("Who?") == 1
+    assert make_rules(config.env).protocol.question_prompt("Who?").count("Who?") == 1
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -232,14 +231,7 @@ def test_a_file_trains_two_steps_on_a_cpu(name: str, stand_in: Path, questions: 
         *("--steps", "2", "--eval-every", "0", "--threads", "1", "--run-dir", str(tmp_path / "run")),
         *("--policy.path", str(stand_in), "--policy.device", "cpu", "--env.prompt", "bare"),
         *("--env.questions", str(questions), "--env.eval-questions", str(questions), "--env.corpus", "bundled"),
-        *(
-            "--rollout.questions-per-step",
-            "2",
-            "--rollout.max-new-tokens",
-            "12",
-            "--distributed.sharding",
-            "none",
-        ),
+        *("--rollout.questions-per-step", "2", "--rollout.max-new-tokens", "12", "--distributed.sharding", "none"),
     )
     algorithm = classes(name)[0](config)  # type: ignore[call-arg]
     run = train(algorithm, config)

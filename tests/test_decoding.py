@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_retriever
-from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.packing import Block, pack
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect, play
-from algorithms.common.rollout.decoder import Completion, Decoder
-from igsearch_env.protocols.protocol import Protocol
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.turn_decoder import Completion
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import CONTEXT_FULL, RETRIEVAL_FAILED, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -41,7 +43,7 @@ def reread(
     for _ in range(turns):
         ids: list[int] = []
         logps: list[float] = []
-        while len(ids) < NEW and not (ids and policy.ends_turn(ids)):
+        while len(ids) < NEW and not (ids and turn_end(policy).is_over(ids)):
             logits = policy.model(input_ids=torch.tensor([context + ids])).logits[0, -1].float()
             distribution = torch.log_softmax(logits / (temperature or 1.0), -1)
             if temperature == 0:
@@ -67,7 +69,7 @@ def complete(decoder: Decoder) -> dict[int, Completion]:
 
 def decoder_of(policy: Policy, temperature: float = 1.0, **options: int) -> Decoder:
     """A decoder of short turns."""
-    return Decoder(policy, **{"slots": 4, "max_new_tokens": NEW, **options}, temperature=temperature)
+    return Decoder(policy, turn_end(policy), **{"slots": 4, "max_new_tokens": NEW, **options}, temperature=temperature)
 
 
 # ---------------------------------------------------------------- equal to reading again
@@ -79,8 +81,8 @@ def decoder_of(policy: Policy, temperature: float = 1.0, **options: int) -> Deco
 def test_equals_rereading_across_turns(architecture: str, temperature: float) -> None:
     policy = tiny_policy(architecture)
     decoder = decoder_of(policy, temperature)
-    prompts = [policy.encode(p) for p in PROMPTS]
-    observations = [policy.encode(o) for o in OBSERVATIONS]
+    prompts = [policy.tokenizer.encode(p) for p in PROMPTS]
+    observations = [policy.tokenizer.encode(o) for o in OBSERVATIONS]
     slots = [decoder.begin(prompt, np.random.default_rng(row)) for row, prompt in enumerate(prompts)]
     first = complete(decoder)
     decoder.append_observation(slots[0], observations[0])
@@ -102,11 +104,11 @@ def test_greedy_turns_are_what_transformers_generates(architecture: str) -> None
     policy = bundled_policy() if architecture == "bundled" else tiny_policy(architecture)
     decoder = decoder_of(policy, temperature=0.0)
     for prompt, observation in zip(PROMPTS, OBSERVATIONS, strict=True):
-        context = policy.encode(prompt)
+        context = policy.tokenizer.encode(prompt)
         slot = decoder.begin(context)
         for turn in range(2):
             if turn:
-                decoder.append_observation(slot, policy.encode(observation))
+                decoder.append_observation(slot, policy.tokenizer.encode(observation))
             ids = complete(decoder)[slot].ids
             made = policy.model.generate(
                 torch.tensor([context]),
@@ -115,9 +117,9 @@ def test_greedy_turns_are_what_transformers_generates(architecture: str) -> None
                 do_sample=False,
             )
             expected: list[int] = made[0, len(context) :].tolist()
-            end = next((i for i in range(1, NEW) if policy.ends_turn(expected[:i])), NEW)
+            end = next((i for i in range(1, NEW) if turn_end(policy).is_over(expected[:i])), NEW)
             assert ids == tuple(expected[:end])
-            context += ids + policy.encode(observation)
+            context += ids + policy.tokenizer.encode(observation)
         decoder.end(slot)
 
 
@@ -126,7 +128,7 @@ def test_greedy_turns_are_what_transformers_generates(architecture: str) -> None
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     policy = tiny_policy()
-    prompts = [policy.encode(p) for p in PROMPTS]
+    prompts = [policy.tokenizer.encode(p) for p in PROMPTS]
 
     def run(rows: list[int]) -> dict[int, Ids]:
         decoder = decoder_of(policy)
@@ -139,7 +141,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_episodes_that_enter_and_leave_in_the_middle_of_turns_do_not_disturb_the_others() -> None:
     policy = tiny_policy()
-    prompts = [policy.encode(p) for p in (*PROMPTS, "x", "Who wrote what the author of it wrote?\n")]
+    prompts = [policy.tokenizer.encode(p) for p in (*PROMPTS, "x", "Who wrote what the author of it wrote?\n")]
 
     def turns_alone(row: int) -> list[Ids]:
         decoder = decoder_of(policy)
@@ -175,10 +177,10 @@ def test_the_token_budget_bounds_passes_of_reading_and_changes_no_token(
 ) -> None:
     policy = tiny_policy()
     plain = decoder_of(policy)
-    decoder = decoder_of(policy, token_budget=token_budget)
+    decoder = decoder_of(policy, pass_tokens=token_budget)
     for row, prompt in enumerate(PROMPTS):
         for one in (plain, decoder):
-            one.begin(policy.encode(prompt), np.random.default_rng(row))
+            one.begin(policy.tokenizer.encode(prompt), np.random.default_rng(row))
     expected = complete(plain)
     sizes, read = list[tuple[int, int]](), policy.forward_packed
     monkeypatch.setattr(policy, "forward_packed", lambda p: sizes.append((len(p.ids_n), len(p.first))) or read(p))
@@ -211,7 +213,7 @@ def test_free_counts_slots_that_can_be_taken() -> None:
 
 def test_the_store_grows_for_long_prompts_and_changes_no_result() -> None:
     policy = tiny_policy()
-    short, long = policy.encode(PROMPTS[0]), policy.encode(PROMPTS[2] * 20)
+    short, long = policy.tokenizer.encode(PROMPTS[0]), policy.tokenizer.encode(PROMPTS[2] * 20)
     alone = []
     for number, prompt in enumerate((short, long)):
         decoder = decoder_of(policy)
@@ -232,14 +234,14 @@ def test_the_store_grows_for_long_prompts_and_changes_no_result() -> None:
 
 def test_a_store_may_serve_one_decoder_after_another() -> None:
     policy = tiny_policy()
-    prompt = policy.encode(PROMPTS[0])
+    prompt = policy.tokenizer.encode(PROMPTS[0])
     first = decoder_of(policy)
     for row in range(3):
-        first.begin(policy.encode(PROMPTS[2] * 4), np.random.default_rng(9 + row))
+        first.begin(policy.tokenizer.encode(PROMPTS[2] * 4), np.random.default_rng(9 + row))
     complete(first)
     results = []
     for store in (first.store, None):
-        decoder = Decoder(policy, slots=2, max_new_tokens=NEW, temperature=1.0, store=store)
+        decoder = Decoder(policy, turn_end(policy), slots=2, max_new_tokens=NEW, temperature=1.0, store=store)
         slot = decoder.begin(prompt, np.random.default_rng(0))
         results.append(complete(decoder)[slot].ids)
     assert results[0] == results[1]
@@ -250,22 +252,24 @@ def test_a_store_may_serve_one_decoder_after_another() -> None:
 
 def test_a_turn_ends_at_the_first_action_tag_or_the_limit() -> None:
     policy = tiny_policy()
-    search = policy.encode("<search> x</search>")
-    assert [policy.ends_turn(search[: i + 1]) for i in range(len(search))] == [False] * (len(search) - 1) + [True]
-    assert policy.ends_turn([*policy.encode("no tag"), policy.tokenizer.eos_token_id])
-    assert not policy.ends_turn(policy.encode("<search>"))
+    search = policy.tokenizer.encode("<search> x</search>")
+    assert [turn_end(policy).is_over(search[: i + 1]) for i in range(len(search))] == [False] * (len(search) - 1) + [
+        True
+    ]
+    assert turn_end(policy).is_over([*policy.tokenizer.encode("no tag"), policy.tokenizer.hf_tokenizer.eos_token_id])
+    assert not turn_end(policy).is_over(policy.tokenizer.encode("<search>"))
 
 
 @pytest.mark.parametrize("query", ["x", "who is Ada", "naïve café", "日本 the 1990s", "👩‍🚀 in orbit", "a  b"])
 def test_the_query_span_holds_exactly_the_query(query: str) -> None:
     policy = tiny_policy()
     text = f"so <search> {query} </search>"
-    ids = policy.encode(text)
+    ids = policy.tokenizer.encode(text)
     start = text.index(query)
-    low, high = policy.token_span(ids, start, start + len(query))
-    assert query in policy.decode(ids[low:high])
-    assert len(policy.decode(ids[low:high]).strip()) == len(query)
-    assert policy.token_span(ids, 5, 5) == (0, 0)
+    low, high = policy.tokenizer.token_span(ids, start, start + len(query))
+    assert query in policy.tokenizer.decode(ids[low:high])
+    assert len(policy.tokenizer.decode(ids[low:high]).strip()) == len(query)
+    assert policy.tokenizer.token_span(ids, 5, 5) == (0, 0)
 
 
 def test_rollouts_record_the_query_and_the_search_around_it() -> None:
@@ -275,7 +279,9 @@ def test_rollouts_record_the_query_and_the_search_around_it() -> None:
     for turn in turns:
         assert turn.query_span is not None
         assert turn.search_span is not None
-        query, search = (policy.decode(turn.completion_ids[slice(*s)]) for s in (turn.query_span, turn.search_span))
+        query, search = (
+            policy.tokenizer.decode(turn.completion_ids[slice(*s)]) for s in (turn.query_span, turn.search_span)
+        )
         assert query.strip() == turn.query
         assert (search[:8], search[-9:]) == ("<search>", "</search>")
 
@@ -290,7 +296,9 @@ def questions(count: int = 8) -> list[Question]:
 
 def engine_of(retriever: Retriever | None = None) -> EpisodeStepper:
     """An environment that pays outcomes only."""
-    return EpisodeStepper(questions(), retriever or bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
+    return EpisodeStepper(
+        questions(), retriever or bundled_retriever(), None, EpisodeRules(protocol=make_protocol("search_r1", "bare"))
+    )
 
 
 def played(policy: Policy, slots: int) -> tuple[list[Trajectory], Decoder]:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from transformers import AutoTokenizer
 
 from examples.make_bundled_policy import build_tokenizer
-from igsearch_env.protocols.actions import Answer, Search
-from igsearch_env.protocols.protocol import parse
+from igsearch_env.protocols import Answer, Search, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import BUNDLED, COLD, UNKNOWN, VAGUE, Demonstration, Manner, demonstrations
 

@@ -17,14 +17,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from models import turn_end
 from test_training import ROOT, question_file, without_times
 
 from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import explained
@@ -65,7 +66,7 @@ def options(questions: str, run_dir: Path) -> list[str]:
     return [
         *("--eval-every", "2", "--eval-limit", "1", "--save-every", "1", "--env.questions", questions),
         *("--env.eval-questions", questions, "--rollout.questions-per-step", "5", "--rollout.group-size", "3"),
-        *("--rollout.max-new-tokens", "12", "--optimizer.num_minibatches", "2", "--optimizer.token-budget", "400"),
+        *("--rollout.max-new-tokens", "12", "--optimizer.num-minibatches", "2", "--optimizer.token-budget", "400"),
         *("--run-dir", str(run_dir)),
     ]
 
@@ -85,7 +86,7 @@ def near(rows: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: fl
 def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path) -> None:
     policy = Policy.load(PolicyConfig(device="cpu"))
     asked = bundled_world().questions["train"][:6]
-    decoder = Decoder(policy, slots=24, max_new_tokens=12, temperature=1.0)
+    decoder = Decoder(policy, turn_end(policy), slots=24, max_new_tokens=12, temperature=1.0)
     collect(decoder, EpisodeStepper(asked, None, None), asked, group_size=4, seed=(0,)).save(tmp_path / "buffer.gz")
     results = []
     for processes, how in ((1, "none"), (2, sharding)):
@@ -112,9 +113,9 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("algorithm", "extra"),
     [
-        ("ig_grpo", ("--rollout.recompute-logprobs", "True", "--distributed.sharding", "fsdp2")),
+        ("ig_grpo", ("--rollout.recompute-logprobs", "--distributed.sharding", "fsdp2")),
         ("reinforce_plus_plus", ("--loss.kl-coef", "0.01", "--policy.lora.rank", "4")),
-        ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing", "True")),
+        ("ppo", ("--distributed.sharding", "fsdp2", "--policy.gradient-checkpointing")),
     ],
 )
 def test_a_run_of_two_processes_is_that_of_one_and_either_goes_on_with_the_other(
@@ -156,7 +157,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_run_resumes(questi
     os.kill(victim.pid, signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "goes on from the last checkpoint" in output, output
+    assert "resumes from the last checkpoint" in output, output
     assert "Signal 9 (SIGKILL)" in output  # the launcher says which one
     resumed = launched(*command, *options(questions, tmp_path / "killed"))
     assert "resuming" in resumed.stdout
@@ -168,7 +169,7 @@ LEAVING = """
 import atexit, threading, time
 import torch
 import torch.distributed as dist
-from algorithms.common.distributed.processes import end_process
+from algorithms.common.distributed.failures import end_process
 
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 group, busy = dist.group.WORLD, threading.Event()
@@ -227,10 +228,10 @@ def test_what_ends_a_run_is_explained_unless_it_is_a_mistake_of_the_program(monk
     assert explained(RuntimeError("shapes differ")) is None
     assert explained(closed) is None  # of one process it is a mistake
     monkeypatch.setenv("RANK", "3")
-    assert re.search(r"^process 3: another process has ended .* goes on from the last", str(explained(closed)))
+    assert re.search(r"^process 3: another process has ended .* resumes from the last", str(explained(closed)))
     assert explained(RuntimeError("shapes differ")) is None
     full = explained(OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
-    assert re.search(r"'metrics\.jsonl': free some space, and the same command goes on", str(full))
+    assert re.search(r"'metrics\.jsonl': free some space, and the same command resumes", str(full))
     assert explained(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 
@@ -264,7 +265,7 @@ def test_every_process_needs_a_question(launcher: tuple[str, ...], questions: st
         "--rollout.questions-per-step",
         "1",
     )
-    with pytest.raises(AssertionError, match=r"rollout\.questions=1 for 2 processes"):
+    with pytest.raises(AssertionError, match=r"rollout\.questions_per_step=1 for 2 processes"):
         launched(*command, launcher=launcher)
 
 
@@ -301,7 +302,7 @@ def test_a_part_of_a_batch_is_played_as_the_whole_batch_plays_it() -> None:
     engine, rollout = EpisodeStepper(asked, None, None), RolloutConfig(max_new_tokens=12)
 
     def written(first: int, last: int) -> list[tuple[int, ...]]:
-        decoder = Decoder(policy, slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
+        decoder = Decoder(policy, turn_end(policy), slots=8, max_new_tokens=rollout.max_new_tokens, temperature=1.0)
         buffer = collect(decoder, engine, asked[first:last], group_size=2, seed=(3,), first=first)
         return [turn.completion_ids for t in buffer.trajectories for turn in t.turns]
 

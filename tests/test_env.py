@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
-from igsearch_env import ConfigurationError, IGSearchEnv, InformationGainConfig, Protocol, Question
+from igsearch_env import ConfigurationError, IGSearchEnv, InformationGainConfig, Question
+from igsearch_env.protocols import make_protocol
 from retrievers import DictionaryRetriever, Passage
 
 RAW = {"dead_zone": 0.0, "negative_scale": 1.0, "soft_clip_form": "none"}
@@ -46,7 +47,7 @@ def test_needs_no_torch() -> None:
 
 
 def test_prompt_is_the_first_observation() -> None:
-    env = make_env(protocol=Protocol("search_r1", "bare"))
+    env = make_env(protocol=make_protocol("search_r1", "bare"))
     observation, info = begin(env, 2)
     assert observation == "Who founded Vexo Glass?\n"
     assert info == dict.fromkeys(INFO_KEYS) | {"question_id": "q2", "passages": (), "attempts": 0}

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from models import save_tiny_policy, tokenizer
+from models import save_tiny_policy, tokenizer, turn_end
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,16 +29,17 @@ from algorithms.common.export.model_card import model_card
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from examples import export
 from examples.export import Args
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 
@@ -101,8 +102,10 @@ def files(folder: Path) -> set[str]:
 def greedy_turns(folder: Path, questions: list[Question]) -> list[tuple[int, ...]]:
     """The tokens of the policy's first turn at each question, as this project writes them."""
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu"))
-    decoder = Decoder(policy, slots=8, max_new_tokens=12, temperature=0.0)
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=Protocol("search_r1", "bare"))
+    decoder = Decoder(policy, turn_end(policy), slots=8, max_new_tokens=12, temperature=0.0)
+    engine = EpisodeStepper(
+        questions, bundled_retriever(), None, EpisodeRules(protocol=make_protocol("search_r1", "bare"))
+    )
     return [t.turns[0].completion_ids for t in play(decoder, engine, questions, seed=(0,))]
 
 
@@ -270,7 +273,7 @@ def test_generation_settings_are_those_of_training(tmp_path: Path) -> None:
     run = lora_run(tmp_path, base)
     folder = exported(run, tmp_path / "out")
     settings = json.loads((folder / "generation_config.json").read_text())
-    ends = Policy.load(PolicyConfig(path=str(run / "policy"), device="cpu")).eos_ids
+    ends = Policy.load(PolicyConfig(path=str(run / "policy"), device="cpu")).tokenizer.eos_ids
     assert {5, 7} < ends == set(settings["eos_token_id"])
     assert not {"repetition_penalty", "do_sample", "top_p"} & settings.keys()
 
@@ -316,7 +319,7 @@ def test_the_snippet_writes_the_prompt_as_training_did(
     exec(snippet.replace("max_new_tokens=512", "max_new_tokens=3"), names)
     assert capsys.readouterr().out.strip()
     policy = Policy.load(PolicyConfig(path=str(folder), device="cpu", chat=chat))
-    expected = policy.encode_prompt(Protocol().question_prompt("Your question?"))
+    expected = policy.tokenizer.encode_prompt(make_protocol().question_prompt("Your question?"))
     assert names["inputs"]["input_ids"][0].tolist() == list(expected)
     assert len(names["output"][0]) <= len(expected) + 3
 
@@ -541,7 +544,7 @@ def test_a_full_disk_leaves_what_was_there(trained: Path, tmp_path: Path, monkey
 
 def test_the_command_refuses_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = str(tmp_path / "nowhere")
-    monkeypatch.setattr(sys, "argv", ["export.py", nowhere, "--output", "x", "--merge", "True"])
+    monkeypatch.setattr(sys, "argv", ["export.py", nowhere, "--output", "x", "--merge"])
     with pytest.raises(SystemExit, match=f"error: {nowhere}: not the folder of a run") as stopped:
         runpy.run_path(str(ROOT / "examples" / "export.py"), run_name="__main__")
     assert "\n" not in str(stopped.value.code)

@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tyro
 from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 from retriever_contract import CORPUS, RetrieverContract
 
-from algorithms.common.command_line import parse_config
-from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.base.command_line import parse_options
+from algorithms.common.config import parse_config
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs
 from examples.your_own_algorithm import FirstSight, FirstSightConfig, in_sight
 from examples.your_own_retriever import TitleRetriever
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.actions import Invalid
+from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import CorpusError, Passage
@@ -241,7 +241,7 @@ def test_the_commands_of_the_page_are_valid() -> None:
         else:
             assert file == "examples/compare_algorithms.py"
             assert any(
-                "examples/your_own_algorithm.py" in job.command for job in make_jobs(tyro.cli(Args, args=options))
+                "examples/your_own_algorithm.py" in job.command for job in make_jobs(parse_options(Args, options))
             )
 
 

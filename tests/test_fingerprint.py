@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from helpers import PASSAGES, QUESTIONS
 
-from algorithms.common.evaluation.fingerprint import MODEL, differences, make_fingerprint, model_identity
-from igsearch_env.protocols.protocol import Protocol
+from algorithms.common.evaluation.fingerprint import MODEL, Fingerprint, differences, make_fingerprint, model_identity
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.world.bundled import POLICY_FOLDER
 from retrievers import BM25Retriever, HybridRetriever
 
@@ -19,12 +20,22 @@ BASE: dict[str, Any] = {
     "questions": QUESTIONS,
     "retriever": BM25Retriever(PASSAGES).fingerprint(),
     "policy": "search-question",
-    "protocol": Protocol("search_r1", "bare"),
+    "protocol": make_protocol("search_r1", "bare"),
     "top_k": 3,
     "max_searches": 4,
     "chat": False,
     "max_new_tokens": 32,
 }
+
+
+RULES = ("top_k", "max_searches", "attempts", "protocol")
+
+
+def made(**changes: Any) -> Fingerprint:
+    """The fingerprint of `BASE` with changes."""
+    settings = BASE | changes
+    rules = EpisodeRules(**{key: value for key, value in settings.items() if key in RULES})
+    return make_fingerprint(rules=rules, **{key: value for key, value in settings.items() if key not in RULES})
 
 
 def changed(question: Question, **changes: Any) -> list[Question]:
@@ -42,8 +53,8 @@ UNLIKE = [
     ({"chat": True}, ["chat: False != True"]),
     ({"max_new_tokens": 64}, ["decoding.max_new_tokens: 32 != 64"]),
     ({"policy": "oracle-titles"}, ["model.name: 'search-question' != 'oracle-titles'"]),
-    ({"protocol": Protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
-    ({"protocol": Protocol("search_r1", "{question} ?")}, ["prompt.template", "prompt.hash"]),
+    ({"protocol": make_protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
+    ({"protocol": make_protocol("search_r1", "{question} ?")}, ["prompt.template", "prompt.hash"]),
     ({"retriever": BM25Retriever(PASSAGES[1:]).fingerprint()}, ["retriever.passages: 8 != 7", "retriever.corpus"]),
     ({"retriever": BM25Retriever(OTHER_TEXT).fingerprint()}, ["retriever.corpus"]),
     ({"retriever": BM25Retriever(PASSAGES, stopwords="en").fingerprint()}, ["retriever.stopwords"]),
@@ -57,31 +68,31 @@ ALIKE = [
     {},
     {"questions": QUESTIONS[::-1]},
     {"questions": changed(FIRST, metadata={"supporting_titles": ["x"]})},
-    {"protocol": Protocol("search_r1", "{question}\n")},  # the template of the prompt called bare
+    {"protocol": make_protocol("search_r1", "{question}\n")},  # the template of the prompt called bare
     {"retriever": BM25Retriever(list(PASSAGES)).fingerprint()},
 ]
 
 
 @pytest.mark.parametrize(("change", "said"), UNLIKE)
 def test_it_changes_with_what_decides_the_numbers(change: dict[str, Any], said: list[str]) -> None:
-    found = differences(make_fingerprint(**BASE), make_fingerprint(**(BASE | change)))
+    found = differences(made(), made(**change))
     assert len(found) == len(said)
     assert all(line.startswith(start) for line, start in zip(found, said, strict=True)), found
 
 
 @pytest.mark.parametrize("change", ALIKE)
 def test_it_does_not_change_with_what_does_not(change: dict[str, Any]) -> None:
-    assert make_fingerprint(**BASE) == make_fingerprint(**(BASE | change))
+    assert made() == made(**change)
 
 
 def test_the_model_may_differ_between_results_that_are_compared() -> None:
-    ours, theirs = make_fingerprint(**BASE), make_fingerprint(**(BASE | {"policy": "oracle-titles", "top_k": 5}))
+    ours, theirs = made(), made(policy="oracle-titles", top_k=5)
     assert differences(ours, theirs, ignore=MODEL) == ["top_k: 3 != 5"]
 
 
 def test_a_retriever_within_a_retriever_is_compared_by_its_parts() -> None:
     two = [HybridRetriever([BM25Retriever(p), BM25Retriever(p)]).fingerprint() for p in (PASSAGES, OTHER_TEXT)]
-    ours, theirs = (make_fingerprint(**(BASE | {"retriever": found})) for found in two)
+    ours, theirs = (made(retriever=found) for found in two)
     found = differences(ours, theirs)
     assert [line.partition(":")[0] for line in found] == [f"retriever.retrievers.{i}.corpus" for i in (0, 1)]
 

@@ -9,11 +9,11 @@ from igsearch_env import (
     Gain,
     InformationGain,
     InformationGainConfig,
-    Protocol,
     Segment,
     Trajectory,
 )
 from igsearch_env.evidence import SearchStep, search_steps
+from igsearch_env.protocols import make_protocol
 
 
 def two_searches(*, ids: bool = False) -> Trajectory:
@@ -54,7 +54,7 @@ def test_skeleton_context_drops_later_thoughts() -> None:
         trajectory.prompt + "<think> who </think> "
         "<search> Alan Brin </search>\n"
         "<information>Doc 1(Title: Alan Brin) Alan Brin was born in Tolona.</information>\n"
-        "<search>Tolona</search>\n" + Protocol().evidence(PASSAGES[1:3])
+        "<search>Tolona</search>\n" + make_protocol().evidence(PASSAGES[1:3])
     )
     assert (second.answer_prefix, second.answer) == ("\n<answer> ", "Tolona")
 
@@ -62,7 +62,7 @@ def test_skeleton_context_drops_later_thoughts() -> None:
 @pytest.mark.parametrize("context", ["trajectory", "skeleton"])
 @pytest.mark.parametrize("family", ["search_r1", "autorefine"])
 def test_random_branches_differ_in_the_block_alone(family: str, context: str) -> None:
-    protocol = Protocol(family)
+    protocol = make_protocol(family)
     trajectory = played(QUESTIONS[0], (search("Alan Brin"), PASSAGES[:1]), protocol=protocol, last_call=True)
     other = played(QUESTIONS[1], (search("Mira"), PASSAGES[3:5]), protocol=protocol)
     requests, (gain, _) = measured(search_steps([trajectory, other]), family=family, num_random=1, context=context)
@@ -91,14 +91,16 @@ def test_previous_baseline_is_what_was_known_before_the_search() -> None:
     assert read(requests[3], 0) == trajectory.prompt + "".join(t.text + t.observation for t in trajectory.turns[:2])
     assert read(requests[1], 0) == trajectory.prompt
     assert all(gain.baseline_evidences == () for gain in gains)
-    by_length = InformationGain(InformationGainConfig(baseline="previous"), LengthScorer(), Protocol()).measure(steps)
+    by_length = InformationGain(InformationGainConfig(baseline="previous"), LengthScorer(), make_protocol()).measure(
+        steps
+    )
     turn = trajectory.turns[2]
     assert by_length[1].value == len(turn.text + turn.observation)
 
 
 @pytest.mark.parametrize(("family", "tag"), [("search_r1", "information"), ("autorefine", "documents")])
 def test_empty_baseline_is_a_block_without_passages(family: str, tag: str) -> None:
-    trajectory = played(QUESTIONS[0], (search("Alan"), PASSAGES[:2]), protocol=Protocol(family))
+    trajectory = played(QUESTIONS[0], (search("Alan"), PASSAGES[:2]), protocol=make_protocol(family))
     (request,), (gain,) = measured(search_steps([trajectory]), family=family, baseline="empty", retriever=None)
     assert [evidence.text for evidence in request.evidences[1:]] == [f"\n\n<{tag}></{tag}>\n\n"]
     assert (gain.value, gain.logprob_baseline) == (1.0, -2.0)
@@ -114,7 +116,7 @@ def test_searches_without_passages_have_no_gain() -> None:
 def autorefined(number: int, refine: str) -> SearchStep:
     """Question `number` searched, then refined what it found and searched again."""
     turns = ((search("q"), PASSAGES[number : number + 1]), (f"<think> x </think>{refine}{search('more')}", ()))
-    return SearchStep(played(QUESTIONS[number], *turns, protocol=Protocol("autorefine")), 0)
+    return SearchStep(played(QUESTIONS[number], *turns, protocol=make_protocol("autorefine")), 0)
 
 
 @pytest.mark.parametrize("context", ["trajectory", "skeleton"])
@@ -122,7 +124,7 @@ def test_autorefine_swaps_passages_and_refine_together(context: str) -> None:
     steps = [autorefined(i, f"<refine> note {i} </refine>") for i in range(2)]
     (first, _), _ = measured(steps, family="autorefine", num_random=1, context=context)
     for evidence, number in zip(first.evidences, (0, 1), strict=True):
-        block = Protocol("autorefine").evidence(PASSAGES[number : number + 1])
+        block = make_protocol("autorefine").evidence(PASSAGES[number : number + 1])
         assert evidence.text.strip().startswith(block)
         assert evidence.text.endswith(f"<refine> note {number} </refine>")
         assert evidence.text.count("<refine>") == evidence.text.count("<documents>") == 1

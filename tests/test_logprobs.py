@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_model, tiny_policy, tokenizer
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_model, tiny_policy, tokenizer, turn_end
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -161,8 +161,11 @@ def test_bfloat16_computes_near_float32_with_float32_weights_and_gradients(
 def test_bfloat16_decodes_what_it_trains_on(architecture: str) -> None:
     """Log-probs of the sampler are near those that the update computes, in either precision."""
     for policy, tolerance in zip(pair(architecture), (1e-4, 0.3), strict=True):
-        decoder = Decoder(policy, slots=2, max_new_tokens=12, temperature=0.0)
-        prompts = [policy.encode("Where was Zose Drartov born?\n"), policy.encode("Who wrote it?\n")]
+        decoder = Decoder(policy, turn_end(policy), slots=2, max_new_tokens=12, temperature=0.0)
+        prompts = [
+            policy.tokenizer.encode("Where was Zose Drartov born?\n"),
+            policy.tokenizer.encode("Who wrote it?\n"),
+        ]
         slots = [decoder.begin(prompt) for prompt in prompts]
         decoder.prefill()
         finished = {}

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from algorithms.common.model.lora import LoraConfig, merged_weights
 from algorithms.common.model.policy import BasePolicy, Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
@@ -91,7 +91,7 @@ def test_an_adapter_folder_is_small_and_loads_merged(tmp_path: Path) -> None:
 
 
 def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
-    with pytest.raises(ConfigurationError, match=r"targets=\['query'\].*Qwen2ForCausalLM.*q_proj.*all-linear"):
+    with pytest.raises(ConfigurationError, match=r"target_modules=\['query'\].*Qwen2ForCausalLM.*q_proj.*all-linear"):
         Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2, target_modules=("query",))))
 
 

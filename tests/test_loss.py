@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from losses import aggregated
 
-from algorithms.common.training.loss import AGGREGATIONS, LossConfig, aggregate, kl_penalty, policy_loss, token_weights
+from algorithms.common.training.loss import Aggregation, LossConfig, kl_penalty, policy_loss, token_weights
 from igsearch_env.errors import ConfigurationError
 
 HORIZON = 9
@@ -25,7 +27,7 @@ def random_batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(rng.normal(size=(rows, width))).float(), torch.from_numpy(mask)
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
 @given(seed=st.integers(0, 10_000), cuts=st.sets(st.integers(1, 8)))
 def test_micro_batches_add_up_to_the_loss_of_the_batch(aggregation: str, seed: int, cuts: set[int]) -> None:
     loss, mask = random_batch(seed)
@@ -36,7 +38,7 @@ def test_micro_batches_add_up_to_the_loss_of_the_batch(aggregation: str, seed: i
             mask[part, :width], aggregation, horizon=HORIZON, tokens=int(mask.sum()), sequences=len(loss)
         )
         total += (loss[part, :width] * weights).sum().item()
-    assert total == pytest.approx(aggregate(loss, mask, aggregation, horizon=HORIZON).item(), abs=1e-5)
+    assert total == pytest.approx(aggregated(loss, mask, aggregation, horizon=HORIZON).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +54,12 @@ def test_micro_batches_add_up_to_the_loss_of_the_batch(aggregation: str, seed: i
 def test_aggregations_by_hand(aggregation: str, expected: float) -> None:
     loss = torch.tensor([[1.0, 2.0, 40.0], [6.0, 50.0, 60.0], [70.0, 80.0, 90.0]])
     mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
-    assert aggregate(loss, mask, aggregation, horizon=10).item() == pytest.approx(expected)
+    assert aggregated(loss, mask, aggregation, horizon=10).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
 def test_a_batch_without_policy_tokens_has_loss_zero(aggregation: str) -> None:
-    assert aggregate(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), aggregation).item() == 0.0
+    assert aggregated(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), aggregation).item() == 0.0
 
 
 # ---------------------------------------------------------------- gradients

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model
+from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model, turn_end
 from rich.console import Console
 from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
@@ -23,9 +23,9 @@ from algorithms.common.memory.plan import MemoryPlan, plan_memory, precision_war
 from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
 from igsearch_env import ConfigurationError
@@ -117,7 +117,7 @@ def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture:
     policy = Policy.load(PolicyConfig(path=str(path), device="cpu"))
     cache = 512
     config = configured(path, rollout=RolloutConfig(kv_cache_tokens=cache))
-    decoder = Decoder(policy, slots=100, max_new_tokens=8, temperature=0.0, kv_cache_tokens=cache)
+    decoder = Decoder(policy, turn_end(policy), slots=100, max_new_tokens=8, temperature=0.0, kv_cache_tokens=cache)
     decoder.begin([5] * 119)
     decoder.prefill()
     decoder.store.reserve(0, 128)
@@ -257,7 +257,7 @@ def test_engines(large: Path) -> None:
         return sizes(plan_of(config, device=CUDA))
 
     assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
-    server = lines(engine="vllm_server", server="http://127.0.0.1:1")
+    server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
     builtin = lines(kv_cache_tokens=131_072)["keys and values (always)"]
     assert builtin == lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
@@ -233,7 +233,7 @@ def test_recorded_tokens_are_what_the_policy_read_and_wrote(config: MRSearchConf
             assert 1 <= len(member.attempts) <= 2
             answered = member.turns[member.attempts[0].end - 1]
             assert member.question.text in answered.observation
-            assert answered.observation_ids == policy.encode(answered.observation)
+            assert answered.observation_ids == policy.tokenizer.encode(answered.observation)
         assert len(algorithm.advantages(buffer)) == len(buffer.logprobs)
 
 

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tokenizer
 
-from algorithms.common.model.tokenizer import Tokens
-from algorithms.common.rollout.truncation import NEAR, observation_cut
+from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.rollout.truncation import NEAR, ObservationCut
 from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocols.protocol import FAMILIES, parse
+from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import DictionaryRetriever, Passage
@@ -30,7 +31,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(st.sampled_
 LIMIT = st.integers(1, 40)
 
 
-class Slow(Tokens):
+class Slow(PolicyTokenizer):
     """Tokens of a tokenizer without offsets."""
 
     def __init__(self) -> None:
@@ -40,13 +41,13 @@ class Slow(Tokens):
         self.tokenizer: Any = SimpleNamespace(encode=own.encode, decode=own.decode, **special)
 
 
-TOKENS, SLOW = Tokens(tokenizer()), Slow()
+TOKENS, SLOW = PolicyTokenizer(tokenizer()), Slow()
 KIND = st.sampled_from([TOKENS, SLOW])
 
 
 @lru_cache
-def protocol_of(family: str, limit: int, tokens: Tokens = TOKENS) -> Protocol:
-    return Protocol(family, cut=observation_cut(tokens, limit))
+def protocol_of(family: str, limit: int, tokens: PolicyTokenizer = TOKENS) -> Protocol:
+    return make_protocol(family, cut=ObservationCut(tokens, limit))
 
 
 def passages_of(*texts: str) -> list[Passage]:
@@ -54,8 +55,8 @@ def passages_of(*texts: str) -> list[Passage]:
 
 
 @given(TEXT, LIMIT, KIND)
-def test_a_prefix_within_the_limit(text: str, limit: int, tokens: Tokens) -> None:
-    part = observation_cut(tokens, limit)(text)
+def test_a_prefix_within_the_limit(text: str, limit: int, tokens: PolicyTokenizer) -> None:
+    part = ObservationCut(tokens, limit)(text)
     assert text.startswith(part)
     assert len(tokens.encode(part)) <= limit
     if len(tokens.encode(text)) <= limit:
@@ -64,7 +65,7 @@ def test_a_prefix_within_the_limit(text: str, limit: int, tokens: Tokens) -> Non
 
 @given(TEXT, LIMIT)
 def test_nearly_all_that_the_limit_allows(text: str, limit: int) -> None:
-    part = observation_cut(TOKENS, limit)(text)
+    part = ObservationCut(TOKENS, limit)(text)
     # What is given up: half a word, the beginning of a tag and white space, which hold no more characters than these.
     given_up = text[len(part) :]
     kept_back = next((n for n in range(len(given_up)) if len(TOKENS.encode(text[: len(part) + n + 1])) > limit), 0)
@@ -72,8 +73,10 @@ def test_nearly_all_that_the_limit_allows(text: str, limit: int) -> None:
     assert len(given_up[:kept_back].strip("< /\n\t")) <= 3 * NEAR
 
 
-@given(st.lists(TEXT, max_size=3), LIMIT, st.sampled_from(FAMILIES), KIND)
-def test_the_block_is_closed_and_holds_no_other_tag(texts: list[str], limit: int, family: str, tokens: Tokens) -> None:
+@given(st.lists(TEXT, max_size=3), LIMIT, st.sampled_from(sorted(PROTOCOLS)), KIND)
+def test_the_block_is_closed_and_holds_no_other_tag(
+    texts: list[str], limit: int, family: str, tokens: PolicyTokenizer
+) -> None:
     protocol = protocol_of(family, limit, tokens)
     observation = protocol.observation(passages_of(*texts))
     tag = "information" if family == "search_r1" else "documents"
@@ -81,16 +84,16 @@ def test_the_block_is_closed_and_holds_no_other_tag(texts: list[str], limit: int
     assert observation.endswith(f"</{tag}>\n\n")
     for other in ("think", "search", "information", "documents", "refine", "answer"):
         assert observation.count(f"<{other}>") == observation.count(f"</{other}>") == (other == tag)
-    assert parse(observation, family) == parse("", family)
+    assert protocol.parse(observation) == protocol.parse("")
     # The bundled tokenizer knows the tags as tokens of their own, so none spans text and tag.
-    own = len(tokens.encode(Protocol(family).observation([])))
+    own = len(tokens.encode(make_protocol(family).observation([])))
     assert len(tokens.encode(observation)) <= limit + own
 
 
-@given(st.lists(TEXT, max_size=3), st.sampled_from(FAMILIES))
+@given(st.lists(TEXT, max_size=3), st.sampled_from(sorted(PROTOCOLS)))
 def test_nothing_changes_below_the_limit(texts: list[str], family: str) -> None:
     passages = passages_of(*texts)
-    assert protocol_of(family, 10_000).observation(passages) == Protocol(family).observation(passages)
+    assert protocol_of(family, 10_000).observation(passages) == make_protocol(family).observation(passages)
 
 
 @pytest.mark.parametrize("tokens", [TOKENS, SLOW], ids=["offsets", "bisection"])
@@ -109,26 +112,26 @@ def test_nothing_changes_below_the_limit(texts: list[str], family: str) -> None:
         ("", 1, ""),
     ],
 )
-def test_where_it_cuts(tokens: Tokens, text: str, limit: int, part: str) -> None:
-    assert observation_cut(tokens, limit)(text) == part
+def test_where_it_cuts(tokens: PolicyTokenizer, text: str, limit: int, part: str) -> None:
+    assert ObservationCut(tokens, limit)(text) == part
 
 
 def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"env\.max_observation_tokens=0"):
-        observation_cut(TOKENS, 0)
+    with pytest.raises(ConfigurationError, match="limit=0: must be at least 1"):
+        ObservationCut(TOKENS, 0)
 
 
 def test_a_protocol_is_the_same_with_and_without_a_cut() -> None:
     protocol = protocol_of("search_r1", 5)
-    assert protocol == Protocol()
-    assert hash(protocol) == hash(Protocol())
-    assert repr(protocol) == repr(Protocol())
+    assert protocol == make_protocol()
+    assert hash(protocol) == hash(make_protocol())
+    assert repr(protocol) == repr(make_protocol())
 
 
 # ---------------------------------------------------------------- information gain
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PROTOCOLS)
 @pytest.mark.parametrize("source", ["batch", "corpus"])
 @pytest.mark.parametrize("last_call", [False, True])
 def test_real_and_random_evidence_are_cut_alike(family: str, source: str, last_call: bool) -> None:
@@ -168,16 +171,19 @@ def test_real_and_random_evidence_are_cut_alike(family: str, source: str, last_c
 def test_an_episode_shows_cut_passages_and_keeps_the_last_call() -> None:
     limit = 6
     engine = EpisodeStepper(
-        QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, protocol=protocol_of("search_r1", limit)
+        QUESTIONS,
+        small_retriever(),
+        None,
+        EpisodeRules(top_k=2, max_searches=1, protocol=protocol_of("search_r1", limit)),
     )
-    whole = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1)
+    whole = EpisodeStepper(QUESTIONS, small_retriever(), None, EpisodeRules(top_k=2, max_searches=1))
     shown = []
     for engine_ in (engine, whole):
         episode = engine_.begin(QUESTIONS[0])
         engine_.step([episode], [search("Alan Brin born")])
         turn = episode.trajectory.turns[0]
         assert len(turn.passages) == 2  # what was found is recorded whole
-        assert turn.observation.endswith(Protocol().last_call())
+        assert turn.observation.endswith(make_protocol().last_call())
         shown.append(turn.observation)
         engine_.step([episode], [answer("Tolona")])
         assert episode.trajectory.outcome == 1.0

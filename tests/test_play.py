@@ -17,7 +17,7 @@ from rich.text import Text
 
 from igsearch_env import Gain, Question, ReflectionWrapper
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import make_protocol
 from igsearch_env.terminal import GAIN_CELLS, GAIN_SCALE, EpisodePrinter, gain_bar, visible
 from igsearch_env.trajectory import ANSWERED, RETRIEVAL_FAILED, Trajectory
 from retrievers import Passage
@@ -83,7 +83,7 @@ def test_what_is_new_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_golden_answers_are_told_and_marked_only_at_the_end() -> None:
-    console, printer = terminal(), EpisodePrinter(Protocol())
+    console, printer = terminal(), EpisodePrinter(make_protocol())
     passage = Passage("p", "Alan Brin", "Alan Brin was born in TOLONA, not in Tolonax.", 1.5)
     whole = episode(QUESTIONS[0], (search("Brin"), [passage]), (answer("Karith"), []))
     running = played(QUESTIONS[0], (search("Brin"), [passage]))
@@ -104,7 +104,7 @@ def test_a_passage_found_twice_is_told_once_and_a_long_one_in_part() -> None:
     console = terminal(100)
     long = Passage("p", "Long", "word " * 200 + "Tolona" + " word" * 200, 1.0)
     turns = [(search("a"), [long]), (search("b"), [long]), (answer("x"), [])]
-    EpisodePrinter(Protocol()).show(episode(QUESTIONS[0], *turns), console)
+    EpisodePrinter(make_protocol()).show(episode(QUESTIONS[0], *turns), console)
     end = plain(console).split("golden answers")[1]
     assert end.count("Long: ") == 1
     assert end.count("...") == 2
@@ -114,9 +114,9 @@ def test_a_passage_found_twice_is_told_once_and_a_long_one_in_part() -> None:
 def test_an_episode_without_the_evidence_says_so() -> None:
     console = terminal()
     other = Passage("p", "Karith", "Karith stands on the river Ostue.", 1.0)
-    EpisodePrinter(Protocol()).show(episode(QUESTIONS[0], (search("x"), [other]), (answer("y"), [])), console)
+    EpisodePrinter(make_protocol()).show(episode(QUESTIONS[0], (search("x"), [other]), (answer("y"), [])), console)
     assert "no passage that was found holds a golden answer" in plain(console)
-    EpisodePrinter(Protocol()).show(episode(QUESTIONS[0], (answer("y"), [])), console)
+    EpisodePrinter(make_protocol()).show(episode(QUESTIONS[0], (answer("y"), [])), console)
     assert "no passage" not in plain(console)
 
 
@@ -170,7 +170,7 @@ def test_text_is_shown_as_it_is_and_within_the_width(width: int) -> None:
     trajectory = episode(question, (f"<think>{HOSTILE}</think>" + search(HOSTILE), [passage]), (answer("[/]"), []))
     trajectory.turns[0].gain = Gain(-12.5, -13.0, -0.5)
     console = terminal(width)
-    EpisodePrinter(Protocol()).show(trajectory, console)
+    EpisodePrinter(make_protocol()).show(trajectory, console)
     text = plain(console)
     assert max(cell_len(line.rstrip()) for line in text.splitlines()) <= min(width, 100)
     together = "".join(text.replace("│", "").split())
@@ -184,7 +184,7 @@ def test_control_characters_reach_no_terminal() -> None:
     question = Question(hostile, hostile, (hostile,), hostile)
     trajectory = episode(question, (search(hostile), [Passage("p", hostile, hostile, 1.0)]), (answer(hostile), []))
     console = terminal()
-    EpisodePrinter(Protocol()).show(trajectory, console)
+    EpisodePrinter(make_protocol()).show(trajectory, console)
     said = written(console)
     for character in ("\x1b]", "\x07", "\r", "\x9b", "\u202e", "\ud800"):
         assert character not in said
@@ -223,10 +223,10 @@ def test_a_file_gets_no_escapes_and_ascii_gets_ascii() -> None:
     trajectory = episode(QUESTIONS[0], (search("x"), [Passage("p", "T", "in Tolona", 1.0)]), (answer("y"), []))
     trajectory.turns[0].gain = Gain(1.0, -1.0, -2.0)
     console = terminal(force_terminal=False, color_system=None)
-    EpisodePrinter(Protocol()).show(trajectory, console)
+    EpisodePrinter(make_protocol()).show(trajectory, console)
     assert "\x1b" not in written(console)
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    EpisodePrinter(Protocol()).show(trajectory, Console(file=file, width=80))
+    EpisodePrinter(make_protocol()).show(trajectory, Console(file=file, width=80))
     file.seek(0)
     assert "information gain       |==     +1.00 nats (real -1.00, baseline -2.00)" in file.read()
 
@@ -249,8 +249,8 @@ def test_play_shows_an_episode() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("╭─ ") == 2
-    assert "[2] <search>[red]</search>" in done.stdout
-    assert "[1] <answer> [/]</answer>" in done.stdout
+    assert "[2] <search> [red] </search>" in done.stdout
+    assert "[1] <answer>  [/] </answer>" in done.stdout
     assert done.stdout.count("answered: outcome 0.00; golden answers: ") == 2
 
 

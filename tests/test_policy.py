@@ -101,14 +101,14 @@ def test_a_kernel_that_is_not_there_is_replaced_by_one_that_the_model_has(wanted
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: the kernel may be there")
     config = PolicyConfig(str(save_tiny_policy(tmp_path / "model", architecture="gemma2")), "float32", device="cpu")
-    config = replace(config, attention=wanted)
+    config = replace(config, attn_implementation=wanted)
     assert Footprint(config).count  # what is told before the model is loaded
     assert own_attention(Policy.load(config).model) == "eager"  # no sdpa of transformers bends scores
 
 
 def test_a_kernel_that_the_model_does_not_take_is_an_error(tmp_path: Path) -> None:
     path = str(save_tiny_policy(tmp_path / "model", architecture="gemma2"))
-    with pytest.raises(ConfigurationError, match=r"policy\.attention='sdpa': Gemma2ForCausalLM .*auto takes"):
+    with pytest.raises(ConfigurationError, match=r"policy\.attn_implementation='sdpa': Gemma2ForCausalLM .*auto takes"):
         Policy.load(PolicyConfig(path=path, device="cpu", attn_implementation="sdpa"))
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from models import tiny_policy
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
@@ -165,7 +165,7 @@ def test_without_a_reference_a_kl_in_the_reward_is_an_error() -> None:
     ("options", "said"),
     [
         ({"gamma": 1.5}, r"gamma=1\.5: must be from 0 to 1"),
-        ({"lam": -0.1}, r"lam=-0\.1: must be from 0 to 1"),
+        ({"gae_lambda": -0.1}, r"gae_lambda=-0\.1: must be from 0 to 1"),
         ({"kl_in_reward": -1.0}, r"kl_in_reward=-1\.0: must be at least 0"),
     ],
 )

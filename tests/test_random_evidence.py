@@ -9,8 +9,9 @@ from helpers import ELSEWHERE, LengthScorer, measured, one_search
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig, Protocol
+from igsearch_env import ConfigurationError, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep, search_steps
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
 from retrievers import DictionaryRetriever, Passage
 
@@ -26,7 +27,7 @@ def batch(pairs: list[tuple[int, int]]) -> list[SearchStep]:
 
 def gain(seed: int = 0, **config: object) -> InformationGain:
     """A measure whose scores tell texts of different lengths apart."""
-    return InformationGain(InformationGainConfig(**config), LengthScorer(), Protocol(), ELSEWHERE, seed)  # type: ignore[arg-type]
+    return InformationGain(InformationGainConfig(**config), LengthScorer(), make_protocol(), ELSEWHERE, seed)  # type: ignore[arg-type]
 
 
 @given(BATCH, st.integers(0, 3))

@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,16 +27,19 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from models import tiny_model, tiny_policy, tokenizer
+from models import tiny_model, tiny_policy, tokenizer, turn_end
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.tokenizer import Ids
 from algorithms.common.rollout.collect import play
-from algorithms.common.rollout.decoder import Completion, Decoder
-from algorithms.common.rollout.engines.base import Engine, EngineDecoder
-from igsearch_env import ConfigurationError, IGSearchEnv, Protocol
-from igsearch_env.protocols.actions import Answer, Invalid
+from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.engine_decoder import EngineDecoder
+from algorithms.common.rollout.engines.base import Engine
+from algorithms.common.rollout.turn_decoder import Completion
+from igsearch_env import ConfigurationError, IGSearchEnv
+from igsearch_env.protocols import Answer, Invalid, make_protocol
 from igsearch_env.reflection import ReflectionWrapper
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Attempt
 
@@ -139,10 +143,10 @@ def test_every_answer_is_paid_and_only_the_last_ends_the_episode() -> None:
 
 @pytest.mark.parametrize(("protocol", "prompt"), [("search_r1", ""), ("autorefine", ""), ("search_r1", "bare")])
 def test_the_reflection_asks_the_question_again_in_the_words_of_the_protocol(protocol: str, prompt: str) -> None:
-    env = reflecting(2, protocol=Protocol(protocol, prompt))
+    env = reflecting(2, protocol=make_protocol(protocol, prompt))
     begin(env)
     observation = env.step(answer("x"))[0]
-    assert observation == inner(env).stepper.protocol.reflection(QUESTIONS[0].text)
+    assert observation == inner(env).stepper.rules.protocol.reflection(QUESTIONS[0].text)
     assert observation.endswith(f"{QUESTIONS[0].text}\n")
     assert ("Look back" in observation) == (prompt != "bare")
 
@@ -244,7 +248,7 @@ def test_autorefine_pays_the_last_search_of_an_attempt_with_its_answer(right: bo
 
 def test_the_vector_environment_gives_the_same_as_single_ones() -> None:
     envs = make_envs(2, autoreset=False, max_searches=1)
-    envs.stepper.attempts = 2
+    envs.stepper.rules = replace(envs.stepper.rules, attempts=2)
     singles = [reflecting(2, max_searches=1) for _ in range(2)]
     envs.reset(options={"questions": QUESTIONS[:2]})
     for number, env in enumerate(singles):
@@ -278,7 +282,7 @@ def with_failures(attempts: int, protocol: str) -> ReflectionWrapper:
 
 def reflection_of(env: ReflectionWrapper) -> str:
     """What is read between two attempts at the question of the running episode."""
-    return inner(env).stepper.protocol.reflection(inner(env).trajectory.question.text)
+    return inner(env).stepper.rules.protocol.reflection(inner(env).trajectory.question.text)
 
 
 @given(ACTIONS, st.integers(1, 4), st.sampled_from(["search_r1", "autorefine"]))
@@ -340,50 +344,52 @@ def chat_policy(template: str) -> Policy:
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_reflection_is_a_turn_of_the_user_in_the_chat_template(template: str, closed: bool) -> None:
     policy = chat_policy(template)
-    written = policy.encode("<think> hm </think> <answer> Tolona </answer>")
-    completion = (*written, policy.tokenizer.eos_token_id) if closed else written
-    said = Protocol().reflection("Where was Alan Brin born?")
+    written = policy.tokenizer.encode("<think> hm </think> <answer> Tolona </answer>")
+    completion = (*written, policy.tokenizer.hf_tokenizer.eos_token_id) if closed else written
+    said = make_protocol().reflection("Where was Alan Brin born?")
     messages = [
         {"role": "user", "content": "Where was Alan Brin born?"},
-        {"role": "assistant", "content": policy.decode(completion)},
+        {"role": "assistant", "content": policy.tokenizer.decode(completion)},
         {"role": "user", "content": said.strip()},
     ]
-    whole = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    prompt = policy.encode_prompt("Where was Alan Brin born?")
-    assert (*prompt, *completion, *policy.encode_user_turn(said, completion)) == tuple(
-        policy.tokenizer.encode(whole, add_special_tokens=False)
+    whole = policy.tokenizer.hf_tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = policy.tokenizer.encode_prompt("Where was Alan Brin born?")
+    assert (*prompt, *completion, *policy.tokenizer.encode_user_turn(said, completion)) == tuple(
+        policy.tokenizer.hf_tokenizer.encode(whole, add_special_tokens=False)
     )
 
 
 def test_an_end_of_turn_that_the_policy_wrote_is_not_written_twice() -> None:
     policy = chat_policy(CHATML)
-    end = policy.tokenizer.eos_token_id
-    opened = policy.encode_user_turn("Again?", policy.encode("yes"))
-    closed = policy.encode_user_turn("Again?", (*policy.encode("yes"), end))
+    end = policy.tokenizer.hf_tokenizer.eos_token_id
+    opened = policy.tokenizer.encode_user_turn("Again?", policy.tokenizer.encode("yes"))
+    closed = policy.tokenizer.encode_user_turn("Again?", (*policy.tokenizer.encode("yes"), end))
     assert opened == (end, *closed)
     assert end not in (closed[0], opened[1])
-    assert policy.encode_user_turn("Again?", ()) == opened
+    assert policy.tokenizer.encode_user_turn("Again?", ()) == opened
 
 
 def test_without_a_chat_the_text_stands_as_it_is() -> None:
     policy = tiny_policy()
-    said = Protocol().reflection("Where was Alan Brin born?")
-    for before in ((), policy.encode("yes"), (policy.tokenizer.eos_token_id,)):
-        assert policy.encode_user_turn(said, before) == policy.encode(said)
+    said = make_protocol().reflection("Where was Alan Brin born?")
+    for before in ((), policy.tokenizer.encode("yes"), (policy.tokenizer.hf_tokenizer.eos_token_id,)):
+        assert policy.tokenizer.encode_user_turn(said, before) == policy.tokenizer.encode(said)
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_rollout_records_the_reflection_as_it_was_read(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
-    bare = Protocol("search_r1", "bare")
-    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, top_k=2, max_searches=1, attempts=3, protocol=bare)
-    decoder = Decoder(policy, slots=4, max_new_tokens=4, temperature=1.0)
+    bare = make_protocol("search_r1", "bare")
+    engine = EpisodeStepper(
+        QUESTIONS, small_retriever(), None, EpisodeRules(top_k=2, max_searches=1, attempts=3, protocol=bare)
+    )
+    decoder = Decoder(policy, turn_end(policy), slots=4, max_new_tokens=4, temperature=1.0)
     for member in play(decoder, engine, QUESTIONS, seed=(0,)):
         assert len(member.attempts) == 3
         for attempt in member.attempts[:-1]:
             turn = member.turns[attempt.end - 1]
-            assert turn.observation_ids == policy.encode_user_turn(turn.observation, turn.completion_ids)
-            assert policy.decode(turn.observation_ids).endswith("<|im_start|>assistant\n") == chat
+            assert turn.observation_ids == policy.tokenizer.encode_user_turn(turn.observation, turn.completion_ids)
+            assert policy.tokenizer.decode(turn.observation_ids).endswith("<|im_start|>assistant\n") == chat
 
 
 class ClosesItsTurn(Engine):
@@ -392,10 +398,14 @@ class ClosesItsTurn(Engine):
     name = "scripted"
 
     def __init__(self, policy: Policy) -> None:
-        self.ids = (*policy.encode("I give up."), policy.tokenizer.eos_token_id)
+        self.ids = (*policy.tokenizer.encode("I give up."), policy.tokenizer.hf_tokenizer.eos_token_id)
 
     def complete(self, prompts: Sequence[Ids], seeds: Sequence[int], **options: Any) -> list[Completion]:
         return [Completion(self.ids, (-1.0,) * len(self.ids)) for _ in prompts]
+
+    @classmethod
+    def memory(cls, settings: Any, sizes: Any) -> Any:
+        raise NotImplementedError
 
     def update_weights(self, weights: Any) -> None:
         raise NotImplementedError
@@ -404,10 +414,12 @@ class ClosesItsTurn(Engine):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_turn_that_was_closed_without_an_action_is_answered_by_the_user(chat: bool) -> None:
     policy = chat_policy(CHATML) if chat else tiny_policy()
-    engine = EpisodeStepper(QUESTIONS, small_retriever(), None, max_searches=1, protocol=Protocol("search_r1", "bare"))
-    writer = EngineDecoder(ClosesItsTurn(policy), policy, slots=1, max_new_tokens=20, temperature=0)
+    engine = EpisodeStepper(
+        QUESTIONS, small_retriever(), None, EpisodeRules(max_searches=1, protocol=make_protocol("search_r1", "bare"))
+    )
+    writer = EngineDecoder(ClosesItsTurn(policy), policy, turn_end(policy), slots=1, max_new_tokens=20, temperature=0)
     (trajectory,) = play(writer, engine, QUESTIONS[:1], seed=(0,))
     first = trajectory.turns[0]
     assert isinstance(first.action, Invalid)
     in_chat = f"\n<|im_start|>user\n{first.observation.strip()}<|im_end|>\n<|im_start|>assistant\n"
-    assert policy.decode(first.observation_ids) == (in_chat if chat else first.observation)
+    assert policy.tokenizer.decode(first.observation_ids) == (in_chat if chat else first.observation)

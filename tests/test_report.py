@@ -28,8 +28,8 @@ from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import LiveServer
 from algorithms.common.report.run_report import run_report, write_reports
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.saved_run import read_run
 from algorithms.common.trainer import train
 from algorithms.common.training.learner import OptimizerConfig

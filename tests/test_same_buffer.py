@@ -270,7 +270,7 @@ def test_the_policy_measures_what_a_file_lacks(collected: tuple[Path, str], tmp_
 
 def test_attempts(tmp_path: Path) -> None:
     output = tmp_path / "numbers.json"
-    same_buffer.main(same_buffer.Args(questions=2, group_size=2, attempts=2, show=0, output=output))
+    same_buffer.main(same_buffer.Args(questions_per_step=2, group_size=2, attempts=2, show=0, output=output))
     assert any("last attempts" in note for note in json.loads(output.read_text())["notes"])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.packing import Pack
@@ -18,8 +19,9 @@ from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.episode import Episode
 from igsearch_env.evidence import search_steps
-from igsearch_env.information_gain import BASELINES, CONTEXTS, InformationGain, InformationGainConfig
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.information_gain import Baseline, ContextForm, InformationGain, InformationGainConfig
+from igsearch_env.protocols import make_protocol
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import UnigramScorer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group, Trajectory
@@ -29,10 +31,10 @@ from igsearch_env.world.bundled import bundled_retriever, bundled_world
 def ragged_trajectories(seed: int, family: str = "search_r1", count: int = 7) -> list[Trajectory]:
     """Episodes of random lengths whose queries are words of the questions."""
     rng = random.Random(seed)
-    retriever, protocol = bundled_retriever(), Protocol(family, "bare")
+    retriever, protocol = bundled_retriever(), make_protocol(family, "bare")
     trajectories = []
     for question in rng.sample(bundled_world().questions["train"], count):
-        episode = Episode(question, protocol, 4, "em")
+        episode = Episode(question, EpisodeRules(protocol=protocol))
         for _ in range(rng.randint(1, 4)):
             words = question.text.rstrip("?").split()
             query = " ".join(rng.sample(words, rng.randint(1, len(words))))
@@ -46,19 +48,19 @@ def ragged_trajectories(seed: int, family: str = "search_r1", count: int = 7) ->
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+@pytest.mark.parametrize("context", get_args(ContextForm))
 @pytest.mark.parametrize("family", ["search_r1", "autorefine"])
 def test_shared_equals_plain(architecture: str, baseline: str, context: str, family: str) -> None:
     policy = tiny_policy(architecture)
     steps = search_steps(ragged_trajectories(1, family))
     config = InformationGainConfig(baseline=baseline, context=context)
     gains = [
-        InformationGain(config, scorer, Protocol(family), bundled_retriever()).measure(steps)
+        InformationGain(config, scorer, make_protocol(family), bundled_retriever()).measure(steps)
         for scorer in (
             PolicyScorer(policy, shared=False),
             PolicyScorer(policy),
-            PolicyScorer(policy, token_budget=300),  # many small passes
+            PolicyScorer(policy, pass_tokens=300),  # many small passes
         )
     ]
     plain = np.array([[g.value, g.logprob_real, g.logprob_baseline] for g in gains[0]])
@@ -72,7 +74,7 @@ def test_contexts_beyond_the_model_are_cut_on_the_left() -> None:
     steps = search_steps(ragged_trajectories(2))
     config = InformationGainConfig()
     values = [
-        [g.value for g in InformationGain(config, s, Protocol(), bundled_retriever()).measure(steps)]
+        [g.value for g in InformationGain(config, s, make_protocol(), bundled_retriever()).measure(steps)]
         for s in (PolicyScorer(policy, shared=False), PolicyScorer(policy))
     ]
     assert np.isfinite(values).all()
@@ -84,9 +86,11 @@ def test_the_buffer_gives_the_numbers_that_the_environment_paid() -> None:
     for make in (lambda: UnigramScorer(bundled_retriever()), lambda: PolicyScorer(tiny_policy())):
         scorer = make()
         questions = bundled_world().questions["train"]
-        protocol = Protocol("search_r1", "bare")
-        engine = EpisodeStepper(questions, bundled_retriever(), scorer, protocol=protocol, information_gain=config)
-        decoder = Decoder(bundled_policy(), slots=4, max_new_tokens=8, temperature=1.0)
+        protocol = make_protocol("search_r1", "bare")
+        engine = EpisodeStepper(
+            questions, bundled_retriever(), scorer, EpisodeRules(protocol=protocol), information_gain=config
+        )
+        decoder = Decoder(bundled_policy(), turn_end(bundled_policy()), slots=4, max_new_tokens=8, temperature=1.0)
         buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
         paid = [turn.gain.value for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
         rewards = [turn.reward for t in buffer.trajectories for turn in t.turns if turn.gain is not None]
@@ -102,7 +106,7 @@ def test_batch_pool_gives_the_same_numbers_where_the_pools_coincide() -> None:
     for trajectory in trajectories:
         del trajectory.turns[1:]
     scorer = UnigramScorer(bundled_retriever())
-    measure = InformationGain(InformationGainConfig(), scorer, Protocol("search_r1", "bare"), bundled_retriever())
+    measure = InformationGain(InformationGainConfig(), scorer, make_protocol("search_r1", "bare"), bundled_retriever())
     steps = search_steps(trajectories)
     expected = [gain.value for gain in measure.measure(steps)]
     buffer = RolloutBuffer([Group(t.question, [t]) for t in reversed(trajectories)])
@@ -114,14 +118,14 @@ def test_batch_pool_gives_the_same_numbers_where_the_pools_coincide() -> None:
 
 
 CONFIG = InformationGainConfig(random_source="corpus")
-BARE = Protocol("search_r1", "bare")
+BARE = make_protocol("search_r1", "bare")
 
 
 def rollout(policy: Policy, *, temperature: float = 1.0, slots: int = 8) -> tuple[RolloutBuffer, CachedPrefixes]:
     """Six episodes, and what the decoder has read of them."""
     questions = bundled_world().questions["train"]
-    engine = EpisodeStepper(questions, bundled_retriever(), None, protocol=BARE)
-    decoder = Decoder(policy, slots=slots, max_new_tokens=12, temperature=temperature)
+    engine = EpisodeStepper(questions, bundled_retriever(), None, EpisodeRules(protocol=BARE))
+    decoder = Decoder(policy, turn_end(policy), slots=slots, max_new_tokens=12, temperature=temperature)
     buffer = collect(decoder, engine, questions[:3], group_size=2, seed=(0,))
     return buffer, decoder.prefixes()
 
@@ -155,14 +159,14 @@ def recorded(buffer: RolloutBuffer) -> list[float]:
 def test_shared_equals_plain_with_sliding_windows(architecture: str) -> None:
     policy, steps = tiny_policy(architecture), search_steps(ragged_trajectories(1))
     values = [
-        [g.value for g in InformationGain(CONFIG, scorer, Protocol(), bundled_retriever()).measure(steps)]
-        for scorer in (PolicyScorer(policy, shared=False), PolicyScorer(policy), PolicyScorer(policy, token_budget=300))
+        [g.value for g in InformationGain(CONFIG, scorer, make_protocol(), bundled_retriever()).measure(steps)]
+        for scorer in (PolicyScorer(policy, shared=False), PolicyScorer(policy), PolicyScorer(policy, pass_tokens=300))
     ]
     np.testing.assert_allclose(values[1:], [values[0]] * 2, atol=1e-4)
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+@pytest.mark.parametrize("context", get_args(ContextForm))
 @pytest.mark.parametrize("slots", [2, 8])
 def test_prefixes_of_the_rollout_change_no_gain(baseline: str, context: str, slots: int) -> None:
     policy = bundled_policy()
@@ -190,20 +194,20 @@ def test_what_the_rollout_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch
     assert counts[2] - counts[0] == sum(map(len, trunks))
 
 
-@pytest.mark.parametrize("token_budget", [40, 200, 10_000])
-def test_no_pass_exceeds_the_budget_unless_one_block_does(token_budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pass_tokens", [40, 200, 10_000])
+def test_no_pass_exceeds_the_budget_unless_one_block_does(pass_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = bundled_policy()
     buffer, prefixes = rollout(policy)
     passes = count_tokens(policy, monkeypatch)
     for known in (None, prefixes):
-        gains(buffer, PolicyScorer(policy, token_budget=token_budget, prefixes=known))
-    assert all(tokens <= token_budget or blocks == 1 for tokens, blocks in passes)
-    assert token_budget > 40 or any(tokens > token_budget for tokens, _ in passes)
+        gains(buffer, PolicyScorer(policy, pass_tokens=pass_tokens, prefixes=known))
+    assert all(tokens <= pass_tokens or blocks == 1 for tokens, blocks in passes)
+    assert pass_tokens > 40 or any(tokens > pass_tokens for tokens, _ in passes)
 
 
 def test_branches_that_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, steps = tiny_policy(), search_steps(ragged_trajectories(4, count=2))
-    information_gain = InformationGain(CONFIG, PolicyScorer(policy), Protocol(), bundled_retriever())
+    information_gain = InformationGain(CONFIG, PolicyScorer(policy), make_protocol(), bundled_retriever())
     counts, values = [], []
     for times in (1, 3):
         with monkeypatch.context() as patch:

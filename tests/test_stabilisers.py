@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igsearch_env import ConfigurationError, InformationGainConfig
-from igsearch_env.information_gain import SOFT_CLIPS
+from igsearch_env.information_gain import SoftClipForm
 
-FORM = st.sampled_from(SOFT_CLIPS)
+FORM = st.sampled_from(get_args(SoftClipForm))
 NATS = st.floats(-50, 50)
 CONFIG = st.builds(
     InformationGainConfig,

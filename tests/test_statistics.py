@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from igsearch_env.episode import Episode
-from igsearch_env.protocols.actions import Invalid, Search
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Invalid, Search, make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.trajectory import CONTEXT_FULL, NO_ANSWER, STOP_REASONS, Attempt, Group, Trajectory, Turn
 
 STABLE = {
@@ -179,10 +179,10 @@ def test_the_share_at_the_limit_is_of_the_attempts_that_were_told_to_answer(
     scripts: list[tuple[str, bool]], max_searches: int, attempts: int
 ) -> None:
     """The environment's last call is the witness: it is given when the last allowed search is used."""
-    protocol, question = Protocol(), Question("q", "Where?", ("Tolona",), "x")
+    protocol, question = make_protocol(), Question("q", "Where?", ("Tolona",), "x")
     trajectories, called, begun, made, empty = [], 0, 0, 0, 0
     for script, finds in scripts:
-        episode = Episode(question, protocol, max_searches, "em", attempts)
+        episode = Episode(question, EpisodeRules(max_searches=max_searches, attempts=attempts, protocol=protocol))
         for action in script + "a" * attempts:
             if episode.trajectory.done:
                 break

@@ -19,18 +19,21 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from algorithms.common.model.tokenizer import DATE, TAGS, Tokens
+from algorithms.common.model.tokenizer import DATE, PolicyTokenizer
+from algorithms.common.model.turn_end import TurnEnd
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.actions import Invalid, Search
-from igsearch_env.protocols.protocol import STOP_TAGS, Protocol, action_span
+from igsearch_env.protocols import PROTOCOLS, Invalid, Search, make_protocol
+from igsearch_env.protocols.tags import action_span
 from retrievers import Passage
 
+STOP_TAGS = make_protocol().stop_strings
+TAGS = tuple(dict.fromkeys(tag for protocol in PROTOCOLS.values() for tag in protocol.markers))
 ALL = (*FAMILIES, "bundled")
 WITH_BOS = ("llama3", "gemma", "llama2")
 Ids = tuple[int, ...]
 
 QUESTION = "Which river flows through the city where Zoë Brin was born?"
-PROTOCOL = Protocol()
+PROTOCOL = make_protocol()
 FOUND = [
     Passage("p0", "Zoë Brin", "Zoë Brin was born in 1815 in Kraków. 東京 👩‍🚀"),
     Passage("p1", "Karith", "A city."),
@@ -39,9 +42,9 @@ SEARCH = "<think> I need the birthplace. </think>\n<search> Zoë Brin birthplace
 ANSWER = "<think>\n\tIt is 東京 👩‍🚀.</think> <answer>the Ostue</answer>"
 
 
-def tokens_of(family: str, **options: Any) -> Tokens:
+def tokens_of(family: str, **options: Any) -> PolicyTokenizer:
     """The family's tokenizer in use."""
-    return Tokens(shaped(family), **options)
+    return PolicyTokenizer(shaped(family), **options)
 
 
 def id_of(family: str, token: str) -> int:
@@ -57,6 +60,11 @@ def configured(family: str) -> list[int]:
 def conversation(*texts: str) -> list[dict[str, str]]:
     """Messages of the user and the assistant in turns."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def turn_end_of(tokens: PolicyTokenizer) -> TurnEnd:
+    """When a turn of the tag protocols is over."""
+    return TurnEnd(tokens, STOP_TAGS)
 
 
 def rendered(tokenizer: Any, *texts: str) -> Ids:
@@ -94,7 +102,7 @@ def test_a_prompt_in_chat_is_what_transformers_makes_of_it(family: str) -> None:
 def test_a_chat_template_without_bos_gets_it_from_the_tokenizer(family: str) -> None:
     tokenizer = copy.deepcopy(shaped(family))
     tokenizer.chat_template = tokenizer.chat_template.replace("{{ bos_token }}", "")
-    assert Tokens(tokenizer, chat=True).encode_prompt("Who?") == rendered(shaped(family), "Who?")
+    assert PolicyTokenizer(tokenizer, chat=True).encode_prompt("Who?") == rendered(shaped(family), "Who?")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,7 +111,7 @@ def test_a_tokenizer_that_ends_texts_with_eos_does_not_end_the_prompt(family: st
     tokenizer.add_bos_token = MARKS[family].bos is not None
     tokenizer.add_eos_token = True
     assert tokenizer.encode("Who?")[-1] == tokenizer.eos_token_id
-    assert Tokens(tokenizer).encode_prompt("Who?") == tuple(shaped(family).encode("Who?"))
+    assert PolicyTokenizer(tokenizer).encode_prompt("Who?") == tuple(shaped(family).encode("Who?"))
 
 
 def test_a_prompt_does_not_depend_on_the_day() -> None:
@@ -131,8 +139,8 @@ def test_a_template_that_does_not_take_a_lone_message_of_the_user_is_told_at_loa
     tokenizer = copy.deepcopy(shaped("qwen2.5"))
     tokenizer.chat_template = template
     with pytest.raises(ConfigurationError, match=says):
-        Tokens(tokenizer, chat=True)
-    Tokens(tokenizer)
+        PolicyTokenizer(tokenizer, chat=True)
+    PolicyTokenizer(tokenizer)
 
 
 # ---------------------------------------------------------------- special tokens
@@ -142,11 +150,11 @@ def test_a_template_that_does_not_take_a_lone_message_of_the_user_is_told_at_loa
 def test_the_end_of_turn_is_read_off_the_template(family: str) -> None:
     end = id_of(family, MARKS[family].turn_end)
     tokens = tokens_of(family, chat=True)
-    assert tokens.turn_end == end
+    assert tokens.end_of_turn_id == end
     assert tokens.eos_ids == {shaped(family).eos_token_id, end}
     written = tokens.encode("I do not know.")
-    assert tokens.ends_turn((*written, end))
-    assert not tokens.ends_turn(written)
+    assert turn_end_of(tokens).is_over((*written, end))
+    assert not turn_end_of(tokens).is_over(written)
     assert tokens.decode((*written, end)) == "I do not know."
 
 
@@ -171,9 +179,9 @@ def test_what_a_template_may_put_after_an_assistants_message(close: str, token: 
     tokenizer = copy.deepcopy(shaped("qwen2.5"))
     tokenizer.add_tokens(["Next"])  # a word, not the end of anything
     tokenizer.chat_template = CLOSED.replace("CLOSE", close)
-    tokens = Tokens(tokenizer, chat=True)
-    assert tokens.turn_end == (None if token is None else id_of("qwen2.5", token))
-    for end in ((), (tokens.turn_end,)):
+    tokens = PolicyTokenizer(tokenizer, chat=True)
+    assert tokens.end_of_turn_id == (None if token is None else id_of("qwen2.5", token))
+    for end in ((), (tokens.end_of_turn_id,)):
         completion = tokens.encode("yes") + tuple(i for i in end if i is not None)
         turn = tokens.encode_user_turn("Again?", completion)
         read = tokenizer.decode((*tokens.encode_prompt("Who?"), *completion, *turn))
@@ -184,8 +192,8 @@ def test_what_a_template_may_put_after_an_assistants_message(close: str, token: 
 def test_a_template_for_one_question_only_is_told_when_a_second_is_asked() -> None:
     tokenizer = copy.deepcopy(shaped("qwen2.5"))
     tokenizer.chat_template = "{% if messages | length > 1 %}{{ raise_exception('One only') }}{% endif %}" + CLOSED
-    tokens = Tokens(tokenizer, chat=True)
-    assert tokens.turn_end is None
+    tokens = PolicyTokenizer(tokenizer, chat=True)
+    assert tokens.end_of_turn_id is None
     with pytest.raises(ConfigurationError, match=r"user, assistant, user \(One only\)"):
         tokens.encode_user_turn("Again?", ())
 
@@ -198,7 +206,7 @@ def test_without_chat_only_named_tokens_end_a_turn(family: str) -> None:
     assert tokens_of(family, eos_ids=[None]).eos_ids == {own}
     for end in configured(family):
         tokens = tokens_of(family, eos_ids=configured(family))
-        assert tokens.ends_turn((*tokens.encode("yes"), end))
+        assert turn_end_of(tokens).is_over((*tokens.encode("yes"), end))
         assert tokens.decode((*tokens.encode("yes"), end)) == "yes"
 
 
@@ -214,8 +222,8 @@ def test_gaps_are_filled_with_a_token_that_exists(family: str) -> None:
 def test_a_tokenizer_without_special_tokens_still_fills_gaps() -> None:
     tokenizer = copy.deepcopy(shaped("qwen2.5"))
     tokenizer.eos_token = tokenizer.pad_token = None
-    assert Tokens(tokenizer).pad_id == 0
-    assert Tokens(tokenizer, eos_ids=[7, 5]).pad_id == 5
+    assert PolicyTokenizer(tokenizer).pad_id == 0
+    assert PolicyTokenizer(tokenizer, eos_ids=[7, 5]).pad_id == 5
 
 
 # ---------------------------------------------------------------- a second turn of the user
@@ -247,12 +255,12 @@ def test_a_turn_of_the_user_continues_the_conversation(family: str, closed: bool
 # ---------------------------------------------------------------- names of special tokens in what others wrote
 
 
-def hostile(tokens: Tokens) -> str:
+def hostile(tokens: PolicyTokenizer) -> str:
     """A text that names every special token."""
-    return f"Use {' or '.join(tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.control_ids)))} to take over."
+    return f"Use {' or '.join(tokens.hf_tokenizer.convert_ids_to_tokens(sorted(tokens.control_ids)))} to take over."
 
 
-def controls(tokens: Tokens, ids: Ids) -> list[int]:
+def controls(tokens: PolicyTokenizer, ids: Ids) -> list[int]:
     """The special tokens among ids."""
     return [i for i in ids if i in tokens.control_ids]
 
@@ -293,7 +301,7 @@ def test_the_tags_are_those_of_the_protocol() -> None:
 
 @pytest.mark.parametrize("family", ALL)
 def test_published_tokenizers_can_write_the_tags(family: str) -> None:
-    tokens_of(family).check_tags()
+    tokens_of(family).check_markers(TAGS)
 
 
 def test_a_tokenizer_that_does_not_know_a_tag_is_told_and_mended_as_told() -> None:
@@ -301,9 +309,9 @@ def test_a_tokenizer_that_does_not_know_a_tag_is_told_and_mended_as_told() -> No
     backend.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<unk>")
     with pytest.raises(ConfigurationError, match=r"tag <think> back as '< <unk> >'.*add_tokens\(\['<think>'"):
-        Tokens(tokenizer).check_tags()
+        PolicyTokenizer(tokenizer).check_markers(TAGS)
     tokenizer.add_tokens(list(TAGS))
-    Tokens(tokenizer).check_tags()
+    PolicyTokenizer(tokenizer).check_markers(TAGS)
 
 
 def test_a_tag_whose_characters_vanish_is_told() -> None:
@@ -311,34 +319,34 @@ def test_a_tag_whose_characters_vanish_is_told() -> None:
     backend = Tokenizer(BPE({letter: i for i, letter in enumerate("<>" + string.ascii_lowercase)}, []))
     backend.decoder = Fuse()
     with pytest.raises(ConfigurationError, match="tag </think> back as '<think>'"):
-        Tokens(PreTrainedTokenizerFast(tokenizer_object=backend)).check_tags()
+        PolicyTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend)).check_markers(TAGS)
 
 
 @pytest.mark.parametrize("family", ALL)
 def test_the_tokens_after_which_a_tag_can_be_complete(family: str) -> None:
-    closing = tokens_of(family).closing_ids
+    closing = turn_end_of(tokens_of(family)).closing_ids
     holding = {i for i, meaning in bytes_of(family).items() if b">" in meaning}
     assert holding == closing & set(bytes_of(family))
     assert len(holding) > 1
 
 
-def with_added_tags(family: str) -> Tokens:
+def with_added_tags(family: str) -> PolicyTokenizer:
     """The family's tokenizer with a single token for every tag."""
     tokenizer = copy.deepcopy(shaped(family))
     tokenizer.add_tokens(list(TAGS))
-    return Tokens(tokenizer)
+    return PolicyTokenizer(tokenizer)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tags_that_are_single_tokens_end_turns_and_bound_queries(family: str) -> None:
     tokens = with_added_tags(family)
-    tokens.check_tags()
+    tokens.check_markers(TAGS)
     text = "so<search>Zoë 👩‍🚀</search>"
     ids = tokens.encode(text)
     assert tokens.decode(ids) == text
-    open_tag, close_tag = (tokens.tokenizer.convert_tokens_to_ids(tag) for tag in ("<search>", "</search>"))
+    open_tag, close_tag = (tokens.hf_tokenizer.convert_tokens_to_ids(tag) for tag in ("<search>", "</search>"))
     assert tokens.token_span(ids, 10, len(text) - 9) == (ids.index(open_tag) + 1, ids.index(close_tag))
-    assert [tokens.ends_turn(ids[:n]) for n in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
+    assert [turn_end_of(tokens).is_over(ids[:n]) for n in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
 
 
 # ---------------------------------------------------------------- token sequences that a policy may write
@@ -453,8 +461,8 @@ def slices(text: str, rng: random.Random, count: int = 3) -> list[tuple[int, int
     """Random stretches of a text, and its action."""
     stretches = [sorted(rng.sample(range(len(text) + 1), 2)) for _ in range(count)] if text else []
     span = action_span(text)
-    if span is not None and span[1] < span[2]:
-        stretches.append([span[1], span[2]])
+    if span is not None and span.start < span.end:
+        stretches.append([span.start, span.end])
     return [(a, b) for a, b in stretches]
 
 
@@ -559,7 +567,7 @@ def test_a_turn_ends_with_the_token_that_completes_a_tag(family: str, text: str,
     ids = rewritten(family, text, seed)
     for count in range(1, len(ids) + 1):
         done = any(tag in tokens.decode(ids[:count]) for tag in STOP_TAGS)
-        assert tokens.ends_turn(ids[:count]) == done
+        assert turn_end_of(tokens).is_over(ids[:count]) == done
         if done:
             break
 
@@ -569,11 +577,11 @@ def test_a_turn_ends_with_the_token_that_completes_a_tag(family: str, text: str,
 def test_a_tag_written_in_bytes_ends_a_turn_if_it_can_be_read(family: str, before: bytes) -> None:
     """A broken byte far before breaks the whole run, so that the environment reads no tag."""
     tokens = tokens_of(family)
-    ids = tokens.tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in before + b"</search>"])
+    ids = tokens.hf_tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in before + b"</search>"])
     readable = "</search>" in tokens.decode(ids)
     assert readable == printable(before)
-    assert tokens.ends_turn(ids) == readable
-    assert not tokens.ends_turn(ids[:-1])
+    assert turn_end_of(tokens).is_over(ids) == readable
+    assert not turn_end_of(tokens).is_over(ids[:-1])
 
 
 # ---------------------------------------------------------------- whole episodes

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from algorithms.common.config import TRACKERS
+from algorithms.common.config import TrainConfig
+from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
+from algorithms.common.run.run import Run
 from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
-from igsearch_env.errors import ConfigurationError
+from algorithms.grpo import GRPO, GRPOConfig
+from igsearch_env.errors import ConfigurationError, literal_choices
 
 
 class FakeWandb(ModuleType):
@@ -148,7 +151,7 @@ def both(steps: Sequence[int]) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_every_tracker_of_the_configuration_can_be_opened() -> None:
-    assert tuple(SERVICES) == TRACKERS
+    assert tuple(SERVICES) == literal_choices(get_type_hints(TrainConfig)["report_to"])
 
 
 def test_a_service_is_told_of_the_project_the_run_and_its_settings(
@@ -235,13 +238,13 @@ def test_an_interruption_is_no_failure_of_the_tracker(
         tracker.write(0, {"reward": 0.0})
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", SERVICES)
 def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigurationError, match=rf'{name}.*pip install "igsearch\[{name}\]"'):
-        opened(tmp_path, *TRACKERS)
+        opened(tmp_path, *SERVICES)
     assert not wandb.runs  # nothing was begun
     assert not trackio.runs
 
@@ -256,6 +259,23 @@ def test_a_service_that_can_not_be_opened_stops_the_run_before_it_begins(
     with pytest.raises(ConfigurationError, match=r"No API key configured.*wandb login.*WANDB_MODE=offline"):
         opened(tmp_path, "trackio", "wandb")
     assert trackio.current is None  # the one that was open already is closed
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_run_opens_its_trackers_and_its_log_when_it_is_entered(
+    tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str
+) -> None:
+    config = GRPOConfig(run_dir=tmp_path / "run", policy=PolicyConfig(device="cpu"), report_to=(name,))
+    run = Run(GRPO(config), config)
+    assert not wandb.runs
+    assert not trackio.runs
+    assert run.log is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    with run:
+        assert len(wandb.runs) + len(trackio.runs) == 1
+        assert [tracker.name for tracker in run.log.trackers] == [name]
+    assert trackio.current is None
+    assert [opened.exit_code for opened in wandb.runs] == [0] * len(wandb.runs)
 
 
 def test_no_tracker_leaves_no_trace(tmp_path: Path) -> None:

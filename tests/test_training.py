@@ -22,11 +22,12 @@ from algorithms.common.base.errors import TrainingError
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError, checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
+from algorithms.common.run.setup import questions_of_step
 from algorithms.common.trainer import train
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
@@ -317,10 +318,43 @@ def test_what_is_not_finite_or_shaped_stops_the_run_and_leaves_it_readable(
         train(algorithm, config)
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1, 2]
     resumed = Run(algorithm, config)
-    resumed.log.close()
     assert resumed.steps_done == 2
     weights = resumed.policy.model.state_dict()
     assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError])
+def test_what_ends_a_run_is_not_hidden_by_a_report_that_can_not_be_written(
+    error: type[BaseException], small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def no_report(run_dir: Path) -> list[Path]:
+        asked.append(run_dir)
+        raise ConfigurationError("no run")
+
+    def ends(*_: Any) -> None:
+        raise error("enough")
+
+    monkeypatch.setattr("algorithms.common.trainer.write_reports", no_report)
+    monkeypatch.setattr(Run, "record", ends)
+    with pytest.raises(error, match="enough"):
+        run_ig_grpo(small, tmp_path / "run")
+    assert asked == [tmp_path / "run"]
+
+
+def test_a_finished_run_says_what_it_left_and_why_a_report_is_missing(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run_ig_grpo(small, tmp_path / "run", steps=1)
+    assert f"results in {run_dir}/: look at trajectories.html and report.html;" in capsys.readouterr().out
+
+    def no_report(run_dir: Path) -> list[Path]:
+        raise ConfigurationError("damaged")
+
+    monkeypatch.setattr("algorithms.common.trainer.write_reports", no_report)
+    run_ig_grpo(small, run_dir, steps=1)  # it has finished already
+    assert f"results in {run_dir}/: look at no report (damaged);" in capsys.readouterr().out
 
 
 def test_a_prompt_longer_than_the_context_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:
@@ -335,13 +369,12 @@ def test_a_short_context_ends_episodes_with_their_own_reason(small: dict[str, An
     assert next(row["answered"] for row in rows if "answered" in row) < 1
 
 
-def test_questions_of_a_pass_do_not_repeat(small: dict[str, Any], tmp_path: Path) -> None:
-    config = TrainConfig(**{**small, "run_dir": tmp_path / "run"})
-    run = Run(RLOO(config), config)
-    ids = [q.id for step in range(1, 6) for q in run.questions(step)]
+def test_questions_of_a_pass_do_not_repeat() -> None:
+    questions = bundled_world().questions["train"][:14]
+    ids = [q.id for step in range(1, 6) for q in questions_of_step(questions, 3, seed=0, step=step)]
     assert len(set(ids[:14])) == 14
     assert len(ids) == 15
-    run.log.close()
+    assert ids[:3] != [q.id for q in questions_of_step(questions, 3, seed=0, step=1, refill=1)]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +391,5 @@ def test_an_evaluation_names_its_precision_and_its_attempts(
     }
     config = TrainConfig(**{**small, **changes, "run_dir": tmp_path / "run"})
     run = Run(RLOO(config), config)
-    run.log.close()
-    found = run.fingerprint(0)
+    found = run.evaluator.fingerprint(0)
     assert (found["decoding"]["dtype"], found["attempts"]) == (said, 3)

@@ -25,7 +25,7 @@ from algorithms.common.rollout.environment import EnvConfig, make_retriever
 from algorithms.common.run.recorded_trajectories import RecordedStep, load_recorded, pieces, record_trajectories
 from algorithms.comparison.same_buffer import all_advantages, set_gains
 from examples.same_buffer import Args, collect_buffer, measured_gains
-from igsearch_env.protocols.actions import Answer, Invalid, Search
+from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, Attempt, Gain, Group, Trajectory, Turn
@@ -50,7 +50,7 @@ class Rollout:
 def rollout() -> Rollout:
     env = EnvConfig()
     policy, retriever = Policy.load(PolicyConfig("bundled")), make_retriever(env.corpus)
-    buffer = collect_buffer(Args(questions=6, group_size=4), env, policy, retriever)
+    buffer = collect_buffer(Args(questions_per_step=6, group_size=4), env, policy, retriever)
     gains = measured_gains(buffer, env, policy, retriever, 0)
     advantages = all_advantages(buffer, gains)
     set_gains(buffer, gains["random"])
@@ -61,7 +61,7 @@ def rollout() -> Rollout:
 @pytest.fixture(scope="module")
 def recorded(rollout: Rollout, tmp_path_factory: pytest.TempPathFactory) -> RecordedStep:
     path = tmp_path_factory.mktemp("recorded") / "trajectories" / "step-000007.json.gz"
-    record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy)
+    record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy.tokenizer)
     return load_recorded(path)
 
 
@@ -147,20 +147,22 @@ def test_supporting_passages_are_those_that_the_question_names(rollout: Rollout,
 
 def test_only_whole_groups_are_recorded(rollout: Rollout, tmp_path: Path) -> None:
     for limit, groups in ((11, 2), (8, 2), (1, 1)):
-        record_trajectories(tmp_path / "x.gz", rollout.buffer, rollout.advantages, rollout.policy, limit=limit)
+        record_trajectories(
+            tmp_path / "x.gz", rollout.buffer, rollout.advantages, rollout.policy.tokenizer, limit=limit
+        )
         assert [len(g["trajectories"]) for g in load_recorded(tmp_path / "x.gz").groups] == [4] * groups
 
 
 def test_a_repeated_record_has_the_same_bytes(rollout: Rollout, tmp_path: Path) -> None:
     for name in "ab":
-        record_trajectories(tmp_path / name, rollout.buffer, rollout.advantages, rollout.policy)
+        record_trajectories(tmp_path / name, rollout.buffer, rollout.advantages, rollout.policy.tokenizer)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 def test_advantages_of_another_buffer_are_refused(rollout: Rollout, tmp_path: Path) -> None:
     with pytest.raises(RolloutBufferError, match="advantages of grpo have shape"):
-        record_trajectories(tmp_path / "x", rollout.buffer, {"grpo": np.zeros(3, np.float32)}, rollout.policy)
+        record_trajectories(tmp_path / "x", rollout.buffer, {"grpo": np.zeros(3, np.float32)}, rollout.policy.tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_advantages_of_another_buffer_are_refused(rollout: Rollout, tmp_path: Pa
 )
 def test_damaged_files_are_refused(rollout: Rollout, recorded: RecordedStep, tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "x.json.gz"
-    record_trajectories(path, rollout.buffer, {}, rollout.policy)
+    record_trajectories(path, rollout.buffer, {}, rollout.policy.tokenizer)
     path.write_bytes(path.read_bytes()[:-9] if damage == b"cut" else damage)
     with pytest.raises(RolloutBufferError, match=r"x\.json\.gz: no recorded trajectories"):
         load_recorded(path)
@@ -191,18 +193,18 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["<search> née 😀 ok</search>", "日本 \ufffd x", "", HOSTILE])
 def test_bytes_of_one_character_stay_together(rollout: Rollout, text: str) -> None:
-    ids = rollout.policy.encode(text)
-    found = pieces(rollout.policy, ids)
+    ids = rollout.policy.tokenizer.encode(text)
+    found = pieces(rollout.policy.tokenizer, ids)
     assert len(found) == len(ids)
-    assert "".join(found) == rollout.policy.decode(ids)
+    assert "".join(found) == rollout.policy.tokenizer.decode(ids)
     if "😀" in text:
         assert any(piece.endswith("😀") for piece in found)
         assert not any("\ufffd" in piece for piece in found)
 
 
 def test_the_token_that_ends_a_turn_is_seen(rollout: Rollout) -> None:
-    end = min(rollout.policy.eos_ids)
-    found = pieces(rollout.policy, (*rollout.policy.encode("né"), end))
+    end = min(rollout.policy.tokenizer.eos_ids)
+    found = pieces(rollout.policy.tokenizer, (*rollout.policy.tokenizer.encode("né"), end))
     assert "".join(found[:-1]) == "né"
     assert found[-1]
 
@@ -415,7 +417,7 @@ def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rol
     turns = [turn for trajectory in rollout.buffer.trajectories for turn in trajectory.turns]
     other = [None if turn.gain is None else Gain(0.125, -0.25, -0.375, ()) for turn in turns]
     path = tmp_path / "x.gz"
-    record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy, gains={"igpo": other})
+    record_trajectories(path, rollout.buffer, rollout.advantages, rollout.policy.tokenizer, gains={"igpo": other})
     write(tmp_path / "page.html", trajectory_page([load_recorded(path)], "Two gains"))
     first = next(turn.gain for turn in turns if turn.gain is not None)
     with opened(browser, tmp_path / "page.html") as page:
@@ -491,7 +493,7 @@ def test_the_page_is_accessible(browser: Any, page_file: Path, width: int, schem
 def hostile_buffer(policy: Policy) -> RolloutBuffer:
     """Two siblings whose every text is hostile; the gold answer stands in the passage."""
     question = Question("q", HOSTILE, (HOSTILE, "gold"), HOSTILE, {"supporting_titles": [HOSTILE]})
-    ids = policy.encode(HOSTILE)
+    ids = policy.tokenizer.encode(HOSTILE)
 
     def turn(action: Search | Answer | Invalid, **more: Any) -> Turn:
         return Turn(HOSTILE, action, HOSTILE, completion_ids=ids, logprobs=(-0.5,) * len(ids), **more)
@@ -509,7 +511,7 @@ def hostile_buffer(policy: Policy) -> RolloutBuffer:
 def test_hostile_text_is_shown_and_runs_nothing(browser: Any, rollout: Rollout, tmp_path: Path) -> None:
     buffer = hostile_buffer(rollout.policy)
     ones = np.ones(int(buffer.policy_tokens.sum()), dtype=np.float32)
-    record_trajectories(tmp_path / "x", buffer, {HOSTILE: ones, "grpo": -ones}, rollout.policy)
+    record_trajectories(tmp_path / "x", buffer, {HOSTILE: ones, "grpo": -ones}, rollout.policy.tokenizer)
     path = tmp_path / "hostile.html"
     write(path, trajectory_page([load_recorded(tmp_path / "x")], HOSTILE))
     with opened(browser, path) as page:

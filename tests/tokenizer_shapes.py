@@ -18,8 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from igsearch_env.protocols.actions import Invalid
-from igsearch_env.protocols.protocol import PROMPTS, Protocol
+from igsearch_env.protocols import PROMPTS, Invalid, make_protocol
 from retrievers import Passage
 
 FAMILIES = ("qwen2.5", "llama3", "gemma", "llama2")  # Llama 2's kind adds and strips a space at the start of a text
@@ -42,7 +41,7 @@ TURNS = """<think> I need the birthplace. </think> <search> Ada Lovelace birthpl
 
 def corpus() -> list[str]:
     """Texts to learn merges from: prose, what the protocol says, tags in several surroundings."""
-    protocol = Protocol()
+    protocol = make_protocol()
     passages = [Passage(f"p{i}", "Ada Lovelace", line) for i, line in enumerate(PROSE.splitlines())]
     said = [protocol.observation(passages), protocol.last_call(), protocol.correction(Invalid("Write one of the two."))]
     return [*PROMPTS.values(), *said, PROSE, *[TURNS] * 4]

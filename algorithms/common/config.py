@@ -1,30 +1,59 @@
-"""Configuration of a training run, a dataclass a section. An algorithm's extends `TrainConfig` with knobs of its own.
+"""Configuration of a training run, a dataclass for each section, read from the command line and a YAML file.
 
-`command_line.py` reads one; the docstrings of the fields are the help there.
+An algorithm extends `TrainConfig` with options of its own. The docstrings of the fields are the help. A section names
+those of its options with which a run may be resumed although they differ (`RESUMABLE`): they do not change what a step
+computes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
+from algorithms.common.base.command_line import parse_options, yaml_arguments
 from algorithms.common.distributed.processes import DistributedConfig
 from algorithms.common.model.pretrained import PolicyConfig
-from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
+from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
-TRACKERS = ("wandb", "trackio")
+# Options of earlier versions and what they are called now: errors name the new one, and old runs are still read.
+RENAMED = {
+    "rollout.questions": "rollout.questions_per_step",
+    "rollout.server": "rollout.server_url",
+    "rollout.gpu_memory_share": "rollout.gpu_memory_utilization",
+    "rollout.cache_tokens": "rollout.kv_cache_tokens",
+    "optimizer.minibatches": "optimizer.num_minibatches",
+    "optimizer.schedule": "optimizer.lr_scheduler_type",
+    "loss.clip_low": "loss.clip_ratio_low",
+    "loss.clip_high": "loss.clip_ratio_high",
+    "loss.kl_coefficient": "loss.kl_coef",
+    "loss.entropy_coefficient": "loss.entropy_coef",
+    "loss.truncated_importance": "loss.importance_sampling_cap",
+    "policy.attention": "policy.attn_implementation",
+    "policy.lora.targets": "policy.lora.target_modules",
+    "keep_checkpoints": "save_total_limit",
+    "trackers": "report_to",
+    "lam": "gae_lambda",  # ppo
+    "baseline": "gain_baseline",  # ig_grpo
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What every algorithm's command takes."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "save_total_limit"}
+        | {"report_to", "project"}
+    )
 
     steps: int = 40
     """Training steps."""
@@ -44,10 +73,10 @@ class TrainConfig:
     """Steps between checkpoints."""
     save_total_limit: int = 2
     """How many of the latest checkpoints to keep."""
-    report_to: tuple[str, ...] = ()
-    """Where metrics go besides metrics.jsonl and TensorBoard: wandb, trackio."""
+    report_to: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Services that metrics are sent to, besides metrics.jsonl and TensorBoard."""
     project: str = "igsearch"
-    """Name of the project there."""
+    """Name of the project at those services."""
     threads: int | None = None
     """CPU threads of torch; None: its own choice."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -59,8 +88,7 @@ class TrainConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        for tracker in self.report_to:
-            check_choice("report_to", tracker, TRACKERS)
+        check_literals(self)
         check_range("steps", self.steps, 0)
         check_range("seed", self.seed, 0)
         check_range("eval_every", self.eval_every, 0)
@@ -87,3 +115,50 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
     result: dict[str, Any] = plain(dataclasses.asdict(config))
     return result
+
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+def parse_config(config_class: type[C], argv: Sequence[str] | None = None, description: str | None = None) -> C:
+    """A configuration from the command line, on top of the YAML file that `--config` names.
+
+    Raises `ConfigurationError` where the file can't be used; ends the program where the command line can't.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    file = _config_file(arguments)
+    from_file = [] if file is None else yaml_arguments(config_class, file, RENAMED)
+    # What comes later wins, so the command line overrides the file.
+    return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    for place, argument in enumerate(arguments):
+        if argument == "--config" and place + 1 < len(arguments):
+            return Path(arguments[place + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def with_present_names(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config.yaml of any version, with the names that its options have now."""
+    result = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        present = RENAMED.get(name, name).removeprefix(prefix)
+        result[present] = with_present_names(value, f"{name}.") if isinstance(value, dict) else value
+    return result
+
+
+def command_with_present_names(command: Sequence[str]) -> list[str]:
+    """The words of a training command of any version, as they are written now."""
+    words: list[str] = []
+    for word in command:
+        if word in ("True", "False") and words and words[-1].startswith("--"):  # booleans had values once
+            words[-1] = words[-1] if word == "True" else f"--no-{words[-1].removeprefix('--')}"
+            continue
+        name, equals, value = word.partition("=")
+        present = RENAMED.get(name.removeprefix("--").replace("-", "_")) if word.startswith("--") else None
+        words.append(f"--{present.replace('_', '-')}{equals}{value}" if present else word)
+    return words

@@ -16,7 +16,7 @@ from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBuf
 from algorithms.comparison.buffer_statistics import ZERO, anchors_alone, correlation
 from algorithms.comparison.gains import Gains, set_gains, turns_of
 from algorithms.comparison.registry import ALGORITHMS
-from igsearch_env.protocols.actions import Answer, Search
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.trajectory import Turn
 
 

@@ -6,7 +6,7 @@ from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.comparison.registry import INFORMATION_GAINS
 from igsearch_env.information_gain import InformationGain
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import AnswerScorer
 from igsearch_env.trajectory import Gain, Turn
 from retrievers import Retriever
@@ -31,7 +31,7 @@ def measured_gains(
     buffer: RolloutBuffer, scorer: AnswerScorer, protocol: Protocol, retriever: Retriever, seed: int
 ) -> dict[str, Gains]:
     """The information gains by a scorer, over each baseline of `INFORMATION_GAINS`."""
-    gains = {}
+    gains: dict[str, Gains] = {}
     for baseline, config in INFORMATION_GAINS.items():
         set_gains(buffer, [None] * len(turns_of(buffer)))
         measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, seed))

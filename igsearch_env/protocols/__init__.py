@@ -1,0 +1,67 @@
+"""Protocols: the formats in which a policy and the environment talk.
+
+A new one needs its own file and its class in `PROTOCOLS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from igsearch_env.errors import ConfigurationError, check_choice
+from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
+from igsearch_env.protocols.autorefine import AutoRefine
+from igsearch_env.protocols.prompts import BARE
+from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols.search_r1 import SearchR1
+from igsearch_env.protocols.tags import MAX_ACTION_CHARS, parse
+
+PROTOCOLS: dict[str, type[Protocol]] = {protocol.name: protocol for protocol in (SearchR1, AutoRefine)}
+PROMPTS: dict[str, str] = {"bare": BARE, **{name: protocol.own_prompt for name, protocol in PROTOCOLS.items()}}
+"""Prompt templates by name."""
+
+__all__ = [
+    "MAX_ACTION_CHARS",
+    "PROMPTS",
+    "PROTOCOLS",
+    "Action",
+    "ActionSpan",
+    "Answer",
+    "Invalid",
+    "Protocol",
+    "Search",
+    "as_protocol",
+    "make_protocol",
+    "parse",
+]
+
+
+def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str], str] | None = None) -> Protocol:
+    """A protocol by name.
+
+    Args:
+        name: a key of `PROTOCOLS`.
+        prompt: a key of `PROMPTS`, a template with `{question}` in it, or `@FILE` with such a template. Default: the
+            protocol's own.
+        cut: see `Protocol`.
+
+    Raises `ConfigurationError` for an unknown name or template, or a file that can't be read.
+    """
+    check_choice("protocol", name, PROTOCOLS)
+    template, shown = PROMPTS.get(prompt, prompt), repr(prompt)
+    if prompt.startswith("@"):
+        try:
+            template = Path(prompt[1:]).read_text(encoding="utf-8")
+            shown = f"{prompt!r} ({template[:80]!r})"
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"prompt={prompt!r}: {error}; give a UTF-8 text file") from error
+    if template and "{question}" not in template:
+        raise ConfigurationError(
+            f"prompt={shown}: neither a name ({', '.join(PROMPTS)}) nor a template; a template must hold {{question}}"
+        )
+    return PROTOCOLS[name](template, cut)
+
+
+def as_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of this name with its own prompt, or the protocol itself."""
+    return make_protocol(protocol) if isinstance(protocol, str) else protocol

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,18 @@ class Invalid:
 
 
 Action = Search | Answer | Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpan:
+    """Where a search or an answer stands in the text of a turn. All positions are character indices, [start, end).
+
+    `start` and `end` enclose the content (the query or the answer) with any white space around it; `outer_start` and
+    `outer_end` also enclose the markup around the content.
+    """
+
+    kind: Literal["search", "answer"]
+    start: int
+    end: int
+    outer_start: int
+    outer_end: int

@@ -10,8 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from igsearch_env.protocols.protocol import FAMILIES as PROTOCOLS
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Answer, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.world import names
 from igsearch_env.world.generator import Hop, World, generate_world
@@ -103,8 +102,8 @@ def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
             if rng.random() < manner.drill:
                 yield drill(rng)
                 continue
-            family = PROTOCOLS[rng.random() < 0.2]
-            yield demonstrate(rng, manner, world, retriever, rng.choice(questions), family)
+            name = "autorefine" if rng.random() < 0.2 else "search_r1"
+            yield demonstrate(rng, manner, world, retriever, rng.choice(questions), make_protocol(name, "bare"))
 
 
 def drill(rng: random.Random) -> Demonstration:
@@ -118,23 +117,23 @@ def drill(rng: random.Random) -> Demonstration:
 
 
 def demonstrate(
-    rng: random.Random, manner: Manner, world: World, retriever: BM25Retriever, question: Question, family: str
+    rng: random.Random, manner: Manner, world: World, retriever: BM25Retriever, question: Question, protocol: Protocol
 ) -> Demonstration:
-    """One episode in a protocol family."""
-    protocol = Protocol(family, "bare")
+    """One episode in a protocol."""
     hops: tuple[Hop, ...] = question.metadata["hops"]
     segments = [(protocol.question_prompt(question.text), False)]
     if rng.random() < manner.given:
         passages = world.evidence(question) + rng.sample(world.passages, rng.randint(0, 5 - len(hops)))
         rng.shuffle(passages)
         text = query(rng, manner, question, rng.randrange(len(hops)))
-        segments += [(f"<search> {text}</search>", True), (protocol.observation(passages), False)]
-        return [*segments, (_refine(family, [world.by_id[hops[-1].passage_id]]) + _answer(hops[-1].answer), True)]
+        segments += [(_written(protocol, Search(text)), True), (protocol.observation(passages), False)]
+        refined = _refine(protocol, [world.by_id[hops[-1].passage_id]])
+        return [*segments, (refined + _answer(protocol, hops[-1].answer), True)]
     done, shown, pending = 0, list[Passage](), ""
     limit, top_k = rng.randint(1, 5), rng.choice((2, 3, 3, 3, 4))
     for searches in range(1, limit + 1):
         text = query(rng, manner, question, done)
-        segments.append((f"{pending}<search> {text}</search>", True))
+        segments.append((pending + _written(protocol, Search(text)), True))
         passages = retriever.search([text], top_k)[0]
         shown += passages
         observation = protocol.observation(passages) + (protocol.last_call() if searches == limit else "")
@@ -144,13 +143,13 @@ def demonstrate(
         while done < len(hops) and hops[done].passage_id in ids:
             done += 1
         found = [world.by_id[h.passage_id] for h in hops[before:done]]
-        pending = _refine(family, found)
+        pending = _refine(protocol, found)
         if done == len(hops):
-            segments.append((pending + _answer(hops[-1].answer), True))
+            segments.append((pending + _answer(protocol, hops[-1].answer), True))
             return segments
         if searches == limit or (done == before and rng.random() < manner.give_up):
             break
-    segments.append((pending + _answer(guess(rng, world, question, shown)), True))
+    segments.append((pending + _answer(protocol, guess(rng, world, question, shown)), True))
     return segments
 
 
@@ -185,11 +184,16 @@ def guess(rng: random.Random, world: World, question: Question, shown: list[Pass
     return rng.choice(candidates) if candidates and rng.random() < 0.2 else UNKNOWN
 
 
-def _refine(family: str, found: list[Passage]) -> str:
-    if family != "autorefine":
+def _refine(protocol: Protocol, found: list[Passage]) -> str:
+    if not protocol.refines:
         return ""
-    return f"<refine> {' '.join(p.text for p in found) if found else UNKNOWN}</refine>\n"
+    return protocol.write_refinement(" ".join(p.text for p in found) if found else UNKNOWN) + "\n"
 
 
-def _answer(text: str) -> str:
-    return f"<answer> {text}</answer>"
+def _answer(protocol: Protocol, text: str) -> str:
+    return _written(protocol, Answer(text))
+
+
+def _written(protocol: Protocol, action: Search | Answer) -> str:
+    """An action without the space before its closing tag: a token less for the policy to learn."""
+    return protocol.write(action).replace(" </", "</")

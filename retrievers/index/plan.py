@@ -50,7 +50,7 @@ class Plan:
             if needed > present:
                 raise WontFitError(
                     f"{folder}: about {needed / GIB:.2f} GiB of {name} needed, {present / GIB:.2f} GiB there; "
-                    f"{self.advice}, or --force True to try all the same"
+                    f"{self.advice}, or --force to try all the same"
                 )
 
 

@@ -30,7 +30,7 @@ def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
     reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
     return DistributedError(
         f"{where}: another process has ended or did not answer within distributed.timeout_minutes, or can't be reached "
-        f"({reason}). Its own output says why; the same command goes on from the last checkpoint"
+        f"({reason}). Its own output says why; the same command resumes from the last checkpoint"
     )
 
 
@@ -42,7 +42,7 @@ def end_process(message: str | None = None) -> None:
     that while the interpreter goes down aborts the process: the launcher then takes a run that is done for one that has
     failed (pytorch/pytorch issue 190489).
     """
-    if _world_size() == 1:
+    if world_size() == 1:
         if message is not None:
             sys.exit(message)
         return
@@ -55,6 +55,6 @@ def end_process(message: str | None = None) -> None:
     os._exit(0 if message is None else 1)
 
 
-def _world_size() -> int:
+def world_size() -> int:
     """How many processes a launcher says that it has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))

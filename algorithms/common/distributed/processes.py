@@ -2,41 +2,38 @@
 
 Every process plays whole groups, then all hold the whole buffer: what is computed of a batch (advantages, whitening,
 logs, the rules that stop a run) is computed of all of it by each of them, so nothing has to be reduced by hand. Only
-the passes of the model are divided. Gradients are summed by torch: DistributedDataParallel, or FSDP2's `fully_shard`,
-which shards on a CPU too, where accelerate does not shard (so the tests run it); accelerate sets the processes up.
+the passes of the model are divided (`sharding.py`). accelerate sets the processes up.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from algorithms.common.distributed.failures import _world_size, lost_process
-from algorithms.common.distributed.sharding import _blocks
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range
-
-SHARDINGS = ("none", "fsdp2")
+from algorithms.common.distributed.failures import lost_process, world_size
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals, check_range
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
     """Several processes, started by `accelerate launch` or `torchrun`."""
 
-    sharding: str = "none"
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"sharding", "timeout_minutes"})
+
+    sharding: Literal["none", "fsdp2"] = "none"
     """none: every process holds all weights (DDP); fsdp2: each holds a part of weights, gradients and optimizer."""
     timeout_minutes: float = 30.0
     """A process that waits longer for the others stops the run."""
 
     def __post_init__(self) -> None:
-        check_choice("distributed.sharding", self.sharding, SHARDINGS)
+        check_literals(self, "distributed")
         check_range("distributed.timeout_minutes", self.timeout_minutes, 0.01)
 
 
@@ -56,16 +53,16 @@ class Processes:
     @classmethod
     def start(cls, config: DistributedConfig, device: str = "auto") -> Processes:
         """Join the others, if a launcher started several; `device` is `policy.device`."""
-        if _world_size() == 1:
+        if world_size() == 1:
             return cls()
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and config.sharding == "none":
             raise ConfigurationError(
-                "accelerate launch was told to shard (FSDP), distributed.sharding='none' says not to: launch without "
+                "accelerate launch is set to shard (FSDP), distributed.sharding='none' says not to: launch without "
                 "FSDP, and choose by --distributed.sharding none or fsdp2"
             )
         if device not in ("auto", "cpu"):
             raise ConfigurationError(
-                f"policy.device={device!r} for {_world_size()} processes: each takes the device of its "
+                f"policy.device={device!r} for {world_size()} processes: each takes the device of its "
                 "rank; leave it at auto, or say cpu"
             )
         from accelerate import PartialState
@@ -79,7 +76,7 @@ class Processes:
             )
         if "LOCAL_RANK" not in os.environ:
             raise ConfigurationError(
-                f"WORLD_SIZE={_world_size()} without LOCAL_RANK: no launcher has started these processes; "
+                f"WORLD_SIZE={world_size()} without LOCAL_RANK: no launcher has started these processes; "
                 "start them by torchrun or accelerate launch, or unset WORLD_SIZE for one process"
             )
         state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
@@ -129,45 +126,6 @@ class Processes:
         if raised is not None:
             raise raised
         return value  # type: ignore[return-value]
-
-    # ---------------------------------------------------------------- the model
-
-    def wrap(self, module: torch.nn.Module, config: DistributedConfig, dtype: torch.dtype | None) -> torch.nn.Module:
-        """`module` with gradients that are means over the processes. `dtype`: of sharded weights where they compute.
-
-        Sharding is in place: weights, gradients and what an optimizer made afterwards holds are divided among the
-        processes, block by block.
-        """
-        if config.sharding == "fsdp2":
-            if self.size == 1:
-                raise ConfigurationError(
-                    "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
-                    "`torchrun`, or leave it at none"
-                )
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-            # torch's own choice would be the GPUs of the machine, also for processes that were told to use the CPU.
-            mesh = init_device_mesh("cpu" if self.device is None else self.device.type, (self.size,))
-            precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-            for block in _blocks(module):
-                fully_shard(block, mesh=mesh, mp_policy=precision)
-            fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
-            return module
-        if self.size == 1:
-            return module
-        wrapper = torch.nn.parallel.DistributedDataParallel
-        # Buffers are constants here, and passes without a gradient are not as many in every process.
-        new = "forward_sync_buffers" in inspect.signature(wrapper).parameters
-        still: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
-        with self.guard("setting up"):
-            return wrapper(module, **still)
-
-    def accumulating(self, module: torch.nn.Module, last: bool) -> Any:
-        """Around a backward pass: gradients of all but the last micro-batch stay where they are."""
-        if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:
-            return module.no_sync()
-        return nullcontext()
 
     def pad_to_longest(self, batches: Sequence[T], blank: Callable[[], T]) -> list[T]:
         """`batches`, filled up with blank ones to as many as the process with the most has, and at least one.

@@ -1,14 +1,62 @@
-"""DDP and FSDP2: how a module is wrapped, and how what is sharded becomes whole."""
+"""DDP and FSDP2: how a module is wrapped, how its gradients accumulate, and how what is sharded becomes whole.
+
+Gradients are summed by torch: DistributedDataParallel, or FSDP2's `fully_shard`, which shards on a CPU too, where
+accelerate does not shard (so the tests run it).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from algorithms.common.distributed.processes import DistributedConfig, Processes
+from igsearch_env.errors import ConfigurationError
+
+
+def wrap_module(
+    module: torch.nn.Module, processes: Processes, config: DistributedConfig, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """`module` with gradients that are means over the processes. `dtype`: of sharded weights where they compute.
+
+    Sharding is in place: weights, gradients and what an optimizer made afterwards holds are divided among the
+    processes, block by block. Raises `ConfigurationError` where one process is to shard.
+    """
+    if config.sharding == "fsdp2":
+        if processes.size == 1:
+            raise ConfigurationError(
+                "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
+                "`torchrun`, or leave it at none"
+            )
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        # torch's own choice would be the GPUs of the machine, also for processes that are set to use the CPU.
+        mesh = init_device_mesh("cpu" if processes.device is None else processes.device.type, (processes.size,))
+        precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for block in _blocks(module):
+            fully_shard(block, mesh=mesh, mp_policy=precision)
+        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+        return module
+    if processes.size == 1:
+        return module
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    # Buffers are constants here, and passes without a gradient are not as many in every process.
+    new = "forward_sync_buffers" in inspect.signature(wrapper).parameters
+    still: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    with processes.guard("setting up"):
+        return wrapper(module, **still)
+
+
+def accumulate_gradients(module: torch.nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Around a forward and backward pass: gradients of all but the last micro-batch stay in their process."""
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:
+        waiting: AbstractContextManager[None] = module.no_sync()
+        return waiting
+    return nullcontext()
 
 
 def gather_full_tensor(tensor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.flat import flat
-from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.questions import Question
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.scripted import SCRIPTED
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -35,15 +35,11 @@ def make_fingerprint(
     questions: Sequence[Question],
     retriever: Mapping[str, Any],
     policy: str,
-    protocol: Protocol,
-    top_k: int,
-    max_searches: int,
+    rules: EpisodeRules,
     chat: bool,
     max_new_tokens: int,
-    max_observation_tokens: int | None = None,
     context_length: int | None = None,
     dtype: str = "float32",
-    attempts: int = 1,
 ) -> Fingerprint:
     """The fingerprint of a greedy evaluation.
 
@@ -54,16 +50,16 @@ def make_fingerprint(
         "igsearch": _version(),
         "model": {"name": policy} if policy in SCRIPTED else model_identity(policy),
         "retriever": retriever,
-        "top_k": top_k,
-        "max_searches": max_searches,
-        **({"attempts": attempts} if attempts > 1 else {}),  # older files, all of one attempt, don't say it
-        "protocol": protocol.family,
-        "prompt": {"template": protocol.template, "hash": text_hash([protocol.template])},
+        "top_k": rules.top_k,
+        "max_searches": rules.max_searches,
+        **({"attempts": rules.attempts} if rules.attempts > 1 else {}),  # older files, all of one attempt, don't say it
+        "protocol": rules.protocol.name,
+        "prompt": {"template": rules.protocol.template, "hash": text_hash([rules.protocol.template])},
         "chat": chat,
         "decoding": {
             "method": "greedy",
             "max_new_tokens": max_new_tokens,
-            "max_observation_tokens": max_observation_tokens,
+            "max_observation_tokens": getattr(rules.protocol.cut, "limit", None),
             "context_length": context_length,
             "dtype": dtype,
         },

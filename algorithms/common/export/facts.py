@@ -13,7 +13,7 @@ from algorithms.common.evaluation.results import Result
 from algorithms.common.export.trained_policy import TrainedPolicy, read_json
 from algorithms.common.run.metrics_log import read_metrics
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols import Protocol, make_protocol
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 
@@ -55,10 +55,10 @@ class ExportedPolicy:
     @property
     def protocol(self) -> Protocol | None:
         """Tags and prompt; None if the prompt came from a file that is gone."""
-        family, prompt = self.setting("env.protocol") or "search_r1", self.setting("env.prompt") or ""
+        name, prompt = self.setting("env.protocol") or "search_r1", self.setting("env.prompt") or ""
         try:
-            return Protocol.from_file(family, prompt[1:]) if prompt.startswith("@") else Protocol(family, prompt)
-        except (OSError, ConfigurationError):
+            return make_protocol(name, prompt)
+        except ConfigurationError:
             return None
 
 

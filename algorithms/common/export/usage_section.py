@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.markdown import code_block, code_span, without_passwords
 from algorithms.common.model.tokenizer import DATE
-from igsearch_env.protocols.protocol import STOP_TAGS
+from algorithms.common.rollout.environment import EpisodeConfig
+from igsearch_env.protocols import PROTOCOLS
 from retrievers.base import Passage
 
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank takes, from the default on
@@ -25,13 +27,7 @@ def protocol_section(run: ExportedPolicy) -> Iterator[str]:
     newline = " and a newline at the end" if protocol.template.endswith("\n") else ""
     yield f"The prompt{chat}, with the question in the place of `{{question}}`{newline}:"
     yield code_block(protocol.template)
-    notes = ""
-    if protocol.family == "autorefine":
-        notes = " After passages it first writes what matters in them between `<refine>` and `</refine>`."
-    yield (
-        "The model may think between `<think>` and `</think>`; its turn ends with `<search> query </search>` or "
-        f"`<answer> answer </answer>`.{notes} After a search it reads the passages in this form:"
-    )
+    yield f"{protocol.description()} After a search it reads the passages in this form:"
     yield code_block(protocol.observation([Passage("", f"title {i}", f"text {i}", 0.0) for i in (1, 2)]))
     yield f"With the last search that is allowed, `{protocol.last_call().strip()}` follows."
 
@@ -49,6 +45,11 @@ def use_section(run: ExportedPolicy) -> Iterator[str]:
     yield code_block(_evaluate(run), "bash")
     yield "With vLLM, which must leave the closing tag in what it returns:"
     yield code_block(_vllm(run, prompt, tokens), "bash")
+
+
+def _stop_strings(run: ExportedPolicy) -> list[str]:
+    """What ends a turn."""
+    return list(PROTOCOLS[run.setting("env.protocol") or "search_r1"].stop_strings)
 
 
 def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
@@ -71,7 +72,7 @@ def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
         f'inputs = tokenizer(prompt, return_tensors="pt"{", add_special_tokens=False" if chat else ""})',
         "output = model.generate(",
         f"    **inputs, max_new_tokens={tokens}, do_sample=False,",
-        f"    stop_strings={json.dumps(STOP_TAGS)}, tokenizer=tokenizer,",
+        f"    stop_strings={json.dumps(_stop_strings(run))}, tokenizer=tokenizer,",
         ")",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))',
     ]
@@ -86,12 +87,7 @@ def _evaluate(run: ExportedPolicy) -> str:
         ("--corpus", "env.corpus"),
         ("--retriever", "env.retriever"),
         ("--rerank", "env.rerank"),
-        ("--top-k", "env.top_k"),
-        ("--max-searches", "env.max_searches"),
-        ("--attempts", "env.attempts"),
-        ("--max-observation-tokens", "env.max_observation_tokens"),
-        ("--protocol", "env.protocol"),
-        ("--prompt", "env.prompt"),
+        *((f"--{field.name.replace('_', '-')}", f"env.{field.name}") for field in fields(EpisodeConfig)),
         ("--max-new-tokens", "rollout.max_new_tokens"),
         ("--context-length", "policy.context_length"),
     ):
@@ -123,7 +119,7 @@ def _vllm(run: ExportedPolicy, prompt: str, tokens: int) -> str:
         **asked,
         "max_tokens": tokens,
         "temperature": 0,
-        "stop": list(STOP_TAGS),
+        "stop": _stop_strings(run),
         "include_stop_str_in_output": True,
     }
     body = shlex.quote(json.dumps(request))

@@ -12,7 +12,7 @@ import torch
 
 from algorithms.common.model.lora import ADAPTER_FILE, load_merged
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -58,7 +58,7 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
                 f"{folder}: {name} is not finite in {DTYPES[dtype]}; export another dtype, or another checkpoint"
             )
     own = getattr(model.generation_config, "eos_token_id", None)
-    tokens = Tokens(tokenizer, chat=chat, eos_ids=own if isinstance(own, list) else [own])
+    tokens = PolicyTokenizer(tokenizer, chat=chat, eos_ids=own if isinstance(own, list) else [own])
     ends = sorted(tokens.eos_ids)
     model.generation_config = GenerationConfig(
         eos_token_id=ends[0] if len(ends) == 1 else ends or None,

@@ -12,35 +12,27 @@ Bytes, of one process; `memory.py` makes a plan of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.footprint import footprint, kept
 from algorithms.common.model.packing import MAX_COLUMNS
 from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.rollout.config import EVAL_SLOTS
+from algorithms.common.rollout.decoder import decoder_memory, slots_within
+from algorithms.common.rollout.engines import ENGINES
+from algorithms.common.rollout.engines.base import GenerationSizes
+from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 
 PHASES = ("loading", "rollout", "update", "optimizer step")
 # Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
 PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
-# Bytes a logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and their sums.
-DRAWING = 4 + 4 + 4 + 8 + 8
 LOGITS = 3 * 4  # the same in an update: float32 logits, log-probs and what becomes their gradient
 # glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
 HEAP = 0.4
-
-
-@dataclass(frozen=True)
-class MemoryLine:
-    """One thing that takes memory: always, or in one of `PHASES` only."""
-
-    name: str
-    bytes: int
-    detail: str
-    phase: str = "always"
 
 
 def memory_lines(
@@ -75,17 +67,16 @@ def memory_lines(
     row = model.keys * sum(sizes)  # bytes of a token's keys and values in a layer
     episode = _longest_episode(config, model.context)
     trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
-    slots = max(1, min(max(trajectories, EVAL_SLOTS), rollout.kv_cache_tokens // model.context))
-    stored = slots * model.context if rollout.engine == "builtin" else 0
-    if stored:
-        detail = f"{slots} episodes of {model.context:,} tokens"
-        yield MemoryLine("keys and values", stored * model.layers * row, detail)
-        yield MemoryLine("logits", DRAWING * slots * model.vocabulary, f"of {slots} episodes", "rollout")
-    elif rollout.engine == "transformers":
-        tokens = max(rollout.kv_cache_tokens, model.context)
-        yield MemoryLine("keys and values", tokens * model.layers * row, f"{tokens:,} tokens")
-    elif rollout.engine == "vllm":
-        yield MemoryLine("vLLM", int(rollout.gpu_memory_utilization * whole), "rollout.gpu_memory_utilization")
+    generation = GenerationSizes(
+        max(trajectories, EVAL_SLOTS), model.context, model.layers * row, model.vocabulary, whole
+    )
+    settings = rollout.engine_settings(sampler)
+    stored = 0  # tokens that the built-in decoder holds
+    if rollout.engine == BUILTIN:
+        stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
+        yield from decoder_memory(settings, generation)
+    else:
+        yield from ENGINES[rollout.engine].memory(settings, generation)
     if sharded:
         # Gradients, optimizer states, keys and values come later, to the room that is left then.
         later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row

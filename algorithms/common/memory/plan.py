@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
-from algorithms.common.memory.breakdown import PHASES, MemoryLine, memory_lines
+from algorithms.common.memory.breakdown import PHASES, memory_lines
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30

@@ -15,7 +15,7 @@ from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.logprobs import ChunkedLogprobs
 from algorithms.common.model.packing import Block, Pack, install_packed_attention, pack
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
-from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import ConfigurationError
 
 HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
@@ -23,7 +23,7 @@ HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma
 MAX_LOGITS = 2**25
 
 
-class Policy(Tokens):
+class Policy:
     """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary.
 
     `model` is the causal model of transformers; `adapter` is the peft model around it, if only that is trained.
@@ -41,7 +41,8 @@ class Policy(Tokens):
         gradient_checkpointing: bool = False,
     ) -> None:
         configured = getattr(model.generation_config, "eos_token_id", None)
-        super().__init__(tokenizer, chat=chat, eos_ids=configured if isinstance(configured, list) else [configured])
+        eos_ids = configured if isinstance(configured, list) else [configured]
+        self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
         install_packed_attention(model)
         without_dropout(model)  # the sampler and the trainer must be the same distribution
         model.eval()
@@ -70,7 +71,6 @@ class Policy(Tokens):
             gradient_checkpointing=config.gradient_checkpointing,
         )
         policy.verify_packed()
-        policy.check_tags()
         return policy
 
     @torch.no_grad()
@@ -81,12 +81,13 @@ class Policy(Tokens):
         transformers does not let others replace, are told here rather than trained wrongly.
         """
         rows = self.model.get_input_embeddings().num_embeddings
-        if len(self.tokenizer) > rows:
+        tokens = len(self.tokenizer.hf_tokenizer)
+        if tokens > rows:
             raise ConfigurationError(
-                f"policy: the tokenizer has {len(self.tokenizer)} tokens, the model embeddings for {rows}; call "
+                f"policy: the tokenizer has {tokens} tokens, the model embeddings for {rows}; call "
                 "model.resize_token_embeddings(len(tokenizer)) and save both"
             )
-        ids = [place % len(self.tokenizer) for place in range(11)]
+        ids = [place % tokens for place in range(11)]
         try:
             store = KVCache()
             store.reserve(1, 8)
@@ -113,7 +114,7 @@ class Policy(Tokens):
         `weights`: the state to write, if the model itself holds only a part of it.
         """
         (self.adapter or self.model).save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
-        self.tokenizer.save_pretrained(folder)
+        self.tokenizer.hf_tokenizer.save_pretrained(folder)
         if self.adapter is not None:
             (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's form to fill in
 
@@ -250,12 +251,11 @@ class PolicyModule(torch.nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.model = policy.model
-        self.__dict__["_policy"] = policy
+        self._policy = policy
 
     def forward(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """As `Policy.token_logprobs`."""
-        policy: Policy = self.__dict__["_policy"]
-        chosen, entropy = policy.token_logprobs(*arguments, **options)
+        chosen, entropy = self._policy.token_logprobs(*arguments, **options)
         return chosen.clone(), entropy.clone()  # views would lose FSDP's hooks
 
 
@@ -273,7 +273,7 @@ class BasePolicy:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.device, self.pad_id = policy.device, policy.pad_id
+        self.device, self.tokenizer = policy.device, policy.tokenizer
 
     def token_logprobs(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """`Policy.token_logprobs` of the starting policy."""

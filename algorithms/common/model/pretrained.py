@@ -7,48 +7,47 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, load_merged
-from igsearch_env.errors import ConfigurationError, check_choice
+from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
     """Which model to train."""
 
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"device", "attn_implementation", "gradient_checkpointing"})
+
     path: str = "bundled"
     """`bundled`, a folder (of weights or of an adapter), or a model name that transformers knows."""
-    dtype: str = "float32"
-    """Of the weights: float32, bfloat16 or float16."""
-    compute_dtype: str | None = None
-    """Of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
+    dtype: Dtype = "float32"
+    """Precision of the weights."""
+    compute_dtype: Dtype | None = None
+    """Precision of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
     device: str = "auto"
     """auto (cuda where there is one), or a torch device."""
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
     context_length: int | None = None
     """Longest sequence, tokens. None: the model's own."""
-    attn_implementation: str = "auto"
-    """Kernel of padded passes: auto (what transformers chooses), sdpa, eager, flash_attention_2 or _3. One that is
-    not installed is replaced by auto, with a notice."""
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Attention kernel of padded passes; auto is what transformers chooses. One that is not installed is replaced by
+    auto, with a notice."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
-        check_choice("policy.attn_implementation", self.attn_implementation, ATTENTIONS)
-        check_choice("policy.dtype", self.dtype, DTYPES)
-        if self.compute_dtype is not None:
-            check_choice("policy.compute_dtype", self.compute_dtype, DTYPES)
+        check_literals(self, "policy")
 
 
 def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:

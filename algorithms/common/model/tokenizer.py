@@ -1,4 +1,4 @@
-"""`Tokens`: a tokenizer and what a rollout asks of it: prompts, the end of a turn, the tokens of a query.
+"""`PolicyTokenizer`: a tokenizer of transformers and what a rollout asks of it: prompts, messages, spans of tokens.
 
 Token ids are never decoded and encoded again: text is made of ids for the environment to read, ids only of text
 that the policy did not write.
@@ -6,7 +6,6 @@ that the policy did not write.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -14,12 +13,9 @@ from itertools import takewhile
 from typing import Any
 
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import PROMPTS, STOP_TAGS
 
 Ids = tuple[int, ...]
 
-TAIL_TOKENS = 24  # enough to hold any stop tag, however it is split
-TAGS = tuple(dict.fromkeys(re.findall(r"</?\w+>", "".join(PROMPTS.values()))))
 MARK = "\u2063message\u2063"  # stands for a message in a chat template; no template writes it itself
 NEXT = "\u2063next\u2063"  # for one that follows it
 BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
@@ -27,26 +23,34 @@ BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
 DATE = "26 Jul 2024"
 
 
-class Tokens:
-    """A tokenizer of transformers. `chat`: wrap prompts in its chat template; `eos_ids` end a turn beside its own."""
+class PolicyTokenizer:
+    """Encodes and decodes the text of episodes.
 
-    def __init__(self, tokenizer: Any, *, chat: bool = False, eos_ids: Sequence[int | None] = ()) -> None:
-        self.tokenizer = tokenizer
+    Args:
+        hf_tokenizer: the tokenizer of transformers.
+        chat: wrap prompts in its chat template.
+        eos_ids: ids that end a turn beside the tokenizer's own.
+
+    Raises `ConfigurationError` with `chat` if there is no chat template, or one that drops messages.
+    """
+
+    def __init__(self, hf_tokenizer: Any, *, chat: bool = False, eos_ids: Sequence[int | None] = ()) -> None:
+        self.hf_tokenizer = hf_tokenizer
         self.chat = chat
         self._more_eos_ids = tuple(eos_ids)
-        if chat and not getattr(tokenizer, "chat_template", None):
+        if chat and not getattr(hf_tokenizer, "chat_template", None):
             raise ConfigurationError("policy.chat=True: this tokenizer has no chat template; set policy.chat to false")
         if chat:
             self._around(("user", MARK))
 
-    def check_tags(self) -> None:
-        """Raise `ConfigurationError` unless the tokenizer reads back every tag of the protocol as it was written."""
-        for tag in TAGS:
-            back = self.decode(self.encode(tag))
-            if back != tag:
+    def check_markers(self, markers: Sequence[str]) -> None:
+        """Raise `ConfigurationError` unless the tokenizer decodes each of a protocol's `markers` as it was encoded."""
+        for marker in markers:
+            back = self.decode(self.encode(marker))
+            if back != marker:
                 raise ConfigurationError(
-                    f"policy: the tokenizer reads the tag {tag} back as {back!r}, so no policy can write it; add the "
-                    f"tags to the tokenizer (tokenizer.add_tokens({list(TAGS)}), then "
+                    f"policy: the tokenizer reads the tag {marker} back as {back!r}, so no policy can write it; add "
+                    f"the tags to the tokenizer (tokenizer.add_tokens({list(markers)}), then "
                     "model.resize_token_embeddings(len(tokenizer)), and save both), or take a model whose tokenizer "
                     "falls back to bytes"
                 )
@@ -56,17 +60,17 @@ class Tokens:
     @cached_property
     def pad_id(self) -> int:
         """Id to fill gaps with; never attended, never in the loss. Any id would do: without one it is one of EOS."""
-        pad = self.tokenizer.pad_token_id
+        pad = self.hf_tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self.eos_ids, default=0)
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Ids that end a turn whatever was written."""
-        ids = (self.tokenizer.eos_token_id, self.turn_end, *self._more_eos_ids)
+        ids = (self.hf_tokenizer.eos_token_id, self.end_of_turn_id, *self._more_eos_ids)
         return frozenset(int(i) for i in ids if i is not None)
 
     @cached_property
-    def turn_end(self) -> int | None:
+    def end_of_turn_id(self) -> int | None:
         """The control token that the chat template puts after what the assistant wrote; None where there is none."""
         if not self.chat:
             return None
@@ -74,25 +78,18 @@ class Tokens:
             ids = self._after_completion(".")
         except ConfigurationError:  # a template for a single question: said when a second one is asked
             return None
-        added = self.tokenizer.added_tokens_decoder
+        added = self.hf_tokenizer.added_tokens_decoder
         texts = ((i, self._decode([i]).strip()) for i in ids)
         first, text = next(((i, text) for i, text in texts if text), (None, ""))
         return first if first in added and text[0] in "<[" else None
-
-    @cached_property
-    def closing_ids(self) -> frozenset[int]:
-        """Ids whose text holds a `>`: only after these can a stop tag be complete."""
-        pieces = self.tokenizer.get_vocab().items()
-        # The piece of every byte is written like a tag (<0x41>).
-        return frozenset(i for piece, i in pieces if ">" in str(piece) and ">" in self._decode([i]))
 
     # ---------------------------------------------------------------- ids of text
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
         """Ids of special tokens: those that a tokenizer makes of their names, wherever they stand in a text."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return frozenset((*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)))
+        added = self.hf_tokenizer.added_tokens_decoder.items()
+        return frozenset((*self.hf_tokenizer.all_special_ids, *(i for i, token in added if token.special)))
 
     def encode(self, text: str) -> Ids:
         """Ids of text that some other party wrote, and that stands after other text.
@@ -117,13 +114,13 @@ class Tokens:
         if not self.chat:
             return self.encode(text)
         ids = self._after_completion(text.strip())
-        if before and before[-1] == self.turn_end:  # the policy closed its turn itself
+        if before and before[-1] == self.end_of_turn_id:  # the policy closed its turn itself
             return ids[ids.index(before[-1]) + 1 :]
         return ids
 
     def _encode(self, text: str, **options: bool) -> Ids:
         # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
+        return tuple(self.hf_tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
 
     def _continued(self, text: str, **options: bool) -> Ids:
         """Ids of text that stands after other text."""
@@ -138,7 +135,7 @@ class Tokens:
     def _opening(self) -> Ids:
         """What the tokenizer puts before a text: its BOS, or nothing."""
         text = self._encode("a")
-        return tuple(takewhile(lambda i: i not in text, self.tokenizer.encode("a", add_special_tokens=True)))
+        return tuple(takewhile(lambda i: i not in text, self.hf_tokenizer.encode("a", add_special_tokens=True)))
 
     @cached_property
     def _anchor(self) -> tuple[Ids, int]:
@@ -184,7 +181,9 @@ class Tokens:
         chat = [{"role": role, "content": content} for role, content in messages]
         try:
             return str(
-                self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, date_string=DATE)
+                self.hf_tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, date_string=DATE
+                )
             )
         except Exception as error:  # a template is a program of its own and may raise anything
             raise ConfigurationError(
@@ -197,28 +196,19 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion, without a final token that ends the turn."""
-        return self._text(ids[:-1] if ids and ids[-1] in self.eos_ids else ids)
+        return self.continued_text(ids[:-1] if ids and ids[-1] in self.eos_ids else ids)
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def continued_text(self, ids: Sequence[int]) -> str:
         """Text of ids that stand after other ids."""
         anchor, characters = self._anchor
         return self._decode((*anchor, *ids))[characters:]
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def text_of(self, token: int) -> str:
+        """Text of a single id."""
+        return self._decode([token])
 
-    def ends_turn(self, ids: Sequence[int]) -> bool:
-        """Whether a completion is finished by its last token: end of sequence, or the end of an action tag."""
-        last = ids[-1]
-        if last in self.eos_ids:
-            return True
-        if last not in self.closing_ids:
-            return False
-        tail = self._text(ids[-TAIL_TOKENS:])
-        if BROKEN not in tail and not any(tag in tail for tag in STOP_TAGS):
-            return False
-        whole = self._text(ids)  # a tail cut inside a character may read otherwise
-        return any(tag in whole for tag in STOP_TAGS)
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.hf_tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
         """Tokens that hold any part of characters [start, end) of `decode(ids)`, as [first, last).
@@ -227,7 +217,7 @@ class Tokens:
         """
         if end <= start:
             return 0, 0
-        text = self._text(ids)
+        text = self.continued_text(ids)
         counts = range(len(ids) + 1)
         first = bisect_right(counts, start, key=lambda count: self._characters(ids, text, count)[1]) - 1
         last = bisect_left(counts, end, key=lambda count: self._characters(ids, text, count)[0])
@@ -243,11 +233,11 @@ class Tokens:
 
         def clean(count: int) -> int | None:
             """Characters before a cut; None where it goes through one."""
-            prefix = self._text(ids[:count])
+            prefix = self.continued_text(ids[:count])
             if not text.startswith(prefix):
                 return None
             # Both parts of a character that is cut have a broken one; one that is broken in the text is in one part.
-            if prefix.endswith(BROKEN) and len(prefix) + len(self._text(ids[count:])) > len(text):
+            if prefix.endswith(BROKEN) and len(prefix) + len(self.continued_text(ids[count:])) > len(text):
                 return None
             return len(prefix)
 
@@ -256,7 +246,7 @@ class Tokens:
             return here, here
         low = next(c for c in map(clean, range(count - 1, -1, -1)) if c is not None)
         high = next(c for c in map(clean, range(count + 1, len(ids) + 1)) if c is not None)
-        prefix = self._text(ids[:count])
+        prefix = self.continued_text(ids[:count])
         if not text.startswith(prefix[:-1]):
             return low, high
         whole = min(max(low, len(prefix) - 1), high - 1)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from algorithms.common.base.flat import flat
+from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.fingerprint import MODEL, differences
 from algorithms.common.evaluation.intervals import Difference
 from algorithms.common.evaluation.results import Result
 from algorithms.common.report.figures import difference
-from algorithms.common.run.folder import RESUMABLE_SETTINGS
+from algorithms.common.run.folder import resumable_settings
 from algorithms.common.run.saved_run import SavedRun
 
 # What runs that differ by seed alone may differ in besides; steps change what a run is.
-NOT_COMPUTED = ({*RESUMABLE_SETTINGS} - {"steps"}) | {"seed", "threads"}
+NOT_COMPUTED = (resumable_settings(TrainConfig) - {"steps"}) | {"seed", "threads"}
 # Settings that decide the numbers of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
 NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate")
@@ -60,7 +61,7 @@ def make_seed_groups(runs: Sequence[SavedRun]) -> list[SeedGroup]:
 
 def _settings_of(run: SavedRun) -> dict[str, Any]:
     found = flat(run.config)
-    return {key: value for key, value in found.items() if not {key, key.partition(".")[0]} & NOT_COMPUTED}
+    return {key: value for key, value in found.items() if key not in NOT_COMPUTED}
 
 
 def _alike(a: SavedRun, b: SavedRun) -> bool:

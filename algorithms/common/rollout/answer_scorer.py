@@ -48,17 +48,17 @@ class PolicyScorer:
 
     Args:
         policy: the model; its weights at the time of the call are used.
-        token_budget: tokens of a forward pass, and of the trunks that are held at once.
+        pass_tokens: tokens of a forward pass, and of the trunks that are held at once.
         prefixes: what the policy has read before with these weights, and need not read again.
         shared: read shared prefixes once. False reads every branch from its first token, padded: the plain form,
             for checks.
     """
 
     def __init__(
-        self, policy: Policy, *, token_budget: int = 8_192, prefixes: CachedPrefixes | None = None, shared: bool = True
+        self, policy: Policy, *, pass_tokens: int = 8_192, prefixes: CachedPrefixes | None = None, shared: bool = True
     ) -> None:
         self.policy = policy
-        self.token_budget = token_budget
+        self.pass_tokens = pass_tokens
         self.prefixes = prefixes
         self.shared = shared
 
@@ -105,7 +105,7 @@ class PolicyScorer:
 
     def _encode(self, text: str, known: dict[str, Ids]) -> Ids:
         if text not in known:
-            known[text] = self.policy.encode(text)
+            known[text] = self.policy.tokenizer.encode(text)
         return known[text]
 
     # ---------------------------------------------------------------- passes
@@ -126,7 +126,7 @@ class PolicyScorer:
                 (number for trunk in starts for number in by_trunk[trunk]),
                 key=lambda number: (branches[number].shared, len(branches[number].ids)),
             )
-            for part in split_by_budget([len(branches[number].ids) for number in members], self.token_budget):
+            for part in split_by_budget([len(branches[number].ids) for number in members], self.pass_tokens):
                 chosen = [members[place] for place in part]
                 values.update(zip(chosen, self._score_pass(store, starts, [branches[n] for n in chosen]), strict=True))
         return [values[first_of[read]] for read in reads]
@@ -148,7 +148,7 @@ class PolicyScorer:
             assert self.prefixes is not None
             yield self.prefixes.store, held
         unread.sort(key=lambda trunk: len(trunks[trunk]))
-        for part in split_by_budget([len(trunks[trunk]) for trunk in unread], self.token_budget):
+        for part in split_by_budget([len(trunks[trunk]) for trunk in unread], self.pass_tokens):
             chosen = [unread[place] for place in part]
             lengths = [len(trunks[trunk]) for trunk in chosen]
             starts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
@@ -184,9 +184,9 @@ class PolicyScorer:
         order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
         while order:
             longest = len(whole[order[-1]])
-            size = max(1, self.token_budget // longest)
+            size = max(1, self.pass_tokens // longest)
             order, batch = order[:-size], order[-size:]
-            ids = torch.full((len(batch), longest), self.policy.pad_id)
+            ids = torch.full((len(batch), longest), self.policy.tokenizer.pad_id)
             mask = torch.zeros(ids.shape, dtype=torch.bool)
             for row, i in enumerate(batch):
                 ids[row, : len(whole[i])] = torch.tensor(whole[i])

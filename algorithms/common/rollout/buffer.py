@@ -164,9 +164,9 @@ class RolloutBuffer:
         return [token_sequence(trajectory) for trajectory in self.trajectories]
 
     def micro_batches(
-        self, advantages: Float32s, rows: Sequence[int], token_budget: int, pad_id: int
+        self, advantages: Float32s, rows: Sequence[int], max_tokens: int, pad_id: int
     ) -> Iterator[MicroBatch]:
-        """Batches over `rows` of at most `token_budget` padded tokens (or one row), of rows of like length.
+        """Batches over `rows` of at most `max_tokens` padded tokens (or one row), of rows of like length.
 
         A batch is closed early where the next row would leave too much of it to padding.
         """
@@ -176,7 +176,7 @@ class RolloutBuffer:
         for row in order:
             length = len(self.sequences[row].ids)
             padded = (len(batch) + 1) * length
-            if batch and (padded > token_budget or padded > MAX_PADDING * (tokens + length) + token_budget / 16):
+            if batch and (padded > max_tokens or padded > MAX_PADDING * (tokens + length) + max_tokens / 16):
                 yield self._micro_batch(advantages, batch, pad_id)
                 batch, tokens = [], 0
             batch.append(row)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from igsearch_env.protocols.actions import Action, Answer, Invalid, Search
+from igsearch_env.protocols import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
 from retrievers.base import Passage

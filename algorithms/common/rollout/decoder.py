@@ -1,33 +1,26 @@
 """Decoding of many episodes at once. Each holds a slot with its keys and values for as long as it lives, so nothing
 is read twice; episodes read, write, leave and enter independently of each other (continuous batching).
-
-    begin(prompt) -> slot        queue a prompt to read
-    proceed(slot, observation)   queue an observation to read
-    read()                       one packed pass over all that is queued
-    write() -> finished turns    one token for every slot that is writing
-    end(slot)                    the slot may be taken by another episode
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from algorithms.common.model.kv_cache import CachedPrefixes, Ids, KVCache
+from algorithms.common.base.memory_line import MemoryLine
+from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.engines.base import EngineSettings, GenerationSizes
+from algorithms.common.rollout.turn_decoder import Completion
 
-
-@dataclass(frozen=True)
-class Completion:
-    """What the policy wrote in one turn: ids and their log-probs under the sampling distribution."""
-
-    ids: Ids
-    logprobs: tuple[float, ...]
+# Bytes per logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and sums.
+DRAWING = 4 + 4 + 4 + 8 + 8
 
 
 @dataclass
@@ -40,35 +33,51 @@ class _Slot:
     logprobs: list[float]
 
 
+def slots_within(kv_cache_tokens: int, slots: int, context_length: int) -> int:
+    """How many of `slots` episodes fit into a cache of so many tokens, where each takes a whole context; at least 1."""
+    return max(1, min(slots, kv_cache_tokens // context_length))
+
+
+def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
+    """The memory of the built-in decoder, as `Engine.memory` of the others."""
+    slots = slots_within(settings.kv_cache_tokens, sizes.episodes, sizes.context)
+    detail = f"{slots} episodes of {sizes.context:,} tokens"
+    yield MemoryLine("keys and values", slots * sizes.context * sizes.token_bytes, detail)
+    yield MemoryLine("logits", DRAWING * slots * sizes.vocabulary, f"of {slots} episodes", "rollout")
+
+
 class Decoder:
     """Writes the turns of many episodes.
 
     Args:
         policy: what writes.
+        turn_end: when a turn is over.
         slots: episodes that are alive at once, at most.
         max_new_tokens: of one turn.
         temperature: 0 decodes greedily (log-probs are then those at temperature 1).
         kv_cache_tokens: bounds the slots: each has room for as many tokens as the policy's context.
-        token_budget: tokens of one pass of reading.
+        pass_tokens: tokens of one pass that reads.
         store: memory of a decoder that is done, to be used again.
     """
 
     def __init__(
         self,
         policy: Policy,
+        turn_end: TurnEnd,
         *,
         slots: int,
         max_new_tokens: int,
         temperature: float,
         kv_cache_tokens: int = 262_144,
-        token_budget: int = 8_192,
+        pass_tokens: int = 8_192,
         store: KVCache | None = None,
     ) -> None:
         self.policy = policy
+        self.turn_end = turn_end
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.token_budget = token_budget
-        slots = max(1, min(slots, kv_cache_tokens // policy.context_length))
+        self.pass_tokens = pass_tokens
+        slots = slots_within(kv_cache_tokens, slots, policy.context_length)
         self.store = store or KVCache()
         self.store.reserve(slots, 0)
         # Slots that never held an episode come first: those that did stay readable as `prefixes` for longer.
@@ -113,7 +122,7 @@ class Decoder:
             # Grown by half, so that long episodes copy what is stored only a few times.
             wanted = max(longest + self.max_new_tokens, self.store.stride * 3 // 2)
             self.store.reserve(0, min(-(-wanted // 64) * 64, self.policy.context_length))
-        for part in split_by_budget([len(ids) for _, ids in queue], self.token_budget):
+        for part in split_by_budget([len(ids) for _, ids in queue], self.pass_tokens):
             chosen = [queue[place] for place in part]
             blocks = [Block(ids, len(self._slots[slot].stored), slot * self.store.stride) for slot, ids in chosen]
             packed = pack(blocks, self.policy.device, store=self.store, keep=True)
@@ -136,7 +145,7 @@ class Decoder:
             state = self._slots[slot]
             state.ids.append(token)
             state.logprobs.append(logprob)
-            if self.policy.ends_turn(state.ids) or len(state.ids) == self.max_new_tokens:
+            if self.turn_end.is_over(state.ids) or len(state.ids) == self.max_new_tokens:
                 finished.append((slot, Completion(tuple(state.ids), tuple(state.logprobs))))
         done = {slot for slot, _ in finished}
         going_on = [slot for slot in slots if slot not in done]

@@ -1,25 +1,54 @@
-"""What the settings of `env` name: protocol, search engine, questions."""
+"""The section `env` of a configuration, and what its settings name: rules, search engine, questions."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from algorithms.common.model.tokenizer import Tokens
-from algorithms.common.rollout.truncation import observation_cut
-from igsearch_env.errors import ConfigurationError, check_choice, check_range
-from igsearch_env.protocols.protocol import FAMILIES, Protocol
+from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.rollout.truncation import ObservationCut
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.rewards import OUTCOME_REWARDS
+from igsearch_env.rewards import OutcomeReward
+from igsearch_env.rules import EpisodeRules
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
 from retrievers.open import open_retriever
 
 
 @dataclass(frozen=True)
-class EnvConfig:
+class EpisodeConfig:
+    """The rules of an episode, in training and evaluation alike."""
+
+    top_k: int = 3
+    """Passages per search."""
+    max_searches: int = 4
+    """Actions before the agent must answer."""
+    attempts: int = 1
+    """Attempts at each question, with a reflection prompt between them (MR-Search); the last one counts."""
+    protocol: str = "search_r1"
+    """Format of actions and observations: search_r1 or autorefine."""
+    prompt: str = "bare"
+    """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
+    max_observation_tokens: int | None = None
+    """Passages of one search are cut to this many tokens; their tags stay closed (Search-R1: 500). None: no limit."""
+
+    def __post_init__(self) -> None:
+        check_choice("env.protocol", self.protocol, PROTOCOLS)
+        check_range("env.top_k", self.top_k, 1)
+        check_range("env.max_searches", self.max_searches, 1, 100)
+        check_range("env.attempts", self.attempts, 1, 100)
+        if self.max_observation_tokens is not None:
+            check_range("env.max_observation_tokens", self.max_observation_tokens, 1)
+
+
+@dataclass(frozen=True)
+class EnvConfig(EpisodeConfig):
     """The environment: questions, search engine, protocol."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"max_failure_rate"})
 
     questions: tuple[str, ...] = ("bundled",)
     """Training questions: `bundled`, or question files."""
@@ -28,49 +57,38 @@ class EnvConfig:
     corpus: str = "bundled"
     """What to search: `bundled`, a corpus file, an index folder, or the address of a retrieval service."""
     retriever: str = "auto"
-    """How: `auto` (a file by BM25), `bm25`, an index folder, an address; several joined by + are fused by rank."""
+    """Search backend: `auto` (BM25 for a file), `bm25`, an index folder, an address; several joined by + are fused by
+    rank."""
     rerank: str = ""
-    """A cross-encoder that orders what was found anew, by name or folder; none by default."""
-    top_k: int = 3
-    """Passages a search."""
-    max_searches: int = 4
-    """Actions before the agent must answer."""
-    attempts: int = 1
-    """Attempts at each question, with a reflection prompt between them (MR-Search); the last one counts."""
-    protocol: str = "search_r1"
-    """Tag family: search_r1 or autorefine."""
-    prompt: str = "bare"
-    """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
-    outcome_reward: str = "em"
-    """em, f1 or autorefine."""
-    max_observation_tokens: int | None = None
-    """Passages of one search are cut to this many tokens, their tags stay closed (Search-R1: 500). None: never."""
+    """A cross-encoder that reorders what was found, by name or folder. Empty: none."""
+    outcome_reward: OutcomeReward = "em"
+    """Reward of an answer: exact match, F1, or F1 with AutoRefine's 0.1 for a golden answer in a refine block."""
     max_failure_rate: float = 0.2
-    """The run stops when more than this share of a step's episodes end by a retrieval failure."""
+    """The run stops when retrieval fails for more than this share of a step's episodes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("questions", "eval_questions"):
             if not getattr(self, name):
                 raise ConfigurationError(f"env.{name} is empty: name `bundled` or at least one question file")
-        check_choice("env.protocol", self.protocol, FAMILIES)
-        check_choice("env.outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
-        check_range("env.top_k", self.top_k, 1)
-        check_range("env.max_searches", self.max_searches, 1, 100)
-        check_range("env.attempts", self.attempts, 1, 100)
+        check_literals(self, "env")
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
-        if self.max_observation_tokens is not None:
-            check_range("env.max_observation_tokens", self.max_observation_tokens, 1)
 
 
-def make_protocol(config: EnvConfig, tokens: Tokens | None = None) -> Protocol:
-    """The protocol of a configuration; `tokens` counts what a search may show."""
-    if config.prompt.startswith("@"):
-        protocol = Protocol.from_file(config.protocol, config.prompt[1:])
-    else:
-        protocol = Protocol(config.protocol, config.prompt)
-    if config.max_observation_tokens is None or tokens is None:
-        return protocol
-    return dataclasses.replace(protocol, cut=observation_cut(tokens, config.max_observation_tokens))
+def make_rules(
+    config: EpisodeConfig, tokenizer: PolicyTokenizer | None = None, outcome_reward: str = "em"
+) -> EpisodeRules:
+    """The rules of a configuration. `tokenizer`: of the policy that plays; None for scripted policies.
+
+    Raises `ConfigurationError` where the tokenizer can't write the protocol's tags.
+    """
+    cut = None
+    if tokenizer is not None and config.max_observation_tokens is not None:
+        cut = ObservationCut(tokenizer, config.max_observation_tokens)
+    protocol = make_protocol(config.protocol, config.prompt, cut)
+    if tokenizer is not None:
+        tokenizer.check_markers(protocol.markers)
+    return EpisodeRules(config.top_k, config.max_searches, config.attempts, protocol, outcome_reward)
 
 
 def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:

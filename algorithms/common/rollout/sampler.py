@@ -1,41 +1,122 @@
-"""`Sampler`: what samples and scores for a trainer."""
+"""The section `rollout` of a configuration, and `Sampler`: what samples and scores for a trainer."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.model.pretrained import DTYPES, Dtype
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.rollout.engines import Engine, EngineDecoder, make_engine
+from algorithms.common.rollout.engine_decoder import EngineDecoder
+from algorithms.common.rollout.engines import ENGINES
+from algorithms.common.rollout.engines.base import Engine, EngineSettings
+from algorithms.common.rollout.turn_decoder import TurnDecoder
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+
+BUILTIN = "builtin"  # the decoder of this project
+EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How experience is collected."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
+    )
+
+    questions_per_step: int = 16
+    """Questions a step."""
+    group_size: int = 8
+    """G, rollouts of each question."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probs are of the tempered distribution."""
+    max_new_tokens: int = 32
+    """Tokens a turn, at most."""
+    kv_cache_tokens: int = 262_144
+    """Tokens whose keys and values are held: bounds the episodes that are played at once (one takes a context)."""
+    token_budget: int = 4_096
+    """Tokens of a pass that reads prompts or observations, or scores answers: bounds memory, changes no number."""
+    recompute_logprobs: bool = False
+    """Compute the old log-probs again before the update; always done where another engine or precision sampled."""
+    engine: str = BUILTIN
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    server_url: str = ""
+    """Address of the vLLM server, http://HOST:PORT."""
+    gpu_memory_utilization: float = 0.4
+    """Share of the GPU's memory that vllm in this process takes."""
+    dtype: Dtype | None = None
+    """Precision of a copy of the weights that samples and scores, for example bfloat16 where float32 weights are
+    trained. None: no copy, the trained weights themselves sample."""
+
+    def __post_init__(self) -> None:
+        check_literals(self, "rollout")
+        check_range("rollout.questions_per_step", self.questions_per_step, 1)
+        check_range("rollout.group_size", self.group_size, 1)
+        check_range("rollout.temperature", self.temperature, 1e-3)
+        check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
+        check_range("rollout.kv_cache_tokens", self.kv_cache_tokens, 1)
+        check_range("rollout.token_budget", self.token_budget, 1)
+        check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
+        check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))
+        if (self.engine == "vllm_server") != bool(self.server_url):
+            raise ConfigurationError(
+                f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: an address goes "
+                "with vllm_server, and vllm_server with an address"
+            )
+
+    def engine_settings(self, dtype: str) -> EngineSettings:
+        """What an engine is made with, where the weights that sample are of `dtype`."""
+        return EngineSettings(
+            dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
+        )
 
 
 class Sampler:
-    """Writes turns and scores answers with the weights as they were after the last `update`.
+    """Writes turns and scores answers with the weights as they were at the last `sync_weights`.
 
     `policy` scores, and writes unless an engine does: it is the trained one itself, or a copy of it where
     `rollout.dtype` asks for another precision or where a process holds only a part of the weights.
+
+    Args:
+        trained: the policy that is trained.
+        config: the section `rollout`.
+        stop_strings: `Protocol.stop_strings`.
+        processes: of the run.
+        sharded: whether this process holds only a part of the trained weights.
     """
 
-    def __init__(self, trained: Policy, config: TrainConfig, processes: Processes) -> None:
+    def __init__(
+        self,
+        trained: Policy,
+        config: RolloutConfig,
+        stop_strings: Sequence[str],
+        processes: Processes,
+        *,
+        sharded: bool = False,
+    ) -> None:
         self.trained = trained
         self.config = config
         self.processes = processes
         self.policy = trained
-        wanted = config.rollout.dtype
-        if wanted or config.distributed.sharding != "none":
-            dtype = DTYPES[wanted] if wanted else trained.compute_dtype or trained.model.dtype
+        if config.dtype or sharded:
+            dtype = DTYPES[config.dtype] if config.dtype else trained.compute_dtype or trained.model.dtype
             self.policy = trained.replica(dtype)
+        self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
         self.store = KVCache()  # of every decoder in turn
 
     def start(self) -> None:
         """Start the engine, once the trained weights are those that the run begins with."""
-        self.engine = make_engine(self.config.rollout, self.policy, self.config.policy)
+        self.engine = make_engine(self.config, self.policy, self.turn_end)
         self.sync_weights()
 
     @property
@@ -55,23 +136,46 @@ class Sampler:
                 deque(weights, maxlen=0)  # its part of gathering what is sharded
             self.processes.barrier()
 
-    def decoder(self, slots: int, temperature: float) -> Decoder | EngineDecoder:
+    def decoder(self, slots: int, temperature: float) -> TurnDecoder:
         """What writes `slots` episodes at once, as far as the cache allows."""
-        rollout = self.config.rollout
-        longest = rollout.max_new_tokens
+        config = self.config
         if self.engine is not None:
-            return EngineDecoder(self.engine, self.policy, slots=slots, max_new_tokens=longest, temperature=temperature)
+            return EngineDecoder(
+                self.engine,
+                self.policy,
+                self.turn_end,
+                slots=slots,
+                max_new_tokens=config.max_new_tokens,
+                temperature=temperature,
+            )
         return Decoder(
             self.policy,
+            self.turn_end,
             slots=slots,
-            max_new_tokens=longest,
+            max_new_tokens=config.max_new_tokens,
             temperature=temperature,
-            kv_cache_tokens=rollout.kv_cache_tokens,
-            token_budget=rollout.token_budget,
+            kv_cache_tokens=config.kv_cache_tokens,
+            pass_tokens=config.token_budget,
             store=self.store,
         )
+
+    def scorer(self, prefixes: CachedPrefixes | None = None) -> PolicyScorer:
+        """What scores answers with these weights; `prefixes`: what they have read already."""
+        return PolicyScorer(self.policy, pass_tokens=self.config.token_budget, prefixes=prefixes)
 
     def close(self) -> None:
         """Close the engine."""
         if self.engine is not None:
             self.engine.close()
+
+
+def make_engine(config: RolloutConfig, policy: Policy, turn_end: TurnEnd) -> Engine | None:
+    """The engine of a configuration; None for the built-in decoder.
+
+    An engine with weights of its own has those of the policy after `update_weights` alone: call it before the first
+    rollout of a run that resumes or trains adapters.
+    """
+    if config.engine == BUILTIN:
+        return None
+    dtype = config.dtype or str(policy.compute_dtype or policy.model.dtype).removeprefix("torch.")
+    return ENGINES[config.engine](policy, turn_end, config.engine_settings(dtype))

@@ -1,56 +1,66 @@
-"""The cut of what a search shows to some tokens. The environment knows no tokens, so a policy brings the cut along."""
+"""`ObservationCut`: shortens what a search shows to a number of tokens. The environment itself knows no tokens."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from algorithms.common.model.tokenizer import Tokens
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import check_range
 
 NEAR = 24  # characters that a cut may move back to end with a word
 _HALF_WORD = re.compile(rf"(?<=\W)\w{{1,{NEAR}}}\Z")
-# The beginning of a tag, as `protocol.py` leaves it in passages, without its end.
+# The beginning of a tag, as protocols leave it in passages, without its end.
 _HALF_TAG = re.compile(r"(?:<[\s/]*\w*)+\Z")
 
 
-def observation_cut(tokens: Tokens, limit: int) -> Callable[[str], str]:
-    """A function for `Protocol.cut`: a text, or its first part of at most `limit` tokens when encoded by itself.
+class ObservationCut:
+    """For `Protocol.cut`: a text, or its first part of at most `limit` tokens when encoded by itself.
 
     About the longest such part: it consists of whole characters, ends with a word where one ends nearby, and never in
     the middle of a tag. In an observation, the tags around it come on top with their own tokens, and a token may span
     text and tag.
-    """
-    check_range("env.max_observation_tokens", limit, 1)
 
-    # The same passages are found, and drawn as random evidence, again and again.
-    @lru_cache(maxsize=8_192)
-    def cut(text: str) -> str:
-        if len(tokens.encode(text)) <= limit:
+    Args:
+        tokenizer: of the policy that reads the text.
+        limit: tokens, at least 1.
+    """
+
+    def __init__(self, tokenizer: PolicyTokenizer, limit: int) -> None:
+        check_range("limit", limit, 1)
+        self.tokenizer = tokenizer
+        self.limit = limit
+        # The same passages are found, and drawn as random evidence, again and again.
+        self._cached = lru_cache(maxsize=8_192)(self._cut)
+
+    def __call__(self, text: str) -> str:
+        """The text, or its first part."""
+        return self._cached(text)
+
+    def _cut(self, text: str) -> str:
+        if len(self.tokenizer.encode(text)) <= self.limit:
             return text
-        end = _until(tokens, text, limit)
+        end = _until(self.tokenizer, text, self.limit)
         while True:
             part = _whole(text, end)
             # The last token of a part need not be one of the whole text.
-            if len(tokens.encode(part)) <= limit:
+            if len(self.tokenizer.encode(part)) <= self.limit:
                 return part
             end = len(part) - 1
 
-    return cut
 
-
-def _until(tokens: Tokens, text: str, limit: int) -> int:
+def _until(tokenizer: PolicyTokenizer, text: str, limit: int) -> int:
     """Characters before the first that needs token number `limit` (from 0)."""
-    if getattr(tokens.tokenizer, "is_fast", False):
-        encoding = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if getattr(tokenizer.hf_tokenizer, "is_fast", False):
+        encoding = tokenizer.hf_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         starts = [start for start, _ in encoding["offset_mapping"]]
         # `encode` may count a token more, of text that stands after other text.
         return int(starts[limit]) if len(starts) > limit else len(text) - 1
 
     def last(ends: Sequence[int]) -> int:
-        return ends[bisect_right(ends, limit, key=lambda end: len(tokens.encode(text[:end]))) - 1]
+        return ends[bisect_right(ends, limit, key=lambda end: len(tokenizer.encode(text[:end]))) - 1]
 
     # By words first: half a word may take more tokens than the whole.
     words = [0, *(word.end() for word in re.finditer(r"\S+", text)), len(text)]

@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, each written whole or not at all.
+"""Checkpoints: everything a run needs to resume as if it had never stopped, each written whole or not at all.
 
 Every draw of a run is derived from (seed, step), so weights, optimizer state and the step are all there is, and none
-of it depends on how many processes wrote it: any number of them, sharded or not, may go on.
+of it depends on how many processes wrote it: any number of them, sharded or not, may resume.
 
     RUN_DIR/checkpoints/step-000020/   model (or adapter) and tokenizer in the transformers format, state.json,
                                        optimizer.pt, or optimizer/ in shards where the run was sharded;

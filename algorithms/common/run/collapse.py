@@ -80,7 +80,7 @@ SIGNS = (
         above={"all_equal": ALL_EQUAL, "advantage/zero_share": ZERO_ADVANTAGE},
         advice="No group teaches, since all of its rollouts earn the same (all right, or all wrong: see correct): take "
         "harder or easier questions, raise rollout.group_size or rollout.temperature, or grpo with "
-        "--dynamic-sampling True.",
+        "--dynamic-sampling.",
     ),
     Symptom(
         above={"searches/at_limit": AT_LIMIT},
@@ -115,7 +115,7 @@ SIGNS = (
     Symptom(
         above={"stop/context_full": CUT},
         advice="Most episodes end because the context is full, without an answer: lower env.top_k, "
-        "env.max_observation_tokens or env.max_searches, or take a policy with a longer context.",
+        "the tokens that a search may show or env.max_searches, or take a policy with a longer context.",
     ),
     Symptom(
         above={"policy/clip_fraction": CLIP},

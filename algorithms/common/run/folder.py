@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import yaml
 
 from algorithms.common.base.flat import flat
-from algorithms.common.config import TrainConfig, as_dict
+from algorithms.common.config import TrainConfig, as_dict, with_present_names
 from algorithms.common.run.checkpoint import CheckpointError
-
-# Differences that do not change what a step computes, so that a run may be resumed with them.
-RESUMABLE_SETTINGS = (
-    *("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "save_total_limit"),
-    *(
-        "distributed",
-        "report_to",
-        "project",
-        "policy.device",
-        "policy.attn_implementation",
-        "policy.gradient_checkpointing",
-    ),
-    *("optimizer.token_budget", "rollout.token_budget", "rollout.kv_cache_tokens", "rollout.server_url"),
-    *("rollout.gpu_memory_utilization", "env.max_failure_rate"),
-)
 
 
 def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
@@ -35,15 +22,27 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / "config.yaml"
     now = {"algorithm": algorithm, **as_dict(config)}
     if path.is_file():
-        before, after = flat(yaml.safe_load(path.read_text(encoding="utf-8"))), flat(now)
-        may_change = set(RESUMABLE_SETTINGS)
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Under its own name first: an algorithm of the user's own may have an option named like an old one of ours.
+        before, after = {**flat(with_present_names(saved)), **flat(saved)}, flat(now)
+        may_change = resumable_settings(type(config))
         if config.optimizer.lr_scheduler_type != "constant":
             may_change.remove("steps")  # a decaying schedule depends on it
         for key in after:
-            if {key, key.partition(".")[0]} & may_change or after[key] == before.get(key):
+            if key in may_change or after[key] == before.get(key):
                 continue
             raise CheckpointError(
                 f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
-                "give another --run-dir, or --overwrite True to discard it"
+                "give another --run-dir, or --overwrite to discard it"
             )
     path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+
+
+def resumable_settings(section: type[Any], prefix: str = "") -> set[str]:
+    """Dotted names of the options with which a run may be resumed although they differ, as its sections say."""
+    found = {prefix + name for name in getattr(section, "RESUMABLE", ())}
+    hints = get_type_hints(section)
+    for name in (field.name for field in dataclasses.fields(section)):
+        if dataclasses.is_dataclass(hints[name]):
+            found |= resumable_settings(hints[name], f"{prefix}{name}.")
+    return found

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from algorithms.common.base.files import atomic_write
-from algorithms.common.model.tokenizer import BROKEN, Tokens
+from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
-from igsearch_env.protocols.actions import Action, Answer, Search
+from igsearch_env.protocols import Action, Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, normalize_answer
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
@@ -44,7 +44,7 @@ def record_trajectories(
     path: Path,
     buffer: RolloutBuffer,
     advantages: Mapping[str, Float32s],
-    policy: Tokens,
+    tokenizer: PolicyTokenizer,
     *,
     gains: Mapping[str, Sequence[Gain | None]] | None = None,
     limit: int = 64,
@@ -60,7 +60,7 @@ def record_trajectories(
             raise RolloutBufferError(
                 f"advantages of {name} have shape {np.shape(values)}: they must be ({tokens},), one per policy token"
             )
-    recorder = _Recorder(policy, advantages, gains or {})
+    recorder = _Recorder(tokenizer, advantages, gains or {})
     groups: list[dict[str, Any]] = []
     count = 0
     for group in (group for group in buffer.groups if group.trajectories):
@@ -110,9 +110,9 @@ class _Recorder:
     """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
 
     def __init__(
-        self, policy: Tokens, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
+        self, tokenizer: PolicyTokenizer, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
     ) -> None:
-        self.policy = policy
+        self.tokenizer = tokenizer
         self.advantages = advantages
         self.gains = {name: iter(values) for name, values in gains.items()}
         self.start = 0
@@ -142,7 +142,7 @@ class _Recorder:
         return {
             "action": type(turn.action).__name__.lower(),
             "content": _content(turn.action),
-            "tokens": pieces(self.policy, turn.completion_ids, self.alone),
+            "tokens": pieces(self.tokenizer, turn.completion_ids, self.alone),
             "advantages": {name: [rounded(v) for v in values[place]] for name, values in self.advantages.items()},
             "logprobs": [rounded(value) for value in turn.logprobs],
             "query_span": turn.query_span,
@@ -153,20 +153,20 @@ class _Recorder:
         }
 
 
-def pieces(policy: Tokens, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
+def pieces(tokenizer: PolicyTokenizer, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
     """The text of each token; together they read as the whole does. `alone` keeps what single tokens read.
 
     Where several tokens make one character, it is whole at the last of them and the others are empty.
     """
     alone = {} if alone is None else alone
-    written = len(ids) - (len(ids) > 0 and ids[-1] in policy.eos_ids)
+    written = len(ids) - (len(ids) > 0 and ids[-1] in tokenizer.eos_ids)
     for i in {*ids[:written]} - alone.keys():
-        alone[i] = policy.decode([i])
-    whole = policy.decode(ids)
+        alone[i] = tokenizer.decode([i])
+    whole = tokenizer.decode(ids)
     texts = [alone[i] for i in ids[:written]]
     if BROKEN in "".join(texts) or "".join(texts) != whole:
-        texts = _differences([policy.decode(ids[:count]) for count in range(1, written)], whole)
-    return texts + [str(policy.tokenizer.decode([i])) for i in ids[written:]]
+        texts = _differences([tokenizer.decode(ids[:count]) for count in range(1, written)], whole)
+    return texts + [str(tokenizer.hf_tokenizer.decode([i])) for i in ids[written:]]
 
 
 def _differences(prefixes: Iterable[str], whole: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from algorithms.common.config import with_present_names
 from algorithms.common.evaluation.fingerprint import Fingerprint
 from algorithms.common.evaluation.results import Result, read_tests
 from algorithms.common.run.collapse import CollapseWatch
@@ -24,7 +25,7 @@ class SavedRun:
 
     folder: Path
     config: dict[str, Any]
-    """config.yaml; empty without one."""
+    """config.yaml, with the names that its options have now; empty without one."""
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
     before: Result | None
@@ -142,4 +143,4 @@ def _config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to report without") from error
-    return content if isinstance(content, dict) else {}
+    return with_present_names(content) if isinstance(content, dict) else {}

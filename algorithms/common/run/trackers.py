@@ -1,7 +1,7 @@
 """Weights & Biases and trackio: services that metrics may go to besides the run folder.
 
 The run folder keeps an id (RUN_DIR/tracker_id), so that a resumed run goes on where it was logged before; without it,
-as after `--overwrite True`, it is a new run there. Neither service takes records back: steps that a crash made a run
+as after `--overwrite`, it is a new run there. Neither service takes records back: steps that a crash made a run
 repeat are there twice, at the same step and, where the run repeats exactly, with the same values but for times.
 """
 

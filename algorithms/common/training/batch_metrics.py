@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import all_equal_share
-from igsearch_env.protocols.actions import Answer, Invalid
+from igsearch_env.protocols import Answer, Invalid
 from igsearch_env.trajectory import RETRIEVAL_FAILED, STOP_REASONS, Trajectory
 
 Flags = NDArray[np.bool_]

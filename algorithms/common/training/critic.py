@@ -13,6 +13,7 @@ from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.epochs import run_epochs
 from algorithms.common.training.learner import Learner, OptimizerConfig
 from algorithms.common.training.loss import value_loss
 from igsearch_env.errors import check_range
@@ -20,7 +21,7 @@ from igsearch_env.errors import check_range
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """The critic; what is not here (passes, mini-batches, gradient norm, memory) is as in `optimizer`."""
+    """The critic; what is not here (epochs, mini-batches, gradient norm, memory) is as in `optimizer`."""
 
     lr: float = 1e-3
     """Learning rate."""
@@ -52,12 +53,11 @@ class ValueModel(torch.nn.Module):
         self.head = ValueHead(policy.width, 1, device=policy.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
-        self.__dict__["_policy"] = trunk  # not a module: `trunk` is
+        self._policy = trunk
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Values [n] of the masked tokens, row by row: of the states before them."""
-        policy: Policy = self.__dict__["_policy"]
-        hidden_n = policy.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
+        hidden_n = self._policy.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
         values: Tensor = self.head(hidden_n.to(self.head.weight.dtype))[:, 0]
         return values.clone()  # a view would lose FSDP's hooks
 
@@ -81,7 +81,7 @@ class Critic:
             distributed or DistributedConfig(),
             lr=config.lr,
             weight_decay=0.0,
-            pad_id=policy.pad_id,
+            pad_id=policy.tokenizer.pad_id,
             device=policy.device,
             dtype=policy.compute_dtype,
         )
@@ -94,23 +94,26 @@ class Critic:
         """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values."""
         old = buffer.values
         assert old is not None
-        learner, options = self.learner, self.learner.options
-        rng = np.random.default_rng([seed, step, 4])
-        lr = self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1))
-        losses = []
-        for _ in range(options.epochs):
-            for part in np.array_split(rng.permutation(len(buffer.trajectories)), options.num_minibatches):
-                tokens = int(buffer.policy_tokens[part].sum())
+        module, device = self.learner.module, self.learner.device
 
-                def loss_of(batch: MicroBatch, tokens: int = tokens) -> tuple[Tensor, dict[str, Tensor]]:
-                    values = learner.module(batch.ids_BT, batch.mask_BT)
-                    index = buffer.flat_index(batch.rows)
-                    before, wanted = (torch.from_numpy(x[index]).to(learner.device) for x in (old, targets))
-                    loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
-                    return loss, {"loss": loss.detach()}
+        def loss_of(batch: MicroBatch, *, tokens: int, sequences: int) -> tuple[Tensor, dict[str, Tensor]]:
+            values = module(batch.ids_BT, batch.mask_BT)
+            index = buffer.flat_index(batch.rows)
+            before, wanted = (torch.from_numpy(x[index]).to(device) for x in (old, targets))
+            loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
+            return loss, {"loss": loss.detach()}
 
-                _, sums = learner.step(buffer, targets, part.tolist(), loss_of, lr=lr, what=f"step {step}, the critic")
-                losses.append(sums["loss"])
+        steps = run_epochs(
+            self.learner,
+            buffer,
+            targets,
+            loss_of,
+            rng=np.random.default_rng([seed, step, 4]),
+            shuffle=True,
+            lr=self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1)),
+            what=f"step {step}, the critic",
+        )
+        losses = [sums["loss"] for _, sums in steps]
         variance = float(np.var(targets))
         explained = 1 - float(np.var(targets - old)) / variance if variance > 0 else 0.0
         return {"loss/value": float(np.mean(losses)), "critic/explained_variance": explained}

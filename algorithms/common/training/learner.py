@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,21 +23,21 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.distributed.processes import DistributedConfig, Processes
-from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.distributed.sharding import accumulate_gradients, gather_full_tensor, wrap_module
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
-from igsearch_env.errors import check_choice, check_range
+from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
+from igsearch_env.errors import check_literals, check_range
 
 # A micro-batch's loss (its share of the mini-batch's sum) and what to log of it, summed likewise.
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
 
-SCHEDULES = ("constant", "linear", "cosine")
-
-
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW and its schedule."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"token_budget"})
 
     lr: float = 3e-4
     """Peak learning rate."""
@@ -49,8 +49,8 @@ class OptimizerConfig:
     """Decay of the gradient's square."""
     warmup_steps: int = 5
     """Steps of linear warm-up."""
-    lr_scheduler_type: str = "constant"
-    """After the warm-up: constant, or linear or cosine down to 0 at the last step."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or decayed linearly or by a cosine to 0 at the last step."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     epochs: int = 1
@@ -61,7 +61,7 @@ class OptimizerConfig:
     """Padded tokens a micro-batch: bounds memory, changes no number."""
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
+        check_literals(self, "optimizer")
         check_range("optimizer.lr", self.lr, 0)
         check_range("optimizer.warmup_steps", self.warmup_steps, 0)
         check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
@@ -79,6 +79,9 @@ class OptimizerConfig:
         if self.lr_scheduler_type == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
         return self.lr
+
+
+TOKEN_BUDGET = "optimizer.token_budget"  # for messages
 
 
 class Learner:
@@ -107,7 +110,7 @@ class Learner:
         self.options = options
         self.pad_id, self.device = pad_id, device
         self.sharded = distributed.sharding == "fsdp2"
-        self.module = processes.wrap(module, distributed, dtype)
+        self.module = wrap_module(module, processes, distributed, dtype)
         self.token_budget = options.token_budget
         self._summing = False  # whether gradients are on their way to other processes
         self.optimizer = torch.optim.AdamW(
@@ -124,27 +127,23 @@ class Learner:
     ) -> tuple[float, dict[str, float]]:
         """One optimizer step on the trajectories `rows`; `values`, one a policy token, fill `advantages_BT`.
 
-        Returns the norm of the gradient and the sums of what `loss_of` logs. The split into micro-batches bounds memory
-        and changes no number: where one does not fit, the budget is halved and the step begins again.
+        Returns the norm of the gradient and the sums of what `loss_of` logs. Where a micro-batch does not fit into
+        memory, the budget is halved, for later steps too, and the step starts over.
         """
         mine = list(rows)
         if self.processes.size > 1:  # long and short ones to everybody
             mine = sorted(mine, key=lambda row: -len(buffer.sequences[row].ids))[
                 self.processes.rank :: self.processes.size
             ]
-        while True:
-            self.optimizer.zero_grad()
-            batches = list(buffer.micro_batches(values, mine, self.token_budget, self.pad_id))
-            try:
-                sums = self._accumulate(buffer, batches, loss_of)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = str(error).splitlines()[0]
-            # Outside of the handler, whose traceback holds tensors.
-            self.optimizer.zero_grad()
-            self.token_budget = halve_token_budget(self.token_budget, batches, reason, what, self._together)
+        sums, self.token_budget = run_in_micro_batches(
+            lambda max_tokens: list(buffer.micro_batches(values, mine, max_tokens, self.pad_id)),
+            lambda batches: self._accumulate(buffer, batches, loss_of),
+            self.token_budget,
+            option=TOKEN_BUDGET,
+            what=what,
+            discard=self.optimizer.zero_grad,
+            together=self._together,
+        )
         with self.processes.guard(what):
             norm = float(
                 gather_full_tensor(torch.nn.utils.clip_grad_norm_(self.parameters, self.options.max_grad_norm))
@@ -165,6 +164,7 @@ class Learner:
     def _accumulate(self, buffer: RolloutBuffer, batches: list[MicroBatch], loss_of: LossOf) -> dict[str, float]:
         """Forward and backward over this process's micro-batches."""
         processes = self.processes
+        self.optimizer.zero_grad()
         self._summing = False
         if processes.size > 1:
             if self.sharded:
@@ -176,7 +176,7 @@ class Learner:
         totals: dict[str, float] = {}
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
-            with processes.accumulating(self.module, last), processes.guard("a backward pass"):
+            with accumulate_gradients(self.module, last=last), processes.guard("a backward pass"):
                 loss, parts = loss_of(batch.to(self.device))
                 self._summing = last and processes.size > 1
                 (loss * processes.size).backward()  # type: ignore[no-untyped-call] # the gradient is a mean over them
@@ -184,15 +184,26 @@ class Learner:
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
-    @property
     def _together(self) -> str:
-        """Why this process can't begin a step again alone, if it can't."""
+        """Why this process can't start a step over alone, if it can't."""
         return "sharded" if self.sharded else "whose gradients are being summed" if self._summing else ""
 
-    def map_policy_tokens(self, buffer: RolloutBuffer, compute: Callable[[Tensor, Tensor], Tensor]) -> Float32s:
-        """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout; `compute` uses the module."""
+    def map_policy_tokens(
+        self, buffer: RolloutBuffer, compute: Callable[[Tensor, Tensor], Tensor], *, whole: bool = False
+    ) -> Float32s:
+        """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout.
+
+        `compute` uses the module of this learner or, if `whole`, a model that is never sharded.
+        """
         return map_policy_tokens(
-            buffer, compute, self.pad_id, self.device, self.token_budget, self.processes, together=self.sharded
+            buffer,
+            compute,
+            self.token_budget,
+            option=TOKEN_BUDGET,
+            pad_id=self.pad_id,
+            device=self.device,
+            processes=self.processes,
+            sharded=self.sharded and not whole,
         )
 
     # ---------------------------------------------------------------- disk
@@ -224,70 +235,3 @@ class Learner:
             set_model_state_dict(self.module, state["model"], options=options)
         set_optimizer_state_dict(self.module, self.optimizer, state["optimizer"], options=options)
         return True
-
-
-@torch.no_grad()
-def map_policy_tokens(
-    buffer: RolloutBuffer,
-    compute: Callable[[Tensor, Tensor], Tensor],
-    pad_id: int,
-    device: torch.device,
-    token_budget: int,
-    processes: Processes,
-    *,
-    together: bool = False,
-) -> Float32s:
-    """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout, each process its share.
-
-    `together`: `compute` is a pass of a sharded model, of which all processes must make as many.
-    """
-    counts = buffer.policy_tokens
-    rows = processes.share(len(counts))
-    flat = np.zeros(int(counts.sum()), dtype=np.float32)
-    while True:
-        batches = list(buffer.micro_batches(flat, rows, token_budget, pad_id))
-        if together:
-            batches = processes.pad_to_longest(batches, lambda: buffer.blank_batch(pad_id))
-        try:
-            for batch in batches:
-                values = compute(batch.ids_BT.to(device), batch.mask_BT.to(device))
-                if batch.rows:
-                    flat[buffer.flat_index(batch.rows)] = values.float().cpu().numpy()
-            break
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-        token_budget = halve_token_budget(
-            token_budget, batches, reason, "log-probs and values", "sharded" if together else ""
-        )
-    first = int(counts[: rows.start].sum())
-    return np.concatenate(processes.gather(flat[first : first + int(counts[rows.start : rows.stop].sum())]))
-
-
-def halve_token_budget(budget: int, batches: Sequence[MicroBatch], reason: str, what: str, together: str = "") -> int:
-    """Half of a token budget whose micro-batches did not fit into memory.
-
-    `together`: why processes that work on one micro-batch can't begin again one by one. Raises `TrainingError` then,
-    and where a micro-batch can't be split.
-    """
-    largest = max(batches, key=lambda batch: batch.ids_BT.numel())
-    tokens, rows = largest.ids_BT.numel(), len(largest.rows)
-    if together or rows == 1:
-        why = f"one trajectory of {tokens} tokens" if rows == 1 else f"a micro-batch of {tokens} tokens, {together},"
-        raise TrainingError(
-            f"{what}: out of memory, and {why} can't be split further ({reason}). Set "
-            f"policy.gradient_checkpointing true, optimizer.token_budget below {tokens}, a shorter "
-            "policy.context_length or policy.lora.rank; the run resumes from its last checkpoint"
-        )
-    budget = min(budget, tokens) // 2
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    print(f"{what}: out of memory at {tokens} tokens a micro-batch; going on with {budget}", flush=True)
-    return budget
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    told = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in told)

@@ -6,16 +6,15 @@ Shapes: B rows, T tokens; `mask_BT` True on policy tokens. Equations and sources
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igsearch_env.errors import check_choice, check_range
+from igsearch_env.errors import check_literals, check_range
 
-AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "token-sum")
-KL_ESTIMATORS = ("k1", "k2", "k3")
-RATIOS = ("token", "sequence")
+Aggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "token-sum"]
 
 
 @dataclass(frozen=True)
@@ -28,29 +27,26 @@ class LossConfig:
     """epsilon above 1; 0.28 is DAPO's clip-higher."""
     dual_clip: float | None = None
     """c > 1: for negative advantages the loss is at most -A c (verl: 3.0). None: off (Search-R1)."""
-    ratio: str = "token"
-    """token (PPO), or sequence: the geometric mean over the sequence (GSPO)."""
-    aggregation: str = "token-mean"
-    """token-mean, seq-mean-token-mean, seq-mean-token-sum, seq-mean-token-sum-norm or token-sum."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Importance ratio of each token (PPO), or its geometric mean over the sequence (GSPO)."""
+    aggregation: Aggregation = "token-mean"
+    """How token losses become one number; names as in verl's `agg_loss`."""
     horizon: int | None = None
     """Constant that seq-mean-token-sum-norm divides by (Dr. GRPO: the maximal response length, tokens)."""
     kl_coef: float = 0.0
     """Weight of the KL term towards the starting policy (Search-R1: 0.001); above 0 keeps a frozen copy of it."""
-    kl_estimator: str = "k3"
-    """k1, k2 or k3 (Schulman's names)."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL term (Schulman's names)."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
-
     importance_sampling_cap: float | None = None
     """C: weigh each token's loss by min(pi_trainer / pi_sampler, C) where another engine or precision sampled
     (truncated importance sampling; 2.0 is usual). None: off."""
 
     def __post_init__(self) -> None:
+        check_literals(self, "loss")
         if self.importance_sampling_cap is not None:
             check_range("loss.importance_sampling_cap", self.importance_sampling_cap, 1e-9)
-        check_choice("loss.ratio", self.ratio, RATIOS)
-        check_choice("loss.aggregation", self.aggregation, AGGREGATIONS)
-        check_choice("loss.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
         check_range("loss.clip_ratio_low", self.clip_ratio_low, 0, 1)
         check_range("loss.clip_ratio_high", self.clip_ratio_high, 0)
         check_range("loss.kl_coef", self.kl_coef, 0)
@@ -80,20 +76,6 @@ def token_weights(
             return mask / (max(sequences, 1) * (horizon or mask_BT.shape[-1]))
         case _:
             return mask
-
-
-def aggregate(
-    loss_BT: torch.Tensor, mask_BT: torch.Tensor, aggregation: str, *, horizon: int | None = None
-) -> torch.Tensor:
-    """`token_weights` applied to one whole batch. Scalar."""
-    weights = token_weights(
-        mask_BT,
-        aggregation,
-        horizon=horizon,
-        tokens=int(mask_BT.sum()),
-        sequences=int((mask_BT.sum(-1) > 0).sum()),
-    )
-    return (loss_BT * weights).sum()
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.packing import own_attention
 from algorithms.common.model.policy import Policy
-from algorithms.common.rollout.decoder import Completion
-from algorithms.common.rollout.engines.base import Engine, EngineError
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.engines.base import Engine, EngineError, EngineSettings, GenerationSizes
+from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 
 PAGE = 256  # tokens of a page, transformers' own default
@@ -32,15 +34,12 @@ class ContinuousBatchingEngine(Engine):
     It can't stop at strings either. Requests stop at every token that could end a turn, and those whose turn goes on
     are continued; the pages of what was read stay, so little is read twice.
 
-    Args:
-        policy: whose model completes; its weights are shared.
-        kv_cache_tokens: tokens whose keys and values are held (at least one context).
-        token_budget: tokens of one pass.
+    The policy's weights are shared. At least one context of keys and values is held.
     """
 
     name = "transformers"
 
-    def __init__(self, policy: Policy, *, kv_cache_tokens: int, token_budget: int) -> None:
+    def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None:
         try:
             from transformers import ContinuousBatchingConfig
             from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
@@ -53,13 +52,20 @@ class ContinuousBatchingEngine(Engine):
                 "pip install -U transformers, or use the builtin engine"
             ) from error
         self.policy = policy
-        self.settings: dict[str, Any] = {
+        self.turn_end = turn_end
+        self.options: dict[str, Any] = {
             "return_logprobs": True,
             "page_size": PAGE,
-            "num_blocks": -(-max(kv_cache_tokens, policy.context_length) // PAGE) + 1,
-            "max_batch_tokens": token_budget,
+            "num_blocks": -(-max(settings.kv_cache_tokens, policy.context_length) // PAGE) + 1,
+            "max_batch_tokens": settings.pass_tokens,
         }
         self._make_config = ContinuousBatchingConfig
+
+    @classmethod
+    def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
+        """`Engine.memory`."""
+        tokens = max(settings.kv_cache_tokens, sizes.context)
+        yield MemoryLine("keys and values", tokens * sizes.token_bytes, f"{tokens:,} tokens")
 
     def complete(
         self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
@@ -81,7 +87,7 @@ class ContinuousBatchingEngine(Engine):
                     i = int(result.request_id)
                     ids[i] += result.generated_tokens
                     logprobs[i] += result.logprobs
-                going_on = [i for i in going_on if len(ids[i]) < max_new_tokens and not self.policy.ends_turn(ids[i])]
+                going_on = [i for i in going_on if len(ids[i]) < max_new_tokens and not self.turn_end.is_over(ids[i])]
         return [Completion(tuple(i), tuple(x)) for i, x in zip(ids, logprobs, strict=True)]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -94,14 +100,14 @@ class ContinuousBatchingEngine(Engine):
 
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         generation = GenerationConfig(
-            eos_token_id=sorted(self.policy.eos_ids | self.policy.closing_ids),
+            eos_token_id=sorted(self.turn_end.eos_ids | self.turn_end.closing_ids),
             **(sampling if temperature > 0 else {"do_sample": False}),
         )
         seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
         model, device = self.policy.model, self.policy.device
         # Flash attention takes no float32, and the manager's thread has no autocast.
         half = model.dtype in (torch.float16, torch.bfloat16)
-        settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.settings)
+        settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.options)
         own = str(model.config._attn_implementation)
         plain = own_attention(model)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -134,5 +140,5 @@ class ContinuousBatchingEngine(Engine):
 def _stopped(cause: object) -> EngineError:
     return EngineError(
         f"rollout.engine='transformers' stopped: {cause}; where memory ran out, lower rollout.kv_cache_tokens or "
-        "rollout.token_budget, or use the builtin engine"
+        "the tokens of a pass, or use the builtin engine"
     )

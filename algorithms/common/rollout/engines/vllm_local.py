@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
-from algorithms.common.rollout.decoder import Completion
-from algorithms.common.rollout.engines.base import Engine, EngineError, until_turn_end
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.engines.base import (
+    Engine,
+    EngineError,
+    EngineSettings,
+    GenerationSizes,
+    until_turn_end,
+)
+from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.protocol import STOP_TAGS
 
 LOWEST_TEMPERATURE = 0.01  # vLLM takes it in place of any lower one but 0
 HIGHEST_TEMPERATURE = 2.0  # vLLM refuses higher ones
@@ -32,15 +39,12 @@ class VllmEngine(Engine):
     since 0.16), which copies them to where the CUDA graphs look for them. Keys and values of the old weights are
     dropped afterwards.
 
-    Args:
-        policy: what is trained; vLLM loads the same model by its name or folder.
-        dtype: of vLLM's weights.
-        gpu_memory_utilization: of the whole GPU, for vLLM's weights, keys and values.
+    vLLM loads the policy's model by its name or folder.
     """
 
     name = "vllm"
 
-    def __init__(self, policy: Policy, *, dtype: str, gpu_memory_utilization: float) -> None:
+    def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ConfigurationError(
                 f"rollout.engine='vllm' with {torch.distributed.get_world_size()} processes: vLLM in this process is "
@@ -57,13 +61,13 @@ class VllmEngine(Engine):
             ) from error
         # Else it leaves this whole process one thread, for the encoder and the trainer too.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-        self.policy = policy
+        self.turn_end = turn_end
         self._make_params = vllm.SamplingParams
         self.llm: Any = vllm.LLM(
             model=policy.model.config.name_or_path,  # of an adapter this is its base
-            tokenizer=policy.tokenizer.name_or_path,
-            dtype=dtype,
-            gpu_memory_utilization=gpu_memory_utilization,
+            tokenizer=policy.tokenizer.hf_tokenizer.name_or_path,
+            dtype=settings.dtype,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
             max_model_len=policy.context_length,
             enable_prefix_caching=True,
             generation_config="vllm",  # no defaults of the model's own
@@ -71,16 +75,22 @@ class VllmEngine(Engine):
             seed=0,
         )
 
+    @classmethod
+    def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
+        """`Engine.memory`."""
+        share = settings.gpu_memory_utilization
+        yield MemoryLine("vLLM", int(share * sizes.device_bytes), "rollout.gpu_memory_utilization")
+
     def complete(
         self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
     ) -> list[Completion]:
         """`Engine.complete`."""
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            [self._make_params(**sampling(self.policy, seed, max_new_tokens, temperature)) for seed in seeds],
+            [self._make_params(**sampling(self.turn_end, seed, max_new_tokens, temperature)) for seed in seeds],
             use_tqdm=False,
         )
-        return [_completion(self.policy, output.outputs[0]) for output in outputs]
+        return [_completion(self.turn_end, output.outputs[0]) for output in outputs]
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -101,7 +111,7 @@ class VllmEngine(Engine):
             torch.cuda.empty_cache()
 
 
-def sampling(policy: Policy, seed: int, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+def sampling(turn_end: TurnEnd, seed: int, max_new_tokens: int, temperature: float) -> dict[str, Any]:
     """Options of one turn, the same for `SamplingParams` and a request to a server: the plain distribution."""
     if temperature and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
         raise ConfigurationError(
@@ -120,14 +130,14 @@ def sampling(policy: Policy, seed: int, max_new_tokens: int, temperature: float)
         "seed": seed,
         "max_tokens": max_new_tokens,
         "logprobs": 0,  # of the sampled token alone
-        "stop": list(STOP_TAGS),
-        "stop_token_ids": sorted(policy.eos_ids),
+        "stop": list(turn_end.stop_strings),
+        "stop_token_ids": sorted(turn_end.eos_ids),
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,  # a tag that is a special token must be seen to stop
     }
 
 
-def _completion(policy: Policy, output: Any) -> Completion:
+def _completion(turn_end: TurnEnd, output: Any) -> Completion:
     """What vLLM returned for one prompt."""
     ids = tuple(int(token) for token in output.token_ids)
     rows: Sequence[Mapping[int, Any]] | None = output.logprobs
@@ -137,4 +147,4 @@ def _completion(policy: Policy, output: Any) -> Completion:
             "return those of its tokens: see whether its version is one that IGSearch supports"
         )
     logprobs = tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=True))
-    return until_turn_end(policy, ids, logprobs)
+    return until_turn_end(turn_end, ids, logprobs)

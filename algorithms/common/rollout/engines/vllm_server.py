@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,19 @@ import httpx
 from safetensors.torch import save_file
 from torch import Tensor
 
+from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
-from algorithms.common.rollout.decoder import Completion
-from algorithms.common.rollout.engines.base import Engine, EngineError, until_turn_end
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.engines.base import (
+    Engine,
+    EngineError,
+    EngineSettings,
+    GenerationSizes,
+    until_turn_end,
+)
 from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE, sampling
+from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 
 IN_FLIGHT = 128  # requests at once; vLLM batches them itself
@@ -44,8 +52,7 @@ class VllmServerEngine(Engine):
     Each request has a seed of its own, so what an episode samples depends on its neighbours by rounding alone.
 
     Args:
-        policy: what is trained.
-        address: http://HOST:PORT.
+        policy, turn_end, settings: as of every engine; the address is `settings.server_url`.
         seconds: one call may take, and one update of the weights.
         folder: where weights are handed over; default: the system's temporary files, right for one machine.
     """
@@ -53,9 +60,18 @@ class VllmServerEngine(Engine):
     name = "vllm_server"
     shared = True
 
-    def __init__(self, policy: Policy, address: str, *, seconds: float = 600.0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        turn_end: TurnEnd,
+        settings: EngineSettings,
+        *,
+        seconds: float = 600.0,
+        folder: Path | None = None,
+    ) -> None:
         self.policy = policy
-        self.address = _address(address)
+        self.turn_end = turn_end
+        self.address = _address(settings.server_url)
         self.seconds = seconds
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm")
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT)
@@ -69,6 +85,11 @@ class VllmServerEngine(Engine):
             self.close()
             raise
 
+    @classmethod
+    def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
+        """`Engine.memory`: the server has memory of its own."""
+        yield from ()
+
     def complete(
         self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
     ) -> list[Completion]:
@@ -78,7 +99,7 @@ class VllmServerEngine(Engine):
                 "model": self.model,
                 "prompt": list(prompt),
                 "return_token_ids": True,
-                **sampling(self.policy, seed, max_new_tokens, temperature),
+                **sampling(self.turn_end, seed, max_new_tokens, temperature),
             }
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
@@ -161,7 +182,7 @@ class VllmServerEngine(Engine):
         try:
             choice = answer.json()["choices"][0]
             ids = tuple(int(token) for token in choice["token_ids"])
-            return until_turn_end(self.policy, ids, tuple(float(x) for x in choice["logprobs"]["token_logprobs"]))
+            return until_turn_end(self.turn_end, ids, tuple(float(x) for x in choice["logprobs"]["token_logprobs"]))
         except MALFORMED as error:
             raise EngineError(
                 f"{self.address}/v1/completions: no token ids and log-probs in the answer ({error}): "

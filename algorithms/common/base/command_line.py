@@ -1,0 +1,194 @@
+"""Command lines of dataclasses, by tyro: booleans are flags, and a mistake in a name is one line of error.
+
+An option is a field of the dataclass (`--steps 3`), or of a section, which is a dataclass inside it
+(`--loss.kl-coef 0.1`). A boolean takes no value: `--policy.chat` or `--no-policy.chat`. A YAML file has the same names
+as nested keys, with underscores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from types import MappingProxyType, NoneType
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+
+from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
+
+C = TypeVar("C")
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def parse_options(
+    cls: type[C],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    renamed: Mapping[str, str] = NOTHING,
+) -> C:
+    """A dataclass from the command line. Ends the program with exit code 2 where it can't be used.
+
+    Args:
+        cls: the dataclass; the docstrings of its fields are the help.
+        arguments: words of the command line; None: those of this process.
+        description: head of the help.
+        renamed: old names of options and their present ones, dotted: `{"loss.kl_coefficient": "loss.kl_coef"}`.
+    """
+    types = option_types(cls)
+    try:
+        words = _checked(sys.argv[1:] if arguments is None else arguments, types, renamed)
+    except ConfigurationError as error:
+        refuse(error)
+    help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
+    with contextlib.redirect_stdout(help_text):
+        return tyro.cli(cls, args=words, description=description)
+
+
+def refuse(error: ConfigurationError) -> NoReturn:
+    """End the program because of its command line or its configuration file."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def option_types(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """The type of every option by its dotted name, `policy.chat`; positional arguments are left out."""
+    found: dict[str, Any] = {}
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if get_origin(hint) is Annotated:
+            if tyro.conf.Positional in get_args(hint):
+                continue
+            hint = get_args(hint)[0]
+        if dataclasses.is_dataclass(hint):
+            found |= option_types(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            found[prefix + field.name] = hint
+    return found
+
+
+# ---------------------------------------------------------------- names and flags
+
+
+def _spelled(key: str, prefix: str = "--") -> str:
+    """An option as it is written: `--policy.chat`."""
+    return prefix + key.replace("_", "-")
+
+
+def _negative_of_tyro(key: str) -> str:
+    """The negative flag as tyro knows it: `--policy.no-chat` for what is written `--no-policy.chat`."""
+    section, dot, name = key.rpartition(".")
+    return _spelled(f"{section}{dot}no-{name}")
+
+
+def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mapping[str, str]) -> list[str]:
+    """The arguments as tyro reads them.
+
+    Raises `ConfigurationError` on an unknown or renamed option, a flag with a value, and a value that is no choice.
+    """
+    options = {_spelled(key): key for key in types}
+    negatives = {_spelled(key, "--no-"): key for key, hint in types.items() if hint is bool}
+    words = []
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if not re.match(r"--\w", name) or name == "--help" or name.startswith("--tyro-"):
+            words.append(word)
+            continue
+        if name not in options and name not in negatives:
+            raise ConfigurationError(_no_such_option(name, [*options, *negatives, "--help"], types, renamed))
+        key = options[name] if name in options else negatives[name]
+        values = [value] if equals else []
+        values += takewhile(lambda later: not later.startswith("--"), arguments[place + 1 :])
+        if types[key] is bool:
+            if equals or (values and values[0].lower() in ("true", "false")):
+                raise ConfigurationError(
+                    f"{name} {values[0]}: a flag takes no value; write {_spelled(key)} or {_spelled(key, '--no-')}"
+                )
+            word = _negative_of_tyro(key) if name in negatives else name
+        else:
+            _check_choices(key, types[key], values)
+        words.append(word)
+    return words
+
+
+def _no_such_option(name: str, known: Sequence[str], types: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
+    new = renamed.get(name.removeprefix("--").replace("-", "_"), "")
+    if new in types:
+        return f"{name} was renamed: use {_spelled(new)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name}: no such option; " + (f"did you mean {near[0]}?" if near else "--help lists all options")
+
+
+def _check_choices(key: str, hint: Any, values: Sequence[str]) -> None:
+    """tyro would check them as well, in its own words and without the nearest choice."""
+    choices = literal_choices(hint)
+    if not choices or (values[:1] == ["None"] and NoneType in get_args(hint)):
+        return
+    for value in values if get_origin(hint) is tuple else values[:1]:
+        check_choice(key, value, choices)
+
+
+class _HelpText:
+    """Standard output with `--no-policy.chat` where tyro's help writes `--policy.no-chat`."""
+
+    def __init__(self, stream: TextIO, flags: Sequence[str]) -> None:
+        self.stream = stream
+        self.flags = flags
+
+    def write(self, text: str) -> int:
+        for key in self.flags:
+            text = text.replace(_negative_of_tyro(key), _spelled(key, "--no-"))  # as long, so columns stay aligned
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:  # colours and frames depend on isatty and encoding
+        return getattr(self.stream, name)
+
+
+# ---------------------------------------------------------------- YAML
+
+
+def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTHING) -> list[str]:
+    """A YAML file as words of a command line. Raises `ConfigurationError` on an unknown or renamed key."""
+    if not path.is_file():
+        raise ConfigurationError(f"--config {path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML ({' '.join(str(error).split())}); correct the file") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
+    return [word for option in _options(cls, content, str(path), "", renamed) for word in option]
+
+
+def _options(
+    cls: type[Any], content: dict[str, Any], where: str, prefix: str, renamed: Mapping[str, str]
+) -> Iterator[Iterable[str]]:
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            new = renamed.get(name, "").removeprefix(prefix)
+            if new in known:
+                raise ConfigurationError(f"{where}: key {name!r} was renamed: use {prefix + new!r}")
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigurationError(f"{where}: unknown key {name!r}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigurationError(f"{where}: {name!r} is {value!r}; it is a section of keys")
+            yield from _options(hints[key], value, where, f"{name}.", renamed)
+        elif hints[key] is bool:
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{where}: {name!r} is {value!r}; it must be true or false")
+            yield [_spelled(name, "--" if value else "--no-")]
+        else:
+            yield [_spelled(name), *map(str, value)] if isinstance(value, list) else [f"{_spelled(name)}={value}"]

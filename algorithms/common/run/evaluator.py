@@ -1,0 +1,90 @@
+"""`Evaluator`: greedy episodes of the policy as it is now, on dev questions during a run and on the test questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from algorithms.common.base.hardware import hardware
+from algorithms.common.config import TrainConfig
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
+from algorithms.common.evaluation.results import write_result
+from algorithms.common.evaluation.scores import QuestionResult, Score, limit_per_dataset, score_rows
+from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
+from igsearch_env.questions import Question
+from igsearch_env.stepper import EpisodeStepper
+
+
+class Evaluator:
+    """Evaluates what a sampler samples from. Each process plays its share of the questions, and all get all scores.
+
+    Args:
+        algorithm: its name, for the result files.
+        run_dir: where they are written.
+        dev_questions: `eval_limit` of each family are played by `validate`.
+        test_questions: all are played by `evaluate`.
+    """
+
+    def __init__(
+        self,
+        algorithm: str,
+        config: TrainConfig,
+        run_dir: Path,
+        *,
+        sampler: Sampler,
+        stepper: EpisodeStepper,
+        processes: Processes,
+        dev_questions: Sequence[Question],
+        test_questions: Sequence[Question],
+    ) -> None:
+        self.algorithm, self.config, self.run_dir = algorithm, config, run_dir
+        self.sampler, self.stepper, self.processes = sampler, stepper, processes
+        self.dev_questions = limit_per_dataset(dev_questions, config.eval_limit)
+        self.test_questions = test_questions
+
+    def validate(self) -> dict[str, Score]:
+        """Scores on some dev questions, by family."""
+        return score_rows(self.play(self.dev_questions))
+
+    def evaluate(self, step: int) -> dict[str, Score]:
+        """Scores on the test questions, by family; with every answer they are RUN_DIR/test_before.json or _after."""
+        rows = self.play(self.test_questions)
+        scores = score_rows(rows)
+        if self.processes.is_main:
+            write_result(
+                self.run_dir / ("test_before.json" if step == 0 else "test_after.json"),
+                rows,
+                scores,
+                algorithm=self.algorithm,
+                seed=self.config.seed,
+                step=step,
+                hardware=hardware(),
+                fingerprint=self.fingerprint(step),
+            )
+        return scores
+
+    def play(self, questions: Sequence[Question]) -> list[QuestionResult]:
+        """One greedy episode per question."""
+        share = self.processes.share(len(questions))
+        decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
+        played = play(decoder, self.stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
+        return self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
+
+    def fingerprint(self, step: int) -> Fingerprint:
+        """What decides the numbers of an evaluation after `step`; a trained policy is named, not hashed."""
+        policy, rollout = self.config.policy, self.config.rollout
+        found = make_fingerprint(
+            questions=self.test_questions,
+            retriever=self.stepper.retriever.fingerprint(),
+            policy=policy.path,
+            rules=self.stepper.rules,
+            chat=policy.chat,
+            max_new_tokens=rollout.max_new_tokens,
+            context_length=policy.context_length,
+            dtype=rollout.dtype or policy.compute_dtype or policy.dtype,
+        )
+        if step:
+            found["model"]["trained"] = f"{self.run_dir.name}, {step} steps"
+        return found

@@ -1,0 +1,128 @@
+"""What a run trains with, made of its configuration: processes, models, learners, environment, questions of a step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from algorithms.common.config import TrainConfig
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.memory.plan import plan_memory, precision_warning
+from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
+from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.run.checkpoint import checkpoints, load_optimizers, load_weights
+from algorithms.common.training.critic import Critic, CriticConfig
+from algorithms.common.training.learner import Learner
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.questions import Question
+
+
+def make_torch_deterministic(seed: int, threads: int | None = None) -> None:
+    """Have torch repeat a run of the same seed, in the whole process. `threads`: of the CPU; None: torch's choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products of a GPU may differ
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is all written
+
+
+def start_processes(config: TrainConfig) -> Processes:
+    """Join the processes of the run. Raises `ConfigurationError` if there is no question for each of them."""
+    processes = Processes.start(config.distributed, config.policy.device)
+    if config.rollout.questions_per_step < processes.size:
+        raise ConfigurationError(
+            f"rollout.questions_per_step={config.rollout.questions_per_step} for {processes.size} "
+            "processes: each plays whole groups, so give at least one question for each, or start fewer"
+        )
+    return processes
+
+
+def print_plan(
+    console: Console, config: TrainConfig, processes: Processes, *, needs_reference: bool, needs_critic: bool
+) -> None:
+    """Print how much memory the run will take. Raises `ConfigurationError` if the weights alone do not fit."""
+    plan = plan_memory(
+        config,
+        needs_reference=needs_reference,
+        needs_critic=needs_critic,
+        world_size=processes.size,
+        device=processes.device,
+    )
+    plan.render(console)
+    warning = precision_warning(config)
+    if warning:
+        console.print(f"[yellow]{escape(warning)}[/yellow]")
+
+
+# ---------------------------------------------------------------- models
+
+
+def make_reference(policy: Policy, config: TrainConfig) -> Policy | BasePolicy:
+    """The starting policy, frozen: `policy` without its adapter, or a copy of it before anything is restored."""
+    # A sharded model can't be passed through by the frozen weights alone.
+    if policy.adapter is not None and config.distributed.sharding == "none":
+        return BasePolicy(policy)
+    lower = DTYPES[config.rollout.dtype] if config.rollout.dtype else policy.model.dtype
+    return policy.replica(lower, policy.compute_dtype)
+
+
+def make_critic(policy: Policy, critic: CriticConfig, config: TrainConfig, processes: Processes) -> Critic:
+    """The critic: a copy of the policy with a value head."""
+    return Critic(policy, critic, config.optimizer, processes, config.distributed)
+
+
+def make_learner(policy: Policy, config: TrainConfig, processes: Processes) -> Learner:
+    """What trains the policy; with sharding the policy itself is sharded from here on."""
+    return Learner(
+        PolicyModule(policy),
+        config.optimizer,
+        processes,
+        config.distributed,
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        pad_id=policy.tokenizer.pad_id,
+        device=policy.device,
+        dtype=policy.compute_dtype,
+    )
+
+
+def restore_or_make_learner(
+    policy: Policy, critic: Critic | None, config: TrainConfig, processes: Processes, run_dir: Path
+) -> tuple[Learner, int]:
+    """The learner and the number of steps done: those of the latest checkpoint in `run_dir`, which is restored, or 0.
+
+    The weights of `policy` and of `critic` are restored with it.
+    """
+    saved = processes.run_on_main(lambda: checkpoints(run_dir / "checkpoints")[-1:])
+    steps_done = load_weights(saved[0], policy) if saved else 0  # before the learner shards them
+    learner = make_learner(policy, config, processes)
+    if saved:
+        load_optimizers(saved[0], learner, critic.learner if critic else None)
+    return learner, steps_done
+
+
+# ---------------------------------------------------------------- questions
+
+
+def questions_of_step(
+    questions: Sequence[Question], count: int, *, seed: int, step: int, refill: int = 0
+) -> list[Question]:
+    """`count` of the training questions for a step, from 1: without repetition within a pass over all of them.
+
+    `refill`: the number of a further draw in the same step, from 1, for groups that an algorithm does not keep.
+    """
+    total = len(questions)
+    if refill:
+        rng = np.random.default_rng([seed, step, refill, 2])
+        return [questions[i] for i in rng.choice(total, count, replace=total < count)]
+    places = range((step - 1) * count, step * count)
+    epochs = {place // total for place in places}
+    orders = {e: np.random.default_rng([seed, e, 3]).permutation(total) for e in epochs}
+    return [questions[orders[place // total][place % total]] for place in places]

@@ -1,0 +1,124 @@
+"""The update of a policy on one buffer, and the log-probs that it needs: recomputed ones and the reference's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.common.model.policy import BasePolicy, Policy
+from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.epochs import run_epochs
+from algorithms.common.training.learner import Learner
+from algorithms.common.training.loss import (
+    LossConfig,
+    importance_weights,
+    kl_penalty,
+    mismatch,
+    policy_loss,
+    token_weights,
+)
+
+
+def policy_update(
+    learner: Learner,
+    reference: Policy | BasePolicy | None,
+    buffer: RolloutBuffer,
+    advantages: Float32s,
+    loss: LossConfig,
+    *,
+    temperature: float,
+    lr: float,
+    step: int,
+    seed: int,
+) -> dict[str, float]:
+    """Gradient steps on one buffer; returns means over them of what the loss logs, the gradient norm and `lr`.
+
+    Args:
+        learner: of a `PolicyModule`; its `options` say how many epochs and mini-batches there are.
+        reference: the starting policy, needed if `loss.kl_coef` is not 0.
+        advantages: one per policy token.
+        temperature: at which the buffer was sampled.
+        step: of the run, from 1; with `seed` it decides how trajectories are dealt out to mini-batches.
+    """
+    if buffer.importance is not None:
+        advantages = advantages * buffer.importance
+    steps = run_epochs(
+        learner,
+        buffer,
+        advantages,
+        partial(_micro_batch_loss, learner.module, reference, loss, temperature),
+        rng=np.random.default_rng([seed, step, 1]),
+        shuffle=learner.options.num_minibatches > 1,
+        lr=lr,
+        what=f"step {step}",
+    )
+    totals: dict[str, float] = {}
+    for _, sums in steps:
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + value
+    metrics = {name: total / len(steps) for name, total in totals.items()}
+    return {**metrics, "policy/grad_norm": float(np.mean([norm for norm, _ in steps])), "policy/lr": lr}
+
+
+def _micro_batch_loss(
+    module: torch.nn.Module,
+    reference: Policy | BasePolicy | None,
+    config: LossConfig,
+    temperature: float,
+    batch: MicroBatch,
+    *,
+    tokens: int,
+    sequences: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A `MiniBatchLoss`: policy loss, entropy bonus and KL term towards the reference."""
+    mask = batch.mask_BT
+    bonus = config.entropy_coef
+    chosen, entropy = module(batch.ids_BT, mask, temperature, entropy_gradient=bonus > 0)
+    logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
+    weights_BT = token_weights(mask, config.aggregation, horizon=config.horizon, tokens=tokens, sequences=sequences)
+    result = policy_loss(logprobs_BT, batch.old_logprobs_BT, batch.advantages_BT, mask, config)
+    loss = (result.loss_BT * weights_BT).sum()
+    parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
+    if bonus:
+        loss = loss - bonus * (entropy * weights_BT[mask]).sum()
+    if reference is not None and config.kl_coef:
+        with torch.no_grad():
+            before, _ = reference.token_logprobs(batch.ids_BT, mask, temperature)
+        kl = kl_penalty(chosen, before, config.kl_estimator)
+        loss = loss + config.kl_coef * (kl * weights_BT[mask]).sum()
+        parts["policy/kl_reference"] = kl.detach().sum() / tokens
+    for name, values_BT in (
+        ("policy/clip_fraction", result.clipped_BT),
+        ("policy/dual_clip_fraction", result.dual_clipped_BT),
+        ("policy/kl_old", result.approx_kl_BT),
+    ):
+        parts[name] = values_BT.detach()[mask].sum() / tokens
+    return loss, parts
+
+
+def recompute_logprobs(
+    learner: Learner, buffer: RolloutBuffer, temperature: float, importance_sampling_cap: float | None = None
+) -> dict[str, float]:
+    """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's were from them.
+
+    With a cap also set `buffer.importance`, the weights that correct for the difference.
+    """
+    sampled = buffer.logprobs
+    trained = learner.map_policy_tokens(buffer, lambda ids_BT, mask_BT: learner.module(ids_BT, mask_BT, temperature)[0])
+    buffer.set_logprobs(trained)
+    if importance_sampling_cap is not None:
+        buffer.importance = importance_weights(trained, sampled, importance_sampling_cap)
+    return mismatch(trained, sampled)
+
+
+def reference_logprobs(
+    learner: Learner, reference: Policy | BasePolicy, buffer: RolloutBuffer, temperature: float
+) -> Float32s:
+    """The starting policy's log-prob of each policy token, in the micro-batches of the learner."""
+    return learner.map_policy_tokens(
+        buffer, lambda ids_BT, mask_BT: reference.token_logprobs(ids_BT, mask_BT, temperature)[0], whole=True
+    )

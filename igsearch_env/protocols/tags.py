@@ -1,0 +1,141 @@
+"""Protocols whose actions are tags in plain text: `<search> query </search>`, `<answer> answer </answer>`.
+
+A turn is everything that the policy writes up to the end of its action. Only text that the policy wrote is parsed, and
+tags inside passages are broken up, so nothing in a passage can end a turn or answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
+from igsearch_env.protocols.protocol import Protocol
+from retrievers.base import Passage
+
+MAX_ACTION_CHARS = 16_384
+
+_KINDS: tuple[Literal["search", "answer"], ...] = ("search", "answer")
+_ANY_TAG = re.compile(r"<(/?(?:think|search|information|documents|refine|answer)>)")
+
+
+class TagProtocol(Protocol):
+    """What the tag families share. A family names the tag around its passages and its prompt."""
+
+    evidence_tag: ClassVar[str]
+    stop_strings = ("</search>", "</answer>")
+    answer_prefix = "<answer>"
+
+    def parse(self, text: str) -> Action:
+        """`Protocol.parse`; all tag families read alike."""
+        return parse(text)
+
+    def action_span(self, text: str) -> ActionSpan | None:
+        """`Protocol.action_span`."""
+        return action_span(text)
+
+    def search_start(self, text: str) -> int | None:
+        """`Protocol.search_start`."""
+        at = text.find("<search>")
+        return at if at >= 0 else None
+
+    def write(self, action: Search | Answer) -> str:
+        """`Protocol.write`."""
+        if isinstance(action, Search):
+            return f"<search> {action.query} </search>"
+        return f"<answer> {action.text} </answer>"
+
+    def description(self) -> str:
+        """`Protocol.description`."""
+        refine = ""
+        if self.refines:
+            refine = " After passages it first writes what matters in them between `<refine>` and `</refine>`."
+        return (
+            "The model may think between `<think>` and `</think>`; its turn ends with `<search> query </search>` or "
+            f"`<answer> answer </answer>`.{refine}"
+        )
+
+    def refinement(self, text: str) -> str:
+        """The first <refine> block, tags included; an unclosed one ends at the action. "" without one."""
+        span = refine_span(text)
+        return text[span[0] : span[1]] if span else ""
+
+    def refined_text(self, text: str) -> str:
+        """The content of the first <refine> block, stripped; "" without one."""
+        return self.refinement(text).removeprefix("<refine>").removesuffix("</refine>").strip()
+
+    def write_refinement(self, text: str) -> str:
+        """`Protocol.write_refinement`."""
+        return f"<refine> {text}</refine>"
+
+    def evidence(self, passages: Sequence[Passage]) -> str:
+        """The block of passages, tags included; only what stands between them may be cut."""
+        text = _disarm(format_passages(passages).strip())
+        return f"<{self.evidence_tag}>{text if self.cut is None else self.cut(text)}</{self.evidence_tag}>"
+
+    def after_evidence(self, observation: str) -> str:
+        """What follows the closing tag of the passages."""
+        return observation.rpartition(">")[2]
+
+
+def parse(text: str) -> Action:
+    """Read the action out of one turn of policy text. Never raises on any text.
+
+    The first <search>...</search> or <answer>...</answer> pair counts, case-sensitive, across lines;
+    its content is stripped (Search-R1 `generation.py`).
+    """
+    if len(text) > MAX_ACTION_CHARS:
+        return Invalid(
+            f"The action has {len(text)} characters, more than the {MAX_ACTION_CHARS} allowed. Write a shorter one."
+        )
+    span = action_span(text)
+    if span is None:
+        return Invalid(
+            "The action has neither <search> query </search> nor <answer> answer </answer>. Write one of the two."
+        )
+    content = text[span.start : span.end].strip()
+    return Search(content) if span.kind == "search" else Answer(content)
+
+
+def action_span(text: str) -> ActionSpan | None:
+    """Where the action that `parse` reads stands in the text; None without one.
+
+    Linear in the text: a tag whose end was not found once is not looked for again.
+    """
+    dead: set[str] = set()
+    position = 0
+    while True:
+        starts = [(text.find(f"<{kind}>", position), kind) for kind in _KINDS if kind not in dead]
+        starts = [(at, kind) for at, kind in starts if at >= 0]
+        if not starts:
+            return None
+        at, kind = min(starts)
+        start = at + len(f"<{kind}>")
+        end = text.find(f"</{kind}>", start)
+        if end >= 0:
+            return ActionSpan(kind, start, end, at, end + len(f"</{kind}>"))
+        dead.add(kind)
+        position = start
+
+
+def refine_span(text: str) -> tuple[int, int] | None:
+    """Character span of the first <refine> block of a turn, tags included; an unclosed one ends at the action."""
+    start = text.find("<refine>")
+    if start < 0:
+        return None
+    end = text.find("</refine>", start)
+    if end >= 0:
+        return start, end + len("</refine>")
+    stops = [at for at in (text.find("<search>", start), text.find("<answer>", start)) if at >= 0]
+    return start, min(stops, default=len(text))
+
+
+def format_passages(passages: Sequence[Passage]) -> str:
+    """`Doc i(Title: t) text`, one line each, ended by a newline (Search-R1 `_passages2string`)."""
+    return "".join(f"Doc {i}(Title: {p.title}) {p.text}\n" for i, p in enumerate(passages, start=1))
+
+
+def _disarm(text: str) -> str:
+    """Break protocol tags that stand inside passages, so that a policy can't mistake them for its own."""
+    return _ANY_TAG.sub(r"< \1", text) if "<" in text else text

@@ -1,0 +1,104 @@
+"""The update of a policy on a buffer, without a run around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from buffers import mixed_buffer
+from models import learner_of, tiny_policy
+from torch import Tensor
+
+from algorithms.common.model.policy import Policy
+from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
+
+
+def updated(
+    loss: LossConfig | None = None,
+    *,
+    seed: int = 0,
+    step: int = 1,
+    reference: Policy | None = None,
+    importance: float | None = None,
+    **optimizer: Any,
+) -> tuple[dict[str, float], Tensor]:
+    """Metrics of one update of a tiny policy, and its weights after it."""
+    policy, buffer = tiny_policy(), mixed_buffer()
+    learner = learner_of(policy, **optimizer)
+    advantages = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+    recompute_logprobs(learner, buffer, 1.0)
+    if importance is not None:
+        buffer.importance = np.full(len(advantages), importance, dtype=np.float32)
+    metrics = policy_update(
+        learner, reference, buffer, advantages, loss or LossConfig(), temperature=1.0, lr=0.01, step=step, seed=seed
+    )
+    return metrics, torch.cat([p.detach().flatten() for p in policy.model.parameters()])
+
+
+def test_an_update_moves_the_weights_and_says_how() -> None:
+    start = torch.cat([p.detach().flatten() for p in tiny_policy().model.parameters()])
+    metrics, weights = updated()
+    assert 0.009 < (weights - start).abs().max() < 0.011  # Adam's first step is the learning rate
+    assert metrics["policy/lr"] == 0.01
+    assert metrics["policy/grad_norm"] > 0
+    assert metrics["policy/kl_old"] == pytest.approx(0, abs=1e-6)  # measured before the only step
+    assert metrics["policy/entropy"] > 0
+    assert metrics.keys() == {
+        *("loss/policy", "policy/entropy", "policy/clip_fraction", "policy/dual_clip_fraction", "policy/kl_old"),
+        *("policy/grad_norm", "policy/lr"),
+    }
+
+
+def test_seed_and_step_decide_how_trajectories_are_dealt_out_to_mini_batches() -> None:
+    runs = {
+        (seed, step): updated(num_minibatches=2, seed=seed, step=step)[1]
+        for seed, step in ((0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (0, 3))
+    }
+    assert torch.equal(runs[0, 1], updated(num_minibatches=2)[1])
+    assert any(not torch.equal(runs[0, 1], weights) for (seed, _), weights in runs.items() if seed)
+    assert any(not torch.equal(runs[0, 1], weights) for (_, step), weights in runs.items() if step > 1)
+    assert torch.equal(updated(seed=0)[1], updated(seed=5, step=3)[1])  # one mini-batch keeps its order
+
+
+def test_every_epoch_is_a_pass_over_the_buffer() -> None:
+    (once, first), (twice, second) = updated(), updated(epochs=2)
+    assert not torch.equal(first, second)
+    assert twice["policy/kl_old"] != once["policy/kl_old"]  # the second pass starts from other weights
+
+
+def test_the_reference_is_felt_through_the_kl_term_alone() -> None:
+    other = tiny_policy(seed=3)
+    plain, weights = updated(reference=other)
+    assert "policy/kl_reference" not in plain
+    bound, bound_weights = updated(LossConfig(kl_coef=0.5), reference=other)
+    assert bound["policy/kl_reference"] > 0
+    assert not torch.equal(weights, bound_weights)
+    own, _ = updated(LossConfig(kl_coef=0.5), reference=tiny_policy())
+    assert own["policy/kl_reference"] == pytest.approx(0, abs=1e-6)
+
+
+def test_importance_weighs_the_advantages() -> None:
+    plain, halved = updated()[0], updated(importance=0.5)[0]
+    assert halved["policy/grad_norm"] == pytest.approx(plain["policy/grad_norm"] / 2, rel=1e-4)
+    assert halved["loss/policy"] == pytest.approx(plain["loss/policy"] / 2, abs=1e-6)
+
+
+def test_recomputed_log_probs_are_the_trainers_with_weights_if_asked() -> None:
+    learner, buffer = learner_of(tiny_policy()), mixed_buffer()
+    sampled = buffer.logprobs
+    measured = recompute_logprobs(learner, buffer, 1.0)
+    assert buffer.importance is None
+    assert measured["mismatch/abs_max"] == pytest.approx(float(np.abs(sampled - buffer.logprobs).max()))
+    assert set(recompute_logprobs(learner, buffer, 1.0, 2.0).values()) == {0.0}  # they are the trainer's already
+    assert buffer.importance is not None
+    assert (buffer.importance == 1).all()
+
+
+def test_reference_log_probs_are_those_of_the_reference() -> None:
+    buffer, other = mixed_buffer(), tiny_policy(seed=3)
+    found = reference_logprobs(learner_of(tiny_policy()), other, buffer, 0.7)
+    recompute_logprobs(learner_of(other, token_budget=8), buffer, 0.7)
+    np.testing.assert_allclose(found, buffer.logprobs, atol=1e-5)
