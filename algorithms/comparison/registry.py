@@ -63,7 +63,7 @@ ALGORITHMS = {
             "reinforce_plus_plus_baseline",
             "R++base",
             ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)),
-            options="--group-baseline True",
+            options="--group-baseline",
             whitened=True,
         ),
         Entry(
