@@ -376,7 +376,7 @@ def test_a_turn_is_played_if_it_is_sure_to_fit(policy: Policy, spare: int) -> No
     (whole,) = play(decoder_of(policy), engine_of(), questions(1), seed=(3,))
     first = whole.turns[0]
     begun = len(whole.prompt_ids + first.completion_ids + first.observation_ids)
-    tight = Policy(policy.model, policy.tokenizer, context_length=begun + NEW + spare)
+    tight = Policy(policy.model, policy.tokenizer.hf_tokenizer, context_length=begun + NEW + spare)
     (trajectory,) = play(decoder_of(tight), engine_of(), questions(1), seed=(3,))
     assert len(whole.turns) > 1
     assert ids_of(trajectory)[: spare + 2] == ids_of(whole)[: spare + 2]
