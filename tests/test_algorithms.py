@@ -317,7 +317,7 @@ def test_siblings_are_compared_search_by_search() -> None:
     second = gained((0.0, 0.0), (0.0, 3.0))
     second.turns[0].gain = None
     buffer = buffer_of([[gained((0.0, 1.0), (0.0, 1.0)), second, gained((0.0, 4.0))]])
-    ours = ig_grpo(buffer, baseline="siblings")
+    ours = ig_grpo(buffer, gain_baseline="siblings")
     firsts, seconds = [ours[2], ours[14 + 14 + 2]], [ours[5 + 2], ours[14 + 5 + 2]]
     assert firsts == pytest.approx([-3 / 2, 3 / 2])
     assert seconds == pytest.approx([-2 / 2, 2 / 2])
@@ -326,14 +326,14 @@ def test_siblings_are_compared_search_by_search() -> None:
 
 def test_a_search_without_a_sibling_has_nothing_to_be_compared_with() -> None:
     buffer = buffer_of([[gained((0.0, 1.0), (0.0, 5.0)), gained((0.0, 1.0))], [gained((0.0, 2.0))]])
-    assert np.abs(ig_grpo(buffer, baseline="siblings")).max() == 0
+    assert np.abs(ig_grpo(buffer, gain_baseline="siblings")).max() == 0
 
 
 def test_a_search_may_earn_the_later_gains_of_its_episode() -> None:
     buffer = buffer_of([[gained((0.0, 1.0), (0.0, -2.0), (0.0, 4.0)), gained((0.0, 8.0))]])
     ours = ig_grpo(buffer, credit="return")
     assert [ours[start + 2] for start in (0, 5, 10, 19)] == pytest.approx([3 / 2, 2 / 2, 4 / 2, 8 / 2])
-    siblings = ig_grpo(buffer, credit="return", baseline="siblings")
+    siblings = ig_grpo(buffer, credit="return", gain_baseline="siblings")
     assert [siblings[start + 2] for start in (0, 5, 10, 19)] == pytest.approx([-5 / 2, 0, 0, 5 / 2])
 
 

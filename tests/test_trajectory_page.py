@@ -20,11 +20,13 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.trajectory_page import content, fitting_page, gold_spans, trajectory_page
+from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
-from algorithms.common.rollout.environment import EnvConfig, make_retriever
+from algorithms.common.rollout.environment import EnvConfig, make_retriever, make_rules
 from algorithms.common.run.recorded_trajectories import RecordedStep, load_recorded, pieces, record_trajectories
-from algorithms.comparison.same_buffer import all_advantages, set_gains
-from examples.same_buffer import Args, collect_buffer, measured_gains
+from algorithms.comparison.advantages import all_advantages
+from algorithms.comparison.gains import measured_gains, set_gains
+from examples.same_buffer import Args, collect_buffer
 from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
@@ -51,7 +53,8 @@ def rollout() -> Rollout:
     env = EnvConfig()
     policy, retriever = Policy.load(PolicyConfig("bundled")), make_retriever(env.corpus)
     buffer = collect_buffer(Args(questions_per_step=6, group_size=4), env, policy, retriever)
-    gains = measured_gains(buffer, env, policy, retriever, 0)
+    protocol = make_rules(env, policy.tokenizer).protocol
+    gains = measured_gains(buffer, PolicyScorer(policy), protocol, retriever, 1)
     advantages = all_advantages(buffer, gains)
     set_gains(buffer, gains["random"])
     buffer.metadata["step"] = 7
