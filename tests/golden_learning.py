@@ -279,8 +279,8 @@ def _aggregated(case: Case, loss: torch.Tensor, mask: torch.Tensor, mode: str) -
 def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
     mask = _tensor(case, "mask")
     config = LossConfig(
-        clip_ratio_low=case.get("clip_ratio_low"),
-        clip_ratio_high=case.get("clip_ratio_high"),
+        clip_ratio_low=case.get("clip_low"),
+        clip_ratio_high=case.get("clip_high"),
         dual_clip=case.get("clip_ratio_c") if case.has("clip_ratio_c") else None,
         ratio=ratio,
         aggregation=mode,
