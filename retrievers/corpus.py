@@ -112,7 +112,7 @@ class Survey:
 def survey_corpus(path: str | Path, *, copy: Path | None = None, progress: Callable[[int], None] = _ignore) -> Survey:
     """Check a corpus of any size line by line, in 8 bytes of memory per passage; `progress` gets the lines read.
 
-    `copy`: a plain .jsonl to which the contents of a compressed file are written. Raises `CorpusError` as `load_corpus` does.
+    `copy`: a plain .jsonl that gets the contents of a compressed file. Raises `CorpusError` as `load_corpus` does.
     """
     digest, ids, characters = hashlib.sha256(), array("Q"), 0
     with open(copy, "w", encoding="utf-8") if copy is not None else nullcontext() as plain:

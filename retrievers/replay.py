@@ -1,6 +1,6 @@
 """Record the results of a retriever and replay them: a run is reproduced bit for bit without its index.
 
-A record is a file of JSON lines: a header with the corpus, then one line per distinct search and per draw of random passages.
+A record is in JSON lines: a header with the corpus, then one line per distinct search and per draw of random passages.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RecordingRetriever(Retriever):
         if path.is_file():
             before, self._known = _read(path)
             if before != header:
-                raise IndexMismatchError(f"{path}: a record of {before}, but this retriever is {header}; use another path")
+                raise IndexMismatchError(f"{path}: a record of {before}, but this is {header}; use another path")
         self._lock = threading.Lock()  # rollouts search while another thread draws random passages
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the retriever)
         if self._file.tell() == 0:
