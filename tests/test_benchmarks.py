@@ -77,8 +77,8 @@ def test_a_data_set_without_a_row_of_the_split_is_an_error(dataset: str, split: 
         (questions("bamboogle", "test", 125), None),
         (questions("bamboogle", None, 125), None),
         (questions("bamboogle", "test", 124), "124 of the 125 questions of test: partial"),
-        (questions("bamboogle", "test", 126), "126 questions where 125 are published: some are doubled"),
-        (questions("bamboogle", "train", 125), "has rows of train; published figures are of test"),
+        (questions("bamboogle", "test", 126), "126 questions where 125 are published: some are duplicates"),
+        (questions("bamboogle", "train", 125), "has rows of train; published results are on test"),
         (questions("mine", "train", 3), None),
     ],
 )

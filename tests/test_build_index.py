@@ -123,7 +123,7 @@ def test_what_was_begun_in_another_way_is_not_gone_on_with(change: str, args: Ar
         args.corpus.write_text("\n".join(lines(299)) + "\n", encoding="utf-8")
     if change == "shard_size":
         args = replace(args, shard_size=60)
-    with pytest.raises(IndexMismatchError, match=rf"begun with {change}=.*remove .*index\.partial"):
+    with pytest.raises(IndexMismatchError, match=rf"vectors made with {change}=.*remove .*index\.partial"):
         build(args, encoder)
 
 
@@ -160,7 +160,7 @@ def test_an_index_from_elsewhere_is_adopted(args: Args, tmp_path: Path) -> None:
     assert DenseRetriever.load(args.output, encoder=WordEncoder()).search([query(9)], 1)[0][0].id == "9"
     VectorIndex.build("Flat", [vectors[:-1]]).save(tmp_path / "short.index")
     second = replace(args, output=tmp_path / "second", adopt=tmp_path / "short.index")
-    with pytest.raises(IndexMismatchError, match=r"short\.index: 299 vectors for the 300 passages.*this very corpus"):
+    with pytest.raises(IndexMismatchError, match=r"short\.index: 299 vectors for the 300 passages.*of this corpus"):
         build(second, WordEncoder())
     with pytest.raises(IndexMismatchError, match=r"none\.index: no such file"):
         build(replace(second, adopt=tmp_path / "none.index"), WordEncoder())
@@ -185,7 +185,7 @@ def test_what_wont_fit_is_refused_unless_forced(
     present = (1e12, 10.0) if kind == "disk" else (10.0, 1e12)
     monkeypatch.setattr(planning, "_present", lambda folder: present)
     args = replace(args, index=index)
-    with pytest.raises(WontFitError, match=rf"GiB of {named} needed, 0\.00 GiB there; .*--force to try"):
+    with pytest.raises(WontFitError, match=rf"GiB of {named} needed, 0\.00 GiB available; .*--force to build"):
         build(args, WordEncoder())
     assert not args.output.exists()
     assert build(replace(args, force=True), WordEncoder())
@@ -213,7 +213,7 @@ def test_durations_are_told_in_fitting_units() -> None:
     [
         ('{"id": "x", "contents": ""}', r"line 301: contents is ''; it must be a non-empty string"),
         ('{"id": "x"}', r"line 301: no field 'contents'"),
-        ('{"id": "17", "contents": "again"}', r"line 301: id '17' stands on line 18 already"),
+        ('{"id": "17", "contents": "again"}', r"line 301: id '17' is already used on line 18"),
         ("[1]", r"line 301: a list, not a JSON object"),
         ("{", r"line 301: not a JSON object"),
     ],
@@ -259,7 +259,7 @@ def test_opening_verifies_the_corpus(args: Args) -> None:
         with pytest.raises(IndexMismatchError, match=r"corpus\.jsonl has changed since the index was built"):
             DenseRetriever.load(args.output, encoder=WordEncoder())
     args.corpus.unlink()
-    with pytest.raises(IndexMismatchError, match=r"its corpus .*corpus\.jsonl is gone"):
+    with pytest.raises(IndexMismatchError, match=r"its corpus .*corpus\.jsonl does not exist"):
         DenseRetriever.load(args.output, encoder=WordEncoder())
 
 
@@ -278,7 +278,7 @@ def test_opening_verifies_passages_and_encoder(args: Args) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no manifest\.json in it"),
+        (None, r"no manifest\.json; it is not an index completed"),
         ("{", "not a manifest"),
         ("[]", "not a manifest"),
         ('{"format": 99, "kind": "dense"}', "format 99, this version reads"),
@@ -360,7 +360,7 @@ def test_the_command(tmp_path: Path) -> None:
     command += ["--output", str(tmp_path / "index"), "--index", "hnswlib", "--shard-size", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "against exact search" in done.stdout
+    assert "compared with exact search" in done.stdout
     retriever = open_retriever(str(tmp_path / "index"))
     assert retriever.search([query(33)], 1)[0][0].id == "33"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

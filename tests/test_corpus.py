@@ -78,7 +78,7 @@ def test_verbatim_titles_keep_their_quotes(tmp_path: Path) -> None:
         ({"id": "9", "contents": " \n "}, "non-empty"),
         ({"id": "9", "contents": None}, "contents is None"),
         ({"id": "9", "contents": ["x"]}, r"contents is \['x'\]"),
-        ({"id": "1", "contents": "again"}, "'1' stands on line 2 already"),
+        ({"id": "1", "contents": "again"}, "'1' is already used on line 2"),
         ("{broken", "not a JSON object"),
         ("[]", "a list, not a JSON object"),
     ],
@@ -101,7 +101,7 @@ def test_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_empty_file_is_refused(tmp_path: Path, read: Any, content: str) -> None:
     (tmp_path / "empty.jsonl").write_text(content)
-    with pytest.raises(CorpusError, match=r"empty\.jsonl: no passage"):
+    with pytest.raises(CorpusError, match=r"empty\.jsonl: contains no passage"):
         read(tmp_path / "empty.jsonl")
 
 

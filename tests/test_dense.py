@@ -126,7 +126,7 @@ def test_default_parameters_fit_the_kind() -> None:
         ("Flat", "nprobe=3", "search parameters 'nprobe=3' for an index 'Flat'.*none for exact ones"),
         ("hnswlib", "nprobe=3", "search parameters 'nprobe=3' for an index 'hnswlib'.*efSearch=N"),
         ("hnswlib", "efSearch=many", "search parameters 'efSearch=many'"),
-        ("IVF4000,SQ8", "", "index='IVF4000,SQ8' with 2000 vectors: it needs at least one vector a list; use fewer"),
+        ("IVF4000,SQ8", "", "index='IVF4000,SQ8' with 2000 vectors: it needs at least one vector per list; use fewer"),
     ],
 )
 def test_descriptions_that_cant_be_used_are_named(

@@ -49,7 +49,7 @@ def test_evaluate_real_questions(policy: str, mini_data: Path, tmp_path: Path) -
         (("--policy", "no/such/model", "--corpus", "missing.jsonl"), "missing.jsonl: no such file"),
         (("--questions", "missing.jsonl"), "missing.jsonl: no such file"),
         (("--policy", "./nowhere"), "no config.json"),
-        (("--where", "split=test"), "no question has it"),
+        (("--where", "split=test"), "no question matches"),
         (("--protocol", "autorefin"), "did you mean 'autorefine'"),
         (("--top-k", "100000", "--policy", "search-question"), "top_k=100000"),
         (("--split", "tets"), "has no row of split 'tets'"),

@@ -115,7 +115,7 @@ def test_an_episode_without_the_evidence_says_so() -> None:
     console = terminal()
     other = Passage("p", "Karith", "Karith stands on the river Ostue.", 1.0)
     EpisodePrinter(make_protocol()).show(episode(QUESTIONS[0], (search("x"), [other]), (answer("y"), [])), console)
-    assert "no passage that was found holds a golden answer" in plain(console)
+    assert "no retrieved passage contains a golden answer" in plain(console)
     EpisodePrinter(make_protocol()).show(episode(QUESTIONS[0], (answer("y"), [])), console)
     assert "no passage" not in plain(console)
 

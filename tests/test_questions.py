@@ -169,7 +169,7 @@ def test_questions_are_chosen_by_their_metadata() -> None:
     assert where(questions, "hop=1") == questions[1:2]
     with pytest.raises(ConfigurationError, match="where='random500': must be KEY=VALUE"):
         where(questions, "random500")
-    with pytest.raises(ConfigurationError, match="where='hop=9': no question has it; known keys: hop, random500"):
+    with pytest.raises(ConfigurationError, match="where='hop=9': no question matches; known keys: hop, random500"):
         where(questions, "hop=9")
 
 
@@ -242,7 +242,7 @@ def test_reads_parquet_with_flashrags_columns(tmp_path: Path) -> None:
         (search_r1(1, question=None), "no field 'question'"),
         (search_r1(1, question=" "), "text is empty"),
         (search_r1(1, id=None), "no field 'id'"),
-        (search_r1(0), "id 'test_0' stands on row 1 already"),
+        (search_r1(0), "id 'test_0' is already used on row 1"),
     ],
 )
 def test_bad_row_is_named_with_its_parquet_file(tmp_path: Path, bad: dict[str, Any], said: str) -> None:
@@ -258,7 +258,7 @@ def test_bad_row_is_named_with_its_parquet_file(tmp_path: Path, bad: dict[str, A
 def test_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
-    with pytest.raises(QuestionError, match="no parquet file, or damaged") as caught:
+    with pytest.raises(QuestionError, match="not a Parquet file, or corrupt") as caught:
         load_questions(path)
     assert str(path) in str(caught.value)
 
@@ -267,7 +267,7 @@ def test_missing_and_empty_parquet_are_named(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match=r"gone\.parquet: no such file"):
         load_questions(tmp_path / "gone.parquet")
     pq.write_table(pa.table({"id": pa.array([], pa.string())}), tmp_path / "empty.parquet")
-    with pytest.raises(QuestionError, match=r"empty\.parquet: no question in it"):
+    with pytest.raises(QuestionError, match=r"empty\.parquet: contains no question"):
         load_questions(tmp_path / "empty.parquet")
 
 
@@ -305,7 +305,7 @@ def test_bad_row_of_a_saved_folder_is_named(tmp_path: Path) -> None:
 
 def test_folder_that_the_library_did_not_write_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    with pytest.raises(QuestionError, match="notes: no folder that save_to_disk"):
+    with pytest.raises(QuestionError, match="notes: not a folder written by save_to_disk"):
         load_questions(tmp_path / "notes")
 
 
@@ -338,7 +338,7 @@ def test_a_hub_that_does_not_answer_is_one_error(monkeypatch: pytest.MonkeyPatch
         raise error
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(QuestionError, match="hf:a/b/nq:test: could not be had") as caught:
+    with pytest.raises(QuestionError, match="hf:a/b/nq:test: could not be loaded") as caught:
         load_questions("hf:a/b/nq:test")
     assert str(error) in str(caught.value)
     assert "HF_HUB_OFFLINE" in str(caught.value)

@@ -131,7 +131,7 @@ def test_a_corpus_smaller_than_a_search_is_shown_whole() -> None:
 
 
 def test_without_a_retriever_a_small_batch_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"1 random evidences for question 'n0', 3 wanted.*retriever"):
+    with pytest.raises(ConfigurationError, match=r"1 random evidences for question 'n0', 3 needed.*retriever"):
         measured(batch([(0, 0), (1, 1)]), retriever=None)
     requests, _ = measured(batch([(i, i) for i in range(4)]), retriever=None)
     assert len(requests) == 4

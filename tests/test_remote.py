@@ -131,8 +131,8 @@ def test_addresses_with_and_without_the_path(address: str) -> None:
         ("localhost:8000", "'localhost:8000' .*http://"),
         ("ftp://a", "'ftp://a' .*http://"),
         ("http://", "a host"),
-        ("http://a:port", "'http://a:port'.*give http://HOST:PORT"),
-        ([], "urls is empty: give at least one"),
+        ("http://a:port", "'http://a:port'.*use http://HOST:PORT"),
+        ([], "urls is empty: pass at least one"),
     ],
 )
 def test_bad_addresses_are_named(urls: Any, message: str) -> None:
@@ -268,7 +268,7 @@ TRANSIENT: list[tuple[Callable[[], Any], str]] = [
     (lambda: httpx.Response(200, json={"result": [[{"id": "1"}]]}), r"\['id'\] has no string `contents`"),
     (lambda: httpx.Response(200, json={"result": [[{"id": [1], "contents": "a"}]]}), r"id \[1\] is neither"),
     (lambda: httpx.Response(200, json={"result": [scored(*GOOD, *CORPUS[:2])]}), "5 passages.*at most 3"),
-    (lambda: httpx.Response(200, json={"result": [scored(*reversed(GOOD))]}), "rise: the best must stand first"),
+    (lambda: httpx.Response(200, json={"result": [scored(*reversed(GOOD))]}), "increase: the best must come first"),
     *(
         (lambda score=score: one_score(score), r"score .* is not a finite number")  # type: ignore[misc]
         for score in (b"null", b'"high"', b"NaN", b"Infinity", b"true", b"[1]")
@@ -299,7 +299,7 @@ def test_a_fault_is_overcome_or_named_and_never_evidence(fault: Callable[[], Any
         with pytest.raises(RetrievalError, match=seen) as caught:
             retriever.search(["river"], 3)
         assert re.search(r"\(3 attempts, \d.* s of a deadline of 60 s\): http://a/retrieve: ", str(caught.value))
-        assert "See whether it runs (GET http://a/health)" in str(caught.value)
+        assert "Check that it runs (GET http://a/health)" in str(caught.value)
         assert caught.value.results is None
         assert retriever.stats.failures == 1
 
@@ -430,7 +430,7 @@ def test_the_deadline_holds_whatever_the_transport_does() -> None:
         return good(request)
 
     with closing(remote(answer, deadline=0.2)) as retriever:
-        with pytest.raises(RetrievalError, match=r"no answer from http://a within the deadline of 0.2 s; raise it"):
+        with pytest.raises(RetrievalError, match=r"no response from http://a within the deadline of 0.2 s; raise it"):
             retriever.search(["river"], 3)
         ended.set()
 
@@ -468,10 +468,10 @@ def test_random_passages_of_a_service_are_those_of_its_retriever(url: str) -> No
 
 def test_a_service_without_random_passages_needs_the_corpus() -> None:
     with closing(remote(SearchR1Service(BM25), passages=None)) as retriever:
-        with pytest.raises(QueryError, match=r"sample\(n=2\).*status 404.*give RemoteRetriever `passages`"):
+        with pytest.raises(QueryError, match=r"sample\(n=2\).*status 404.*pass `passages` to RemoteRetriever"):
             retriever.sample(2, np.random.default_rng(0))
         assert retriever.search(["river"], 2) == BM25.search(["river"], 2)
-        with pytest.raises(QueryError, match=r"http://a.*how many passages.*give RemoteRetriever `passages`"):
+        with pytest.raises(QueryError, match=r"http://a.*number of passages.*pass `passages` to RemoteRetriever"):
             len(retriever)
         retriever.check_count(10**6, "k")  # only the service knows
         with pytest.raises(QueryError, match=r"k=0.*at least 1"):
@@ -621,5 +621,5 @@ def test_each_fault_of_a_transport_is_survived(kind: str) -> None:
 @pytest.mark.parametrize("make", [FaultyRetriever, FaultyTransport])
 @pytest.mark.parametrize("options", [{"rate": 1.5, "kinds": ["latency"]}, {"rate": 0.5, "kinds": ["x"]}])
 def test_bad_schedules_are_named(make: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(QueryError, match=rf"rate={options['rate']}.*rate is from 0 to 1, kinds are some of"):
+    with pytest.raises(QueryError, match=rf"rate={options['rate']}.*rate must be from 0 to 1, kinds some of"):
         make(BM25 if make is FaultyRetriever else SearchR1Service(BM25), seed=0, **options)

@@ -69,7 +69,10 @@ def test_all_pairs_of_a_batch_are_scored_at_once() -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (lambda pairs: [0.0], r"shape \(1,\) for \d+ pairs, 1 of them finite: it must give one finite number a pair"),
+        (
+            lambda pairs: [0.0],
+            r"shape \(1,\) for \d+ pairs, 1 of them finite: it must return one finite number per pair",
+        ),
         (lambda pairs: [[0.0, 1.0] for _ in pairs], r"shape \(\d+, 2\)"),
         (lambda pairs: [float("nan") for _ in pairs], r"0 of them finite"),
     ],
@@ -141,8 +144,8 @@ def test_a_cross_encoder_scores_pairs(tmp_path: Path) -> None:
 
 
 def test_what_is_no_ranking_cross_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RetrieverError, match="two has 2 outputs: a cross-encoder that ranks has one"):
+    with pytest.raises(RetrieverError, match="two has 2 outputs: a cross-encoder for ranking has one"):
         RerankingRetriever(BM25, save_cross_encoder(tmp_path / "two", 2))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RetrieverError, match=r"empty: can't be loaded as a cross-encoder \(.*\); give a name"):
+    with pytest.raises(RetrieverError, match=r"empty: can't be loaded as a cross-encoder \(.*\); pass a name"):
         RerankingRetriever(BM25, str(tmp_path / "empty"))

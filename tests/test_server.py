@@ -173,14 +173,14 @@ def test_metrics_count() -> None:
         ("/retrieve", b"[" * 100_000, 400, r"not JSON"),
         ("/retrieve", b'{"topk": ' + b"9" * 5_000 + b"}", 400, r"not JSON"),
         ("/retrieve", [1, 2], 422, r"the body is \[1, 2\]; it must be a JSON object"),
-        ("/retrieve", {"question": "q"}, 422, r"the fields are \['question'\]: give `queries`, a list of strings"),
+        ("/retrieve", {"question": "q"}, 422, r"the fields are \['question'\]: pass `queries`, a list of strings"),
         ("/retrieve", {"queries": "river"}, 422, r"queries is 'river': it must be a list of strings, even for one"),
         ("/retrieve", {"queries": None}, 422, r"queries is None"),
         ("/retrieve", {"queries": ["river", 7]}, 422, r"query 1 is 7: it must be a string"),
         ("/retrieve", {"query": ["river"]}, 422, r"query 0 is \['river'\]: it must be a string"),
-        ("/retrieve", {"queries": ["q"] * 1025}, 422, r"1025 queries: at most 1024 a request; split them"),
+        ("/retrieve", {"queries": ["q"] * 1025}, 422, r"1025 queries: at most 1024 per request; split them"),
         ("/retrieve", {"query": "q" * (MAX_QUERY_CHARS + 1)}, 422, r"65537 characters: at most 65536; shorten 'qq"),
-        ("/retrieve", b'{"query": "\\ud800"}', 422, r"query 0 holds half of a surrogate pair.*correct '.ud800'"),
+        ("/retrieve", b'{"query": "\\ud800"}', 422, r"query 0 contains half of a surrogate pair.*correct '.ud800'"),
         ("/retrieve", {"query": "q", "topk": 0}, 422, r"topk is 0: it must be an integer from 1 to 8 \(8 passages\)"),
         ("/retrieve", {"query": "q", "topk": 9}, 422, r"topk is 9: .*1 to 8"),
         ("/retrieve", {"query": "q", "topk": 2.0}, 422, r"topk is 2.0"),
@@ -217,7 +217,7 @@ def test_large_bodies_are_refused_over_a_network() -> None:
         for content in (b" " * 100_001, b" " * 399_999, chunks()):
             answer = client.post(f"{url}/retrieve", content=content)
             assert answer.status_code == 413
-            assert answer.json()["detail"] == "the body has more than 100000 bytes, the most that is taken: send less"
+            assert answer.json()["detail"] == "the body has more than 100000 bytes, the maximum: send less"
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as endless:
             endless.sendall(b"POST /retrieve HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
             with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012
@@ -303,7 +303,7 @@ def test_too_many_waiting_are_sent_away() -> None:
         await until_waiting(client, 9)  # alone, it is taken whatever the limit
         refused = await client.post("/retrieve", json={"queries": ["river"]})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert refused.json()["detail"] == "9 queries wait already, 5 may with yours: send them again in a second"
+        assert refused.json()["detail"] == "9 queries are waiting, at most 5 may with yours: retry in a second"
         retriever.gate.set()
         assert (await large).status_code == 200
         assert (await client.post("/retrieve", json={"queries": ["river"]})).status_code == 200
@@ -445,7 +445,7 @@ def test_the_command_serves_and_refuses_a_port_in_use(corpus: str) -> None:
         port = url.rpartition(":")[2]
         second = subprocess.run([sys.executable, *command, port], capture_output=True, text=True, timeout=60)
         assert second.returncode == 1
-        expected = rf"error: can't listen at host '127.0.0.1', port {port} \(.*\): give another --port or --host\n"
+        expected = rf"error: can't listen on host '127.0.0.1', port {port} \(.*\): use another --port or --host\n"
         assert re.fullmatch(expected, second.stderr)
         service.send_signal(signal.SIGINT)
         assert service.wait(30) == 0
