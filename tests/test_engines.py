@@ -215,7 +215,7 @@ def test_a_prompt_without_room_for_a_turn_is_refused(engine: Engine, policy: Pol
     writer = writer_of(engine, policy)
     writer.begin([7] * (policy.context_length - NEW), np.random.default_rng(0))
     writer.begin([7] * (policy.context_length - NEW + 1), np.random.default_rng(1))
-    with pytest.raises(ConfigurationError, match=r"1001 tokens: a context of 1024 leaves room for 1000 beside 24"):
+    with pytest.raises(ConfigurationError, match=r"1001 tokens: a context of 1024 has room for 1000 with 24"):
         writer.prefill()
 
 
@@ -274,10 +274,11 @@ def misbehaviours() -> Iterator[Any]:
         yield pytest.param(wrong, f"a log-prob is {value}; it must be finite and at most 0", id=f"log-prob {value}")
     after = policy.tokenizer.encode(" and more")
     going_on = [Completion(turn + after, (-0.5,) * len(turn + after))]
-    yield pytest.param(going_on, rf"goes on after the end of its turn \({len(after)} tokens, ' and more'\)", id="after")
+    rest = rf"continues after the end of its turn \({len(after)} tokens, ' and more'\)"
+    yield pytest.param(going_on, rest, id="after")
     two = [Completion((*turn, policy.tokenizer.hf_tokenizer.eos_token_id), (*fine.logprobs, -0.1))]
-    yield pytest.param(two, r"goes on after the end of its turn \(1 tokens", id="eos after")
-    yield pytest.param([Completion(turn[:-1], fine.logprobs[1:])], "stopped after .* at no end of a turn", id="short")
+    yield pytest.param(two, r"continues after the end of its turn \(1 tokens", id="eos after")
+    yield pytest.param([Completion(turn[:-1], fine.logprobs[1:])], "stopped after .* before the turn ended", id="short")
 
 
 @pytest.mark.parametrize(("completions", "message"), list(misbehaviours()))
@@ -491,14 +492,14 @@ def test_several_processes_are_sent_to_the_server(policy: Policy, monkeypatch: p
 def test_a_server_that_is_not_there_is_named(policy: Policy) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
-        EngineError, match=rf"rollout.server_url='{address}' did not answer GET /health.*see whether it runs"
+        EngineError, match=rf"rollout.server_url='{address}' did not answer GET /health.*check that it runs"
     ):
         VllmServerEngine(policy, turn_end(policy), settings(server_url=address + "/v1/"), seconds=5)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host:port", ""])
 def test_what_is_no_address_is_refused(address: str, policy: Policy) -> None:
-    with pytest.raises(ConfigurationError, match=r"is no address of a server; give http://HOST:PORT"):
+    with pytest.raises(ConfigurationError, match=r"is not the address of a server; give http://HOST:PORT"):
         VllmServerEngine(policy, turn_end(policy), settings(server_url=address))
 
 
@@ -546,7 +547,10 @@ def test_a_server_that_stops_is_named(policy: Policy) -> None:
     [
         ({"dev_mode": False}, r"development mode.*VLLM_SERVER_DEV_MODE=1"),
         ({"logprobs_mode": "raw_logprobs"}, r"logprobs-mode 'raw_logprobs'.*--logprobs-mode processed_logprobs"),
-        ({"max_model_len": 512}, r"context of 512 tokens, the policy one of 1024; start it with --max-model-len 1024"),
+        (
+            {"max_model_len": 512},
+            r"a context of 512 tokens, but the policy one of 1024; start it with --max-model-len 1024",
+        ),
     ],
 )
 def test_a_server_that_is_started_otherwise_is_refused(options: dict[str, Any], message: str, policy: Policy) -> None:
@@ -619,7 +623,7 @@ def test_a_server_of_another_kind_is_named(policy: Policy) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
 
-    with raw_service(answer) as address, pytest.raises(EngineError, match=r"/v1/models is no answer of vLLM: '\{\}'"):
+    with raw_service(answer) as address, pytest.raises(EngineError, match=r"/v1/models: not an answer of vLLM: '\{\}'"):
         VllmServerEngine(policy, turn_end(policy), settings(server_url=address))
 
 

@@ -310,7 +310,7 @@ def test_other_settings_do_not_go_on(arguments: dict[str, Any], retriever: Watch
     retriever.interrupt_at = 8
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(evaluate.Args(**arguments))
-    with pytest.raises(ConfigurationError, match=r"begun with other settings \(top_k: 3 != 2\)"):
+    with pytest.raises(ConfigurationError, match=r"started with other settings \(top_k: 3 != 2\)"):
         evaluate.main(evaluate.Args(**{**arguments, "top_k": 2}))
     with pytest.raises(ConfigurationError, match=r"questions\.nq\.n: 9 != 3"):
         evaluate.main(evaluate.Args(**{**arguments, "limit": 3}))

@@ -98,9 +98,9 @@ def test_targets_that_name_no_layer_are_refused_with_those_that_exist() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (("q_proj", "qq_proj"), "'qq_proj' names no layer"),
-        (("embed_tokens", "q_proj"), "'embed_tokens' names no layer"),
-        (("all-linear", "lm_head"), "'all-linear' stands alone"),
+        (("q_proj", "qq_proj"), "'qq_proj' matches no layer"),
+        (("embed_tokens", "q_proj"), "'embed_tokens' matches no layer"),
+        (("all-linear", "lm_head"), "'all-linear' must stand alone"),
     ],
 )
 def test_one_target_that_names_no_linear_layer_is_enough_to_refuse(targets: tuple[str, ...], message: str) -> None:
@@ -118,7 +118,7 @@ def test_an_adapter_whose_base_is_gone_says_so(tmp_path: Path) -> None:
 
 def test_an_adapter_on_an_adapter_is_refused(tmp_path: Path) -> None:
     adapted().save(tmp_path / "adapter")
-    with pytest.raises(ConfigurationError, match=r"is an adapter already.*merge it first"):
+    with pytest.raises(ConfigurationError, match=r"is already an adapter.*merge it first"):
         adapted(str(tmp_path / "adapter"))
 
 

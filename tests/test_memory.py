@@ -175,7 +175,7 @@ def test_an_adapter_folder_has_the_size_of_its_base_model(tmp_path: Path, large:
 
 
 def test_no_model_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"policy\.path=.*no model there.*save_pretrained"):
+    with pytest.raises(ConfigurationError, match=r"policy\.path=.*no model found.*save_pretrained"):
         plan_of(configured(tmp_path))
 
 
@@ -197,7 +197,7 @@ def test_copies(large: Path) -> None:
     found = sizes(plan_of(config, reference=True, critic=True, device=CUDA, processes=4))
     assert found["reference policy (always)"] == 2 * parameters
     assert found["critic (always)"] == 8 * parameters
-    assert found["weights that sample (always)"] == 2 * parameters
+    assert found["sampling weights (always)"] == 2 * parameters
     assert found["gradient buckets (always)"] == 4 * parameters
 
 
@@ -208,7 +208,7 @@ def test_whole_weights_are_there_before_they_are_sharded(large: Path) -> None:
     many = sizes(plan_of(config, device=CUDA, processes=64))
     weights = sizes(plan_of(configured(large), device=CUDA))["weights (always)"]
     divided = sum(many[f"{name} (always)"] for name in ("weights", "gradients", "optimizer states"))
-    assert many["whole weights (loading)"] + divided + many["keys and values (always)"] == pytest.approx(
+    assert many["full weights (loading)"] + divided + many["keys and values (always)"] == pytest.approx(
         weights, rel=1e-6
     )
 
@@ -220,7 +220,7 @@ def test_sharding_divides_what_is_trained(large: Path) -> None:
     two = sizes(plan_of(replace(config, policy=replace(config.policy, dtype="bfloat16")), device=CUDA, processes=2))
     for name in ("weights (always)", "gradients (always)", "optimizer states (always)"):
         assert two[name] == one[name] // 2
-    assert two["weights that sample (always)"] == one["weights (always)"]  # whole, for rollouts
+    assert two["sampling weights (always)"] == one["weights (always)"]  # whole, for rollouts
 
 
 @pytest.mark.usefixtures("gpu")
@@ -269,7 +269,7 @@ def test_a_larger_store_makes_no_larger_passes(large: Path) -> None:
     def passes(kv_cache_tokens: int) -> int:
         rollout = RolloutConfig(questions_per_step=64, group_size=8, kv_cache_tokens=kv_cache_tokens)
         config = configured(large, policy={"dtype": "bfloat16", "context_length": 1_024}, rollout=rollout)
-        return sizes(plan_of(config, device=CUDA))["passes (rollout)"]
+        return sizes(plan_of(config, device=CUDA))["forward passes (rollout)"]
 
     assert passes(131_072) == passes(262_144)  # decoding reads heads that share keys where they lie
 
@@ -380,7 +380,8 @@ def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * GIB, 8 * GIB))
-    with pytest.raises(ConfigurationError, match=r"weights in float32 take 11\.50 GiB, there are 8\.00 GiB on cuda"):
+    message = r"weights in float32 take 11\.50 GiB, but only 8\.00 GiB are available on cuda"
+    with pytest.raises(ConfigurationError, match=message):
         plan_of(configured(large), device=CUDA)
     assert not plan_of(configured(large, policy={"dtype": "bfloat16"}), device=CUDA).fits()  # a warning only
 

@@ -305,7 +305,7 @@ def test_logits_are_those_of_the_model(architecture: str) -> None:
 @pytest.mark.parametrize("name", ["s_aux", "position_bias"])
 def test_an_attention_that_packs_cannot_compute_is_refused(name: str) -> None:
     x = torch.zeros(1, 4, 3, 8)
-    with pytest.raises(ConfigurationError, match=f"policy: its attention has '{name}'.*another architecture"):
+    with pytest.raises(ConfigurationError, match=f"policy: its attention uses '{name}'.*another architecture"):
         packing._packed_attention(
             "eager", nn.Module(), x, x, x, None, packed=pack([Block((1, 2, 3))], CPU), **{name: torch.zeros(4)}
         )

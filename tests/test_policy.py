@@ -108,7 +108,7 @@ def test_a_kernel_that_is_not_there_is_replaced_by_one_that_the_model_has(wanted
 
 def test_a_kernel_that_the_model_does_not_take_is_an_error(tmp_path: Path) -> None:
     path = str(save_tiny_policy(tmp_path / "model", architecture="gemma2"))
-    with pytest.raises(ConfigurationError, match=r"policy\.attn_implementation='sdpa': Gemma2ForCausalLM .*auto takes"):
+    with pytest.raises(ConfigurationError, match=r"policy\.attn_implementation='sdpa': Gemma2ForCausalLM .*auto uses"):
         Policy.load(PolicyConfig(path=path, device="cpu", attn_implementation="sdpa"))
 
 
@@ -167,7 +167,7 @@ def test_a_copy_follows_its_policy_and_is_not_trained() -> None:
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
     model = tiny_model()
     model.resize_token_embeddings(len(tokenizer()) - 3)
-    with pytest.raises(ConfigurationError, match=r"the tokenizer has \d+ tokens, the model embeddings for \d+"):
+    with pytest.raises(ConfigurationError, match=r"the tokenizer has \d+ tokens, but the model has embeddings for \d+"):
         Policy(model, tokenizer()).verify_packed()
 
 

@@ -81,7 +81,7 @@ def test_signs_that_differ_from_grpos_are_counted() -> None:
     assert ig_grpo["zero_tokens"] == pytest.approx(1 - 4 / 31)
     assert (ig_grpo["zero_groups"], ig_grpo["like_grpo"]) == (0.0, "")
     assert algorithms["dr_grpo"]["like_grpo"] == "equal"
-    assert algorithms["dr_grpo"]["why"] == "no signal at all"
+    assert algorithms["dr_grpo"]["why"] == "no learning signal"
 
 
 def test_algorithms_that_say_the_same_are_flagged() -> None:
@@ -296,6 +296,6 @@ def test_files_that_can_not_be_used_are_refused_in_one_line(tmp_path: Path, monk
 def test_buffers_that_teach_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "buffer.gz"
     RolloutBuffer([]).save(path)
-    assert refusal(path, monkeypatch).startswith("error: the buffer holds no trajectory")
+    assert refusal(path, monkeypatch).startswith("error: the buffer has no trajectory")
     buffer_of([[trajectory([answer_turn([])])]]).save(path)
     assert refusal(path, monkeypatch).startswith("error: 1 trajectories have no policy token")

@@ -129,10 +129,10 @@ def test_chat_needs_a_template() -> None:
     ("template", "says"),
     [
         ("{{ raise_exception('A system message must come first') }}", r"user \(A system message must come first\)"),
-        ("{{ messages[0].content.strop() }}", "does not take the messages user"),
-        ("{{ bos_token }}Hello{% if add_generation_prompt %}!{% endif %}", "leaves out the message of the user"),
+        ("{{ messages[0].content.strop() }}", "does not accept the messages user"),
+        ("{{ bos_token }}Hello{% if add_generation_prompt %}!{% endif %}", "drops the message of the user"),
         # A template for images: content is a list of parts.
-        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "leaves out the message of the user"),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "drops the message of the user"),
     ],
 )
 def test_a_template_that_does_not_take_a_lone_message_of_the_user_is_told_at_load(template: str, says: str) -> None:
@@ -308,7 +308,7 @@ def test_a_tokenizer_that_does_not_know_a_tag_is_told_and_mended_as_told() -> No
     backend = Tokenizer(WordLevel({"<unk>": 0, "search": 1, "answer": 2, "<": 3, ">": 4}, unk_token="<unk>"))
     backend.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<unk>")
-    with pytest.raises(ConfigurationError, match=r"tag <think> back as '< <unk> >'.*add_tokens\(\['<think>'"):
+    with pytest.raises(ConfigurationError, match=r"tag <think> as '< <unk> >'.*add_tokens\(\['<think>'"):
         PolicyTokenizer(tokenizer).check_markers(TAGS)
     tokenizer.add_tokens(list(TAGS))
     PolicyTokenizer(tokenizer).check_markers(TAGS)
@@ -318,7 +318,7 @@ def test_a_tag_whose_characters_vanish_is_told() -> None:
     """BPE without an unknown token leaves out what it does not know."""
     backend = Tokenizer(BPE({letter: i for i, letter in enumerate("<>" + string.ascii_lowercase)}, []))
     backend.decoder = Fuse()
-    with pytest.raises(ConfigurationError, match="tag </think> back as '<think>'"):
+    with pytest.raises(ConfigurationError, match="tag </think> as '<think>'"):
         PolicyTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend)).check_markers(TAGS)
 
 
