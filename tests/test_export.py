@@ -336,7 +336,7 @@ def test_figures_of_another_checkpoint_are_told_apart(run: Path, tmp_path: Path)
     text = (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
     assert "not tested after training: these results are of the policy before training" in text
     (run / "test_before.json").unlink()
-    assert "The run has no test results." in (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
+    assert "The run was not tested." in (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
 
 
 def parts(card: str) -> tuple[dict[str, Any], str]:

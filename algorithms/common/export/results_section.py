@@ -14,7 +14,7 @@ from igsearch_env.question_sets import BENCHMARKS
 def results_section(run: ExportedPolicy) -> Iterator[str]:
     """The paragraphs of the section; the last one is the table."""
     if run.after is None and run.before is None:
-        yield "The run has no test results."
+        yield "The run was not tested."
         return
     if run.after is None:
         yield "The run was not tested after training: these results are of the policy before training."
