@@ -135,7 +135,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     policy = tiny_policy()
     learner = trained(policy)
     good = save(small_disk, policy, learner, 1, keep=1)
-    with pytest.raises(CheckpointError, match=r"not written.*Free some space"):
+    with pytest.raises(CheckpointError, match=r"not written.*Free disk space"):
         save(small_disk, policy, learner, 2, keep=1)
     assert checkpoints(small_disk) == [good]
     assert load_weights(good, tiny_policy(seed=1)) == 1
@@ -167,7 +167,7 @@ def test_a_policy_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
     with monkeypatch.context() as patch:
         patch.setattr("algorithms.common.model.policy.Policy.save", no_space)
-        with pytest.raises(CheckpointError, match=r"what .*best was before is intact"):
+        with pytest.raises(CheckpointError, match=r"the previous .*best is intact"):
             write_policy(tmp_path / "best", policy, learner, {"step": 2, "dev/em": 0.6})
     assert {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()} == before
     write_policy(tmp_path / "best", policy, learner, {"step": 2, "dev/em": 0.6})

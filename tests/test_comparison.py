@@ -157,7 +157,7 @@ def test_an_algorithm_can_be_a_file_with_options() -> None:
 
 @pytest.mark.parametrize(
     ("algorithms", "message"),
-    [(("grpoo",), "grpoo.*neither a name"), (("x=nothing.py",), "x=nothing.py"), (("grpo", "grpo"), "one label")],
+    [(("grpoo",), "grpoo.*neither a name"), (("x=nothing.py",), "x=nothing.py"), (("grpo", "grpo"), "the same label")],
 )
 def test_bad_lists_are_refused(algorithms: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -198,7 +198,7 @@ def test_it_is_stopped_resumed_and_reports(tmp_path: Path) -> None:
     started.send_signal(signal.SIGINT)
     said, _ = started.communicate(timeout=120)
     assert started.returncode == 1
-    assert "goes on where it was" in said
+    assert "run the same command again to resume" in said
 
     done = subprocess.run(command(tmp_path / "out"), cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -201,7 +201,7 @@ def test_a_bad_value_is_named_with_its_rule(
         (
             TrainConfig,
             {"optimizer": OptimizerConfig(num_minibatches=1000)},
-            "num_minibatches=1000: more than the 128",
+            "num_minibatches=1000: must be at most 128",
         ),
         (
             OptimizerConfig,

@@ -231,7 +231,7 @@ def test_what_ends_a_run_is_explained_unless_it_is_a_mistake_of_the_program(monk
     assert re.search(r"^process 3: another process has ended .* resumes from the last", str(explained(closed)))
     assert explained(RuntimeError("shapes differ")) is None
     full = explained(OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"))
-    assert re.search(r"'metrics\.jsonl': free some space, and the same command resumes", str(full))
+    assert re.search(r"'metrics\.jsonl': free disk space and run the same command again to resume", str(full))
     assert explained(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 

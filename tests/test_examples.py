@@ -83,13 +83,13 @@ def test_an_evaluation_is_stopped_by_ctrl_c_and_resumed(tmp_path: Path) -> None:
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=120)
     assert started.returncode == 1
-    assert said.strip().splitlines()[-1] == f"interrupted: the same command goes on from {partial}"
+    assert said.strip().splitlines()[-1] == f"interrupted: the same command resumes from {partial}"
     assert "Traceback" not in said
     assert not output.exists()
 
     done = script(*command, "--output", str(output))
     assert done.returncode == 0, done.stderr
-    assert "questions were answered before" in done.stderr
+    assert "questions are already answered" in done.stderr
     assert not partial.exists()
     assert {found["n"] for found in json.loads(output.read_text())["datasets"].values()} == {20}
 

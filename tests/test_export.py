@@ -176,7 +176,7 @@ def test_weights_are_cast(trained: Path, tmp_path: Path) -> None:
     for name, weight in load_file(folder / "model.safetensors").items():
         assert weight.dtype == torch.bfloat16
         assert torch.equal(weight, source[name].to(torch.bfloat16))
-    assert "The test was in float32; the weights here are bfloat16." in (folder / "README.md").read_text()
+    assert "The test was run in float32; the exported weights are bfloat16." in (folder / "README.md").read_text()
 
 
 # ---------------------------------------------------------------- adapters
@@ -328,15 +328,15 @@ def test_figures_of_another_checkpoint_are_told_apart(run: Path, tmp_path: Path)
     folder = exported(run, tmp_path / "out", checkpoint="best")
     text = (folder / "README.md").read_text()
     assert (
-        "**The exported checkpoint was not tested.** The figures are of step 2 of the same run; this is step 1." in text
+        "**The exported checkpoint was not tested.** The results are of step 2 of the same run; this is step 1." in text
     )
     assert "the best by validation (EM 0.625)" in text
     assert "model-index" not in front_matter(folder)
     (run / "test_after.json").unlink()
     text = (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
-    assert "not of this checkpoint" in text
+    assert "not tested after training: these results are of the policy before training" in text
     (run / "test_before.json").unlink()
-    assert "The run holds no test." in (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
+    assert "The run was not tested." in (exported(run, tmp_path / "out", checkpoint="best") / "README.md").read_text()
 
 
 def parts(card: str) -> tuple[dict[str, Any], str]:
@@ -443,11 +443,11 @@ def test_runs_that_hold_no_such_policy(run: Path, tmp_path: Path) -> None:
             exported(folder, tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
 
-    refused("not the folder of a run .*that a training command named", tmp_path / "nowhere")
-    refused(f"it is inside one: give {run}", run / "policy")
-    refused("no such policy; it has final, best, last, step-000001, step-000002", checkpoint="step-000009")
+    refused("not the folder of a run .*give the --run-dir of a training command", tmp_path / "nowhere")
+    refused(f"it is inside a run: give {run}", run / "policy")
+    refused("no such policy; choose one of final, best, last, step-000001, step-000002", checkpoint="step-000009")
     refused("dtype='bf16': must be one of.*did you mean 'bfloat16'", dtype="bf16")
-    refused("holds a whole model and no adapter", merge=False)
+    refused("holds a complete model, not an adapter", merge=False)
     shutil.rmtree(run / "policy")
     refused(r"has not finished: .* \(best, last, step-000001, step-000002\)")
     assert exported(run, tmp_path / "last", checkpoint="last").is_dir()
@@ -509,9 +509,9 @@ def test_only_an_untouched_export_is_replaced(trained: Path, tmp_path: Path) -> 
         exported(trained, output)
     assert (output / "README.md").read_text() == "mine"
     (output / MARK).unlink()
-    with pytest.raises(ConfigurationError, match=r"holds something else \(README\.md, \.\.\.\)"):
+    with pytest.raises(ConfigurationError, match=r"not an export \(it holds README\.md, \.\.\.\)"):
         exported(trained, output)
-    with pytest.raises(ConfigurationError, match="a file is there"):
+    with pytest.raises(ConfigurationError, match="it is a file"):
         exported(trained, output / "README.md")
 
 

@@ -96,7 +96,7 @@ def test_the_panel_tells_everything_at_any_width(width: int) -> None:
         *("ig_grpo", "runs/a", "step 3/40", "left"),
         *("0.150", "highest 0.200", "dev 0.143 (step 2)", "test 0.071 (step 0)"),
         *("searches 1.96", "information gain +0.31 nats", "positive 64%", "all-fail groups 50%", "entropy 0.81"),
-        *("0.52 s a step", "rollout 0.26", "information gain 0.13", "update 0.10", "other 0.03"),
+        *("0.52 s/step", "rollout 0.26", "information gain 0.13", "update 0.10", "other 0.03"),
         *("retrieval failed for 6 episodes, 2 in this step", "step 3: all_fail is 0.95"),
     ):
         assert part in text
@@ -109,7 +109,7 @@ def test_the_panel_of_a_run_that_has_not_begun() -> None:
     lines = shown(run)
     assert "step 0/40" in lines[1]
     assert len(lines) == 3
-    for name in ("reward", "EM", "searches", "entropy", "information gain", "a step", "nan"):
+    for name in ("reward", "EM", "searches", "entropy", "information gain", "s/step", "nan"):
         assert name not in "\n".join(lines)
 
 
@@ -160,7 +160,7 @@ def test_time_left_counts_what_lies_between_steps() -> None:
     clock = Clock()
     run = progress(terminal(get_time=clock), total=10)
     clock.now = 30.0
-    assert "0:00:30 so far" in shown(run)[1]
+    assert "0:00:30 elapsed" in shown(run)[1]
     steps(run, [0.1])
     assert "0:00:05 left" in shown(run)[1]  # nine steps of 0.52 s
     for clock.now in (40.0, 50.0):  # ten seconds a step, evaluations and all
@@ -171,7 +171,7 @@ def test_time_left_counts_what_lies_between_steps() -> None:
     clock.now = 500.0  # a step that takes longer than any before
     assert "0:00:00 left" in shown(run)[1]
     steps(run, [0.1] * 7)
-    assert "0:08:20 in all" in shown(run)[1]
+    assert "0:08:20 total" in shown(run)[1]
 
 
 def test_the_bar_of_steps_is_empty_at_first_and_full_at_last() -> None:

@@ -157,7 +157,7 @@ def test_the_report_of_a_real_run_says_what_its_files_say(real: Path) -> None:
     assert [value for value in rewards if value is not None] == pytest.approx(
         [row["reward"] for row in run.training], rel=1e-4
     )
-    for title in ("Information gain", "Searches", "Entropy", "Clipping", "Failures", "Time of a step by part"):
+    for title in ("Information gain", "Searches", "Entropy", "Clipping", "Failures", "Step time by part"):
         assert title in document.charts
     assert "Slowest steps, seconds" in document.text
     assert "Question (" in document.text  # a sampled episode
@@ -166,7 +166,7 @@ def test_the_report_of_a_real_run_says_what_its_files_say(real: Path) -> None:
 
 def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [training_row(1), training_row(2)])
-    chart = Document(run_report(run)).charts["Time of a step by part"]
+    chart = Document(run_report(run)).charts["Step time by part"]
     assert [line["label"] for line in chart["lines"]] == ["rollout", "update", "rest"]
     assert [sum(values) for values in zip(*(line["values"] for line in chart["lines"]), strict=True)] == [3.5, 3.5]
 
@@ -186,7 +186,7 @@ def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
     assert not [attributes for tag, attributes in document.elements if tag == "img" or "onerror" in attributes]
     assert len([tag for tag, attributes in document.elements if tag == "script" and "type" not in attributes]) == 1
     assert document.text.count("<img src=x") >= 5  # heading, table, three transcripts
-    labels = [line["label"] for line in document.charts["How episodes end"]["lines"]]
+    labels = [line["label"] for line in document.charts["Stop reasons"]["lines"]]
     assert labels == [HOSTILE.replace("_", " ")]
     compared = Document(comparison_report([hostile, write_run(hostile.parent / "b", [training_row(1)])]))
     assert not [attributes for tag, attributes in compared.elements if tag == "img" or "onerror" in attributes]
@@ -274,7 +274,7 @@ def test_a_damaged_recorded_step_is_left_out_and_named(tmp_path: Path, damaged: 
         (run / "trajectories" / name).write_bytes(content[:-9] if name in damaged else content)
     assert write_reports(run) == [run / "trajectories.html", run / "report.html"]
     document = Document((run / "trajectories.html").read_text(encoding="utf-8"))
-    assert f"run (left out, since damaged: {', '.join(damaged)})" in document.text
+    assert f"run (left out, damaged: {', '.join(damaged)})" in document.text
     assert document.json["trajectories"]["algorithms"] == ["grpo"] * (2 - len(damaged))
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_line_is_left_out_and_told(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("\n".join([lines[0], "gar\x00bage", lines[2], lines[1][:9]]))
     text = Document(run_report(run)).text
     assert "3 of 3" in text
-    assert "metrics.jsonl is damaged in line 2. What stood there is missing" in text
+    assert "metrics.jsonl is damaged in line 2. The content of these lines is missing" in text
     (run / "test_after.json").write_text("{")
     with pytest.raises(ConfigurationError, match=r"test_after\.json: not a result.*restore it, or delete it"):
         run_report(run)
@@ -329,7 +329,7 @@ def test_a_damaged_line_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_steps_that_are_done_are_no_finished_run_before_its_evaluation(tmp_path: Path) -> None:
     rows = [training_row(step) for step in (1, 2, 3)]
-    assert "3 of 3 done, no evaluation after them yet" in Document(run_report(write_run(tmp_path / "a", rows))).text
+    assert "3 of 3 done, not evaluated yet" in Document(run_report(write_run(tmp_path / "a", rows))).text
     assert "3 of 3 finished" in Document(run_report(write_run(tmp_path / "b", rows, {"x": [1.0]}))).text
 
 
@@ -424,10 +424,10 @@ def test_a_comparison_warns_of_unlike_evaluations(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", [training_row(3)], {"x": [1, 0, 1]}, env={"top_k": 3})
     b = write_run(tmp_path / "b", [training_row(2)], {"x": [1, 0]}, env={"top_k": 5})
     text = Document(comparison_report([a, b])).text
-    assert "1 are in one of the two; differences are over the other 2" in text
-    assert "under other settings than a: env.top_k" in text
-    assert "had 2 steps, a 3" in text
-    assert "Unlike" not in Document(comparison_report(four_runs(tmp_path))).text
+    assert "1 are in only one of the two; differences use the 2 others" in text
+    assert "with other settings than a: env.top_k" in text
+    assert "has 2 steps, a has 3" in text
+    assert "Differences between runs" not in Document(comparison_report(four_runs(tmp_path))).text
 
 
 def test_a_comparison_warns_of_unequal_steps_of_runs_with_fingerprints(tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ def test_a_comparison_warns_of_unequal_steps_of_runs_with_fingerprints(tmp_path:
         content = json.loads((run / "test_after.json").read_text())
         content["fingerprint"] = {"model": {"name": run.name}}
         (run / "test_after.json").write_text(json.dumps(content))
-    assert "had 2 steps, r3 3" in Document(comparison_report(runs)).text
+    assert "has 2 steps, r3 has 3" in Document(comparison_report(runs)).text
 
 
 def test_a_comparison_warns_of_more_attempts(tmp_path: Path) -> None:
     a, b = (write_run(tmp_path / f"{n}", [training_row(1)], {"x": [1]}, env={"attempts": n}) for n in (1, 3))
-    assert "under other settings than 1: env.attempts" in Document(comparison_report([a, b])).text
+    assert "with other settings than 1: env.attempts" in Document(comparison_report([a, b])).text
 
 
 def test_unlike_fingerprints_are_told(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_unlike_fingerprints_are_told(tmp_path: Path) -> None:
         content["fingerprint"] = {"model": {"name": run.name}, "top_k": top_k}
         (run / "test_after.json").write_text(json.dumps(content))
     text = Document(comparison_report(runs)).text
-    assert "was evaluated in another way than a: top_k: 3 != 5." in text
+    assert "was evaluated differently from a: top_k: 3 != 5." in text
     assert "model" not in text
 
 

@@ -218,7 +218,7 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
     live.server.shutdown()
     live.server.server_close()
     page.clock.run_for(2_100)
-    page.get_by_text("the server is gone").wait_for()
+    page.get_by_text("the server has stopped").wait_for()
 
 
 def test_the_live_view_keeps_what_is_scrolled_and_its_focus(live: Live) -> None:

@@ -285,7 +285,7 @@ def refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_files_that_can_not_be_used_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "buffer.gz"
-    assert refusal(path, monkeypatch) == f"error: {path}: no such file; give one that RolloutBuffer.save wrote"
+    assert refusal(path, monkeypatch) == f"error: {path}: no such file; give a file written by RolloutBuffer.save"
     path.write_text("no buffer")
     assert refusal(path, monkeypatch).startswith(f"error: {path}: not a saved buffer")
     with gzip.open(path, "wt") as file:

@@ -281,7 +281,7 @@ def test_a_run_survives_a_tenth_of_its_searches_failing_and_says_so(
     assert 0 < failed < 9 * len(rows)
     assert retriever.injected["error"] > 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics" in said
+    assert f"retrieval failed for {failed:.0f} episodes: excluded from loss and group statistics" in said
 
 
 def test_too_many_retrieval_failures_stop_the_run(
@@ -296,9 +296,9 @@ def test_too_many_retrieval_failures_stop_the_run(
 @pytest.mark.parametrize(
     ("poison", "message"),
     [
-        (lambda values: values * np.float32("nan"), "grpo.advantages gave nan: values must be finite"),
+        (lambda values: values * np.float32("nan"), "grpo.advantages returned nan: values must be finite"),
         (lambda values: values * np.float32(1e37), r"step 3: the gradient norm is (inf|nan).*optimizer\.lr"),
-        (lambda values: values[:-1], r"grpo.advantages gave shape .* one value per policy token.*broadcast"),
+        (lambda values: values[:-1], r"grpo.advantages returned shape .* one value per policy token.*broadcast"),
     ],
 )
 def test_what_is_not_finite_or_shaped_stops_the_run_and_leaves_it_readable(
@@ -347,14 +347,14 @@ def test_a_finished_run_says_what_it_left_and_why_a_report_is_missing(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = run_ig_grpo(small, tmp_path / "run", steps=1)
-    assert f"results in {run_dir}/: look at trajectories.html and report.html;" in capsys.readouterr().out
+    assert f"results in {run_dir}/: trajectories.html and report.html;" in capsys.readouterr().out
 
     def no_report(run_dir: Path) -> list[Path]:
         raise ConfigurationError("damaged")
 
     monkeypatch.setattr("algorithms.common.trainer.write_reports", no_report)
     run_ig_grpo(small, run_dir, steps=1)  # it has finished already
-    assert f"results in {run_dir}/: look at no report (damaged);" in capsys.readouterr().out
+    assert f"results in {run_dir}/: no report (damaged);" in capsys.readouterr().out
 
 
 def test_a_prompt_longer_than_the_context_is_an_error(small: dict[str, Any], tmp_path: Path) -> None:

@@ -581,12 +581,12 @@ def test_a_page_holds_no_more_bytes_than_it_may(recorded: RecordedStep, monkeypa
     limit = len(whole)  # in characters: in bytes it is more
     monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", limit)
     kept = replace(wide, groups=wide.groups[:3])
-    told = "Wide (3 of 6 recorded groups: as many as a page holds)"
+    told = "Wide (3 of 6 recorded groups: the page size is limited)"
     assert fitting_page([wide], "Wide") == trajectory_page([kept], told)
     assert len(fitting_page([wide], "Wide").encode()) <= limit
     monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", 10)
     one = replace(wide, groups=wide.groups[:1])
-    told = "Wide (2 of 30 recorded groups: as many as a page holds)"
+    told = "Wide (2 of 30 recorded groups: the page size is limited)"
     assert fitting_page([wide] * 5, "Wide") == trajectory_page([one, one], told)
 
 
