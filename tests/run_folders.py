@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from test_report import scored_row
 
 from algorithms.common.evaluation.results import write_result
-from algorithms.common.evaluation.scores import score_rows
+from algorithms.common.evaluation.scores import QuestionResult, score_rows
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> \u2028 & ' \" ${1} <!-- "
 
@@ -39,3 +38,8 @@ def append(run: Path, row: dict[str, Any]) -> None:
     """Log another row."""
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def scored_row(name: str, number: int, em: float) -> QuestionResult:
+    """What became of one test question."""
+    return QuestionResult(name, f"q{number}", f"Question {number}?", ["yes"], "yes", em, em, 1, ["a query"], "answered")

@@ -172,7 +172,7 @@ def run_pip(words: list[str], clone: Path, trained: Path) -> None:
 
 
 def run_training(words: list[str], clone: Path, trained: Path) -> None:
-    """The defaults in one short step; a configuration for GPUs is trained in tests/algorithms/common/test_configs.py."""
+    """The defaults in one short step; the configurations for GPUs are trained by test_configs.py."""
     script, *options = words[words.index("algorithms/ig_grpo.py") :]
     if options:
         with contextlib.chdir(clone):
@@ -225,7 +225,7 @@ def run_compare_results(words: list[str], clone: Path, trained: Path) -> None:
 
 
 def run_compare_algorithms(words: list[str], clone: Path, trained: Path) -> None:
-    """tests/algorithms/comparison/test_seeds_report.py trains by this command; here its runs are those that the algorithms accept."""
+    """test_seeds_report.py trains by this command; here its runs are those that the algorithms accept."""
     assert words[2:] == ["--quick"]
     jobs = compare_algorithms.make_jobs(compare_algorithms.Args(**compare_algorithms.QUICK))  # type: ignore[arg-type]
     assert len(jobs) == 9

@@ -19,7 +19,7 @@ import pytest
 import torch
 from launching import ENVIRONMENT, TWO
 from models import turn_end
-from test_training import ROOT
+from paths import ROOT
 from training_runs import question_file, without_times
 
 from algorithms.common.distributed.processes import DistributedConfig, Processes

@@ -21,7 +21,6 @@ import pytest
 from paths import ROOT
 from run_folders import HOSTILE, append, training_row, write_run
 
-from algorithms.common.evaluation.scores import QuestionResult
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import make_seed_groups
@@ -74,11 +73,6 @@ class Document(HTMLParser):
     def charts(self) -> dict[str, dict[str, Any]]:
         """Data of the charts by title."""
         return {spec["title"]: spec for spec in self.json.values()}
-
-
-def scored_row(name: str, number: int, em: float) -> QuestionResult:
-    """What became of one test question."""
-    return QuestionResult(name, f"q{number}", f"Question {number}?", ["yes"], "yes", em, em, 1, ["a query"], "answered")
 
 
 @pytest.fixture(scope="module")
