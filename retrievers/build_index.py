@@ -50,9 +50,9 @@ class Args:
     max_length: int | None = None
     """Maximum tokens per passage; None: the encoder's limit."""
     query_prefix: str | None = None
-    """Prefix of every query; None: the default of the encoder's model family."""
+    """Prefix of every query; None: the encoder's own prompt, else the convention of its family."""
     passage_prefix: str | None = None
-    """Prefix of every passage; None: the default of the encoder's model family."""
+    """Prefix of every passage; None: the encoder's own prompt, else the convention of its family."""
     batch_size: int | None = None
     """Passages per encoder batch; None: chosen by free memory."""
     shard_size: int = 20_000
