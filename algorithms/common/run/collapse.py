@@ -115,7 +115,7 @@ SIGNS = (
     Symptom(
         above={"stop/context_full": CUT},
         advice="Most episodes end without an answer because the context is full: lower env.top_k, "
-        "env.max_observation_tokens or env.max_searches, or use a policy with a longer context.",
+        "the tokens of an observation or env.max_searches, or use a policy with a longer context.",
     ),
     Symptom(
         above={"policy/clip_fraction": CLIP},
