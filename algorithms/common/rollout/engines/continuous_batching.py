@@ -142,5 +142,5 @@ class ContinuousBatchingEngine(Engine):
 def _stopped(cause: object) -> EngineError:
     return EngineError(
         f"rollout.engine='transformers' stopped: {cause}; if memory ran out, lower rollout.kv_cache_tokens or "
-        "rollout.token_budget, or use the builtin engine"
+        "the token budget of a pass, or use the builtin engine"
     )
