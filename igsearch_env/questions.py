@@ -1,11 +1,11 @@
-"""Questions and where they come from. Every source gives rows, and every row passes the same checks.
+"""Questions and their sources. Every source yields rows, and all rows pass the same checks.
 
     FILE.jsonl, FILE.jsonl.gz     FlashRAG: `id`, `question`, `golden_answers`
     FILE.parquet                  Search-R1: the same columns, or `data_source`, `reward_model`, `extra_info`
-    FOLDER                        what `save_to_disk` of the datasets library wrote, one split or several
-    hf:REPO/CONFIG:SPLIT          the Hugging Face hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
+    FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
+    hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
-Parquet needs pyarrow, the last two the datasets library: `pip install igsearch[benchmarks]`.
+Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from retrievers.corpus import read_jsonl
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
-# Left unread: prompts are the protocol's business, and FlashRAG's `metadata` holds whole contexts.
+# Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
 _UNREAD = ("prompt", "metadata")
 _SEARCH_R1 = ("data_source", "ability", "reward_model", "extra_info")
 
-# Where a row stands, for error messages, and the row.
+# The location of a row, for error messages, and the row.
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. `golden_answers`: accepted answers, the first is the one that IG scores."""
+    """One question. `golden_answers`: accepted answers; information gain scores the first one."""
 
     id: str
     text: str
@@ -44,7 +44,7 @@ class Question:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise QuestionError(f"question {self.id!r}: its text is empty; give it one or drop it")
+            raise QuestionError(f"question {self.id!r}: its text is empty; add a text or remove the question")
         answers = self.golden_answers
         if isinstance(answers, str) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
             raise QuestionError(
@@ -54,7 +54,7 @@ class Question:
 
     @property
     def split(self) -> str | None:
-        """The split that the question says it is of: its metadata's, else its id's (`dev_17`); None if neither does."""
+        """The split named in the metadata, else in the id (`dev_17`); None if neither names one."""
         named = self.metadata.get("split")
         if named is not None:
             return str(named)
@@ -64,7 +64,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Questions on the hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
+    """Questions on the Hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
 
     repo: str
     config: str | None
@@ -72,7 +72,7 @@ class HubSource:
 
     @classmethod
     def read(cls, source: str) -> HubSource:
-        """Raises `QuestionError` if it has another form."""
+        """Parse `source`. Raises `QuestionError` for any other form."""
         found = _HUB.fullmatch(source)
         if found is None:
             raise QuestionError(
@@ -82,16 +82,16 @@ class HubSource:
 
     @property
     def dataset(self) -> str:
-        """The data set of questions that name none."""
+        """Data set name for questions without one."""
         return self.config or self.repo.rpartition("/")[2]
 
 
 def load_questions(source: str | Path) -> list[Question]:
-    """Read a source of questions in one of the forms above.
+    """Load questions from a source in one of the forms above.
 
-    A row without `dataset` belongs to the data set that the file, the folder or the hub's configuration is named
-    after (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
-    row, empty golden answers or a repeated id, and `ConfigurationError` where a library is missing.
+    A row without `dataset` gets the name of the file, the folder or the Hub configuration as its data set
+    (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
+    row, empty golden answers or a repeated id, and `ConfigurationError` if a library is missing.
     """
     rows, dataset = _open(source)
     questions: list[Question] = []
@@ -101,16 +101,16 @@ def load_questions(source: str | Path) -> list[Question]:
         key = (question.dataset, question.id)
         if key in first:
             place = first[key].rpartition(", ")[2]
-            raise QuestionError(f"{where}: id {question.id!r} stands on {place} already; ids must be unique")
+            raise QuestionError(f"{where}: id {question.id!r} is already used on {place}; ids must be unique")
         first[key] = where
         questions.append(question)
     if not questions:
-        raise QuestionError(f"{source}: no question in it; it needs at least one")
+        raise QuestionError(f"{source}: contains no questions; at least one is required")
     return questions
 
 
 def check_unique(questions: Sequence[Question], where: str) -> None:
-    """Raise `QuestionError` unless every (dataset, id) occurs once: groups are told apart by it."""
+    """Raise `QuestionError` unless every (dataset, id) occurs once, since it identifies a group."""
     seen: set[tuple[str, str]] = set()
     for question in questions:
         key = (question.dataset, question.id)
@@ -122,9 +122,9 @@ def check_unique(questions: Sequence[Question], where: str) -> None:
 
 
 def where(questions: Sequence[Question], condition: str | None) -> list[Question]:
-    """The questions whose metadata says KEY=VALUE, in any case (`random500=true`); all of them if None.
+    """The questions whose metadata match KEY=VALUE, ignoring case (`random500=true`); all of them if None.
 
-    Raises `ConfigurationError` for a condition of another form, and where no question meets it.
+    Raises `ConfigurationError` for a malformed condition, or if no question matches.
     """
     if condition is None:
         return list(questions)
@@ -134,7 +134,7 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
     chosen = [question for question in questions if str(question.metadata.get(key)).lower() == value.lower()]
     if not chosen:
         known = sorted({name for question in questions for name in question.metadata})
-        raise ConfigurationError(f"where={condition!r}: no question has it; known keys: {', '.join(known)}")
+        raise ConfigurationError(f"where={condition!r}: no question matches; known keys: {', '.join(known)}")
     return chosen
 
 
@@ -142,7 +142,7 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
 
 
 def _open(source: str | Path) -> tuple[Rows, str]:
-    """The rows of a source, and the data set of those that name none."""
+    """The rows of a source, and the data set name for rows without one."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
         return _hub_rows(str(source), hub), hub.dataset
@@ -177,20 +177,21 @@ def _parquet_rows(path: Path) -> Rows:
                     yield f"{path}, row {number}", row
     except (OSError, ValueError) as error:
         raise QuestionError(
-            f"{path}: no parquet file, or damaged after row {number} ({error}); get it again"
+            f"{path}: not a Parquet file, or corrupt after row {number} ({error}); download it again"
         ) from error
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:
-    """Rows of a split on the hub; without a network, those that the library's cache holds."""
+    """Rows of a split on the Hub; without a network, those in the library's cache."""
     datasets = _optional("datasets", source)
     try:
-        # Every request ends after HF_HUB_DOWNLOAD_TIMEOUT seconds (10, unless the environment says otherwise).
+        # Every request times out after HF_HUB_DOWNLOAD_TIMEOUT seconds (an environment variable, 10 by default).
         rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
-    except Exception as error:  # it raises what its HTTP client, its parsers and its own code raise
+    except Exception as error:  # errors of its HTTP client, its parsers and its own code
         raise QuestionError(
-            f"{source}: could not be had ({type(error).__name__}: {error}); check repository, configuration, split and "
-            "network, or load it once where there is one: the cache serves without (HF_HUB_OFFLINE=1 does not try)"
+            f"{source}: could not be loaded ({type(error).__name__}: {error}); check repository, configuration, "
+            "split and network, or load it once while online: later loads can use the cache (HF_HUB_OFFLINE=1 skips "
+            "the network)"
         ) from error
     return _dataset_rows(source, rows, hub.split.partition("[")[0])
 
@@ -201,7 +202,7 @@ def _saved_rows(folder: Path) -> Rows:
         saved = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise QuestionError(
-            f"{folder}: no folder that save_to_disk of the datasets library wrote ({error}); pass one, or a file"
+            f"{folder}: not a folder written by save_to_disk of the datasets library ({error}); pass one, or a file"
         ) from error
     if isinstance(saved, Mapping):
         for split, rows in saved.items():
@@ -221,18 +222,18 @@ def _optional(module: str, source: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigurationError(
-            f"{source}: reading it needs {module.split('.')[0]}, which is not here ({error}); "
+            f"{source}: reading it requires {module.split('.')[0]}, which can't be imported ({error}); "
             "pip install igsearch[benchmarks]"
         ) from error
 
 
-# ---------------------------------------------------------------- what a row says
+# ---------------------------------------------------------------- fields of a row
 
 
 def _with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
-    """The row with the split of what holds it, unless itself or its id names one.
+    """Add the split of the containing source to a row, unless the row or its id names one.
 
-    Search-R1's test file says `test` of dev questions of HotpotQA, 2Wiki and MuSiQue too; their ids know better.
+    Search-R1's test file labels dev questions of HotpotQA, 2Wiki and MuSiQue as `test`; their ids are right.
     """
     if split is None or row.get("split") is not None or _NUMBERED.fullmatch(str(row.get("id"))):
         return row
@@ -240,7 +241,7 @@ def _with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of Search-R1 in FlashRAG's fields; any other as it is."""
+    """Convert a row of Search-R1 to FlashRAG's fields; any other row is returned unchanged."""
     if "reward_model" not in row:
         return row
     plain = {key: value for key, value in row.items() if key not in _SEARCH_R1}

@@ -17,17 +17,12 @@ from rich.table import Table
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.hardware import hardware
 from algorithms.common.evaluation.intervals import paired_difference, verdict
+from algorithms.common.report.charts import table_html
+from algorithms.common.report.page import page, write
 from algorithms.comparison.run_summary import RunSummary, SeedGroup, make_seed_groups
 from igsearch_env.errors import ConfigurationError
 
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8886 }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100%; background: white }
-"""
+STYLE = "main img { max-width: 100%; background: white; }"  # the curves are drawn for a light page
 
 
 def write_report(
@@ -53,17 +48,16 @@ def write_report(
         if not isinstance(part, Path):
             console.print(_rich(*part))
     _write(folder / "report.md", "\n\n".join([facts, *(_markdown(part, folder) for part in parts)]) + "\n")
-    body = "\n".join(_html(part) for part in parts)
-    page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>"
-    page += f"Comparison</title><style>{STYLE}</style><h1>Comparison</h1><p>{html.escape(facts)}</p>{body}</html>"
-    _write(folder / "report.html", page)
+    body = "\n".join([f"<p>{html.escape(facts)}</p>", *map(_html, parts)])
+    header = "<header><h1>Comparison</h1></header>"
+    write(folder / "report.html", page("Comparison", f"{header}\n<main>\n{body}\n</main>", css=STYLE))
     console.print(f"report in {folder}/: report.md, report.html, runs.jsonl, curves-*.png")
 
 
 def overview(entries: Sequence[SeedGroup]) -> list[list[str]]:
-    """One row per algorithm, a header first."""
-    head = ["algorithm", "seeds", "test EM", "least to greatest", "area under curve", "searches", "all-fail groups"]
-    rows = [[*head, "attempts a step", "s a step", "of it IG"]]
+    """One row per algorithm, after a header."""
+    head = ["algorithm", "seeds", "test EM", "min to max", "area under curve", "searches", "all-fail groups"]
+    rows = [[*head, "attempts/step", "s/step", "IG time"]]
     for entry in entries:
         rows.append(
             [
@@ -93,7 +87,7 @@ def families(entries: Sequence[SeedGroup]) -> list[list[str]]:
 
 
 def differences(entries: Sequence[SeedGroup], other: SeedGroup) -> list[list[str]]:
-    """Each algorithm's test EM less that of `other`, over the seeds that both have."""
+    """Each algorithm's test EM minus that of `other`, over the seeds that both have."""
     head = ["algorithm", "seeds", "difference", "95% bootstrap (seeds, questions)", "95% t (seeds)", "verdict"]
     rows = [head]
     for entry in entries:
@@ -108,7 +102,7 @@ def differences(entries: Sequence[SeedGroup], other: SeedGroup) -> list[list[str
 
 
 def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
-    """Learning curves: mean over seeds, the band from the least to the greatest; evaluation left, training right."""
+    """Learning curves: mean over seeds, with a band from minimum to maximum; evaluation left, training right."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,9 +152,7 @@ def _html(part: tuple[str, list[list[str]]] | Path) -> str:
         data = base64.b64encode(part.read_bytes()).decode()
         return f"<img alt='learning curves; the numbers are in the tables' src='data:image/png;base64,{data}'>"
     title, (head, *rows) = part
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<h2>{html.escape(title)}</h2><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<h2>{html.escape(title)}</h2>{table_html(title, head, rows)}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run runs on."""
+"""The hardware of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def hardware() -> str:
-    """What ran it, in a line."""
+    """CPU, GPU and torch version, in one line."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
         platform.processor(),

@@ -1,12 +1,12 @@
-"""What takes memory in a training run, thing by thing: what exists always, and what exists in one phase of a step:
+"""Memory of a training run, item by item: what is always allocated, and what is allocated in one phase of a step:
 
     always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
-    loading          whole weights, before they are sharded
-    rollout          passes that read, logits that are sampled from
-    update           what the backward pass of a micro-batch needs
+    loading          full weights, before they are sharded
+    rollout          prefill passes, logits for sampling
+    update           activations for the backward pass of a micro-batch
     optimizer step   temporaries of AdamW
 
-Bytes, of one process; `memory.py` makes a plan of them.
+In bytes per process; `plan.py` turns the items into a plan.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 
 PHASES = ("loading", "rollout", "update", "optimizer step")
-# Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
+# Of the longest episode: its prompt, and each passage where env.max_observation_tokens sets no limit.
 PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
-LOGITS = 3 * 4  # the same in an update: float32 logits, log-probs and what becomes their gradient
-# glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
+LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
+# glibc keeps freed blocks below 32 MiB: overhead as a share of activations, measured on models of 100 M weights.
 HEAP = 0.4
 
 
 def memory_lines(
     config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, whole: int
 ) -> Iterator[MemoryLine]:
-    """What takes memory in a process of a run, the weights first. `whole`: memory of the device; vLLM takes a share."""
+    """The items of one process of a run, weights first. `whole`: memory of the device, of which vLLM takes a share."""
     rollout, policy = config.rollout, replace(config.policy, gradient_checkpointing=False)
     model = footprint(policy)
     sharded = config.distributed.sharding == "fsdp2" and processes > 1
     parts = processes if sharded else 1
-    nth = f", one part of {parts}" if sharded else ""
+    nth = f", one shard of {parts}" if sharded else ""
     cuda = device.type == "cuda"
 
     yield MemoryLine("weights", model.weights // parts, f"{model.count / 1e6:,.0f} M in {policy.dtype}{nth}")
     yield MemoryLine("gradients", model.trained // parts, f"of {model.trained / model.weights:.0%} of the weights{nth}")
-    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"AdamW's two{nth}")
+    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"two moments of AdamW{nth}")
     if processes > 1 and not sharded:
-        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "what DistributedDataParallel sends")
-    if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter switched off
+        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "of DistributedDataParallel")
+    if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter disabled
         kept_in = rollout.dtype or policy.dtype
         size = model.count * DTYPES[kept_in].itemsize
         yield MemoryLine("reference policy", size, f"for the KL term, in {kept_in}")
@@ -60,9 +60,9 @@ def memory_lines(
     sampler = rollout.dtype or policy.compute_dtype or policy.dtype
     replica = sharded or rollout.dtype is not None
     if replica:
-        yield MemoryLine("weights that sample", model.count * DTYPES[sampler].itemsize, f"a copy in {sampler}")
+        yield MemoryLine("sampling weights", model.count * DTYPES[sampler].itemsize, f"a copy in {sampler}")
 
-    # Autocast leaves keys as wide as the weights, since they are rotated in that precision.
+    # Under autocast, keys keep the precision of the weights, since rotary embeddings are applied in it.
     sizes = (DTYPES[sampler].itemsize,) * 2 if replica else (model.element, model.compute)
     row = model.keys * sum(sizes)  # bytes of a token's keys and values in a layer
     episode = _longest_episode(config, model.context)
@@ -71,24 +71,24 @@ def memory_lines(
         max(trajectories, EVAL_SLOTS), model.context, model.layers * row, model.vocabulary, whole
     )
     settings = rollout.engine_settings(sampler)
-    stored = 0  # tokens that the built-in decoder holds
+    stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
         stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
         yield from decoder_memory(settings, generation)
     else:
         yield from ENGINES[rollout.engine].memory(settings, generation)
     if sharded:
-        # Gradients, optimizer states, keys and values come later, to the room that is left then.
+        # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
         later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row
         whole_weights = max(0, (1 + critic) * model.weights - later)
-        yield MemoryLine("whole weights", whole_weights, "before they are divided", "loading")
-    # Attention copies what it reads of the store: whole blocks of a pass that reads, on a GPU the keys for every query
-    # head; of a pass that writes a token for each slot, those of less than half of the slots.
+        yield MemoryLine("full weights", whole_weights, "before they are sharded", "loading")
+    # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded to
+    # every query head; in a decoding pass those of less than half of the slots.
     expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
     reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)
-    yield MemoryLine("passes", max(reading, stored // 2 * row), f"{rollout.token_budget:,} tokens", "rollout")
+    yield MemoryLine("forward passes", max(reading, stored // 2 * row), f"{rollout.token_budget:,} tokens", "rollout")
     if model.casts and not replica:
-        yield MemoryLine("weights, cast", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
+        yield MemoryLine("cast weights", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
 
     tokens = min(max(config.optimizer.token_budget, episode), trajectories * episode)
     rows = max(1, tokens // episode)
@@ -98,22 +98,22 @@ def memory_lines(
     size += model.temporaries(tokens, model.compute)
     yield MemoryLine("activations", size, f"{tokens:,} tokens {how}", "update")
     if not cuda:
-        yield MemoryLine("heap", int(HEAP * size), "freed, and not given back", "update")
+        yield MemoryLine("heap", int(HEAP * size), "freed, but not returned to the system", "update")
     chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
     yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
     if model.head:
-        # Both gradients of a tied matrix wait for each other; those of chunks add up in float32.
+        # Both gradients of a tied matrix exist at once; those of chunks are accumulated in float32.
         size = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
-        yield MemoryLine("gradient of the output layer", size, "before it is added to the others", "update")
+        yield MemoryLine("gradient of the output layer", size, "before it is accumulated", "update")
     if sharded:
         size = 2 * model.compute * (2 * model.count // model.layers + model.head)
-        yield MemoryLine("whole layers", size, "gathered for a pass, and their gradients", "update")
+        yield MemoryLine("full layers", size, "gathered for a pass, with their gradients", "update")
     step = model.trained // parts if cuda else 2 * model.largest
     yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
 
 
 def _longest_episode(config: TrainConfig, context: int) -> int:
-    """Tokens."""
+    """Tokens of the longest episode that the settings allow."""
     env = config.env
     observation = env.max_observation_tokens or env.top_k * PASSAGE_TOKENS
     attempt = (env.max_searches + 1) * config.rollout.max_new_tokens + env.max_searches * observation

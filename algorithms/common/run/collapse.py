@@ -114,8 +114,8 @@ SIGNS = (
     ),
     Symptom(
         above={"stop/context_full": CUT},
-        advice="Most episodes end without an answer because the context is full: lower env.top_k, "
-        "env.max_observation_tokens or env.max_searches, or use a policy with a longer context.",
+        advice="Most episodes end without an answer because the context is full: lower env.top_k or "
+        "env.max_searches, shorten what a search shows, or use a policy with a longer context.",
     ),
     Symptom(
         above={"policy/clip_fraction": CLIP},
