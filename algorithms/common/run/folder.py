@@ -32,7 +32,7 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
             if key in may_change or after[key] == before.get(key):
                 continue
             raise CheckpointError(
-                f"{folder} holds a run with {key}={before.get(key)!r}, but this command has {after[key]!r}; "
+                f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
                 "give another --run-dir, or --overwrite to discard it"
             )
     path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")

@@ -186,7 +186,7 @@ class TrainingProgress:
     def _facts(self) -> list[Text]:
         facts = []
         for name, form in (
-            ("searches", "searches {:.2f} per question"),
+            ("searches", "searches {:.2f}/question"),
             ("information_gain/mean", "information gain {:+.2f} nats"),
             ("information_gain/positive_share", "positive {:.0%}"),
             ("all_fail", "all-fail groups {:.0%}"),
