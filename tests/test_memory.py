@@ -15,11 +15,11 @@ from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_model, turn_e
 from rich.console import Console
 from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
+from algorithms.common.base.hardware import free_memory
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.memory import plan as memory
 from algorithms.common.memory.footprint import Footprint, footprint
-from algorithms.common.memory.plan import MemoryPlan, plan_memory, precision_warning
+from algorithms.common.memory.plan import MemoryPlan, plan_memory
 from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
@@ -28,6 +28,7 @@ from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.precision import precision_warning
 from igsearch_env import ConfigurationError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -292,14 +293,14 @@ def test_a_cgroup_may_allow_less(tmp_path: Path, limit: str, used: int, free: fl
     (tmp_path / "memory.max").write_text(f"{limit}\n", encoding="ascii")
     (tmp_path / "memory.current").write_text(f"{used}\n", encoding="ascii")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 4}\n", encoding="ascii")
-    found = memory.memory_of(CPU, tmp_path)[0]
+    found = free_memory(CPU, tmp_path)[0]
     assert found == (pytest.approx(psutil.virtual_memory().available, rel=0.2) if free is None else int(free))
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alone = memory.memory_of(CPU, tmp_path)[0]
+    alone = free_memory(CPU, tmp_path)[0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory.memory_of(CPU, tmp_path)[0] == pytest.approx(alone / 4, rel=0.2)
+    assert free_memory(CPU, tmp_path)[0] == pytest.approx(alone / 4, rel=0.2)
 
 
 # ---------------------------------------------------------------- what is said
@@ -395,7 +396,7 @@ def test_weights_that_do_not_fit_are_refused(large: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_a_warning_of_small_steps_in_bfloat16(policy: dict[str, Any], lr: float, warned: bool) -> None:
-    warning = precision_warning(configured(policy=policy, optimizer=OptimizerConfig(lr=lr)))
+    warning = precision_warning(PolicyConfig(**policy), lr)
     assert (warning is not None) == warned
     if warning:
         assert "compute_dtype bfloat16" in warning
@@ -405,5 +406,5 @@ def test_a_warning_of_small_steps_in_bfloat16(policy: dict[str, Any], lr: float,
 
 @pytest.mark.parametrize("policy", [{"compute_dtype": "float16"}, {"dtype": "float16"}])
 def test_a_warning_of_gradients_that_vanish_in_float16(policy: dict[str, Any]) -> None:
-    assert "the loss is not scaled" in (precision_warning(configured(policy=policy)) or "")
+    assert "the loss is not scaled" in (precision_warning(PolicyConfig(**policy), 1e-6) or "")
     assert torch.tensor(0.02 / 1_000_000).half() == 0  # of one token in a mean over so many

@@ -1,28 +1,27 @@
-"""The memory that a training run will take, told before any weight is loaded, and what would save some of it.
+"""The memory that a training run will take, estimated before any weight is loaded, and what would save some of it.
 
 Bytes, of one process. An estimate: allocators round up and fragment, kernels take workspaces.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.hardware import free_memory
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.breakdown import PHASES, memory_lines
+from algorithms.common.rollout.sampler import BUILTIN
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30
-SMALL = GIB  # a plan that takes less is told in one line
+SMALL = GIB  # a plan that takes less is printed in one line
 MARGIN = 0.9  # share of what is there that a plan may take
 
 
@@ -90,10 +89,10 @@ def plan_memory(
     if device is None:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
-    available, whole = memory_of(device)
+    available, device_bytes = free_memory(device)
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
-        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, whole))
+        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, device_bytes))
         return MemoryPlan(lines, available, lambda: _alternatives(config, reference, processes, device, plan))
 
     result = plan(config, needs_reference, world_size)
@@ -104,27 +103,6 @@ def plan_memory(
             f"{_gib(available)} on {device}; take a smaller model, policy.dtype bfloat16 or a larger machine"
         )
     return result
-
-
-def precision_warning(config: TrainConfig) -> str | None:
-    """What goes wrong in float16, or when all weights are trained in bfloat16 by small steps; None if nothing does.
-
-    Float16 has nothing between 0 and 6e-8, and a loss is divided by the tokens of its mini-batch. A bfloat16 has 8
-    significant bits, so what changes it by less than 2^-9 of itself is rounded away. AdamW changes a weight by about
-    the learning rate, and weights are about 0.02: below 4e-5 most updates are lost.
-    """
-    policy, lr = config.policy, config.optimizer.lr
-    if "float16" in (policy.dtype, policy.compute_dtype):
-        return (
-            "float16 has nothing between 0 and 6e-8, and the loss is not scaled: gradients of large batches lose their "
-            "small parts; take bfloat16, or float32 where there is none"
-        )
-    if policy.dtype != "bfloat16" or policy.lora.rank or lr >= 1e-4:
-        return None
-    return (
-        f"policy.dtype=bfloat16 with optimizer.lr={lr:g}: updates smaller than 2^-9 of a weight are rounded away, and "
-        "most will be; train float32 weights with policy.compute_dtype bfloat16, or adapters (policy.lora.rank 16)"
-    )
 
 
 # ---------------------------------------------------------------- what would help
@@ -143,7 +121,7 @@ def _alternatives(
     def changed(text: str, **sections: Any) -> tuple[str, MemoryPlan]:
         return text, plan(replace(config, **sections), reference, processes)
 
-    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == "builtin":
+    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == BUILTIN:
         yield changed("rollout.dtype bfloat16", rollout=replace(rollout, dtype="bfloat16"))
     if not policy.gradient_checkpointing:
         yield changed("policy.gradient_checkpointing True", policy=replace(policy, gradient_checkpointing=True))
@@ -182,31 +160,6 @@ def _enough(settings: Iterable[tuple[str, MemoryPlan]]) -> list[tuple[str, Memor
         if plan.fits():
             return tried[-1:]
     return [min(tried, key=lambda row: row[1].total)] if tried else []
-
-
-# ---------------------------------------------------------------- what is there
-
-
-def memory_of(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Bytes that are free on a device, for this process, and bytes that it has."""
-    if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        return int(free), int(whole)
-    memory = psutil.virtual_memory()
-    free, whole = memory.available, memory.total
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-            # The page cache is counted as used, and given up when memory is short.
-            statistics = dict(
-                line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
-            )
-            used -= int(statistics["inactive_file"])
-            free, whole = min(free, int(limit) - used), min(whole, int(limit))
-    except (OSError, ValueError, KeyError):  # not in a cgroup, or of another version
-        pass
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
 
 
 def _gib(size: float) -> str:
