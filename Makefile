@@ -1,4 +1,4 @@
-# Every target builds .venv when it is missing or older than what it is made of.
+# Every target creates .venv if it is missing or older than pyproject.toml or constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# Teach the bundled policy with IG-GRPO; ARGS="--steps 20 --seed 1" passes options.
+# Train the bundled policy with IG-GRPO; ARGS="--steps 20 --seed 1" passes options.
 train: $(INSTALLED)
 	$(BIN)/python algorithms/ig_grpo.py $(ARGS)
 

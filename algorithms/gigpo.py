@@ -1,18 +1,18 @@
-"""GiGPO: group-in-group policy optimisation (arXiv 2505.10978): a second comparison among equal situations.
+"""GiGPO: group-in-group policy optimisation (arXiv 2505.10978), with a second comparison between turns in one state.
 
     A_{i,t} = A^E_i + omega A^S_{i,t}                                              on the policy tokens of turn t
     A^E_i   = (r_i - mean_group) / (std_group + eps)                               over whole episodes    (Eq. 3)
     R_{i,t} = sum_{k >= t} gamma^{k-t} r_{i,k}                                     return of a turn       (Eq. 6)
     A^S     = (R - mean) / (std + eps)   among the turns of a group that start from the same anchor state (Eq. 7)
 
-The anchor state of a turn is what was observed right before it: the question, the passages of the last search, or
-nothing after an invalid action. Anchors are the same when equal, or (`--similarity`) when difflib's ratio to the first
-member of a cluster is that high (the authors' search script: 0.9). A turn alone with its anchor has A^S = 0.
+The anchor state of a turn is the observation right before it: the question, the passages of the last search, or the
+empty text after an invalid action. Two anchors match if they are equal or if difflib's ratio to the first member of a
+cluster is at least `--similarity` (authors' search script: 0.9). A turn whose anchor matches no other has A^S = 0.
 
-Paper and code differ, and this follows the code (verl-agent's search script) by default: both comparisons use the
-standard deviation (`--no-scale-by-std`: means alone, "mean_norm"); A^E takes its statistics over turns, so that long
-episodes weigh more (`--episode-statistics trajectory`: Eq. 3); an invalid action costs `invalid_penalty` in its turn,
-after discounting. The authors rebuild the prompt at each turn; here a turn keeps its whole history.
+Paper and code differ, and the defaults follow the code (verl-agent's search script): both comparisons divide by the
+standard deviation (`--no-scale-by-std`: subtract means only, "mean_norm"); A^E computes its statistics over turns, so
+long episodes weigh more (`--episode-statistics trajectory`: Eq. 3); `invalid_penalty` is subtracted in the turn of an
+invalid action, after discounting. The authors rebuild the prompt at each turn; here each turn sees the whole history.
 
     python algorithms/gigpo.py --steps 60 --seed 0
 """
@@ -41,17 +41,17 @@ class GiGPOConfig(TrainConfig):
     """Options of GiGPO; the defaults are those of the authors' search script."""
 
     omega: float = 1.0
-    """Weight of the comparison within anchor states."""
+    """Weight of A^S, the comparison within anchor states."""
     gamma: float = 0.95
-    """Discount per turn."""
+    """Discount factor per turn."""
     similarity: float | None = 0.9
-    """Least ratio for two anchors to be the same; None: only equal ones."""
+    """Minimum difflib ratio at which two anchors match; None: they must be equal."""
     scale_by_std: bool = True
-    """Divide by standard deviations."""
+    """Divide A^E and A^S by their standard deviations."""
     episode_statistics: Literal["turn", "trajectory"] = "turn"
-    """What A^E's mean and deviation run over: turns (code) or trajectories (paper)."""
+    """Compute the mean and standard deviation of A^E over turns (code) or trajectories (paper)."""
     invalid_penalty: float = 0.01
-    """Taken off the scores of a turn whose action is invalid."""
+    """Penalty of an invalid action, subtracted from the scores of its turn."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +63,7 @@ class GiGPOConfig(TrainConfig):
 
 
 class GiGPO(Algorithm):
-    """The estimator."""
+    """GiGPO: compares each trajectory with its group, and each turn with those that share its anchor state."""
 
     name = "gigpo"
 
@@ -89,7 +89,7 @@ class GiGPO(Algorithm):
 
 
 def anchor_states(trajectory: Trajectory) -> list[str]:
-    """What each turn starts from: the question, then the last observation; nothing after an invalid action."""
+    """Anchor state of each turn: the question, then the last observation; empty after an invalid action."""
     later = ["" if isinstance(t.action, Invalid) else t.observation.strip() for t in trajectory.turns[:-1]]
     return [trajectory.question.text, *later]
 
@@ -97,7 +97,7 @@ def anchor_states(trajectory: Trajectory) -> list[str]:
 def turn_advantages(
     scores_S: Values, returns_S: Values, groups_S: Ints, episodes_S: Ints, anchors_S: Sequence[str], config: GiGPOConfig
 ) -> Values:
-    """A^E + omega A^S of S turns: episode scores, returns, group and episode numbers, anchor states."""
+    """A^E + omega A^S of S turns, from episode scores, returns, group and episode numbers, and anchor states."""
     clusters = anchor_clusters(anchors_S, groups_S, config.similarity)
     per_step = step_advantages(returns_S, clusters, config.scale_by_std)
     return episode_advantages(scores_S, groups_S, episodes_S, config) + config.omega * per_step
@@ -115,7 +115,7 @@ def episode_advantages(scores_S: Values, groups_S: Ints, episodes_S: Ints, confi
 
 
 def step_advantages(returns_S: Values, clusters_S: Ints, scale_by_std: bool) -> Values:
-    """A^S of each turn: its return among those of its cluster; 0 where it is alone."""
+    """A^S of each turn: its return compared with those of its cluster; 0 if the cluster has no other turn."""
     alone = np.bincount(clusters_S)[clusters_S] == 1
     return np.where(alone, 0.0, grpo_advantages(returns_S, clusters_S, scale_by_std=scale_by_std))
 

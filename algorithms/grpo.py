@@ -1,8 +1,8 @@
-"""GRPO: group-relative policy optimisation (arXiv 2402.03300), as Search-R1 trains search agents with it.
+"""GRPO: group-relative policy optimisation (arXiv 2402.03300), as used by Search-R1 for search agents.
 
     A_i = (r_i - mean_group) / (std_group + eps)                                   on every policy token of i
 
-`std` is Bessel-corrected and eps 1e-6, as in verl and Search-R1; a group of one keeps its reward. Options:
+`std` is Bessel-corrected and eps is 1e-6, as in verl and Search-R1; a group of one keeps its reward. Variants:
 
     Dr. GRPO (2503.20783)   --no-scale-by-std --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
     DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling --overlong-buffer L
@@ -32,13 +32,13 @@ class GRPOConfig(TrainConfig):
     """Options of GRPO."""
 
     scale_by_std: bool = True
-    """Divide by the group's standard deviation; without it: Dr. GRPO."""
+    """Divide by the group's standard deviation; disabled: Dr. GRPO."""
     dynamic_sampling: bool = False
-    """Replace groups whose outcomes are all equal by fresh ones (DAPO)."""
+    """Replace groups whose outcomes are all equal by newly sampled ones (DAPO)."""
     overlong_buffer: int = 0
-    """DAPO: tokens before the longest response at which its penalty begins; 0: no penalty."""
+    """DAPO: the length penalty starts this many tokens below the maximum response length; 0: no penalty."""
     overlong_factor: float = 1.0
-    """DAPO: penalty of the longest response."""
+    """DAPO: penalty of a response of maximum length."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +46,12 @@ class GRPOConfig(TrainConfig):
 
     @property
     def max_response(self) -> int:
-        """Policy tokens of the longest possible episode."""
+        """Maximum number of policy tokens in an episode."""
         return self.rollout.max_new_tokens * (self.env.max_searches + 1) * self.env.attempts
 
 
 class GRPO(Algorithm):
-    """The estimator."""
+    """GRPO: compares the reward of each trajectory with its group's mean, over the group's standard deviation."""
 
     name = "grpo"
 
@@ -72,7 +72,7 @@ class GRPO(Algorithm):
         return buffer.broadcast(grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std))
 
     def keep(self, group: Group) -> bool:
-        """With dynamic sampling, only groups whose outcomes differ."""
+        """With dynamic sampling, keep only groups whose outcomes differ."""
         return not self.config.dynamic_sampling or len({t.outcome for t in group.trajectories}) > 1
 
 

@@ -1,19 +1,20 @@
-"""IG-GRPO: GRPO whose query tokens also earn the information gain of their search (IG-Search, arXiv 2604.15148).
+"""IG-GRPO: GRPO that also rewards each search by its information gain (IG-Search, arXiv 2604.15148).
 
     IG_t  = s(a* | real evidence_t) - mean_j s(a* | random evidence_j)             (Eq. 2, 3; by the policy itself)
     IG~_t = soft_clip(negative_scale(dead_zone(IG_t)))                             (section on stabilisers)
     A~_p  = A_i + alpha IG~_t / |Q_t|     if token p is in Q_t, the query tokens of search t
           = A_i                           otherwise                                (Eq. 4), A_i as in GRPO
 
-alpha = 0.3, N = 3 as published. IG~ is added after the group normalisation and is not normalised itself, so a group
-that fails entirely (A_i = 0) still ranks its queries. Not public, hence ours: the stabilisers' constants and the
-form of the soft clip. Q_t is the query text without its tags: paying the tag would pay for searching as such.
+alpha = 0.3, N = 3 as published. IG~ is added after the group normalisation and is not normalised itself, so the
+queries of a group in which every trajectory fails (A_i = 0) are still ranked. Unpublished, so chosen by us: the
+constants of the stabilisers and the form of the soft clip. Q_t is the query text without its tags: rewarding the tags
+would reward searching itself.
 
-Beside the published form, ours (docs/results.md has what they do):
+Variants of our own, beside the published form (results in docs/results.md):
 
-    --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): what the gain is worth once it is believed
-    --credit return       sum_{k >= t} IG~_k instead of IG~_t: a bridge earns what it leads to
-    --gain-baseline siblings   IG~_t less the mean of the siblings' searches with the same number; 0 without a sibling
+    --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): a difference of probabilities
+    --credit return       sum_{k >= t} IG~_k instead of IG~_t: a search is also credited with the gains that follow
+    --gain-baseline siblings   IG~_t minus the mean over the siblings' t-th searches; 0 if no sibling has one
 
     python algorithms/ig_grpo.py --steps 60 --seed 0
 """
@@ -44,11 +45,11 @@ class IGGRPOConfig(GRPOConfig):
     gain: Literal["log_probability", "probability"] = "log_probability"
     """Information gain as a difference of mean log-probs, in nats (paper), or of their exponentials (ours)."""
     gain_baseline: Literal["none", "siblings"] = "none"
-    """What is subtracted from the gain of a search: nothing (paper), or the mean of its siblings' searches (ours)."""
+    """Subtract from the gain of a search: nothing (paper), or the mean gain of its siblings' searches (ours)."""
     credit: Literal["own", "return"] = "own"
-    """Gains that a search earns: its own (paper), or also those of the later searches of its episode (ours)."""
+    """Gains credited to a search: its own (paper), or also those of later searches in its episode (ours)."""
     query_tags: bool = False
-    """Whether the tags around a query belong to Q_t (not public)."""
+    """Include the tags around a query in Q_t (unpublished)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +57,7 @@ class IGGRPOConfig(GRPOConfig):
 
 
 class IGGRPO(GRPO):
-    """The estimator."""
+    """IG-GRPO: adds the information gain of each search to GRPO's advantages on its query tokens."""
 
     name = "ig_grpo"
     needs_information_gain = True
@@ -66,7 +67,7 @@ class IGGRPO(GRPO):
         self.options = config
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
-        """GRPO's advantages, modulated on query tokens."""
+        """GRPO's advantages, plus the weighted information gains on query tokens."""
         options = self.options
         buffer.check_gains()
         advantages = super().advantages(buffer)

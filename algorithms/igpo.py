@@ -1,16 +1,16 @@
 """IGPO: information gain as the reward of each turn (arXiv 2510.14967).
 
-    g_t   = p_t - p_{t-1},  p_t = exp(mean token log-prob of the golden answer after turn t)     a search    (Eq. 5)
-    r     = g_t of the searches, the outcome of the last turn
-    r^    = (r - mean_group) / std_group       "separate": searches and outcomes each among their own; "joint": together
+    g_t   = p_t - p_{t-1},  p_t = exp(mean token log-prob of the golden answer after turn t)     searches    (Eq. 5)
+    r     = g_t for a search, the outcome for the last turn
+    r^    = (r - mean_group) / std_group       "separate": gains and outcomes separately; "joint": together
     A_t   = r^_t + gamma A_{t+1}               over turns; on every policy token of turn t                  (Eq. 8, 9)
 
-p is the policy's own probability, without gradient: the scorer of IG-GRPO with the baseline `previous` and all answer
-tokens weighing alike. Rewards are normalised first and accumulated after: the first public code did the opposite, and
-its authors mended it (issue #5 there). Standard deviations are the population's. As in the authors' code a turn
-without a search has no reward of its own, but earns what follows; here a search without passages counts as such, too.
-Not taken over: their outcome (set-based F1, -2 for a bad format; ours is `--env.outcome-reward`), the sum over tokens
-of a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coef 0.001`).
+p is the policy's own probability, without gradient: IG-GRPO's scorer with the baseline `previous` and equal weights for
+all answer tokens. Rewards are normalised first and accumulated afterwards: the first public code did the opposite, and
+its authors fixed it (issue #5 there). Standard deviations are those of the population. As in the authors' code, a turn
+without a search has no reward of its own, but gets those that follow; here this includes a search without passages.
+Not adopted: their outcome (set-based F1, -2 for a bad format; here `--env.outcome-reward`), the sum over the tokens of
+a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coef 0.001`).
 
     python algorithms/igpo.py --steps 60 --seed 0
 """
@@ -38,7 +38,7 @@ class IGPOConfig(TrainConfig):
     """Options of IGPO; the defaults are those of the paper's code."""
 
     gamma: float = 1.0
-    """Discount per turn."""
+    """Discount factor per turn."""
     gain: Literal["probability", "log_probability"] = "probability"
     """Information gain as a difference of probabilities (paper), or of mean log-probs, in nats."""
     normalisation: Literal["joint", "separate"] = "joint"
@@ -52,13 +52,13 @@ class IGPOConfig(TrainConfig):
         check_range("gamma", self.gamma, 0, 1)
         if self.information_gain.baseline != "previous":
             raise ConfigurationError(
-                f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the turn before; "
+                f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the previous turn; "
                 "set 'previous', or train with algorithms/ig_grpo.py"
             )
 
 
 class IGPO(Algorithm):
-    """The estimator."""
+    """IGPO: rewards each search by its information gain and the last turn by the outcome, relative to the group."""
 
     name = "igpo"
     needs_information_gain = True
@@ -82,7 +82,7 @@ class IGPO(Algorithm):
 
 
 def turn_gain(before: float, after: float, form: str) -> float:
-    """Gain of a turn from the golden answer's mean token log-probs before and after it."""
+    """Information gain of a turn, from the golden answer's mean token log-probs before and after it."""
     return math.exp(after) - math.exp(before) if form == "probability" else after - before
 
 
@@ -92,13 +92,13 @@ def turn_advantages(
     normalisation: str,
     gamma: float,
 ) -> list[NDArray[np.float64]]:
-    """Advantages of the turns of each trajectory.
+    """Advantage of each turn, by trajectory.
 
     Args:
-        rewards: of each trajectory its turns' rewards, the outcome last; None: a turn without one.
-        groups: group of each trajectory.
+        rewards: for each trajectory, the rewards of its turns, the outcome last; None for a turn without a reward.
+        groups: group number of each trajectory.
         normalisation: joint or separate.
-        gamma: discount per turn.
+        gamma: discount factor per turn.
     """
     lengths = [len(turns) for turns in rewards]
     ends = np.cumsum(lengths)

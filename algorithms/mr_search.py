@@ -1,16 +1,16 @@
-"""MR-Search: several attempts at a question, each after a look back at those before (arXiv 2603.11327).
+"""MR-Search: several attempts at each question, with a reflection on the earlier ones between them (arXiv 2603.11327).
 
     u_{i,n} = r_{i,n} - mean_{j != i} r_{j,n}         attempt n of rollout i against its siblings' n-th     (Eq. 7)
     A_{i,n} = sum_{k >= n} gamma^{k-n} u_{i,k}        on every policy token of attempt n                    (Eq. 8)
 
-An episode is `--env.attempts` attempts (3, as published), with a reflection prompt between them; the last one is the
-answer that counts, in training's statistics and in evaluation. Nothing is divided by a deviation. Only rollouts that
-came to attempt n are compared there, and one alone has u = 0; an attempt cut short by the context earned 0. The paper's
-loss is `--loss.aggregation seq-mean-token-mean` (Eq. 9), its code's the token mean, which is the default here; both
-have a dual clip (`--loss.dual-clip 3`), off here. Not taken over: the mask of attempts that explore (Eq. 10), which the
-code lacks as well.
+An episode has `--env.attempts` attempts (3, as published) with a reflection prompt between them; training statistics
+and evaluation use the answer of the last attempt. There is no division by a standard deviation. Attempt n is compared
+among the rollouts that reached it, and u = 0 if there is only one; an attempt cut short by the context limit has reward
+0. The paper's loss is `--loss.aggregation seq-mean-token-mean` (Eq. 9), its code uses the token mean, which is the
+default here; both use a dual clip (`--loss.dual-clip 3`), which is off here. Not implemented: the mask of exploratory
+attempts (Eq. 10), which the authors' code does not have either.
 
-An episode costs as much as its attempts: compare with others at equal attempts, not at equal episodes.
+The cost of an episode is that of its attempts: compare algorithms at equal numbers of attempts, not of episodes.
 
     python algorithms/mr_search.py --steps 60 --seed 0
 """
@@ -38,9 +38,9 @@ class MRSearchConfig(TrainConfig):
     """Options of MR-Search."""
 
     gamma: float = 1.0
-    """Discount per attempt."""
+    """Discount factor per attempt."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(attempts=3))
-    """As elsewhere, with 3 attempts by default; an `EnvConfig` of your own must say its `attempts`."""
+    """The environment, with 3 attempts by default; set `attempts` yourself if you pass an `EnvConfig`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class MRSearchConfig(TrainConfig):
 
 
 class MRSearch(Algorithm):
-    """The estimator."""
+    """MR-Search: compares attempt n of each trajectory with the mean of its siblings' n-th attempts."""
 
     name = "mr_search"
 
@@ -62,14 +62,14 @@ class MRSearch(Algorithm):
         per_attempt = np.concatenate(attempt_advantages(rewards, buffer.group_index, self.gamma))
         first_turns = (np.cumsum(buffer.turn_counts) - buffer.turn_counts).tolist()
         ends = [first + end for first, row in zip(first_turns, attempts, strict=True) for end, _ in row]
-        turns = np.diff(ends, prepend=0)  # of each attempt: they stand one after another
+        turns = np.diff(ends, prepend=0)  # per attempt; attempts are contiguous
         return buffer.broadcast_turns(np.repeat(per_attempt, turns))
 
 
 def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
-    """Of each attempt, the turn after its last one, and what it earned; an unfinished last attempt earned 0.
+    """For each attempt, the index of the turn after its last one, and its reward; 0 for an unfinished last attempt.
 
-    A trajectory without a record of attempts is one attempt.
+    A trajectory without recorded attempts counts as one attempt.
     """
     turns = len(trajectory.turns)
     ends = [(attempt.end, attempt.outcome) for attempt in trajectory.attempts]
@@ -79,11 +79,11 @@ def attempt_ends(trajectory: Trajectory) -> list[tuple[int, float]]:
 
 
 def attempt_advantages(rewards: Sequence[Sequence[float]], groups_N: ArrayLike, gamma: float) -> list[Values]:
-    """A_{i,n} of N trajectories, from the rewards of their attempts; these need not be equally many."""
+    """A_{i,n} of N trajectories, from the rewards of their attempts, whose numbers may differ."""
     lengths = np.array([len(row) for row in rewards])
     ends = np.cumsum(lengths)
     numbers = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    keys = np.repeat(groups_N, lengths) * lengths.max() + numbers  # one for each group and n
+    keys = np.repeat(groups_N, lengths) * lengths.max() + numbers  # one key per group and n
     differences = rloo_advantages([reward for row in rewards for reward in row], keys)
     differences[np.bincount(keys)[keys] == 1] = 0.0
     return np.split(discounted_sums(differences, lengths, gamma), ends[:-1])

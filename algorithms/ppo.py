@@ -1,14 +1,14 @@
-"""PPO: proximal policy optimisation with a critic (arXiv 1707.06347), as Search-R1 trains search agents with it.
+"""PPO: proximal policy optimisation with a critic (arXiv 1707.06347), as used by Search-R1 for search agents.
 
     r_t     = outcome on the last policy token - beta (logp_old,t - logp_ref,t)    KL in the reward, k1
     delta_t = r_t + gamma V_{t+1} - V_t                                            (1506.02438, Eq. 12)
     A_t     = delta_t + gamma lambda A_{t+1}, then whitened over the batch         (1506.02438, Eq. 16)
-    R_t     = A_t + V_t, before whitening: what the critic learns, with a clipped square
+    R_t     = A_t + V_t, before whitening: the critic's targets, with a clipped squared error
 
-t counts policy tokens: what the policy reads is no step and costs no discount (verl's hole-aware form; Search-R1's
-code runs through observation tokens, which is the same at gamma = lambda = 1, its defaults and these). The policy loss
-is the clipped one of `--loss`. The critic is a copy of the policy with a value head that starts at 0. Search-R1's beta
-is 0.001; here it is 0, as no algorithm here is pulled to the starting policy by default.
+t counts policy tokens: tokens that the policy reads are not time steps and are not discounted (verl's hole-aware form;
+Search-R1's code steps through observation tokens, which is equivalent at gamma = lambda = 1, the defaults there and
+here). The policy loss is the clipped loss of `--loss`. The critic is a copy of the policy with a value head initialised
+to 0. Search-R1's beta is 0.001; here it is 0, since no algorithm here has a KL penalty by default.
 
     python algorithms/ppo.py --steps 60 --seed 0
 """
@@ -33,11 +33,11 @@ class PPOConfig(TrainConfig):
     """Options of PPO."""
 
     gamma: float = 1.0
-    """Discount per policy token."""
+    """Discount factor per policy token."""
     gae_lambda: float = 1.0
-    """lambda of generalised advantage estimation."""
+    """lambda of generalised advantage estimation (GAE)."""
     kl_in_reward: float = 0.0
-    """beta: cost of a nat of log-prob over the starting policy's (Search-R1: 0.001)."""
+    """beta: KL penalty in the reward, per nat of log-prob above the starting policy's (Search-R1: 0.001)."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class PPOConfig(TrainConfig):
 
 
 class PPO(Algorithm):
-    """The estimator."""
+    """PPO: compares the return of each policy token with the value that the critic predicts for it (GAE)."""
 
     name = "ppo"
 
@@ -63,24 +63,24 @@ class PPO(Algorithm):
         return whiten(advantages, out=advantages).astype(np.float32)
 
     def value_targets(self, buffer: RolloutBuffer) -> Float32s:
-        """R_t of each policy token."""
+        """R_t of each policy token, the targets of the critic."""
         targets: Float32s = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
         return targets
 
     def _gae(self, buffer: RolloutBuffer) -> Values:
         if buffer.values is None:
-            raise RolloutBufferError("the buffer holds no values: PPO needs a critic's; set buffer.values first")
+            raise RolloutBufferError("the buffer has no values: PPO needs those of a critic; set buffer.values first")
         rewards = token_rewards(buffer, self.config.kl_in_reward)
         return gae(rewards, buffer.values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
 
 
 def token_rewards(buffer: RolloutBuffer, beta: float) -> Values:
-    """r_t of each policy token: the outcome on the last one of each trajectory, less the KL cost."""
+    """r_t of each policy token: the outcome on the last one of each trajectory, minus the KL penalty."""
     rewards = np.zeros(int(buffer.policy_tokens.sum()))
     rewards[np.cumsum(buffer.policy_tokens) - 1] = buffer.outcomes
     if beta:
         if buffer.reference_logprobs is None:
-            raise RolloutBufferError("the buffer holds no reference_logprobs: set them first, or kl_in_reward to 0")
+            raise RolloutBufferError("the buffer has no reference_logprobs: set them first, or set kl_in_reward to 0")
         rewards -= beta * (buffer.logprobs - buffer.reference_logprobs)
     return rewards
 

@@ -1,10 +1,10 @@
 """REINFORCE++: token returns whitened over the whole batch, without groups (arXiv 2501.03262).
 
-    G_{i,t} = r_{i,t} + gamma G_{i,t+1}      over policy tokens, the outcome being the reward of the last one
+    G_{i,t} = r_{i,t} + gamma G_{i,t+1}      over policy tokens; the outcome is the reward of the last one
     A       = (G - mean) / std               over all policy tokens of the batch
 
-Returns are carried across observation tokens, which are no steps (verl until 2025 set them to 0 before the last
-observation: verl#7278). With `--group-baseline` it is the variant for several rollouts a question:
+Returns carry over observation tokens, which are not time steps (until 2025, verl set the returns before the last
+observation to 0: verl#7278). `--group-baseline` selects the variant for several rollouts per question:
 
     A       = whiten(r_i - mean_group)       over all policy tokens of the batch, so that long episodes weigh more
 
@@ -29,9 +29,9 @@ class ReinforcePlusPlusConfig(TrainConfig):
     """Options of REINFORCE++."""
 
     gamma: float = 1.0
-    """Discount per policy token."""
+    """Discount factor per policy token."""
     group_baseline: bool = False
-    """Subtract the group's mean reward first (REINFORCE++-baseline)."""
+    """Subtract the mean reward of the group first (REINFORCE++-baseline)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +39,7 @@ class ReinforcePlusPlusConfig(TrainConfig):
 
 
 class ReinforcePlusPlus(Algorithm):
-    """The estimator."""
+    """REINFORCE++: compares the return of each policy token with the batch's mean, over its standard deviation."""
 
     name = "reinforce_plus_plus"
 

@@ -1,9 +1,9 @@
-"""RLOO: REINFORCE with the mean of the siblings as baseline (arXiv 2402.14740, section 2.3).
+"""RLOO: REINFORCE with the mean reward of the siblings as the baseline (arXiv 2402.14740, section 2.3).
 
     A_i = r_i - (1 / (G - 1)) sum_{j != i} r_j                                     on every policy token of i
 
-A group of one keeps its reward, as in verl (its vectorised variant gives 0). The paper takes the plain policy gradient;
-as in verl, the clipped loss is the default here (with one update a step they are the same gradient).
+A group of one keeps its reward, as in verl (its vectorised variant gives 0). The paper uses the plain policy gradient;
+the default here is the clipped loss, as in verl (with one update per step, both have the same gradient).
 
     python algorithms/rloo.py --steps 60 --seed 0
 """
@@ -17,7 +17,7 @@ from algorithms.common.training.advantages import rloo_advantages
 
 
 class RLOO(Algorithm):
-    """The estimator."""
+    """RLOO: compares the reward of each trajectory with the mean reward of the others in its group."""
 
     name = "rloo"
 

@@ -1,12 +1,12 @@
-"""The environment: start-up, steps per second, and steps per second beside two packages from PyPI.
+"""Environment: start-up time, steps per second, and steps per second compared with two packages from PyPI.
 
-    python -m benchmarks.environment                 installs skyrl-gym and gem-llm in benchmarks/.peers once
+    python -m benchmarks.environment                 installs skyrl-gym and gem-llm in benchmarks/.peers on first use
     python -m benchmarks.environment --peers None    without them
 
-Every side plays the same episodes, four searches and an answer, with three passages of about 100 words a search, and
-computes no information gain. The search engine of the comparison is a stub: a process that answers HTTP requests in the
-format that each side speaks, always with the same passages. A vector of our environments sends one request a step with
-all its queries; the peers have no batched search, so they send one request a query.
+All sides play the same episodes (four searches and an answer, three passages of about 100 words per search) without
+information gain. The search engine of the comparison is a stub: a process that answers HTTP requests in the format of
+each side, always with the same passages. A vector of our environments sends one request per step with all its queries;
+the peers have no batched search, so they send one request per query.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ THREADS = (1, 32)  # of a peer; 32 is SkyRL's default
 
 
 def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers") -> list[Line]:
-    """Every figure of the environment.
+    """All measurements of the environment.
 
     Args:
-        repeats: repetitions of each measurement; the median counts.
-        peers: folder for the virtual environment with the peers; None leaves them out.
+        repeats: Repetitions of each measurement; the median is reported.
+        peers: Folder for the virtual environment of the peers; None skips them.
     """
     return [
         first_observation(repeats),
@@ -67,7 +67,7 @@ def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers
 
 
 def first_observation(repeats: int) -> Line:
-    """gym.make to first observation in a new process, imports included; fails if torch is imported."""
+    """Time from start to first observation in a new process, imports included; fails if torch is imported."""
     seconds = [
         float(subprocess.run([sys.executable, "-c", FIRST_OBSERVATION], check=True, capture_output=True).stdout)
         for _ in range(repeats)
@@ -76,7 +76,7 @@ def first_observation(repeats: int) -> Line:
 
 
 def vector_env(name: str, target: float, repeats: int, *, bundled: bool) -> Line:
-    """Steps of single environments per second: four searches, then an answer, over and over."""
+    """Steps of single environments per second, in episodes of four searches and an answer."""
     if bundled:
         vector = gymnasium.make_vec("IGSearch-v0", num_envs=ENVS)
     else:
@@ -112,7 +112,7 @@ def _actions(env: IGSearchVectorEnv, turn: int, bundled: bool) -> Sequence[str]:
 
 
 def against_peers(repeats: int, folder: Path) -> list[Line]:
-    """Our steps per second over the fastest peer's, all sides in turn in every round."""
+    """Our steps per second divided by those of the fastest peer; every round measures all sides in turn."""
     questions = [Question(f"q{i}", f"Who wrote book {i}?", ("something",), "made up") for i in range(EPISODES)]
     with ExitStack() as stack:
         url = stack.enter_context(stub_server())
@@ -127,7 +127,7 @@ def against_peers(repeats: int, folder: Path) -> list[Line]:
                     play()
                     theirs[f"{package} {version}, {threads} thread{'s' * (threads > 1)}"] = play
             except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-                print(f"{package} is left out: {error}", file=sys.stderr)
+                print(f"{package} is skipped: {error}", file=sys.stderr)
         if not theirs:
             return []
         http = HttpRetriever(url)
@@ -155,7 +155,7 @@ def against_peers(repeats: int, folder: Path) -> list[Line]:
 
 
 def player(questions: Sequence[Question], retriever: Retriever, envs: int) -> Callable[[], None]:
-    """A function that plays an episode of every question in a vector of `envs`, and checks that they are played."""
+    """A function that plays one episode per question in a vector of `envs`, and checks that they are complete."""
     env = IGSearchVectorEnv(envs, questions, retriever, scorer=None, autoreset=False)
 
     def play() -> None:
@@ -170,7 +170,7 @@ def player(questions: Sequence[Question], retriever: Retriever, envs: int) -> Ca
 
 
 def install(package: str, folder: Path) -> Path:
-    """The Python of the peers' virtual environment, with the package in it."""
+    """The Python of the peers' virtual environment, with the package installed."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     done = folder / f"{package}.installed"
     commands = [] if python.exists() else [[sys.executable, "-m", "venv", str(folder)]]
@@ -187,7 +187,7 @@ def install(package: str, folder: Path) -> Path:
 
 @contextmanager
 def driver(python: Path, package: str, options: dict[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Version of a peer and a function that lets `peer_driver.py` play every question once."""
+    """Yields the version of a peer and a function that makes `peer_driver.py` play every question once."""
     command = [str(python), str(Path(__file__).with_name("peer_driver.py")), package, json.dumps(options)]
     environ = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     pipe = subprocess.PIPE

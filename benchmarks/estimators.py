@@ -1,11 +1,11 @@
-"""The estimators of advantages: seconds of `advantages` for a made-up batch of 2,560 trajectories, 5.1 million tokens.
+"""Advantage estimators: seconds of `advantages` for a synthetic batch of 2,560 trajectories, 5.1 million tokens.
 
     python -m benchmarks.estimators
 
-512 questions, five episodes each, of one to four searches and an answer, about 570 policy tokens a turn. A question has
-six documents, and a search shows three of them, rather the first ones: within a group some observations (1,500
-characters) are equal, some but for the last call, others share a document or two, or show the same ones in another
-order. Every call gets a buffer that has nothing cached.
+512 questions with five episodes each, of one to four searches and an answer, about 570 policy tokens per turn. A
+question has six documents, of which a search returns three, preferably the first ones: within a group some observations
+(1,500 characters) are equal, some differ only in the note of the last search, others share one or two documents, or
+have the same documents in another order. Every call gets a buffer without cached values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def lines(repeats: int = 5) -> list[Line]:
     """Seconds of every algorithm.
 
     Args:
-        repeats: repetitions of each measurement; the fastest counts, since the work is the same each time.
+        repeats: Repetitions of each measurement; the fastest is reported, because the work is the same each time.
     """
     groups = made_up_groups(np.random.default_rng(0))
     tokens = int(RolloutBuffer(groups).policy_tokens.sum())
@@ -82,14 +82,14 @@ def lines(repeats: int = 5) -> list[Line]:
             "s",
             target=1.0 if "similar" in name else 0.1,
             at_most=True,
-            detail=f"{min(processor[name]):.3f} s of processor time",  # all that a busy machine can tell
+            detail=f"{min(processor[name]):.3f} s of processor time",  # also reliable on a busy machine
         )
         for name in SIDES
     ]
 
 
 def made_up_groups(rng: np.random.Generator) -> list[Group]:
-    """The batch: episodes of two to five turns of varied length, the turns in up to three attempts."""
+    """The batch: episodes of two to five turns of various lengths, in up to three attempts."""
     syllables = [onset + vowel + coda for onset in ONSETS for vowel in VOWELS for coda in CODAS]
     sizes = np.sort(rng.integers(1, 5, 3_000))  # frequent words are short
     words = ["".join(rng.choice(syllables, size)) for size in sizes.tolist()]
@@ -106,7 +106,7 @@ def made_up_groups(rng: np.random.Generator) -> list[Group]:
 
 
 def text(rng: np.random.Generator, words: list[str], sentences: int) -> str:
-    """Sentences of 15 words, whose frequencies fall like those of a language."""
+    """Sentences of 15 words, with frequencies as in natural language."""
     drawn = (len(words) ** rng.random((sentences, 15))).astype(int) - 1
     return " ".join(" ".join(words[i] for i in row).capitalize() + "." for row in drawn.tolist())
 
@@ -114,7 +114,7 @@ def text(rng: np.random.Generator, words: list[str], sentences: int) -> str:
 def episode(
     rng: np.random.Generator, question: Question, documents: list[Passage], lengths: Iterator[int], turns: int
 ) -> Trajectory:
-    """Searches whose first 12 tokens are the query, then an answer; a quarter of the answers is right."""
+    """Searches whose first 12 tokens are the query, then an answer; a quarter of the answers is correct."""
     protocol, played = make_protocol(), list[Turn]()
     for _ in range(turns):
         length = next(lengths)

@@ -1,6 +1,6 @@
 """How time and memory of information gain grow with trajectory length, searches, N, group size and model width.
 
-Each point is measured in a process of its own:
+Each point is measured in a separate process:
 
     python -m benchmarks.growth --context 2000
 """
@@ -24,20 +24,20 @@ from benchmarks.policies import random_policy
 
 @dataclass(frozen=True)
 class Point:
-    """One setting; the defaults are the middle of every series."""
+    """One setting; the defaults are used for the variables that a series does not change."""
 
     context: int = 1_600
-    """Tokens before the last search's evidence."""
+    """Tokens before the evidence of the last search."""
     searches: int = 3
-    """Searches a trajectory."""
+    """Searches per trajectory."""
     num_random: int = 3
-    """N."""
+    """Number of random evidences, N."""
     group_size: int = 4
-    """Trajectories."""
+    """Number of trajectories."""
     width: int = 256
-    """Of the model, four layers."""
+    """Hidden size of the model, which has four layers."""
     evidence: int = 150
-    """Tokens of an evidence."""
+    """Tokens per evidence."""
 
 
 SERIES: dict[str, tuple[int, ...]] = {
@@ -51,7 +51,7 @@ SERIES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of scoring and gigabytes above the idle process."""
+    """Seconds of scoring, and memory in gigabytes above that of the idle process."""
 
     seconds: float
     gigabytes: float
@@ -75,14 +75,14 @@ def main(point: Point) -> None:
         trajectories=point.group_size,
     )
     scorer = PolicyScorer(policy)
-    scorer.score(make_requests(policy, context=64, searches=1, evidence=16))  # the libraries' own start-up
+    scorer.score(make_requests(policy, context=64, searches=1, evidence=16))  # warm-up of the libraries
     with MemoryWatch() as memory:
         times = [seconds(lambda: scorer.score(requests)) for _ in range(3)]
     print(json.dumps(asdict(Measured(min(times), max(memory.grown, 1e-3)))))
 
 
 def measure() -> dict[str, dict[int, Measured]]:
-    """Every series, one variable at a time."""
+    """Measure every series, which changes one variable at a time."""
     return {
         name: {value: _in_process(replace(Point(), **{name: value})) for value in values}
         for name, values in SERIES.items()

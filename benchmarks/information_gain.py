@@ -1,4 +1,4 @@
-"""Information gain: scoring that shares prefixes against the plain form, beside what the token counts allow."""
+"""Information gain: scoring with shared prefixes compared with plain scoring and with the bound of the token counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from igsearch_env.scorers import ScoreRequest, Segment
 
 PREFIX = make_protocol().answer_prefix
 
-EVIDENCE, SEARCHES, RANDOM = 400, 3, 3  # tokens of an evidence, searches, N
+EVIDENCE, SEARCHES, RANDOM = 400, 3, 3  # tokens per evidence, searches, N
 CONTEXTS = (1_000, 2_000, 4_000)  # tokens before the last search's evidence
 
 
@@ -33,9 +33,9 @@ def make_requests(
     trajectories: int = 1,
     seed: int = 0,
 ) -> list[ScoreRequest]:
-    """Searches of made-up trajectories: contexts grow evenly up to `context` tokens, each holding the evidences before.
+    """Searches of synthetic trajectories: contexts grow evenly up to `context` tokens and include earlier evidence.
 
-    Tokens are random words of the vocabulary's; the answer has about ten tokens with its tag.
+    Tokens are random words of the vocabulary; the answer has about ten tokens including its tag.
     """
     rng = np.random.default_rng(seed)
     spacing = max(evidence + 20, 2 * context // (2 * searches - 1))
@@ -61,7 +61,7 @@ def make_requests(
 
 
 def token_counts(policy: Policy, requests: Sequence[ScoreRequest]) -> tuple[int, int, int]:
-    """Tokens that the plain form reads, that the shared form reads, and those of its branches alone."""
+    """Tokens processed by plain scoring, by scoring with shared prefixes, and by the branches of the latter."""
     trunks, branches = PolicyScorer(policy).plan(requests)
     plain = sum(branch.shared + len(branch.ids) for branch in branches)
     own = sum(len(branch.ids) for branch in branches)
@@ -69,7 +69,7 @@ def token_counts(policy: Policy, requests: Sequence[ScoreRequest]) -> tuple[int,
 
 
 def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> CachedPrefixes:
-    """The trunks as a rollout, or a pass for old log-probs, leaves them."""
+    """The KV cache of the trunks, as left by a rollout or by the recomputation of old log-probs."""
     trunks, _ = PolicyScorer(policy).plan(requests)
     store = KVCache()
     store.reserve(len(trunks), max(map(len, trunks)))
@@ -81,7 +81,7 @@ def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> CachedPrefi
 
 
 def score_plain(policy: Policy, requests: Sequence[ScoreRequest], token_budget: int = 8_192) -> None:
-    """Every branch from its first token, packed: the plain form without padding, as fast as it can be made."""
+    """Score every branch from its first token, packed: plain scoring without padding, as fast as possible."""
     trunks, branches = PolicyScorer(policy).plan(requests)
     whole = [trunks[branch.trunk][: branch.shared] + branch.ids for branch in branches]
     with torch.no_grad():
@@ -97,9 +97,9 @@ def lines(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> list[Line]:
-    """At contexts of 1,000, 2,000 and 4,000 tokens: the measured ratio over the bound of the token counts.
+    """The measured ratio divided by the bound of the token counts, at contexts of 1,000, 2,000 and 4,000 tokens.
 
-    One layer of the shape: the ratios do not depend on how many alike follow each other.
+    Uses a single layer of the shape, because the ratios do not depend on the number of layers.
     """
     policy = random_policy(shape, layers, device=device, dtype=dtype)
     measured = []

@@ -1,9 +1,9 @@
-"""Runs that are killed at random moments and started again: do they end with the numbers of one that was not?
+"""Do runs that are killed at random times and resumed reproduce the uninterrupted result?
 
     python -m benchmarks.killed --kills 20
 
-SIGKILL, at moments drawn evenly over the duration of the uninterrupted run (start, evaluation, steps, checkpoints and
-the end). Everything in metrics.jsonl but seconds must be the same, and the final weights byte for byte.
+Runs receive SIGKILL at times drawn uniformly over the duration of the uninterrupted run (start, evaluation, steps,
+checkpoints and the end). Everything in metrics.jsonl except times must be equal, and the final weights byte for byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def lines(kills: int = 20, steps: int = 8) -> list[Line]:
-    """The share of killed runs that ended as the uninterrupted one."""
+    """The share of killed runs that reproduce the uninterrupted result."""
     rng = np.random.default_rng(0)
     moments: Counter[str] = Counter()
     same = 0
@@ -63,7 +63,7 @@ def _start(run_dir: Path, steps: int) -> subprocess.Popen[bytes]:
 
 
 def _moment(run_dir: Path) -> str:
-    """Where a run is."""
+    """The phase that a run is in."""
     rows = read_metrics(run_dir / "metrics.jsonl")
     if not rows:
         return "before the first record"
@@ -73,7 +73,7 @@ def _moment(run_dir: Path) -> str:
 
 
 def _left(run_dir: Path) -> tuple[list[dict[str, Any]], bytes]:
-    """What must be the same."""
+    """The results that must be equal: metrics without times, and the final weights."""
     rows = read_metrics(run_dir / "metrics.jsonl")
     metrics = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
     weights = run_dir / "policy" / "model.safetensors"

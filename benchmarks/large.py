@@ -1,4 +1,4 @@
-"""One IG-GRPO step at the shape of a real model with random weights, by the trainer itself.
+"""One IG-GRPO step of the trainer with a model of realistic shape and random weights.
 
     python -m benchmarks.large                                  Qwen2.5-3B on a GPU with 80 GB or more, all weights
     python -m benchmarks.large --lora-rank 16 --dtype bfloat16 --compute-dtype None --sampler-dtype None
@@ -8,10 +8,10 @@
     python -m benchmarks.large --device cpu --shape small --layers 2 --max-new-tokens 16 --observation 60 \\
         --questions-per-step 2
 
-Every turn is a search of a fixed number of tokens. By default: turns of 512 tokens, observations of about 400 (three
-passages of 100 words), 5 searches, G = 5; float32 weights, bfloat16 products and a bfloat16 copy that samples.
-Reported: seconds by part, the share of information gain, written tokens a second beside what memory bandwidth allows,
-the share of the device's matrix rate that the update reaches, and peak memory beside what the plan said.
+Every turn is a search with a fixed number of tokens. By default: turns of 512 tokens, observations of about 400 tokens
+(three passages of 100 words), 5 searches, G = 5; float32 weights, bfloat16 matrix products and a bfloat16 copy for
+sampling. Reports seconds by part, the share of information gain, generated tokens per second compared with the memory
+bandwidth, the share of the device's matrix rate that the update reaches, and peak memory compared with the plan.
 """
 
 from __future__ import annotations
@@ -54,53 +54,53 @@ class Args:
     """The shape of a step."""
 
     device: str = "cuda"
-    """cuda or cpu."""
+    """Device: cuda or cpu."""
     shape: str = "qwen2.5-3b"
-    """A shape of benchmarks/policies.py."""
+    """Shape of the model, a name of benchmarks/policies.py."""
     layers: int | None = None
-    """None: as many as the model has."""
+    """Number of layers; None: as in the model."""
     dtype: Dtype = "float32"
-    """Precision of the weights that are trained."""
+    """Precision of the trained weights."""
     compute_dtype: Dtype | None = "bfloat16"
-    """Precision of matrix products. None: as the weights."""
+    """Precision of matrix products; None: that of the weights."""
     sampler_dtype: Dtype | None = "bfloat16"
-    """Of a copy of the weights that samples and scores; None: no copy."""
+    """Precision of a copy of the weights for sampling and scoring; None: no copy."""
     gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass."""
+    """Recompute activations in the backward pass."""
     lora_rank: int = 0
-    """Rank of adapters; 0 trains all weights."""
+    """Rank of the LoRA adapters; 0: train all weights."""
     vocabulary: int = 151_936
-    """Size of the output layer."""
+    """Vocabulary size of the output layer."""
     questions_per_step: int = 8
-    """Questions a step."""
+    """Questions per step."""
     group_size: int = 5
-    """G."""
+    """Rollouts per question, G."""
     max_searches: int = 5
-    """Searches an episode: every episode makes them all."""
+    """Searches per episode; every episode uses all of them."""
     max_new_tokens: int = 512
-    """Tokens a turn: every turn has as many."""
+    """Tokens per turn; every turn has this length."""
     observation: int = 400
-    """Tokens of three passages."""
+    """Tokens of an observation of three passages."""
     token_budget: int = 8_192
-    """Tokens of a pass and of a micro-batch."""
+    """Tokens per forward pass and per micro-batch."""
     kv_cache_tokens: int = 262_144
-    """Tokens whose keys and values are held."""
+    """Size of the KV cache in tokens."""
 
 
 def main(args: Args) -> None:
-    """Run two steps, the first as a warm-up, and print the second's figures."""
+    """Run two steps, the first as a warm-up, and print the measurements of the second."""
     console = Console()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
-            "error: no GPU here; give --device cpu with a small --shape, or run this on a machine with one"
+            "error: no GPU found; give --device cpu with a small --shape, or run this on a machine with a GPU"
         )
     for line in lines(args):
-        verdict = "" if line.ok else "  falls short"
+        verdict = "" if line.ok else "  target missed"
         console.print(f"{line.name}: {line.value:.3g} {line.unit}{verdict}  [dim]{line.detail}[/dim]", highlight=False)
 
 
 def lines(args: Args) -> list[Line]:
-    """The figures of one step."""
+    """The measurements of one step."""
     context = 256 + (args.max_searches + 1) * args.max_new_tokens + args.max_searches * (args.observation + 100)
     layers = args.layers or LAYERS[args.shape]
     with tempfile.TemporaryDirectory() as name:
@@ -209,25 +209,25 @@ def _lines(
             at_most=True,
         ),
         Line(
-            "written tokens a second",
+            "generated tokens per second",
             written / times["rollout"],
             "tokens/s",
             detail=f"{bytes_a_step * steps / bandwidth / times['rollout']:.0%} of the rollout is reading the weights, "
-            f"once a token, at {bandwidth / 1e9:,.0f} GB/s",
+            f"once per token, at {bandwidth / 1e9:,.0f} GB/s",
         ),
         Line(
             "model FLOP utilisation of the update",
             operations / times["update"] / rate,
             "",
-            detail=f"{rate / 1e12:.3g} TFLOP/s; what is computed again does not count",
+            detail=f"{rate / 1e12:.3g} TFLOP/s; recomputation is not counted",
         ),
-        Line("peak memory", peak, "GB", detail=f"the plan said {planned:.1f} GB"),
+        Line("peak memory", peak, "GB", detail=f"planned: {planned:.1f} GB"),
     ]
 
 
 def _timed(args: Args, times: dict[str, float], part: str, run: Callable[[], T]) -> T:
     if args.device == "cuda":
-        torch.cuda.synchronize()  # what was asked for before is not this part's
+        torch.cuda.synchronize()  # excludes kernels that were launched before
     start = time.perf_counter()
     result = run()
     if args.device == "cuda":
@@ -237,7 +237,7 @@ def _timed(args: Args, times: dict[str, float], part: str, run: Callable[[], T])
 
 
 def _bandwidth(args: Args) -> float:
-    """Bytes a second of copying a large tensor: read and written."""
+    """Bytes per second, read and written, when copying a large tensor."""
     size = 2**30 if args.device == "cuda" else 2**27
     source = torch.empty(size, dtype=torch.uint8, device=args.device)
     target = torch.empty_like(source)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: a measured line, its table, and interleaved timings, so that noise hits both sides."""
+"""Shared by all benchmarks: a measured line, its table, and interleaved timings, so that noise affects both sides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Line:
-    """One measured figure. `target` None: reported without a judgement."""
+    """One measured value. `target` None: reported without a verdict."""
 
     name: str
     value: float
@@ -36,13 +36,13 @@ class Line:
 
 
 def print_section(console: Console, name: str, lines: list[Line], taken: float) -> None:
-    """A table of the lines of a section, which took so many seconds."""
+    """Print a table of the lines of a section, which took `taken` seconds."""
     table = Table(title=f"{name} ({taken:.0f} s)")
     for column in ("figure", "measured", "target", "", "detail"):
         table.add_column(column, justify="right" if column in ("measured", "target") else "left")
     for line in lines:
         target = "" if line.target is None else f"{'≤' if line.at_most else '≥'} {line.target:,g}"
-        verdict = "falls short" if not line.ok else ""
+        verdict = "target missed" if not line.ok else ""
         table.add_row(line.name, f"{line.value:,.3g} {line.unit}", target, verdict, line.detail)
     console.print(table)
 
@@ -55,7 +55,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run, `repeats` times, one after the other in every round."""
+    """Seconds of `repeats` executions of each run; every round executes all runs in turn."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(-warm_up, repeats):
         for name, run in runs.items():
@@ -66,18 +66,18 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int, warm_up:
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
-    """Median of the ratios within each round."""
+    """Median over rounds of the ratio within a round."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
 
 
 def peak_gigabytes(who: int = resource.RUSAGE_SELF) -> float:
-    """Largest resident size of this process so far, or of its largest child (RUSAGE_CHILDREN)."""
+    """Peak resident memory of this process in gigabytes, or of its largest child (RUSAGE_CHILDREN)."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(who).ru_maxrss * unit / 1e9
 
 
 class MemoryWatch:
-    """Largest resident size within a block, above that at its start, in gigabytes (`grown`). Linux only, else nan."""
+    """Peak resident memory within a block above that at its start, in gigabytes (`grown`). Linux only, else nan."""
 
     grown = float("nan")
 

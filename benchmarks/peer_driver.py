@@ -1,9 +1,9 @@
-"""Plays search episodes in skyrl-gym or gem-llm. Runs in the peers' own virtual environment; see `environment.py`.
+"""Plays search episodes with skyrl-gym or gem-llm. Runs in the virtual environment of the peers; see `environment.py`.
 
     python peer_driver.py skyrl-gym|gem-llm OPTIONS      OPTIONS: the arguments of the functions below, as JSON
 
-Once ready it prints {"version": ...}. Then each line on standard input asks for one episode of each question, played
-with the package's own API, and is answered by a line with the steps played. Standard error is for people.
+When ready, it prints {"version": ...}. Then each line on standard input requests one episode per question, played with
+the API of the package; the reply is a line with the number of steps. Logs go to standard error.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-TIMEOUT = 300  # seconds a play may take before this process gives up
+TIMEOUT = 300  # seconds per request until this process exits
 
 
 def skyrl_gym(url: str, threads: int, questions: list[str], turns: list[str], shown: str) -> Callable[[], int]:
-    """A new environment for each episode and a pool of threads, as SkyRL's generator does (32 of them by default).
+    """A new environment per episode and a thread pool, as in SkyRL's generator (32 threads by default).
 
-    A search is one JSON request for one query over a session that all environments share.
+    A search is one JSON request with one query, over a session shared by all environments.
     """
     import skyrl_gym as package  # type: ignore[import-not-found]
     from skyrl_gym.envs.search.env import SearchEnvConfig  # type: ignore[import-not-found]
@@ -52,7 +52,7 @@ def skyrl_gym(url: str, threads: int, questions: list[str], turns: list[str], sh
 def gem_llm(url: str, threads: int, questions: list[str], turns: list[str], shown: str) -> Callable[[], int]:
     """`make_vec` over the question answering environment with the search tool: a loop, or a thread per environment.
 
-    A search is one msgpack request for one query over a connection of its own.
+    A search is one msgpack request with one query, over a new connection.
     """
     import gem  # type: ignore[import-not-found]
     from datasets import Dataset, disable_progress_bars
@@ -76,7 +76,7 @@ def gem_llm(url: str, threads: int, questions: list[str], turns: list[str], show
                 observations, _, terminated, _, _ = vector.step([turn] * threads)
                 assert all(terminated) == any(terminated) == (number == len(turns)), observations
                 assert all(terminated) or all(shown in text for text in observations), observations
-        return len(questions) // threads * threads * len(turns)  # an ended environment has begun its next episode
+        return len(questions) // threads * threads * len(turns)  # ended environments have started the next episode
 
     return play
 

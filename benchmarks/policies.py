@@ -1,4 +1,4 @@
-"""Policies with random weights in the shapes of real models, behind the bundled tokenizer."""
+"""Policies with random weights in the shapes of real models, with the bundled tokenizer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def random_policy(
     dtype: torch.dtype = torch.float32,
     tied: bool = True,
 ) -> Policy:
-    """A Qwen2 model of some layers of a shape; `vocabulary` defaults to the bundled tokenizer's."""
+    """A Qwen2 model of a shape with `layers` layers; `vocabulary` defaults to that of the bundled tokenizer."""
     tokenizer: Any = AutoTokenizer.from_pretrained(POLICY_FOLDER)
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -66,7 +66,7 @@ def random_policy(
 
 
 def layer_parameters(policy: Policy) -> int:
-    """Weights that every token is multiplied with: all but the embeddings."""
+    """Number of weights without the embeddings, with which every token is multiplied."""
     embeddings = {
         id(p) for p in (policy.model.get_input_embeddings().weight, policy.model.get_output_embeddings().weight)
     }
@@ -74,7 +74,7 @@ def layer_parameters(policy: Policy) -> int:
 
 
 def matrix_rate(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = 2_048) -> float:
-    """Floating-point operations a second of a square matrix product: what this machine can do at best."""
+    """Floating-point operations per second of a square matrix product: the peak rate of this machine."""
     a = torch.randn(size, size, device=device, dtype=dtype)
     best = 0.0
     for _ in range(8):

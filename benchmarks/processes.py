@@ -1,9 +1,9 @@
-"""Two processes over one: steps of the same batches, each process on one core.
+"""Speed-up of two processes over one: steps on the same batches, each process on one core.
 
     python -m benchmarks.processes
 
-Whole runs in processes of their own, alternated, without the first two steps. Rollouts, information
-gain and the update are divided; what is computed of a whole buffer (advantages, logs) is not.
+Complete runs in separate processes, alternating, without the first two steps. Rollouts, information gain and the
+update are distributed; computations on the whole buffer (advantages, logs) are not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def lines(repeats: int = 3) -> list[Line]:
-    """Each step against the same step of the other side in `repeats` rounds; the median of all these ratios counts."""
+    """Ratio of each step to the same step of the other side, in `repeats` rounds; the median is reported."""
     ratios: dict[str, list[float]] = {part: [] for part in PARTS}
     seconds: dict[str, list[tuple[float, float]]] = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:

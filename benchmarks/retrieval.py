@@ -1,10 +1,10 @@
-"""Search engines in this process: what our BM25 adds to bm25s, and what a graph saves over exact search.
+"""In-process search engines: overhead of our BM25 over bm25s, and speed-up of graph indexes over exact search.
 
-    python -m benchmarks.retrieval                                   made-up corpus and vectors
+    python -m benchmarks.retrieval                                   synthetic corpus and vectors
     python -m benchmarks.retrieval --corpus corpus.jsonl --questions nq.jsonl hotpotqa.jsonl
     python -m benchmarks.retrieval --vectors indexes/minilm/vectors --queries queries.npy
 
-`--vectors`: a folder of shards that `retrievers.build_index` kept; `--queries`: an array [queries, dimension].
+`--vectors`: a folder of vector shards saved by `retrievers.build_index`; `--queries`: an array [queries, dimension].
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from retrievers.index.recall import exact_search, recall
 from retrievers.index.vector_index import VectorIndex
 
 BATCH, TOP_K = 64, 3
-PASSAGES, VECTORS = 100_000, 200_000  # made-up ones
+PASSAGES, VECTORS = 100_000, 200_000  # synthetic ones
 GRAPHS = ("hnswlib", "HNSW32")
 
 
@@ -37,24 +37,24 @@ class Args:
     """Options of this script."""
 
     corpus: Path | None = None
-    """Corpus file; None: an invented one."""
+    """Corpus file; None: a synthetic corpus."""
     questions: tuple[Path, ...] = ()
-    """Question files to search it with."""
+    """Question files used as queries."""
     vectors: Path | None = None
-    """Folder of vectors; None: made-up ones."""
+    """Folder of vectors; None: synthetic vectors."""
     queries: Path | None = None
-    """Array of query vectors."""
+    """File of an array of query vectors."""
     repeats: int = 7
-    """Rounds of each measurement; the median counts."""
+    """Rounds of each measurement; the median is reported."""
 
 
 def lines(repeats: int = 7) -> list[Line]:
-    """Both comparisons on made-up data."""
+    """Both comparisons on synthetic data."""
     return [*bm25_lines(*_invented(), repeats), *graph_lines(*_made_up(), repeats)]
 
 
 def bm25_lines(passages: Sequence[Passage], questions: Sequence[str], repeats: int) -> list[Line]:
-    """Our BM25Retriever beside bm25s with the same tokeniser and parameters: time of a batch, and what is found."""
+    """BM25Retriever compared with bm25s with the same tokeniser and parameters: time per batch, and scores found."""
     ours = BM25Retriever(passages)
     theirs = bm25s.BM25(k1=0.9, b=0.4)
     texts = [f"{p.title} {p.text}" for p in passages]
@@ -94,13 +94,13 @@ def bm25_lines(passages: Sequence[Passage], questions: Sequence[str], repeats: i
             "score of what BM25Retriever finds over what bm25s finds",
             scores / best,
             target=0.99999,
-            detail="sum of the scores of the first passages: 1 where nothing better is missed",
+            detail="sum of the scores of the first passages: 1 if no better passage is missed",
         ),
     ]
 
 
 def graph_lines(shards: Shards, queries: Vectors, repeats: int) -> list[Line]:
-    """Graphs beside exact search over the same vectors: recall, and queries a second one at a time."""
+    """Graph indexes compared with exact search over the same vectors: recall, and queries per second one at a time."""
     flat = VectorIndex.build("Flat", shards)
     truth = exact_search(shards, queries, TOP_K)
     made: list[Line] = []

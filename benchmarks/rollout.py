@@ -1,4 +1,4 @@
-"""Rollouts: the cached decoder against a plain loop that gives `model.generate` the whole episode at every turn."""
+"""Rollouts: the decoder with a KV cache, compared with calling `model.generate` on the whole episode at every turn."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, Retriever
 
-TURN, OBSERVATION, EPISODES = 32, 430, 16  # of the long rollout: tokens a turn, an observation; episodes
+TURN, OBSERVATION, EPISODES = 32, 430, 16  # long rollout: tokens per turn, tokens per observation; episodes
 
 
 class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
-    """Stops each row of `generate` where the decoder does."""
+    """Stops each row of `generate` where the decoder stops."""
 
     def __init__(self, turn_end: TurnEnd, prompt: int) -> None:
         self.turn_end, self.prompt = turn_end, prompt
@@ -44,7 +44,7 @@ class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
 def plain_loop(
     policy: Policy, turn_end: TurnEnd, stepper: EpisodeStepper, questions: Sequence[Question], max_new_tokens: int
 ) -> list[Trajectory]:
-    """Greedy episodes in lockstep; each turn reads everything before it again, padded on the left."""
+    """Greedy episodes in lockstep; each turn recomputes the whole context, with left padding."""
     tokenizer = policy.tokenizer
     episodes = [stepper.begin(question) for question in questions]
     contexts = [list(tokenizer.encode_prompt(episode.trajectory.prompt)) for episode in episodes]
@@ -76,7 +76,7 @@ def plain_loop(
 
 
 def _until_end(turn_end: TurnEnd, ids: list[int]) -> list[int]:
-    """Without the padding that `generate` writes after a row's end."""
+    """The completion without the padding that `generate` appends."""
     for end in range(1, len(ids) + 1):
         if turn_end.is_over(ids[:end]):
             return ids[:end]
@@ -89,24 +89,24 @@ class FixedTurnEnd(TurnEnd):
     turn = TURN
 
     def is_over(self, ids: Sequence[int]) -> bool:
-        """After a fixed number of tokens."""
+        """True after `turn` tokens."""
         return len(ids) >= self.turn
 
 
 class AlwaysSearches(PolicyTokenizer):
-    """Reads every completion as the same search."""
+    """Decodes every completion to the same search."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Always a search."""
+        """The text of a search, for any ids."""
         return make_protocol().write(Search("x"))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
-        """All of it."""
+        """The span of all tokens."""
         return 0, len(ids)
 
 
 class LongPassages(Retriever):
-    """Three passages that fill an observation of about `tokens` tokens, whatever is asked; others are drawn."""
+    """Returns the same three passages, an observation of about `tokens` tokens, for any query; samples random ones."""
 
     def __init__(self, policy: Policy, tokens: int) -> None:
         self.tokenizer, self.length = policy.tokenizer.hf_tokenizer, tokens // 3
@@ -126,7 +126,7 @@ class LongPassages(Retriever):
 
 
 def lines(repeats: int) -> list[Line]:
-    """At the bundled defaults, and with four searches in 2,000 tokens. Both sides must write the same tokens."""
+    """With the bundled defaults, and with four searches in 2,000 tokens. Both sides must generate the same tokens."""
     config = TrainConfig()
     policy = Policy.load(PolicyConfig())
     questions = bundled_world().questions["train"][: config.rollout.questions_per_step * config.rollout.group_size]
@@ -171,7 +171,7 @@ def _line(
         f"rollout against a re-reading loop, {name}",
         ratio(times["plain"], times["cached"]),
         target=target,
-        detail=f"{tokens / np.median(times['cached']):,.0f} written tokens/s, episodes of {length:,.0f} tokens, "
+        detail=f"{tokens / np.median(times['cached']):,.0f} generated tokens/s, episodes of {length:,.0f} tokens, "
         f"{same:.1%} of them identical",
     )
 

@@ -1,13 +1,13 @@
-"""Measure what the README and docs/performance.md state, and say which lines fall short: `make bench`, or
+"""Measure the numbers in the README and docs/performance.md, and report missed targets: `make bench`, or
 
-python benchmarks/run.py                                 everything: half an hour and more on two cores
+python benchmarks/run.py                                 all sections: 30+ minutes on two cores
 python benchmarks/run.py --only step rollout             some sections
 python benchmarks/run.py --output bench.json --plot docs/performance.png
 
-Each comparison alternates its sides in one run and reports the median of their ratios. Sections: environment (beside
-skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (beside
-TRL's GRPOTrainer), processes, killed, training. The peers are installed in virtual environments of their own under
-benchmarks/.peers, or skipped with the reason.
+Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
+skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (compared
+with TRL's GRPOTrainer), processes, killed, training. The peers are installed in separate virtual environments under
+benchmarks/.peers; if that fails, they are skipped and the reason is printed.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ class Args:
     """Options of this script."""
 
     only: tuple[str, ...] = ()
-    """Sections to run; none named: all."""
+    """Sections to run; default: all."""
     repeats: int = 3
-    """Rounds of each measurement; the median counts."""
+    """Rounds of each measurement; the median is reported."""
     output: Path | None = None
-    """JSON file for the figures, written after each section; sections of an earlier file are kept."""
+    """JSON file for the results, written after each section; other sections in an existing file are kept."""
     plot: Path | None = None
-    """PNG of what --output holds: ratios beside their targets, and growth."""
+    """PNG file for a plot of the results relative to their targets."""
 
 
 def main(args: Args) -> None:
-    """Measure, print each section as it is done, and say what falls short."""
+    """Measure, print each section when it is complete, and list missed targets."""
     console = Console()
     unknown = [name for name in args.only if name not in SECTIONS]
     if unknown:
@@ -98,11 +98,11 @@ def main(args: Args) -> None:
     if args.plot is not None:
         plot(done, args.plot)
     short = [line for lines in done.values() for line in lines if not line.ok]
-    console.print(f"{len(short)} lines fall short" + "".join(f"\n  {line.name}" for line in short), highlight=False)
+    console.print(f"{len(short)} targets missed" + "".join(f"\n  {line.name}" for line in short), highlight=False)
 
 
 def hardware() -> str:
-    """The machine in a line."""
+    """One line that describes the machine."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, {matrix_rate() / 1e9:.0f} GFLOP/s of float32 matrix products, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
@@ -110,7 +110,7 @@ def hardware() -> str:
 
 
 def plot(sections: dict[str, list[Line]], path: Path) -> None:
-    """Every line that has a target, as measured over target (or target over measured where less is better)."""
+    """Plot every line with a target, as measured / target (or target / measured if lower is better)."""
     import matplotlib
 
     matplotlib.use("Agg")

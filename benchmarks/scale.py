@@ -1,10 +1,10 @@
-"""Vector indexes from 10^5 to 10^7 vectors: build time, size, time to open, queries a second, recall.
+"""Vector indexes with 10^5 to 10^7 vectors: build time, size, time to open, queries per second, recall.
 
     python -m benchmarks.scale --sizes 100000 1000000 10000000 --output docs/results/scale.json --plot docs/scale.png
 
-The vectors are made up: 384 dimensions that hold 48 independent ones in clusters, unit length, as embeddings of text
-roughly are. Queries are vectors of their own, moved. They lie on disk (float16) while an index is built; the index is
-then opened through a memory map in a fresh process, as a server would.
+The vectors are synthetic: 384 dimensions with 48 latent dimensions, clustered, unit length, similar to embeddings of
+text. Queries are perturbed copies of vectors. The vectors are on disk (float16) while an index is built; the index is
+then memory-mapped in a new process, as a server does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from retrievers.index.vector_index import VectorIndex
 DIMENSION, LATENT, CLUSTERS = 384, 48, 2_000
 SHARD = 500_000
 QUERIES, TOP_K = 500, 10
-# What to try at which size; `bytes` of exact search at 10^7 (15 GB) is more than a laptop has.
+# Indexes by number of vectors; exact search at 10^7 needs 15 GB, more than a laptop has.
 SPECS = {
     100_000: ("Flat", "hnswlib", "HNSW32", "IVF1024,SQ8"),
     1_000_000: ("Flat", "SQfp16", "HNSW32,SQ8", "IVF4096,SQ8", "IVF4096,PQ48"),
@@ -46,16 +46,16 @@ class Args:
     sizes: tuple[int, ...] = (100_000,)
     """Numbers of vectors."""
     specs: tuple[str, ...] = ()
-    """Indexes to try at every size; none: a choice that fits the size."""
+    """Indexes to measure at every size; default: a selection that depends on the size."""
     output: Path | None = None
-    """JSON lines of the figures; sizes and indexes that stand there already are not measured again."""
+    """JSON lines file for the results; sizes and indexes that it already has are not measured again."""
     plot: Path | None = None
-    """PNG of queries a second against the number of vectors."""
+    """PNG file for a plot of queries per second over the number of vectors."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one index."""
+    """Measurements of one index."""
 
     vectors: int
     spec: str
@@ -83,7 +83,7 @@ def made_up_vectors(count: int, seed: int = 0) -> Iterator[NDArray[np.float16]]:
 
 
 def measure(size: int, specs: tuple[str, ...], console: Console) -> Iterator[Row]:
-    """Build and search every kind of index over one set of vectors."""
+    """Build and search every index over one set of vectors."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards = []
@@ -126,14 +126,14 @@ def _in_fresh_process(path: Path, spec: str, queries: Path) -> dict[str, float]:
 
 
 def probe(path: Path, spec: str, queries: Path) -> dict[str, float]:
-    """Open an index and search it; run in a process of its own."""
+    """Open an index and search it; runs in a separate process."""
     asked = np.load(queries)
     import faiss  # noqa: F401  (so that opening does not count its import)
 
     start = time.perf_counter()
     index = VectorIndex.load(path, spec, DIMENSION)
     opened = time.perf_counter() - start
-    index.search(asked, TOP_K)  # from here on the pages are in memory
+    index.search(asked, TOP_K)  # loads the pages into memory
     rates = {}
     for name, batch in (("single", 1), ("batched", 64)):
         done, start = 0, time.perf_counter()
@@ -146,7 +146,7 @@ def probe(path: Path, spec: str, queries: Path) -> dict[str, float]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """The results as a Markdown table."""
     head = "| vectors | index | searched with | build | bytes a vector | open | queries/s | by 64 | recall@10 |"
     return "\n".join(
         [head, "|---:|---|---|---:|---:|---:|---:|---:|---:|"]
@@ -159,7 +159,7 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Queries a second, one at a time, against the number of vectors; recall beside each point."""
+    """Plot queries per second, one at a time, over the number of vectors; points are labelled with the recall."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -179,7 +179,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def main(args: Args) -> None:
-    """Measure what is missing, print the table, draw the plot."""
+    """Measure missing combinations, print the table and write the plot."""
     console = Console()
     rows: list[Row] = []
     if args.output is not None and args.output.is_file():

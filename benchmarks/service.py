@@ -1,10 +1,10 @@
-"""The retrieval service: what searching together gains, and what a replica that dies costs.
+"""The retrieval service: speed-up from batching requests, and the cost of losing a replica.
 
     python -m benchmarks.service
 
-Every query is a request of its own, as of rollouts that don't wait for each other. A dense retriever (all-MiniLM-L6-v2
-over the bundled world's passages) answers one client, then eight at once, through the same service; the service
-searches together whatever arrived while it searched. Of two BM25 services one is killed while eight clients search.
+Every query is a separate request, as from asynchronous rollouts. A dense retriever (all-MiniLM-L6-v2 over the passages
+of the bundled world) serves one client, then eight concurrent clients; the service batches the requests that arrive
+while it searches. In the second part, one of two BM25 services is killed while eight clients search.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ K = 3
 
 
 def lines(repeats: int = 5) -> list[Line]:
-    """Every figure of the service; the median of `repeats` rounds counts."""
+    """All measurements of the service; the median of `repeats` rounds is reported."""
     return [*together(repeats), *dead_replica()]
 
 
 def together(repeats: int) -> list[Line]:
-    """Eight clients over one, through the same dense service."""
+    """Throughput of eight clients relative to one, with the same dense service."""
     queries = [question.text for question in bundled_world().questions["train"]][:QUERIES]
     with service("dense") as (_, url), closing(RemoteRetriever(url)) as retriever:
         latencies: list[float] = []
@@ -71,7 +71,7 @@ def together(repeats: int) -> list[Line]:
 
 
 def dead_replica() -> list[Line]:
-    """One of two replicas is killed while eight clients search."""
+    """Failures and latency when one of two replicas is killed while eight clients search."""
     queries = [question.text for question in bundled_world().questions["train"]][:QUERIES] * 4
     with ExitStack() as stack:
         (_, first), (doomed, second) = (stack.enter_context(service("bm25")) for _ in range(2))
@@ -98,7 +98,7 @@ def dead_replica() -> list[Line]:
 
 
 def ask(retriever: Retriever, queries: Sequence[str], clients: int) -> list[float]:
-    """Seconds of each query: `clients` threads take them in turn, one at a time. A failure is counted by `stats`."""
+    """Seconds of each query, sent one at a time by each of `clients` threads. Failures are counted in `stats`."""
 
     def one(query: str) -> float:
         start = time.perf_counter()
@@ -115,14 +115,14 @@ def ask(retriever: Retriever, queries: Sequence[str], clients: int) -> list[floa
 
 @contextmanager
 def service(engine: str) -> Iterator[tuple[BaseProcess, str]]:
-    """A service over the bundled world in a process of its own: the process and its address."""
+    """Starts a service over the bundled world in a separate process; yields the process and its address."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(engine, sender), daemon=True)
     process.start()
     while not receiver.poll(1):
         if not process.is_alive():
-            raise RuntimeError(f"the {engine} service ended before it served: see its traceback above")
+            raise RuntimeError(f"the {engine} service exited during start-up: see its traceback above")
     try:
         yield process, f"http://127.0.0.1:{receiver.recv()}"
     finally:
@@ -131,7 +131,7 @@ def service(engine: str) -> Iterator[tuple[BaseProcess, str]]:
 
 
 def _serve(engine: str, pipe: Connection) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # once uvicorn has shut down
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # after uvicorn has shut down
     spare_processors()
     listener = bind("127.0.0.1", 0)
     app = make_app(_dense() if engine == "dense" else bundled_retriever())

@@ -1,6 +1,6 @@
-"""A training step at the bundled defaults, taken apart: decoding, reading, retrieval, information gain, update.
+"""Time of a training step with the bundled defaults by part: decoding, prefill, retrieval, information gain, update.
 
-IG-GRPO and GRPO do the same rollouts and updates, so both step times come from the same steps.
+IG-GRPO and GRPO have the same rollouts and updates, so both step times are measured on the same steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.policies import layer_parameters, matrix_rate
 
 
 class _Clock:
-    """Seconds and tokens of a method's calls, by what they were for."""
+    """Seconds and tokens of calls, by purpose."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -37,7 +37,7 @@ class _Clock:
 
 
 def _watch(run: Run, clock: _Clock) -> None:
-    """Clock the passes and the environment of a run."""
+    """Measure the forward passes and the environment of a run."""
     read: Callable[[Pack], Any] = run.policy.forward_packed
     step = run.stepper.step
 
@@ -60,7 +60,7 @@ def _watch(run: Run, clock: _Clock) -> None:
 
 
 def lines(repeats: int) -> list[Line]:
-    """Medians over `repeats` steps after two of warm-up."""
+    """Medians over `repeats` steps, after two warm-up steps."""
     rollouts, gains, updates, clocks, update_tokens = [], [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         config = IGGRPOConfig(run_dir=Path(folder) / "run")

@@ -1,4 +1,4 @@
-"""Both ends of a search engine that always answers with the same passages, so that only the environments are measured.
+"""Client and server of a search engine that always returns the same passages, so that only environments are measured.
 
 The stub is a process that answers HTTP requests in the formats of Search-R1, skyrl-gym and gem-llm.
 """
@@ -25,7 +25,7 @@ PASSAGES = [Passage(str(i), f"Title {i}", (f"{i} some text of words " * 20).stri
 
 
 class HttpRetriever(Retriever):
-    """Speaks Search-R1's wire format, one request a batch, over one connection."""
+    """Uses the wire format of Search-R1, with one request per batch, over one connection."""
 
     def __init__(self, url: str, timeout: float = 30.0) -> None:
         self.path = urlsplit(url).path
@@ -49,14 +49,14 @@ class HttpRetriever(Retriever):
         ]
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
-        raise RetrievalError("the search service gives no random passages")
+        raise RetrievalError("the search service does not support random passages")
 
     def __len__(self) -> int:
         return len(PASSAGES)
 
 
 def msgpack(value: Any) -> bytes:
-    """The value in MessagePack: strings, floats, lists and dictionaries."""
+    """Encode strings, floats, lists and dictionaries as MessagePack."""
     if isinstance(value, str):
         return struct.pack(">BI", 0xDB, len(value.encode())) + value.encode()
     if isinstance(value, float):
@@ -71,7 +71,7 @@ FOUND_JSON, FOUND_MSGPACK = json.dumps(FOUND).encode(), msgpack({"result": FOUND
 
 
 class _Stub(asyncio.Protocol):
-    """Answers POST /retrieve ("queries", or skyrl-gym's "query") and gem's /retrieve/msgpack; keeps connections."""
+    """Answers POST /retrieve ("queries", or skyrl-gym's "query") and gem's /retrieve/msgpack, with keep-alive."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -83,7 +83,7 @@ class _Stub(asyncio.Protocol):
         length = re.search(rb"(?i)content-length: *(\d+)", head)
         if not ended or length is None or len(body) < int(length[1]):
             return
-        self.received = b""  # no side sends a request before it has read the reply
+        self.received = b""  # clients don't pipeline requests
         if head.split(b" ", 2)[1].endswith(b"/msgpack"):
             reply = FOUND_MSGPACK
         else:
@@ -103,7 +103,7 @@ def _serve(pipe: Connection) -> None:
 
 @contextmanager
 def stub_server() -> Iterator[str]:
-    """Run the stub in a process of its own; its address."""
+    """Run the stub in a separate process; yields its address."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender,), daemon=True)

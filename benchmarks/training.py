@@ -1,4 +1,4 @@
-"""The default training run, as a user starts it: minutes, exact match, peak memory."""
+"""The default training run as a user starts it: minutes, exact match, peak memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.measure import Line, peak_gigabytes
 
 
 def lines(repeats: int) -> list[Line]:
-    """One run, whatever `repeats`."""
+    """Measure a single run; `repeats` is not used."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""TRL's side of `trl_peer`, in a virtual environment of its own: `GRPOTrainer` on the bundled questions.
+"""TRL's side of `trl_peer`, in a separate virtual environment: `GRPOTrainer` on the bundled questions.
 
     python -m benchmarks.trl_driver SPEC.json
 
-One training step per line on standard input, answered by a line of JSON on standard output: the seconds it took, the
-tokens that the policy wrote, the mean reward. The first line is the versions, once the trainer stands. Everything that
-others print goes to standard error.
+Each line on standard input starts one training step; the reply is a line of JSON on standard output with the seconds
+taken, the number of generated tokens and the mean reward. When the trainer is ready, a first line has the versions.
+The output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from igsearch_env.protocols import Answer, make_protocol, parse
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.world.bundled import bundled_retriever
 
-# TRL takes the ids of a conversation as they were sampled and renders only what a tool returned, so this must tell
-# where messages begin; how it spells a call is never read by the policy.
+# TRL keeps the sampled ids of a conversation and renders only tool messages, so this must mark where messages begin;
+# the policy never sees how it renders a call.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}{% for call in message.tool_calls or [] %}"
     "<{{ call.function.name }}>{% for key, value in call.function.arguments.items() %}{{ key }}={{ value }}"
     "{% endfor %}</{{ call.function.name }}>{% endfor %}{% endfor %}"
 )
 CLOSE = make_protocol().stop_strings[0]  # the tag after a query
-# A turn as TRL should read it: a search is a call of the tool `search`, the rest is content.
+# How TRL parses a turn: a search is a call of the tool `search`, the rest is content.
 RESPONSE_TEMPLATE = {
     "defaults": {"role": "assistant"},
     "start_anchor": "\n",
@@ -50,7 +50,7 @@ RESPONSE_TEMPLATE = {
 
 
 class SearchTool:
-    """The bundled search engine as an environment of TRL: its public methods are tools."""
+    """The bundled search engine as a TRL environment, whose public methods are tools."""
 
     spec: dict[str, Any]
 
@@ -59,7 +59,7 @@ class SearchTool:
         self._searches = 0
 
     def reset(self, **example: Any) -> None:
-        """A new episode."""
+        """Start a new episode."""
         self._searches = 0
 
     def search(self, query: str) -> str:
@@ -75,7 +75,7 @@ class SearchTool:
 
 
 def exact_match(completions: list[Any], answers: list[list[str]], **rest: Any) -> list[float]:
-    """1 for an answer that is right, else 0."""
+    """1 for a correct answer, else 0."""
     rewards = []
     for completion, golden in zip(completions, answers, strict=True):
         action = parse(completion if isinstance(completion, str) else completion[-1]["content"])
@@ -84,7 +84,7 @@ def exact_match(completions: list[Any], answers: list[list[str]], **rest: Any) -
 
 
 class Conversation(TrainerCallback):  # type: ignore[misc]
-    """Holds every step until it is asked for."""
+    """Delays every step until it is requested."""
 
     def __init__(self, answers: Any) -> None:
         self.answers = answers
@@ -92,17 +92,17 @@ class Conversation(TrainerCallback):  # type: ignore[misc]
         self.start = 0.0
 
     def say(self, content: dict[str, Any]) -> None:
-        """One line."""
+        """Print one line of JSON."""
         print(json.dumps(content), file=self.answers, flush=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Wait."""
+        """Wait for a request."""
         if not sys.stdin.readline():
-            raise SystemExit  # nobody asks any more
+            raise SystemExit  # the parent process has closed the pipe
         self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Report."""
+        """Report the step."""
         taken = time.perf_counter() - self.start
         metrics = self.trainer._metrics["train"]
         tokens = metrics["completions/mean_length"][-1] * self.trainer.args.generation_batch_size
@@ -110,7 +110,7 @@ class Conversation(TrainerCallback):  # type: ignore[misc]
 
 
 def main(spec: dict[str, Any], answers: Any) -> None:
-    """Train as many steps as there are prompts for."""
+    """Train until all prompts have been used."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
@@ -130,8 +130,8 @@ def main(spec: dict[str, Any], answers: Any) -> None:
         generation["min_new_tokens"] = rollout["max_new_tokens"]
     config = GRPOConfig(
         output_dir=spec["folder"],
-        max_steps=len(prompts) // rollout["questions"],
-        per_device_train_batch_size=rollout["questions"] * rollout["group_size"] // spec["micro_batches"],
+        max_steps=len(prompts) // rollout["questions_per_step"],
+        per_device_train_batch_size=rollout["questions_per_step"] * rollout["group_size"] // spec["micro_batches"],
         gradient_accumulation_steps=spec["micro_batches"],
         num_generations=rollout["group_size"],
         max_completion_length=spec["max_completion"] if multi_turn else rollout["max_new_tokens"],
@@ -146,7 +146,7 @@ def main(spec: dict[str, Any], answers: Any) -> None:
         weight_decay=optimizer["weight_decay"],
         max_grad_norm=optimizer["max_grad_norm"],
         shuffle_dataset=False,
-        gradient_checkpointing=False,  # it would cost TRL about a fifth
+        gradient_checkpointing=False,  # it would slow TRL down by about a fifth
         bf16=False,
         use_cpu=True,
         dataloader_pin_memory=False,
@@ -171,5 +171,5 @@ def main(spec: dict[str, Any], answers: Any) -> None:
 
 if __name__ == "__main__":
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not part of the conversation
+    os.dup2(2, 1)  # keeps the output of libraries out of the replies
     main(json.loads(Path(sys.argv[1]).read_text()), lines)

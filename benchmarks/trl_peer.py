@@ -1,17 +1,17 @@
-"""Rollouts and update against TRL's GRPOTrainer: same model, prompts, sampling and optimizer, as ratios of step times.
+"""Rollouts and update compared with TRL's GRPOTrainer: ratios of step times with equal model, prompts and optimizer.
 
-    python -m benchmarks.trl_peer       installs TRL in benchmarks/.peers/trl once (about 1.5 GB)
+    python -m benchmarks.trl_peer       installs TRL in benchmarks/.peers/trl on first use (about 1.5 GB)
 
-Two tasks, 16 questions times 8 episodes a step, one update each, temperature 1, beta 0, float32 on CPU:
+Two tasks, 16 questions times 8 episodes per step, one update each, temperature 1, beta 0, float32 on CPU:
 
-- one turn: a prompt and exactly 32 tokens on both sides. TRL forbids the end of sequence; our policy ends no turn.
-- multi-turn: up to four searches in the bundled world and turns of up to 32 tokens. TRL 1.16 does this without vLLM:
-  `environment_factory` makes an object per episode whose methods are tools, given a chat template that renders tool
-  messages and a `response_template` that finds calls (trl_driver.py has both). What is written is drawn, so the sides
-  differ a little in tokens, and the ratio is of seconds per token that the policy wrote. A turn with neither search
-  nor answer, fewer than 1 in 100, is corrected by our environment and ends the episode in TRL.
+- one turn: a prompt and exactly 32 tokens on both sides. TRL suppresses the end of sequence; our policy ends no turn.
+- multi-turn: up to four searches in the bundled world and turns of up to 32 tokens. TRL 1.16 supports this without
+  vLLM: `environment_factory` creates an object per episode whose methods are tools, given a chat template that renders
+  tool messages and a `response_template` that finds calls (both are in trl_driver.py). Completions are sampled, so the
+  sides differ slightly in tokens, and the ratio is that of seconds per generated token. A turn with neither search nor
+  answer, fewer than 1 in 100, gets a correction from our environment and ends the episode in TRL.
 
-TRL runs in a process of its own that waits between its steps, so the steps of both sides alternate.
+TRL runs in a separate process that waits between its steps, so the steps of both sides alternate.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.protocols import Answer, make_protocol, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
 
-# The torch and transformers of this environment, so that only the trainers differ.
+# The versions of torch and transformers of this environment, so that only the trainers differ.
 REQUIREMENTS = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "transformers")]
 REQUIREMENTS += ["trl==1.16.0", "accelerate", "datasets", "bm25s", "gymnasium"]
 INSTALL_SECONDS, STEP_SECONDS = 1_800, 900
-MICRO_BATCHES = {"one turn": 1, "multi-turn": 4}  # of TRL's update; 1, 2, 4 and 8 take about as long
+MICRO_BATCHES = {"one turn": 1, "multi-turn": 4}  # of TRL's update; 1, 2, 4 and 8 take about equally long
 
 Report = dict[str, Any]
 
 
 def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers") -> list[Line]:
-    """One line a task from `repeats` steps of each side; none, and the reason printed, where TRL can't be installed.
+    """One line per task from `repeats` steps of each side; none, with the reason printed, if TRL can't be installed.
 
-    `peers`: folder for TRL's virtual environment; None leaves it out.
+    `peers`: folder for TRL's virtual environment; None skips the comparison.
     """
     try:
         python = install(peers / "trl") if peers is not None else None
         return [_line(task, python, repeats) for task in MICRO_BATCHES if python is not None]
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        print(f"TRL is left out: {error}", file=sys.stderr)
+        print(f"TRL is skipped: {error}", file=sys.stderr)
         return []
 
 
 def install(folder: Path) -> Path:
-    """The Python of a virtual environment with TRL, made on first use."""
+    """The Python of a virtual environment with TRL, created on first use."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     done = folder / "installed.txt"
     if done.is_file() and done.read_text().split() == REQUIREMENTS:
@@ -85,7 +85,7 @@ def install(folder: Path) -> Path:
 
 @contextmanager
 def trl(python: Path, spec: dict[str, Any], folder: Path) -> Iterator[tuple[Report, Callable[[], Report]]]:
-    """The versions of TRL's side, and a function that lets it take one training step."""
+    """Yields the versions of TRL's side, and a function that makes it do one training step."""
     (folder / "spec.json").write_text(json.dumps(spec))
     command = [str(python), "-m", "benchmarks.trl_driver", str(folder / "spec.json")]
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -117,24 +117,24 @@ def trl(python: Path, spec: dict[str, Any], folder: Path) -> Iterator[tuple[Repo
 
 
 class Unending(TurnEnd):
-    """Turns are as long as they may be."""
+    """Never ends a turn before the maximum length."""
 
     def is_over(self, ids: Sequence[int]) -> bool:
-        """Never."""
+        """Always False."""
         return False
 
 
 class Answering(PolicyTokenizer):
-    """An episode ends with its first turn."""
+    """Makes every turn an answer, so that an episode ends with its first turn."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """An empty answer in place of anything but an answer."""
+        """The decoded text if it is an answer, else an empty answer."""
         text = super().decode(ids)
         return text if isinstance(parse(text), Answer) else make_protocol().write(Answer(""))
 
 
 def ours(run: Run, algorithm: GRPO, step: int) -> Report:
-    """What `algorithms.common.trainer.train` does in a step, but for writing its log."""
+    """One step of `algorithms.common.trainer.train`, without logging."""
     buffer = collect_batch(run, algorithm, step)
     config = run.config
     policy_update(
@@ -174,16 +174,16 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         tokens, rewards = [report["tokens"] for report in rest], [report["reward"] for report in rest]
         per_token[side] = [taken / count for taken, count in zip(times[side], tokens, strict=True)]
         sides.append(
-            f"{side} {statistics.median(times[side]):.2f} s, {statistics.mean(tokens):,.0f} written tokens, "
+            f"{side} {statistics.median(times[side]):.2f} s, {statistics.mean(tokens):,.0f} generated tokens, "
             f"mean reward {statistics.mean(rewards):.2f}"
         )
     detail = "; ".join([*sides, *(f"{name} {number}" for name, number in versions.items())])
     value = ratio(per_token["trl"], per_token["ours"])
-    return Line(f"GRPO step: TRL's time over ours, {task}", value, detail=f"a step: {detail}")
+    return Line(f"GRPO step: TRL's time over ours, {task}", value, detail=f"per step: {detail}")
 
 
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
-    """What TRL's side is to do: our own configuration, and the prompts of every step."""
+    """The task of TRL's side: our configuration, and the prompts of every step."""
     config = run.config
     questions = [
         question

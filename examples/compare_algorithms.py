@@ -1,15 +1,15 @@
-"""Train algorithms x seeds on equal budgets of rollouts and compare them, with intervals.
+"""Train every algorithm with several seeds on equal rollout budgets and compare the results, with intervals.
 
     python examples/compare_algorithms.py                                      all algorithms, five seeds
     python examples/compare_algorithms.py --quick                              three of them, in a few minutes
     python examples/compare_algorithms.py --algorithms grpo "steep=ig_grpo --alpha 1.0" --starts bundled cold=runs/cold
 
-An algorithm is a name of the list in algorithms/comparison/registry.py, or LABEL=FILE OPTIONS: a file of algorithms/ or
-a path, and what its command takes. Runs go side by side, one core each; every run is a folder of its own, so a
-comparison that was stopped goes on where it was, and further algorithms or seeds can be added later. It leaves in the
-output folder report.md, report.html, curves-START.png and runs.jsonl, a line for each run, from which `--records` makes
-the same report elsewhere. Budgets count attempts at a question: MR-Search's episodes hold three, so it gets a third of
-the questions a step.
+An algorithm is a name from algorithms/comparison/registry.py, or LABEL=FILE OPTIONS: a file in algorithms/ or a path,
+with options of its command. Runs are executed in parallel, one core each, every run in its own folder: an interrupted
+comparison can be resumed, and more algorithms or seeds can be added later. The output folder receives report.md,
+report.html, curves-START.png and runs.jsonl (one line per run), from which `--records` builds the same report on
+another machine. Budgets count attempts at a question: an episode of MR-Search has three attempts, so it gets a third of
+the questions per step.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ class Args:
     """Options of this script."""
 
     algorithms: tuple[str, ...] = tuple(COMMANDS)
-    """What to compare: names, or LABEL=FILE OPTIONS."""
+    """Algorithms to compare: names, or LABEL=FILE OPTIONS."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the runs: equal ones ask the same questions in the same order."""
+    """Seeds of the runs; runs with the same seed use the same questions in the same order."""
     starts: tuple[str, ...] = ("bundled",)
     """Policies to start from: `bundled`, or LABEL=FOLDER."""
     steps: int = 40
-    """Training steps of each run."""
+    """Number of training steps of each run."""
     eval_every: int = 5
     """Steps between two points of the learning curve."""
     options: str = ""
-    """Options for every run, as on the command line of an algorithm."""
+    """Additional command-line options for every run."""
     against: tuple[str, ...] = ("grpo", "ig_grpo")
-    """What the others are compared with, by label."""
+    """Labels of the baselines that the others are compared with."""
     jobs: int | None = None
-    """Runs side by side; default: one per core."""
+    """Number of parallel runs; default: one per core."""
     output: Path = Path("runs/comparison")
     """Folder of the runs and the report."""
     records: tuple[Path, ...] = ()
-    """Files of earlier comparisons (runs.jsonl): runs that stand there are not trained again."""
+    """Files of earlier comparisons (runs.jsonl); their runs are not trained again."""
     quick: bool = False
     """Three algorithms, three seeds, 12 steps."""
     report_only: bool = False
-    """Train nothing: report the runs that are there."""
+    """Train nothing; report the existing runs."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Job:
     log: Path
 
     def run(self, processes: dict[Path, subprocess.Popen[bytes]], stopped: threading.Event) -> int:
-        """Train, or go on training; the exit status. 0 at once if it is done."""
+        """Start or resume training; returns the exit status, which is 0 if the run is already complete."""
         if self.done() or stopped.is_set():
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps: it would pass for this run's
+        (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps, not of this run
         (self.folder / "command.json").write_text(json.dumps(self.command))
         with self.log.open("ab") as log:
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
@@ -104,12 +104,12 @@ class Job:
         return _essence(before) == _essence(self.command) and (self.folder / "test_after.json").is_file()
 
     def record(self) -> RunSummary:
-        """What a report needs of the finished run."""
+        """The summary of the finished run for a report."""
         return RunSummary.of_run(self.folder, self.label, self.seed, self.start, _essence(self.command))
 
 
 def _essence(command: Sequence[str], *also: str) -> list[str]:
-    """A command without what differs from machine to machine; one of an older version in today's words."""
+    """A command with current option names, without options that depend on the machine."""
     return [
         word
         for word in command_with_present_names(command)
@@ -118,7 +118,7 @@ def _essence(command: Sequence[str], *also: str) -> list[str]:
 
 
 def main(args: Args) -> None:
-    """Train what is missing, then report."""
+    """Train the missing runs, then write the report."""
     if args.quick:
         for name, value in QUICK.items():
             setattr(args, name, value)
@@ -135,7 +135,9 @@ def main(args: Args) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     write_report(chosen, args.against, args.output, shlex.join(["python", *sys.argv]), console)
     if failed:
-        raise ConfigurationError(f"{len(failed)} runs failed; {failed[0].log} says why: mend it, run again")
+        raise ConfigurationError(
+            f"{len(failed)} runs failed; see {failed[0].log} for the cause, fix it and run the same command again"
+        )
 
 
 def _label(entry: str) -> str:
@@ -143,18 +145,18 @@ def _label(entry: str) -> str:
 
 
 def _known(job: Job, records: dict[tuple[str, int, str], RunSummary]) -> bool:
-    """Whether a record holds this run. Raises `ConfigurationError` if it holds one of another command."""
+    """Whether a record has this run. Raises `ConfigurationError` if it has a run of another command."""
     record = records.get((job.label, job.seed, job.start))
     if record is not None and _essence(record.command) != _essence(job.command):
         raise ConfigurationError(
-            f"--records hold {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
+            f"--records has {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
             "give another label, or leave those records out"
         )
     return record is not None
 
 
 def make_jobs(args: Args) -> list[Job]:
-    """Every run of the comparison, seed by seed, so that a stopped comparison is balanced."""
+    """All runs of the comparison, ordered by seed, so that an interrupted comparison is balanced."""
     logs = args.output / "logs"
     jobs = []
     for seed in args.seeds:
@@ -175,12 +177,12 @@ def make_jobs(args: Args) -> list[Job]:
                 jobs.append(Job(label, seed, name, folder, full, logs / f"{name}-{label}-seed{seed}.log"))
     folders = [job.folder for job in jobs]
     if len(set(folders)) < len(folders):
-        raise ConfigurationError("two entries have one label, start and seed: give each a label of its own")
+        raise ConfigurationError("two runs have the same label, start and seed: give each a unique label")
     return jobs
 
 
 def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
-    """Run the jobs side by side; those that failed. Ctrl-C stops them all, and each can go on later."""
+    """Run the jobs in parallel; returns those that failed. Ctrl-C stops all of them; they can be resumed later."""
     for job in jobs[:1]:
         job.log.parent.mkdir(parents=True, exist_ok=True)
     processes: dict[Path, subprocess.Popen[bytes]] = {}
@@ -206,4 +208,4 @@ if __name__ == "__main__":
     except IGSearchError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where it was")
+        sys.exit("interrupted: run the same command again to resume")

@@ -2,9 +2,9 @@
 
     python examples/compare_results.py before.json after.json --output comparison.json
 
-Only questions that both were scored on count. `better` and `worse` are said where the paired 95% bootstrap interval
-leaves out 0 and, of a single data set, McNemar's exact test agrees (p < 0.05). Whatever else than the model differs
-between the two is a warning; the exit code stays 0.
+Only questions with a score in both files are compared. The verdict is `better` or `worse` if the paired 95% bootstrap
+interval excludes 0 and, for a single data set, McNemar's exact test agrees (p < 0.05). Differences of the evaluations
+other than the model are printed as warnings; the exit code is still 0.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Args:
     """Options of this script."""
 
     before: Annotated[Path, tyro.conf.Positional]
-    """A result file."""
+    """First result file, the baseline."""
     after: Annotated[Path, tyro.conf.Positional]
-    """The result file that may be better."""
+    """Second result file, compared with the first."""
     output: Path | None = None
-    """JSON file for the comparison."""
+    """JSON file to write the comparison to."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one data set or macro-average: EM before and after on the `n` common questions, and the paired difference.
+    """One data set or macro-average: EM before and after on the `n` common questions, and the paired difference.
 
-    `dropped`: questions that only one of the two answered. `p`: McNemar's, None of a macro-average.
+    `dropped`: questions that only one of the two answered. `p`: of McNemar's test; None for a macro-average.
     """
 
     n: int
@@ -95,7 +95,7 @@ Pair = tuple[list[QuestionResult], list[QuestionResult]]
 
 
 def common(before: Sequence[QuestionResult], after: Sequence[QuestionResult]) -> Pair:
-    """The rows of questions that both scored, in the same order: same id, same text, same golden answers."""
+    """The rows of common questions (same id, text and golden answers) that have a score in both, in the same order."""
     left, right = ({_asked(row): row for row in rows if not row.failed} for rows in (before, after))
     keys = [key for key in left if key in right]
     return [left[key] for key in keys], [right[key] for key in keys]
@@ -106,26 +106,26 @@ def _asked(row: QuestionResult) -> tuple[str, ...]:
 
 
 def incomparable(before: Result, after: Result, pairs: Mapping[str, Pair]) -> list[str]:
-    """What a reader must know before believing the comparison."""
+    """Warnings about differences that make the comparison unreliable."""
     lonely = {*before.rows, *after.rows} - {*pairs}
     warnings = [f"{name}: no question in common, left out" for name in sorted(lonely)]
     left, right = before.fingerprint, after.fingerprint
     for side, found in (("first", left), ("second", right)):
         if found is None:
-            warnings.append(f"no fingerprint in the {side} file: what was evaluated there can't be checked")
+            warnings.append(f"no fingerprint in the {side} file: its evaluation settings can't be checked")
     if left is not None and right is not None:
         warnings += differences(_of(left, pairs), _of(right, pairs), ignore=MODEL)
     return warnings
 
 
 def _of(fingerprint: Fingerprint, names: Collection[str]) -> Fingerprint:
-    """The fingerprint of an evaluation of these data sets alone."""
+    """The fingerprint of an evaluation restricted to these data sets."""
     asked = {name: facts for name, facts in fingerprint["questions"].items() if name in names}
     return {**fingerprint, "questions": asked}
 
 
 def compare(pairs: Mapping[str, Pair], dropped: int) -> Comparison:
-    """EM of the second less that of the first, each data set counting once."""
+    """EM of the second minus EM of the first, macro-averaged over data sets."""
     before, after = ({name: _ems(pair[side]) for name, pair in pairs.items()} for side in (0, 1))
     found = paired_difference(after, before)
     p = None
@@ -142,7 +142,7 @@ def compare(pairs: Mapping[str, Pair], dropped: int) -> Comparison:
 
 
 def _ems(rows: Sequence[QuestionResult]) -> Float64s:
-    """EM [1, questions]: one seed."""
+    """EM, of shape [1, questions], for one seed."""
     return np.array([[row.em for row in rows]])
 
 
@@ -153,8 +153,8 @@ def print_table(
     datasets: Mapping[str, Comparison],
     macro: Mapping[str, Comparison],
 ) -> None:
-    """Each data set, then the macro-averages; above them the warnings."""
-    lines = [f"EM of {args.after} less that of {args.before}", *(f"warning: {warning}" for warning in warnings)]
+    """Print the warnings, each data set, then the macro-averages."""
+    lines = [f"EM of {args.after} minus EM of {args.before}", *(f"warning: {warning}" for warning in warnings)]
     table = Table(title=escape("\n".join(lines)), title_justify="left")
     table.add_column("data set", no_wrap=True)
     for head in ("n", "dropped", "before", "after", "difference", "95% interval", "p", "verdict"):

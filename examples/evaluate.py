@@ -1,11 +1,11 @@
-"""Evaluate a policy on question files with any corpus: EM, F1, searches and 95% intervals, per sample.
+"""Evaluate a policy on question files with any corpus: EM, F1, searches and 95% intervals, with per-question results.
 
     python examples/evaluate.py --questions nq.jsonl.gz hotpotqa.jsonl.gz --corpus corpus.jsonl.gz \\
         --policy search-question --output results.json
 
-Without files it asks the bundled world's test questions. Policies: `bundled`, a folder or model name, or a
-scripted one (search-question, oracle-titles; see igsearch_env/scripted.py). With --output it can be stopped: the same
-command goes on from OUTPUT.partial.jsonl. `examples/compare_results.py` compares two outputs.
+By default it evaluates on the test questions of the bundled world. Policies: `bundled`, a folder or model name, or a
+scripted policy (search-question, oracle-titles; see igsearch_env/scripted.py). With --output an interrupted evaluation
+is resumed from OUTPUT.partial.jsonl by the same command. `examples/compare_results.py` compares two outputs.
 """
 
 from __future__ import annotations
@@ -61,40 +61,40 @@ class Args(EpisodeConfig):
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
     output: Path | None = None
-    """JSON file for the results and every question's row."""
+    """JSON file to write the results to, with one row per question."""
     split: str = PUBLISHED
-    """Of the seven benchmarks, the split that papers report (published); every row (all); or a split by name."""
+    """Split of the seven benchmarks: the one that papers report (published), all rows (all), or a split by name."""
     retriever: str = "auto"
-    """The search engine over the corpus: auto, bm25, an index folder, an address; several joined by + are fused."""
+    """Search backend over the corpus: auto, bm25, an index folder or an address; several joined by + are fused."""
     rerank: str = ""
-    """A cross-encoder that orders what was found anew; none if empty."""
+    """Cross-encoder that reranks the retrieved passages; empty: no reranking."""
     chat: bool = False
-    """Wrap the prompt in the tokenizer's chat template."""
+    """Apply the tokenizer's chat template to the prompt."""
     max_new_tokens: int = 32
-    """Tokens a turn, at most."""
+    """Maximum tokens per turn."""
     context_length: int | None = None
-    """Longest episode, tokens. None: the model's own."""
+    """Maximum tokens per episode; None: the context length of the model."""
     dtype: Dtype = "float32"
     """Precision of the weights."""
     kv_cache_tokens: int = 262_144
-    """Tokens whose keys and values are held: with a long context it bounds the episodes at once."""
+    """Size of the KV cache in tokens; with a long context it limits the number of concurrent episodes."""
     limit: int = 0
-    """Questions of each data set, from the first; 0: all."""
+    """Maximum number of questions per data set, in file order; 0: all."""
     where: str | None = None
-    """Only questions whose metadata says so, as KEY=VALUE (e.g. random500=true)."""
+    """Only questions with this metadata, as KEY=VALUE (e.g. random500=true)."""
     batch_size: int = 64
-    """Episodes at once."""
+    """Maximum number of concurrent episodes."""
     max_failure_rate: float = 0.2
-    """Stop when retrieval fails for more than this share of the questions between two reports of progress."""
+    """Stop if retrieval fails for more than this share of the questions between two progress updates."""
 
     @property
     def partial(self) -> Path | None:
-        """Where rows are kept until the output is whole."""
+        """File of the rows until the output is complete."""
         return None if self.output is None else self.output.with_name(self.output.name + ".partial.jsonl")
 
 
 def main(args: Args) -> None:
-    """Evaluate, print the table, write the file."""
+    """Evaluate, print the table and write the output."""
     check_range("limit", args.limit, 0)
     check_range("batch_size", args.batch_size, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
@@ -117,8 +117,8 @@ def main(args: Args) -> None:
     console = Console(width=max(WIDTH, Console().width))
     print_scores(console, f"{args.policy}: greedy", None, scores, macro_averages(rows))
     if failed:
-        again = "" if partial is None else "; the same command asks them again"
-        print(f"retrieval failed for {failed.total()} questions, which are left out{again}", file=sys.stderr)
+        again = "" if partial is None else "; run the same command again to retry them"
+        print(f"retrieval failed for {failed.total()} questions, which are excluded{again}", file=sys.stderr)
     if args.output is not None and partial is not None:
         write(args, args.output, rows, scores, fingerprint, unlike_published(questions))
         if not failed:
@@ -126,7 +126,7 @@ def main(args: Args) -> None:
 
 
 def choose_questions(args: Args) -> list[Question]:
-    """The questions to ask; says on standard error what was left out, and where a benchmark is not whole."""
+    """Select the questions; prints to standard error which rows were left out and which benchmarks are incomplete."""
     selection = evaluation_rows(where(make_questions(args.questions, "test"), args.where), args.split)
     questions = limit_per_dataset(selection.questions, args.limit)
     check_unique(questions, "questions")
@@ -138,7 +138,7 @@ def choose_questions(args: Args) -> list[Question]:
 
 
 def make_player(args: Args, retriever: Retriever) -> tuple[Player, EpisodeRules]:
-    """Something that plays a batch of questions, and by which rules; no information gain is measured."""
+    """A function that plays a batch of questions, and the rules it uses; information gain is not measured."""
     if args.policy in SCRIPTED:
         scripted, rules = make_scripted_policy(args.policy), make_rules(args)
         return lambda batch: play_scripted(scripted, EpisodeStepper(batch, retriever, None, rules), batch), rules
@@ -160,16 +160,16 @@ def make_player(args: Args, retriever: Retriever) -> tuple[Player, EpisodeRules]
 def ask(
     args: Args, questions: Sequence[Question], player: Player, partial: PartialResult | None
 ) -> tuple[list[QuestionResult], Counter[str]]:
-    """The rows of all questions that got an answer, in their order, and the failed retrievals by data set.
+    """Play the questions; returns the rows of answered questions, in order, and the retrieval failures by data set.
 
-    What `partial` holds is not asked again, and what is answered is added to it. Raises `RetrievalError` above the
-    failure rate, and where a data set has nothing but failures.
+    Questions in `partial` are skipped; new rows are added to it. Raises `RetrievalError` if the failure rate is
+    exceeded, or if retrieval failed for every question of a data set.
     """
     rows = {} if partial is None else dict(partial.rows)
     if rows:
-        print(f"going on: {len(rows):,} of {len(questions):,} questions were answered before", file=sys.stderr)
+        print(f"resuming: {len(rows):,} of {len(questions):,} questions are already answered", file=sys.stderr)
     failed: Counter[str] = Counter()
-    chunk = 4 * args.batch_size  # between two reports of progress; within it, episodes enter as others end
+    chunk = 4 * args.batch_size  # questions per progress update; within a chunk, episodes start as others end
     for start in track(range(0, len(questions), chunk), description="evaluating"):
         asked = [q for q in questions[start : start + chunk] if (q.dataset, q.id) not in rows]
         if not asked:
@@ -180,21 +180,21 @@ def ask(
         if partial is not None:
             partial.add(answered)
         failed.update(row.dataset for row in played if row.failed)
-        # A share of a whole chunk: of the few questions left at the end, one failure would be too many.
+        # The share of a full chunk: with the few questions of the last chunk, one failure would exceed the rate.
         failures, whole = len(played) - len(answered), min(chunk, len(questions))
         if failures > args.max_failure_rate * whole:
             raise RetrievalError(
                 f"retrieval failed for {failures} of {len(asked)} questions, more than max_failure_rate="
-                f"{args.max_failure_rate} allows; mend the retriever{_resume(args)}"
+                f"{args.max_failure_rate} allows; fix the retriever{_resume(args)}"
             )
     ordered = [rows[q.dataset, q.id] for q in questions if (q.dataset, q.id) in rows]
     for name in failed.keys() - {row.dataset for row in ordered}:
-        raise RetrievalError(f"retrieval failed for every question of {name}; mend the retriever{_resume(args)}")
+        raise RetrievalError(f"retrieval failed for every question of {name}; fix the retriever{_resume(args)}")
     return ordered, failed
 
 
 def _resume(args: Args) -> str:
-    return "" if args.partial is None else f": the same command goes on from {args.partial}"
+    return "" if args.partial is None else f": the same command resumes from {args.partial}"
 
 
 def write(
@@ -205,7 +205,7 @@ def write(
     fingerprint: Fingerprint,
     notes: Mapping[str, str],
 ) -> None:
-    """The result file; of each benchmark it says whether it is the published evaluation."""
+    """Write the result file; for each benchmark it states whether it is the complete published test set."""
     settings = {key: value for key, value in asdict(args).items() if key != "output"}
     facts = {
         name: {"published": BENCHMARKS[name].size, "complete": name not in notes and not found.failed}

@@ -2,12 +2,12 @@
 
     python examples/export.py runs/ig_grpo-seed0 --output my-agent --dtype bfloat16
 
-Weights (safetensors, sharded by transformers where they are large), configuration, tokenizer with its chat template and
-README.md; nothing of the optimizer or the training state. An adapter (LoRA) is merged into its base model, in float32;
-`--no-merge` exports the adapter alone. The generation settings are those of training: the policy's ends of turn,
-and none of the base model's penalties and sampling defaults, which would change what it writes.
+The folder has weights (safetensors, sharded by transformers if large), configuration, tokenizer with its chat template
+and README.md, but no optimizer or training state. An adapter (LoRA) is merged into its base model, in float32;
+`--no-merge` exports only the adapter. The generation settings are those of training: the end-of-turn tokens of the
+policy, without the penalties and sampling defaults of the base model, which would change its output.
 
-The folder is whole or not there. An earlier export in its place is replaced, unless it was edited.
+The folder is written atomically. An earlier export in its place is replaced, unless it was edited.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from algorithms.common.model.pretrained import Dtype
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # configurations and tokenizers
-CARD_SIZE = 2**16  # bytes, with what blocks of the disk waste
+CARD_SIZE = 2**16  # bytes, including the unused space of disk blocks
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     output: Path
-    """Folder to write; its name is the model's in the card."""
+    """Output folder; its name is the name of the model in the card."""
     checkpoint: str = "final"
     """final (of a finished run), best (by validation), last, or a checkpoint by name (step-000020)."""
     dtype: Dtype | None = None
-    """Precision of the weights. None: as they were trained."""
+    """Precision of the exported weights; None: as trained."""
     merge: bool = True
-    """Merge an adapter into its base model; without it, export the adapter alone."""
+    """Merge an adapter into its base model; otherwise export only the adapter."""
 
     def __post_init__(self) -> None:
         check_literals(self)
 
 
 def main(args: Args) -> None:
-    """Export, and say what is left to do."""
+    """Export, and print the remaining steps."""
     trained = find_policy(args.run, args.checkpoint)
     if trained.adapter is None and not args.merge:
         raise ConfigurationError(
-            f"--no-merge: {trained.folder} holds a whole model and no adapter; leave the option out"
+            f"--no-merge: {trained.folder} holds a complete model, not an adapter; omit the option"
         )
     check_replaceable(args.output)
     quiet()
@@ -74,7 +74,7 @@ def main(args: Args) -> None:
         weights.save(partial)
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
         for file in partial.iterdir():
-            shutil.copymode(partial / "README.md", file)  # safetensors' own would keep others from reading it
+            shutil.copymode(partial / "README.md", file)  # safetensors creates files that other users can't read
         write_mark(partial, {"run": args.run.resolve().name, "step": card.step, "dtype": card.dtype})
     policy = f"{args.checkpoint} policy of {args.run}{'' if card.step is None else f', step {card.step}'}"
     print(f"{args.output}: {policy}, {card.dtype}, {weights.size / 1e6:,.1f} MB of weights")
@@ -84,7 +84,7 @@ def main(args: Args) -> None:
 
 
 def quiet() -> None:
-    """No progress bars of libraries, and no warnings of what they say to each other."""
+    """Disable progress bars and internal warnings of libraries."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -96,6 +96,6 @@ if __name__ == "__main__":
     try:
         main(options)
     except KeyboardInterrupt:
-        sys.exit(f"interrupted: {options.output} is as it was")
+        sys.exit(f"interrupted: {options.output} is unchanged")
     except (IGSearchError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,12 +1,12 @@
-"""How well does information gain tell useful searches from useless ones? Asked of the bundled world, which knows.
+"""How well does information gain separate useful from useless searches? Measured on the bundled world's ground truth.
 
     python examples/gain_quality.py --policies bundled runs/cold runs/ig_grpo-seed0/policy
 
-A search is useful when it finds the passage of the next hop of its question. For each policy and each way to value a
-search: the chance that a useful one has a higher value than a useless one (AUC; 0.5 is a coin), over all searches and
-among siblings (each value less the mean over the same search of the question's other rollouts). By what the search was
-for: the only hop, a bridge (an entity that the answer hangs on), or the last of several. The outcome of the episode,
-which is all that GRPO knows, is valued in the same way.
+A search is useful if it finds the passage of the next hop of its question. For each policy and each measure of a
+search, this prints the probability that a useful search has a higher value than a useless one (AUC; 0.5 is chance),
+over all searches and among siblings (each value minus the mean over the same search of the question's rollouts).
+Searches are grouped by their purpose: the only hop, a bridge (an entity that the answer depends on), or the last of
+several hops. The outcome of the episode, the only signal of GRPO, is measured in the same way.
 """
 
 from __future__ import annotations
@@ -63,25 +63,25 @@ class Args:
     """Options of this script."""
 
     policies: tuple[str, ...] = ("bundled",)
-    """`bundled`, folders or model names."""
+    """Policies: `bundled`, folders or model names."""
     families: tuple[str, ...] = ("search_r1",)
-    """Tag families: in autorefine the evidence is a passage block with what the policy made of it."""
+    """Tag families; with autorefine the evidence is a passage block with its refinement by the policy."""
     num_questions: int = 64
-    """Questions of the training split."""
+    """Number of questions from the training split."""
     group_size: int = 8
-    """Rollouts of each."""
+    """Rollouts per question."""
     seed: int = 0
     """Seed of the rollouts and of the random evidence."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A search whose worth is known."""
+    """A search whose usefulness is known."""
 
     kind: str
     useful: bool
     value: float
-    siblings: tuple[int, int]  # question and number of the search: what is compared
+    siblings: tuple[int, int]  # question and number of the search; equal values are compared with each other
 
 
 def main(args: Args) -> None:
@@ -116,14 +116,14 @@ def main(args: Args) -> None:
 
 
 def clear_gains(buffer: RolloutBuffer) -> None:
-    """Forget what was measured."""
+    """Remove the measured gains from the buffer."""
     for trajectory in buffer.trajectories:
         for turn in trajectory.turns:
             turn.gain = None
 
 
 def labelled(buffer: RolloutBuffer, credit: str) -> Iterator[Labelled]:
-    """Every measured search before the last hop was found, with its truth. `credit`: a key of `CREDITS`."""
+    """Every measured search before the last hop was found, with its label. `credit`: a key of `CREDITS`."""
     for group, trajectory in zip(buffer.group_index.tolist(), buffer.trajectories, strict=True):
         gains = [turn.gain or Gain(0.0, 0.0, 0.0) for turn in trajectory.turns]
         nats = [gain.value for gain in gains]
@@ -136,7 +136,7 @@ def labelled(buffer: RolloutBuffer, credit: str) -> Iterator[Labelled]:
 
 
 def _searches(trajectory: Trajectory) -> Iterator[tuple[int, str, bool]]:
-    """Turn, kind and usefulness of each search."""
+    """Turn number, kind and usefulness of each search."""
     needed = [hop.passage_id for hop in trajectory.question.metadata["hops"]]
     seen: set[str] = set()
     found = 0
@@ -152,7 +152,7 @@ def _searches(trajectory: Trajectory) -> Iterator[tuple[int, str, bool]]:
 
 
 def row(searches: Sequence[Labelled]) -> list[str]:
-    """Number, share of useful ones, mean values, and both AUCs, as text."""
+    """Number of searches, share of useful ones, mean values, and both AUCs, as text."""
     useful = np.array([s.useful for s in searches], dtype=bool)
     values = np.array([s.value for s in searches], dtype=np.float64)
     if not useful.any() or useful.all():
@@ -164,7 +164,7 @@ def row(searches: Sequence[Labelled]) -> list[str]:
 
 
 def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive has the higher value of a random pair; a tie counts one half."""
+    """Probability that the positive of a random pair has the higher value; a tie counts one half."""
     ordered = np.sort(values[~positive])
     below = np.searchsorted(ordered, values[positive], "left") + np.searchsorted(ordered, values[positive], "right")
     return float(below.mean() / (2 * len(ordered)))

@@ -1,11 +1,11 @@
-"""Make the bundled policy: a small Qwen2-architecture model that reads well and searches poorly.
+"""Train the bundled policy: a small Qwen2-architecture model that reads evidence well and searches poorly.
 
     python examples/make_bundled_policy.py                                      about 25 minutes on two cores
-    python examples/make_bundled_policy.py --manner cold --output runs/cold     a colder start: still vaguer queries
+    python examples/make_bundled_policy.py --manner cold --output runs/cold     a colder start: even vaguer queries
 
-Supervised training on demonstrations in freshly generated worlds (never the bundled one, whose facts it can't
-know), in three phases: it learns to copy names; then the protocol, to read evidence and to write queries of every
-quality; then a short phase sets its manner: mostly vague queries, early guesses. The demonstrator is
+Supervised training on demonstrations in newly generated worlds (never the bundled one, whose facts it must not
+know), in three phases: first it learns to copy names; then the protocol, reading evidence and writing queries of all
+qualities; the last, short phase sets its manner: mostly vague queries and early guesses. The demonstrations come from
 igsearch_env/world/demonstrations.py; see also docs/architecture.md.
 """
 
@@ -51,10 +51,10 @@ TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """One token a word of the world, bytes for everything else, so that any text can be read and written.
+    """One token per word of the world and bytes for everything else, so that any text can be encoded.
 
-    A byte-level BPE without merges, of the class that transformers loads for this architecture, whose words are
-    added tokens, each with the space before it.
+    A byte-level BPE without merges, of the class that transformers loads for this architecture. Words are added
+    tokens, each with the preceding space.
     """
     words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
@@ -85,7 +85,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def make_model(tokenizer: Any) -> Any:
-    """A fresh model of about one million parameters."""
+    """A newly initialized model of about one million parameters."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -106,11 +106,11 @@ def make_model(tokenizer: Any) -> Any:
 
 @torch.no_grad()
 def install_previous_token_head(model: Any, strength: float = 6.0, pairs: int = 4) -> None:
-    """Make head 0 of layer 0 look at the previous token, by its biases alone.
+    """Make head 0 of layer 0 attend to the previous token, using only its biases.
 
     Rotary attention scores a distance d by sum_i |q_i||k_i| cos(phase_q - phase_k + d w_i); constant queries and keys
-    whose phases differ by -w_i peak at d = 1. From there a model this small learns to copy names within 250 steps
-    of drill; from random weights it had not after 3,000.
+    whose phases differ by -w_i peak at d = 1. With this initialization a model of this size learns to copy names within
+    250 training steps; from random weights it had not after 3,000.
     """
     attention = model.model.layers[0].self_attn
     width = attention.head_dim
@@ -129,7 +129,7 @@ def install_previous_token_head(model: Any, strength: float = 6.0, pairs: int = 
 
 
 def encode(tokenizer: Any, demonstration: Demonstration, manner: Manner) -> tuple[list[int], list[float]]:
-    """Token ids and loss weights; its segments are tokenised apart, as in a rollout."""
+    """Token ids and loss weights; segments are tokenised separately, as in a rollout."""
     ids: list[int] = []
     weights: list[float] = []
     for text, written in demonstration:
@@ -143,7 +143,7 @@ def _produce(queue: Any, manner: Manner, seed: int, batch_size: int) -> None:
     tokenizer = build_tokenizer()
     stream = (encode(tokenizer, demonstration, manner) for demonstration in demonstrations(manner, seed))
     while True:
-        # Sorted within a pool of batches, so that a batch pads little; then in random order.
+        # Sorted by length within a pool of batches, to reduce padding; then the batches are shuffled.
         pool = sorted(itertools.islice(stream, 8 * batch_size), key=lambda example: len(example[0]))
         batches = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
         random.Random(seed).shuffle(batches)
@@ -171,7 +171,7 @@ def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float,
         for row, (ids, weights) in enumerate(batch):
             ids_BT[row, : len(ids)] = torch.tensor(ids)
             weights_BT[row, : len(ids)] = torch.tensor(weights)
-        # Right padding under causal attention needs no mask: no real token ever sees a pad.
+        # Right padding with causal attention needs no mask: no real token attends to padding.
         logits_BTV = model(input_ids=ids_BT).logits[:, :-1]
         targets_BT = weights_BT[:, 1:]
         losses_BT = torch.nn.functional.cross_entropy(
@@ -197,25 +197,25 @@ class Args:
     output: Path = POLICY_FOLDER
     """Folder to write the model and tokenizer to."""
     manner: Literal["bundled", "cold"] = "bundled"
-    """Which start to make."""
+    """Starting policy to train."""
     reader: Path | None = None
-    """Result of the reading phase: read from here if it exists (only the last phase runs), else written here."""
+    """Model after the reading phase: loaded if the folder exists (only the last phase runs), else saved here."""
     copying_steps: int = 400
-    """Steps of drill."""
+    """Training steps of the copying phase."""
     reading_steps: int = 2000
-    """Steps of learning to read and search."""
+    """Training steps of the reading phase."""
     manner_steps: int = 600
-    """Steps that set the manner."""
+    """Training steps of the last phase, which sets the manner."""
     batch_size: int = 32
-    """Demonstrations a step."""
+    """Demonstrations per step; the copying phase uses twice as many."""
     lr: float = 2e-3
-    """Peak learning rate; the last phase has half of it."""
+    """Peak learning rate; the last phase uses half of it."""
     seed: int = 0
     """Seed of the weights and of the demonstrations."""
 
 
 def main(args: Args) -> None:
-    """Make and save the policy."""
+    """Train and save the policy."""
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     pad = tokenizer.pad_token_id

@@ -1,9 +1,9 @@
-"""Play an episode yourself: type a query, see the passages and what they are worth.
+"""Play an episode interactively: type a query, see the passages and their information gain.
 
     python examples/play.py                                                       the bundled world
     python examples/play.py --questions hotpotqa.jsonl --corpus corpus.jsonl      real questions
 
-A line is a query; a line that begins with `=` is your answer. Information gain is by the UnigramScorer.
+Each line is a query; a line that begins with `=` is your answer. Information gain is computed by the UnigramScorer.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Args:
     corpus: str = "bundled"
     """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
     top_k: int = 3
-    """Passages a search."""
+    """Passages per search."""
     max_searches: int = 4
-    """Searches before you must answer."""
+    """Maximum number of searches before you must answer."""
     seed: int = 0
-    """Chooses the questions."""
+    """Random seed that selects the questions."""
     episodes: int = 1
-    """How many questions to play."""
+    """Number of questions to play."""
 
 
 def main(args: Args) -> None:
-    """Play."""
+    """Play the episodes."""
     check_range("seed", args.seed, 0)
     console = Console()
     env = gymnasium.make(

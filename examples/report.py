@@ -1,11 +1,11 @@
-"""A page to look at: the report of a run, the comparison of several, or a run while it trains.
+"""Write an HTML report: of one run, a comparison of several runs, or a live view of a run while it trains.
 
     python examples/report.py runs/ig_grpo-seed0                    writes runs/ig_grpo-seed0/report.html
     python examples/report.py runs/ig_grpo-seed0 runs/grpo-seed0    writes runs/comparison.html
-    python examples/report.py runs/ig_grpo-seed0 --live             serves the report, which follows the run
+    python examples/report.py runs/ig_grpo-seed0 --live             serves the report and updates it
 
-Pages need no network and no other file. Runs that differ by seed alone are compared as one. The live view can be
-reached from this machine alone; through ssh, forward its port: ssh -L 8017:localhost:8017 HOST.
+Pages are self-contained and need no network. Runs that differ only by seed are compared as one group. The live view
+can be opened on this machine only; through ssh, forward its port: ssh -L 8017:localhost:8017 HOST.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Args:
     """Options of this script."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders: one for its report, several for a comparison."""
+    """Run folders: one for a report, several for a comparison."""
     output: Path | None = None
-    """File to write, instead of report.html in the run or comparison.html beside the first one."""
+    """File to write; default: report.html in the run folder, or comparison.html next to the first run folder."""
     live: bool = False
     """Serve the report of one run on this machine until Ctrl-C."""
     port: int = 8017
-    """Of the live view; 0 for any that is free."""
+    """Port of the live view; 0 for any free port."""
 
 
 def main(args: Args) -> None:
     """Write the page, or serve it."""
     if not args.runs:
-        raise ConfigurationError("no run: give a run folder, as runs/ig_grpo-seed0")
+        raise ConfigurationError("no run: give a run folder, e.g. runs/ig_grpo-seed0")
     if args.live:
         serve(args)
     elif len(args.runs) == 1 and args.output is None:
@@ -51,13 +51,13 @@ def main(args: Args) -> None:
         try:
             write(output, run_report(args.runs[0]) if len(args.runs) == 1 else compare(args.runs))
         except OSError as error:
-            raise ConfigurationError(f"--output {output}: {error.strerror}; give a file that can be written") from error
+            raise ConfigurationError(f"--output {output}: {error.strerror}; give a path that can be written") from error
         print(output)
 
 
 def compare(runs: tuple[Path, ...]) -> str:
-    """The comparison."""
-    from algorithms.common.report.comparison_report import comparison_report  # imports torch: seconds
+    """The comparison page."""
+    from algorithms.common.report.comparison_report import comparison_report  # slow: it imports torch
 
     return comparison_report(runs)
 
@@ -67,9 +67,9 @@ def serve(args: Args) -> None:
     from algorithms.common.report.live import LiveServer
 
     if len(args.runs) > 1 or args.output is not None:
-        raise ConfigurationError("--live shows one run and writes nothing: give one folder and no --output")
+        raise ConfigurationError("--live serves one run and writes no file: give one folder and no --output")
     with LiveServer(args.runs[0], args.port) as server:
-        print(f"{args.runs[0]} at {server.url} (Ctrl-C stops it)", flush=True)
+        print(f"{args.runs[0]} at {server.url} (press Ctrl-C to stop)", flush=True)
         server.serve_forever()
 
 

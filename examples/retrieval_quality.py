@@ -3,12 +3,12 @@
     python examples/retrieval_quality.py --questions nq.jsonl.gz hotpotqa.jsonl.gz --corpus corpus.jsonl.gz \\
         --retrievers bm25 indexes/flat indexes/graph bm25+indexes/flat --output quality.md
 
-Two figures, both on the question itself as the query (an agent may ask better):
+Two metrics, both with the question itself as the query (an agent may write better queries):
 
-    answer@k    share of questions with one of whose answers, as a whole-word sequence after SQuAD normalisation, stands
-                in one of the first k passages. Short answers match by accident, and an answer is not yet evidence.
-    pages@k     share of the supporting pages (by title) that stand among the first k passages, averaged over the
-                questions whose pages are known.
+    answer@k    share of questions with an answer that occurs, as a whole-word sequence after SQuAD normalisation, in
+                one of the first k passages. Short answers match by chance, and an answer alone is not evidence.
+    pages@k     share of the supporting pages (by title) that are among the first k passages, averaged over the
+                questions whose supporting pages are known.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ class Args:
     corpus: str
     """Corpus file."""
     retrievers: tuple[str, ...] = ("bm25",)
-    """Search engines, as `open_retriever` names them: bm25, index folders, A+B."""
+    """Search engines, in the notation of `open_retriever`: bm25, index folders, A+B."""
     where: str | None = None
-    """Only questions whose metadata says so, as KEY=VALUE (e.g. random500=true)."""
+    """Only questions with this metadata, as KEY=VALUE (e.g. random500=true)."""
     limit: int = 0
-    """Questions of each data set, at most; 0: all."""
+    """Maximum number of questions per data set; 0: all."""
     batch_size: int = 64
-    """Questions searched at once."""
+    """Questions per search request."""
     output: Path | None = None
-    """Markdown file for the tables."""
+    """Markdown file to write the tables to."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What one engine finds: recall by benchmark and depth (NaN where no supporting page is known)."""
+    """Recall of one engine, by benchmark and depth (NaN if no supporting page is known)."""
 
     answers: dict[str, list[float]]
     pages: dict[str, list[float]]
-    seconds: float  # of all searches
+    seconds: float  # total time of all searches
 
 
 def main(args: Args) -> None:
-    """Search, count, print."""
+    """Search, compute the metrics and print them."""
     questions = [question for source in args.questions for question in load_questions(source)]
     questions = limit_per_dataset(evaluation_rows(where(questions, args.where)).questions, args.limit)
     found = {}
@@ -79,7 +79,7 @@ def main(args: Args) -> None:
 
 
 def measure(questions: Sequence[Question], engine: Retriever, batch_size: int) -> Quality:
-    """Ask every question as it stands."""
+    """Search with every question as the query."""
     answers: dict[str, list[list[bool]]] = {}
     pages: dict[str, list[list[float]]] = {}
     seconds = 0.0
@@ -99,7 +99,7 @@ def measure(questions: Sequence[Question], engine: Retriever, batch_size: int) -
 
 
 def answer_hits(question: Question, passages: Sequence[Passage]) -> list[bool]:
-    """For each depth: whether an answer stands in one of the first passages."""
+    """For each depth: whether an answer occurs in one of the first passages."""
     golds = [f" {normalize_answer(gold)} " for gold in question.golden_answers if normalize_answer(gold)]
     hits = [any(gold in f" {normalize_answer(p.title + ' ' + p.text)} " for gold in golds) for p in passages]
     return [any(hits[:depth]) for depth in DEPTHS]
@@ -118,7 +118,7 @@ def _mean_of_known(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def tables(questions: Sequence[Question], found: Mapping[str, Quality]) -> list[str]:
-    """Markdown: answers and pages, data sets down, engines across, `@1 / @3 / @10` in a cell."""
+    """Markdown tables of answers and pages: one row per data set, one column per engine, `@1 / @3 / @10` per cell."""
     names = list(dict.fromkeys(question.dataset for question in questions))
     counts = {name: sum(q.dataset == name for q in questions) for name in names}
     known = dict.fromkeys(names, 0)

@@ -1,12 +1,12 @@
-"""What the algorithms make of one buffer: their advantages side by side, turn by turn, and where they differ.
+"""Compute the advantages of all algorithms on one buffer: side by side, turn by turn, and where they differ.
 
     python examples/same_buffer.py --save buffer.jsonl.gz                  collect with the bundled policy
-    python examples/same_buffer.py --buffer buffer.jsonl.gz --show 1       look at a saved one, without any policy
-    python examples/same_buffer.py --attempts 3 --output numbers.json      several attempts an episode, as MR-Search
+    python examples/same_buffer.py --buffer buffer.jsonl.gz --show 1       inspect a saved buffer, without a policy
+    python examples/same_buffer.py --attempts 3 --output numbers.json      several attempts per episode, as MR-Search
 
-What is collected is the beginning of the first step of a training run with the same seed. The algorithms have their
-default options. An advantage is the mean over a turn's tokens (IG-GRPO: over its query's tokens, where it has any).
-Information gain, in nats, is measured twice: over random evidence (IG-GRPO) and over the turn before (IGPO).
+The collected rollouts are the first groups of the first step of a training run with the same seed. The algorithms use
+their default options. An advantage is the mean over a turn's tokens (IG-GRPO: over its query tokens, if it has any).
+Information gain, in nats, is measured twice: over random evidence (IG-GRPO) and over the previous turn (IGPO).
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class Args:
     """Options of this script."""
 
     buffer: Path | None = None
-    """A file that RolloutBuffer.save wrote; None: collect one."""
+    """File of a saved buffer (RolloutBuffer.save); None: collect a new one."""
     policy: str | None = None
-    """`bundled` (default when collecting), a folder or a model name. With a buffer: measures both gains anew."""
+    """`bundled` (default when collecting), a folder or a model name. With a buffer: measures both gains again."""
     questions_per_step: int = 8
-    """Questions to collect, of the training split."""
+    """Number of questions to collect, from the training split."""
     group_size: int = 8
-    """Rollouts of each question."""
+    """Rollouts per question."""
     attempts: int = 1
-    """Attempts in an episode; the last one counts."""
+    """Attempts per episode; the last one counts."""
     seed: int = 0
-    """Decides every draw."""
+    """Random seed."""
     questions: tuple[str, ...] = ("bundled",)
-    """Where the questions come from: files, or `bundled`."""
+    """Sources of the questions: files, or `bundled`."""
     corpus: str = "bundled"
     """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
     protocol: str = "search_r1"
@@ -71,18 +71,18 @@ class Args:
     prompt: str = "bare"
     """Prompt: search_r1, autorefine, bare, a template with {question}, or @FILE."""
     show: int = 4
-    """Groups to print turn by turn."""
+    """Number of groups to print turn by turn."""
     save: Path | None = None
-    """Write the buffer here, with both information gains."""
+    """File to write the buffer to, with both information gains."""
     output: Path | None = None
-    """Write every number here, as JSON."""
+    """JSON file to write all numbers to."""
     page: Path | None = None
-    """Write a page here: every token's advantage by every algorithm. Of a buffer, the bundled policy's tokens or
-    those of --policy are shown: name the one that wrote it."""
+    """HTML file to write a page to, with every token's advantage under every algorithm. The tokens of a saved buffer
+    are decoded with the bundled policy's tokenizer or that of --policy: name the policy that generated them."""
 
 
 def main(args: Args) -> None:
-    """Collect or load, compute, print, write."""
+    """Collect or load a buffer, compute the advantages, print and write them."""
     buffer = None if args.buffer is None else load_buffer(args.buffer)
     if buffer is not None and args.policy is None:
         gains = stored_gains(buffer)
@@ -95,7 +95,7 @@ def main(args: Args) -> None:
         policy, retriever = Policy.load(PolicyConfig(args.policy or "bundled")), make_retriever(env.corpus)
         buffer = buffer or collect_buffer(args, env, policy, retriever)
         scorer, protocol = PolicyScorer(policy), make_rules(env, policy.tokenizer).protocol
-        # The seed, too, is that of the first step of a training run.
+        # The seed is that of the first step of a training run, too.
         gains = measured_gains(buffer, scorer, protocol, retriever, args.seed * 1_000_003 + 1)
     report = analyse(buffer, gains)
     print_report(Console(width=max(WIDTH, Console().width)), report, args.show)
@@ -109,7 +109,7 @@ def main(args: Args) -> None:
 
 
 def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], policy: Policy) -> None:
-    """The trajectory page, with every algorithm to switch between."""
+    """Write the trajectory page, on which the algorithm can be selected."""
     advantages = all_advantages(buffer, gains)
     set_gains(buffer, gains["random"])
     with TemporaryDirectory() as folder:
@@ -124,16 +124,16 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
 
 
 def load_buffer(path: Path) -> RolloutBuffer:
-    """A saved buffer. Raises `RolloutBufferError` if it is missing, of another version or has nothing to teach."""
+    """Load a saved buffer. Raises `RolloutBufferError` if it is missing, of another version or not trainable."""
     if not path.is_file():
-        raise RolloutBufferError(f"{path}: no such file; give one that RolloutBuffer.save wrote")
+        raise RolloutBufferError(f"{path}: no such file; give a file written by RolloutBuffer.save")
     buffer = RolloutBuffer.load(path)
     buffer.check_trainable()
     return buffer
 
 
 def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retriever) -> RolloutBuffer:
-    """The first groups of the first step of a training run: its questions, its draws."""
+    """Collect the first groups of the first step of a training run, with the same questions and random draws."""
     rollout = RolloutConfig(args.questions_per_step, args.group_size)
     questions = make_questions(env.questions, "train")
     check_range("questions_per_step", args.questions_per_step, 1, len(questions))

@@ -1,16 +1,16 @@
-"""An algorithm of your own in one file: RLOO, and credit for the searches that brought the answer into sight.
+"""A custom algorithm in one file: RLOO, with additional credit for the searches that led to the answer.
 
 f_i is the number of the first search of rollout i whose passages hold a golden answer.
 
-    R_{i,n} = gamma^{f_i - n},  0 if the answer never came into sight                  for its searches n <= f_i
+    R_{i,n} = gamma^{f_i - n},  0 if the answer was never found                        for its searches n <= f_i
     A       = A_i + beta (R_{i,n} - mean_{j != i} R_{j,n})                             on the tokens of search n <= f_i
             = A_i                                                                      elsewhere; A_i as in RLOO
 
-The n-th search is compared with the siblings' n-th; one alone keeps its R, as a group of one does in RLOO. The mean
-does not depend on what rollout i did, so it adds no bias. Earlier hops earn their part of the find; a search after it
-neither earns nor costs. A reward for passages that hold the answer is MT-GRPO's (arXiv 2505.11821); discount and
-comparison are ours. A group that fails entirely still learns which queries found something. Golden answers must be
-strings of the corpus: a yes or no is not.
+The n-th search is compared with the n-th search of the siblings; without siblings it keeps its R, as a group of one
+does in RLOO. The mean does not depend on rollout i, so it adds no bias. Earlier hops get a discounted part of the
+credit; a search after f_i gets none. The reward for passages with the answer is that of MT-GRPO (arXiv 2505.11821);
+discount and comparison are ours. A group in which all rollouts fail still learns which queries found the answer. Golden
+answers must be strings of the corpus; yes and no are not.
 
     python examples/your_own_algorithm.py --steps 20                               docs/extending.md walks through it
 """
@@ -32,12 +32,12 @@ from igsearch_env.trajectory import Trajectory, Turn
 
 @dataclass(frozen=True)
 class FirstSightConfig(TrainConfig):
-    """Options of FirstSight: the fields are its command-line options, these lines their help."""
+    """Options of FirstSight: the fields are its command-line options, their docstrings the help texts."""
 
     beta: float = 0.5
-    """Weight of a search's credit beside the outcome; 0 is RLOO."""
+    """Weight of the search credit relative to the outcome; 0: RLOO."""
     gamma: float = 0.9
-    """Discount per search on the way to the answer."""
+    """Discount factor per search before the answer is found."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +46,7 @@ class FirstSightConfig(TrainConfig):
 
 
 class FirstSight(Algorithm):
-    """The estimator."""
+    """FirstSight: RLOO on outcomes, plus RLOO on the discounted search returns among the siblings' n-th searches."""
 
     name = "first_sight"
 
@@ -54,7 +54,7 @@ class FirstSight(Algorithm):
         self.config = config
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
-        """One advantage per policy token."""
+        """One advantage per policy token, in the buffer's flat layout."""
         advantages = buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
         places, returns, siblings = [], [], []
         for row, trajectory in enumerate(buffer.trajectories):
@@ -62,14 +62,14 @@ class FirstSight(Algorithm):
             for n, (turn, value) in enumerate(search_returns(trajectory, self.config.gamma)):
                 places.append(slice(starts[turn], starts[turn + 1]))
                 returns.append(value)
-                siblings.append(n * len(buffer.groups) + buffer.group_index[row])  # one number for what is compared
+                siblings.append(n * len(buffer.groups) + buffer.group_index[row])  # equal numbers are compared
         for tokens, credit in zip(places, rloo_advantages(returns, siblings), strict=True):
             advantages[tokens] += self.config.beta * credit
         return advantages
 
 
 def search_returns(trajectory: Trajectory, gamma: float) -> list[tuple[int, float]]:
-    """Turn and return of each search up to the one that brings the answer into sight; of all where none does."""
+    """Turn number and return of each search up to the first that finds the answer; of all searches if none does."""
     searches = [number for number, turn in enumerate(trajectory.turns) if turn.is_search]
     for found, number in enumerate(searches):
         if in_sight(trajectory.question.golden_answers, trajectory.turns[number]):
@@ -78,7 +78,7 @@ def search_returns(trajectory: Trajectory, gamma: float) -> list[tuple[int, floa
 
 
 def in_sight(golden_answers: tuple[str, ...], search: Turn) -> bool:
-    """Whether a golden answer stands in a passage, as whole words after normalisation."""
+    """Whether a golden answer occurs in a passage, as whole words after normalisation."""
     texts = [f" {normalize_answer(f'{passage.title} {passage.text}')} " for passage in search.passages]
     golds = [normalize_answer(gold) for gold in golden_answers]
     return any(f" {gold} " in text for gold in golds if gold for text in texts)

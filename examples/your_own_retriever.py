@@ -1,8 +1,8 @@
-"""A search engine of your own in one file: passages whose title stands in the query first, then by shared words.
+"""A custom search engine in one file: ranks passages whose title occurs in the query first, then by shared words.
 
-    python examples/your_own_retriever.py       compares it with BM25 by scripted policies, and shows an episode
+    python examples/your_own_retriever.py       compares it with BM25 using scripted policies, and shows an episode
 
-docs/extending.md walks through this file, and says how to train with it.
+docs/extending.md walks through this file and explains how to train with it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from retrievers import CorpusError, Passage, Retriever
 
 
 class TitleRetriever(Retriever):
-    """Scores a passage by the share of the query's words that it holds, plus 1 if its title stands in the query."""
+    """Scores a passage by the share of query words that it contains, plus 1 if its title occurs in the query."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         if not passages:
-            raise CorpusError("no passages: there is nothing to search; give at least one")
+            raise CorpusError("no passages: the corpus is empty; give at least one passage")
         self.passages = passages
         self.holders: dict[str, list[int]] = defaultdict(list)
         self.titled: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -47,8 +47,8 @@ class TitleRetriever(Retriever):
         spans = ((start, end) for end in range(len(query) + 1) for start in range(max(end - self.longest, 0), end))
         for title in {tuple(query[start:end]) for start, end in spans}:
             scores[self.titled.get(title, [])] += 1.0
-        found = np.flatnonzero(scores)  # what shares nothing with the query is no evidence
-        best = found[np.argsort(-scores[found], kind="stable")][:k]  # ties by position, whatever k is
+        found = np.flatnonzero(scores)  # passages without a word of the query are not returned
+        best = found[np.argsort(-scores[found], kind="stable")][:k]  # ties are ordered by position, for every k
         return [self.passages[i].with_score(float(scores[i])) for i in best]
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
@@ -65,7 +65,7 @@ def words(text: str) -> list[str]:
 
 
 def main() -> None:
-    """Compare, then play."""
+    """Compare the engines, then play an episode."""
     questions, own = bundled_world().questions["test"], TitleRetriever(bundled_world().passages)
     for name in SCRIPTED:
         for engine, retriever in (("BM25", bundled_retriever()), ("titles first", own)):
@@ -77,7 +77,7 @@ def main() -> None:
     while not env.trajectory.done:
         assert env.episode is not None
         action = policy.act(env.trajectory, may_search=env.episode.searches_left > 0)
-        env.step(env.stepper.rules.protocol.write(action))  # which prints what is new
+        env.step(env.stepper.rules.protocol.write(action))  # prints the new turn
 
 
 if __name__ == "__main__":

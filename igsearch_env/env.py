@@ -21,49 +21,49 @@ from retrievers.base import Retriever
 
 
 class IGSearchEnv(gymnasium.Env[str, str]):
-    """Answer a question by searching, paid by information gain.
+    """Question answering with a search engine; each search is rewarded by its information gain.
 
     ## Description
     The agent reads a question, writes searches and reads the passages that they find, until it answers.
 
     ## Action Space
     `UnicodeText`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
-    a string with neither, or of more than 16,384 characters, is an invalid action, answered by a correction.
+    a string with neither, or of more than 16,384 characters, is an invalid action and returns a correction.
 
     ## Observation Space
-    `UnicodeText`: first the prompt with the question, then what each action brings: the passages of a search in
+    `UnicodeText`: first the prompt with the question, then the result of each action: the passages of a search in
     `<information>` (`<documents>` in the autorefine family), a correction, or "" at the end.
 
     ## Rewards
     A search earns its stabilised information gain, in nats: how much its passages raise the scorer's mean token
     log-probability of the first golden answer over random passages. In the autorefine family it is paid with the
-    next action, when the agent has refined the passages. An answer earns the outcome reward, in [0, 1].
+    next action, after the agent has refined the passages. An answer earns the outcome reward, in [0, 1].
 
     ## Starting State
     A question drawn uniformly with the environment's generator, or the one in `reset(options={"question": ...})`.
 
     ## Episode End
-    Terminated by an answer. Truncated when the turn after the last call brings none ("no_answer"), or when the
-    retriever fails ("retrieval_failed": such an episode says nothing about the agent). Every action but an answer
-    uses up one of `max_searches`; then the agent is told to answer and has one more turn.
+    Terminated by an answer. Truncated when the turn after the last call contains none ("no_answer"), or when the
+    retriever fails ("retrieval_failed": the agent is not the cause). Every action but an answer
+    uses up one of `max_searches`; then the agent is asked to answer and has one more turn.
 
     ## Information
     `question_id`, `query`, `passages`, `information_gain` (nats, before stabilising), `logprob_real`,
-    `logprob_baseline`, `invalid` (why the action was), `prediction`, `outcome`, `attempts` (finished ones; see
-    `ReflectionWrapper`), `stop_reason`; None where a key has no value at this step.
+    `logprob_baseline`, `invalid` (why the action was invalid), `prediction`, `outcome`, `attempts` (finished ones; see
+    `ReflectionWrapper`), `stop_reason`; None if a key has no value at this step.
 
     ## Arguments
     Args:
-        questions: what to ask; the training questions of the bundled world by default.
-        retriever: what to search; BM25 over the bundled world by default.
-        scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: pay outcomes only.
-        top_k: passages a search.
+        questions: questions to draw from; the training questions of the bundled world by default.
+        retriever: the search engine; BM25 over the bundled world by default.
+        scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: outcome rewards only.
+        top_k: passages per search.
         max_searches: actions before the agent must answer.
         protocol: "search_r1", "autorefine", or a `Protocol` with a prompt template of your own.
         information_gain: an `InformationGainConfig` or a dictionary of its fields.
         outcome_reward: "em", "f1" or "autorefine" (F1, or 0.1 for a golden answer in a refine block).
-        seed: of the random evidence; a number depends on it, the question and the step alone.
-        render_mode: "ansi" (render returns the episode so far) or "human" (it is printed as it goes).
+        seed: seed of the random evidence, which also depends on the question and the step.
+        render_mode: "ansi" (render returns the episode so far) or "human" (each turn is printed).
 
     ## References
     IG-Search, arXiv 2604.15148; Search-R1, arXiv 2503.09516; AutoRefine, arXiv 2505.11277.
@@ -101,7 +101,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
-        self._printer = EpisodePrinter(self.stepper.rules.protocol)  # of mode "human"
+        self._printer = EpisodePrinter(self.stepper.rules.protocol)  # for mode "human"
 
     @property
     def trajectory(self) -> Trajectory:
@@ -111,7 +111,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         return self.episode.trajectory
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin an episode. `options={"question": Question}` chooses the question."""
+        """Start an episode. `options={"question": Question}` chooses the question."""
         super().reset(seed=seed)
         question = (options or {}).get("question")
         if question is None:
@@ -140,9 +140,9 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         return trajectory.turns[-1].observation, reward, terminated, truncated, step_info(self.episode)
 
     def render(self) -> str | None:
-        """Mode "ansi": the episode so far, as a string. Mode "human": what is new in it, printed."""
+        """Mode "ansi": return the episode so far as a string. Mode "human": print what is new in it."""
         if self.render_mode is None:
-            gymnasium.logger.warn('render() without a render_mode shows nothing: gym.make(..., render_mode="ansi")')
+            gymnasium.logger.warn('render() without a render_mode does nothing: use gym.make(..., render_mode="ansi")')
             return None
         if self.render_mode == "ansi":
             return render(self.trajectory)

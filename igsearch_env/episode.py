@@ -1,9 +1,9 @@
-"""The rules of one episode, shared by the single and the vector environment. Knows no retriever and no scorer.
+"""The rules of one episode, shared by the single and the vector environment. Uses neither a retriever nor a scorer.
 
-`act` reads what the policy wrote; if that is a search, the caller retrieves and hands the passages to `observe`.
+`act` parses the policy's text; if that is a search, the caller retrieves and passes the results to `observe`.
 Every action but an answer uses up one of the allowed searches, an invalid one too (as in Search-R1). When the
-last one is used the policy is told to answer and has one more turn. With several attempts, the end of one brings a
-reflection prompt, and the policy begins anew with all that it has read before its eyes (MR-Search, arXiv 2603.11327).
+last one is used, the policy is asked to answer and has one more turn. With several attempts, each but the last ends
+with a reflection prompt, and the next one starts with all earlier turns in the context (MR-Search, arXiv 2603.11327).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Episode:
         self.pending: int | None = None  # turn whose information gain waits for its refine block
 
     def act(self, text: str) -> str | None:
-        """Record a turn of the policy. Returns the query if passages are wanted, else None."""
+        """Record a turn of the policy. Returns the query if passages must be retrieved, else None."""
         trajectory = self.trajectory
         action = self.rules.protocol.parse(text)
         turn = Turn(text, action)
@@ -50,24 +50,24 @@ class Episode:
         return None
 
     def observe(self, passages: Sequence[Passage]) -> None:
-        """Record what the pending search found."""
+        """Record the results of the pending search."""
         turn = self.trajectory.turns[-1]
         turn.passages = tuple(passages)
         turn.observation = self.rules.protocol.observation(passages) + self._last_call()
 
     def fail(self) -> None:
-        """The pending search got no answer from the retriever: the episode ends and must teach nothing."""
+        """End the episode because the retriever failed in the pending search; it must not be trained on."""
         self.trajectory.stop_reason = RETRIEVAL_FAILED
 
     @property
     def _turns(self) -> int:
-        """Turns of the running attempt."""
+        """Number of turns of the running attempt."""
         attempts = self.trajectory.attempts
         return len(self.trajectory.turns) - (attempts[-1].end if attempts else 0)
 
     @property
     def searches_left(self) -> int:
-        """Actions before the policy must answer, in the running attempt; negative once it has not."""
+        """Actions before the policy must answer, in the running attempt; negative if it did not answer then."""
         return self.rules.max_searches - self._turns
 
     def _end_attempt(self, prediction: str | None, stop_reason: str) -> None:
@@ -86,7 +86,7 @@ class Episode:
     def take_measurable(self, worth: bool) -> int | None:
         """The turn whose information gain is complete now, if any.
 
-        `worth`: the search of this step brought evidence. In the autorefine family a gain is complete one
+        `worth`: whether the search of this step returned evidence. In the autorefine family a gain is complete one
         turn later, when the policy has (or has not) refined the passages.
         """
         current = len(self.trajectory.turns) - 1 if worth else None

@@ -1,10 +1,10 @@
 """Errors of the environment. Each message names the value, the rule and the repair.
 
     IGSearchError
-    ├── ConfigurationError     an argument or configuration value that can't be used
-    └── QuestionError          a question file or question that can't be used
+    ├── ConfigurationError     an invalid argument or configuration value
+    └── QuestionError          an invalid question or question file
 
-A malformed action is not an error but a typed `protocol.Invalid`: a policy may write anything.
+A malformed action is not an error: it is parsed into `protocols.Invalid`, since a policy may write anything.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class IGSearchError(Exception):
 
 
 class ConfigurationError(IGSearchError, ValueError):
-    """A setting that breaks a rule."""
+    """An invalid argument or configuration value."""
 
 
 class QuestionError(IGSearchError, ValueError):
-    """A question, or a file of them, that can't be used."""
+    """An invalid question or question file."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise `ConfigurationError` unless `value` is one of `choices`; suggests the nearest."""
+    """Raise `ConfigurationError` unless `value` is one of `choices`; the message suggests the closest one."""
     choices = list(choices)
     if value in choices:
         return
@@ -38,20 +38,20 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def literal_choices(hint: Any) -> tuple[Any, ...]:
-    """What a type allows by `Literal`, `Literal | None` or `tuple[Literal, ...]`; empty for any other type."""
+    """The values allowed by `Literal`, `Literal | None` or `tuple[Literal, ...]`; empty for any other type."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     return tuple(choice for part in get_args(hint) for choice in literal_choices(part))
 
 
 def check_literals(settings: Any, section: str = "") -> None:
-    """`check_choice` for every field of a dataclass whose type is made of `Literal`.
+    """Apply `check_choice` to every dataclass field with a `Literal` type.
 
-    Types alone are not enough: a configuration file, or code without a type checker, may hold any string.
+    Types alone are not enough: a configuration file, or code without a type checker, may pass any string.
 
     Args:
-        settings: a dataclass with those fields; the fields of its subclass are checked as well.
-        section: where it stands in the configuration, for messages; "" at the top.
+        settings: the dataclass instance to check; fields of subclasses are included.
+        section: its path in the configuration, used in messages; "" at the top level.
     """
     for name, hint in get_type_hints(type(settings)).items():
         choices = literal_choices(hint)

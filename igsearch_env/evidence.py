@@ -1,6 +1,6 @@
-"""What a scorer reads of a search: the context before its evidence, and evidence, real or random, in its place.
+"""Builds what a scorer reads for a search: the context before the evidence, then the real or a random evidence.
 
-The evidence is the block of passages; in the autorefine family the (passages, refine) pair, swapped jointly.
+The evidence is the block of passages; in the autorefine family the (passages, refine) pair, replaced jointly.
 
 Context forms: "trajectory" is exactly what the policy saw; "skeleton" is what the authors' released code builds
 (later thoughts dropped, blocks joined by newlines), for parity.
@@ -18,19 +18,19 @@ from igsearch_env.scorers import Segment
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Passage, Retriever
 
-MIN_EVIDENCE_CHARS = 10  # searches that brought less have no gain (IG-Search `ig_reward.py`)
+MIN_EVIDENCE_CHARS = 10  # searches with less evidence have no gain (IG-Search `ig_reward.py`)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchStep:
-    """A search to value: turn `index` of `trajectory`."""
+    """A search to score: turn `index` of `trajectory`."""
 
     trajectory: Trajectory
     index: int
 
 
 def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
-    """Every search that brought enough text to be worth something, in order."""
+    """Every search that returned enough text to be scored, in order."""
     return [
         SearchStep(trajectory, index)
         for trajectory in trajectories
@@ -45,7 +45,7 @@ def has_evidence(passages: Sequence[Passage]) -> bool:
 
 
 def context(step: SearchStep, form: str, protocol: Protocol) -> tuple[Segment, ...]:
-    """What stands before the evidence of a step: up to and including its query."""
+    """The text before the evidence of a step, up to and including its query."""
     trajectory = step.trajectory
     if form == "trajectory":
         return (*history(trajectory, step.index), _written(trajectory, step.index))
@@ -89,7 +89,7 @@ def _refinement(trajectory: Trajectory, index: int, protocol: Protocol) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Evidence:
-    """A (passages, refine) pair to draw from. Ordered by whose it is, so that a pool sorts the same way always."""
+    """A (passages, refine) pair to draw from. Ordered by question, so that the order of a pool is deterministic."""
 
     question: tuple[str, str]
     index: int
@@ -98,7 +98,7 @@ class Evidence:
 
 
 def evidence_of(step: SearchStep, protocol: Protocol) -> Evidence:
-    """What a step brought."""
+    """The evidence that a step returned."""
     question = step.trajectory.question
     turn = step.trajectory.turns[step.index]
     refine = _refinement(step.trajectory, step.index, protocol) if protocol.refines else ""
@@ -106,16 +106,16 @@ def evidence_of(step: SearchStep, protocol: Protocol) -> Evidence:
 
 
 def segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
-    """An evidence in the place of the real one of `step`."""
+    """An evidence as it reads in place of the real one of `step`."""
     if form == "skeleton":
         return Segment("\n" + evidence.block + (f"\n{evidence.refine}" if evidence.refine else ""))
-    # What the environment wrote after the block (the last call) stays, whatever the evidence.
+    # Text of the environment after the block (the last call) is kept for every evidence.
     after = protocol.after_evidence(step.trajectory.turns[step.index].observation)
     return Segment(f"\n\n{evidence.block}{after}{evidence.refine}")
 
 
 def real_segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
-    """The evidence of `step` itself, in the token ids that the policy read where they are known."""
+    """The evidence of `step` itself, with the token ids that the policy read, if they are known."""
     real = segment(evidence, step, form, protocol)
     turn = step.trajectory.turns[step.index]
     if form == "trajectory" and not evidence.refine and turn.observation_ids:
@@ -128,13 +128,13 @@ def corpus_evidence(
 ) -> list[Evidence]:
     """`count` evidences of `passages` random passages each.
 
-    No policy ever refined these. Where the real evidence was refined, the text of the first random passage,
-    cut to as many words, stands in, so that the branches stay of one form and length.
+    No policy refined these. If the real evidence was refined, the text of the first random passage, cut to the
+    same number of words, serves as the refinement, so that all branches have the same form and length.
     """
     words = len(protocol.refined_text(real.refine).split())
     made = []
     for _ in range(count):
-        for _ in range(20):  # the very passages that were found would compare nothing; a tiny corpus has no others
+        for _ in range(20):  # the retrieved passages are no baseline; a tiny corpus has no others
             drawn = retriever.sample(min(passages, len(retriever)), rng)
             if protocol.evidence(drawn) != real.block:
                 break

@@ -1,13 +1,12 @@
-"""Information gain of a search step (IG-Search, arXiv 2604.15148, Eq. 2 and 3), pure: it takes a scorer.
+"""Information gain of a search step (IG-Search, arXiv 2604.15148, Eq. 2 and 3), with any scorer.
 
     IG_t = s(a* | C_t, real evidence) - mean_{j=1..N} s(a* | C_t, random evidence_j)              (Eq. 2)
     s    = weighted mean token log-prob of the first golden answer a*                             (Eq. 3)
 
-C_t is what the policy saw up to and including its t-th query (`evidence.py`). Baselines, by name, since they differ
-in kind:
+C_t is what the policy saw up to and including its t-th query (`evidence.py`). Baselines by name:
 
-    random     N evidences of other questions' searches, else of random passages (IG-Search)
-    previous   s(a* | what was known before this search) (IGPO, arXiv 2510.14967)
+    random     mean over N evidences of searches for other questions, else of random passages (IG-Search)
+    previous   s(a* | the context before this search) (IGPO, arXiv 2510.14967)
     empty      an evidence block without passages (the paper's ablation)
 """
 
@@ -47,27 +46,27 @@ SoftClipForm = Literal["none", "tanh", "log", "hard"]
 class InformationGainConfig:
     """How information gain is measured and stabilised.
 
-    The paper's constants of the stabilisers, and the form of its soft clip, are not public: these are ours.
+    The paper does not publish the constants of the stabilisers and the form of its soft clip; these are our choice.
     """
 
     baseline: Baseline = "random"
-    """What the real evidence is compared with."""
+    """What the real evidence is compared with: random evidence, the context before the search (previous) or empty."""
     num_random: int = 3
-    """N, random evidences per search (paper: 3)."""
+    """N, number of random evidences per search (paper: 3)."""
     random_source: Literal["batch", "corpus"] = "batch"
-    """Where random evidence comes from: batch (searches of other questions, then the corpus) or corpus."""
+    """Source of random evidence: batch (searches of other questions, then the corpus) or corpus."""
     context: ContextForm = "trajectory"
-    """What the scorer reads before the evidence: the tokens that the policy saw, or the authors' skeleton."""
+    """What the scorer reads before the evidence: trajectory (the tokens the policy saw) or skeleton (authors' form)."""
     head_weight: float = HEAD_WEIGHT
     """Weight of each of the answer's first three tokens in s (paper: 3.0; IGPO: 1.0)."""
     dead_zone: float = 0.05
-    """delta, nats: a smaller |IG| counts as 0. Ours."""
+    """delta, nats: |IG| below it counts as 0. Our choice."""
     negative_scale: float = 0.5
-    """lambda in [0, 1]: factor on negative IG, so that the policy does not give up searching. Ours."""
+    """lambda in [0, 1]: factor on negative IG, so that the policy does not stop searching. Our choice."""
     soft_clip: float = 2.0
-    """eta, nats: where the soft clip bends. Ours."""
+    """eta, nats: scale of the soft clip. Our choice."""
     soft_clip_form: SoftClipForm = "tanh"
-    """none, tanh (eta tanh(x/eta)), log (eta + log(1 + |x| - eta) beyond eta) or hard. Ours."""
+    """none, tanh (eta tanh(x/eta)), log (eta + log(1 + |x| - eta) beyond eta) or hard. Our choice."""
 
     def __post_init__(self) -> None:
         check_literals(self, "information_gain")
@@ -97,7 +96,7 @@ class InformationGainConfig:
 
 @dataclass(frozen=True)
 class InformationGain:
-    """Measures search steps. The numbers depend on `seed`, question, step and pool, never on batch order."""
+    """Measures the gain of search steps. It depends on `seed`, question, step and pool, never on batch order."""
 
     config: InformationGainConfig
     scorer: AnswerScorer
@@ -124,7 +123,7 @@ class InformationGain:
     ) -> tuple[list[ScoreRequest], list[tuple[str, ...]]]:
         """The score requests of the steps and the texts of their baseline evidences.
 
-        One request a step, branches real first; for the baseline "previous" two a step: now, and before it.
+        One request per step, real branch first; for the baseline "previous" two per step: after and before the search.
         """
         form, protocol, weight = self.config.context, self.protocol, self.config.head_weight
         drawn = self._draw(steps, steps if pool is None else pool)
@@ -167,15 +166,15 @@ class InformationGain:
         real = evidence_of(step, self.protocol)
         low, high = bisect_left(owners, own), bisect_right(owners, own)
         others = len(pool) - (high - low)
-        # A few to spare: another question may have found the very same passages, which would compare nothing.
+        # A few extra: another question may have retrieved the same passages, which are no baseline.
         places = rng.choice(others, min(2 * wanted + 2, others), replace=False).tolist() if others else []
         candidates = [pool[i if i < low else i + high - low] for i in places]
         chosen = [c for c in candidates if c.block != real.block][:wanted]
         if len(chosen) < wanted:
             if self.retriever is None:
                 raise ConfigurationError(
-                    f"{len(chosen)} random evidences for question {question.id!r}, {wanted} wanted: "
-                    "give a retriever to draw the others from its corpus, or more questions a batch"
+                    f"{len(chosen)} random evidences for question {question.id!r}, {wanted} needed: "
+                    "pass a retriever to draw the others from its corpus, or use more questions per batch"
                 )
             count = len(step.trajectory.turns[step.index].passages)
             chosen += corpus_evidence(real, wanted - len(chosen), count, self.protocol, self.retriever, rng)

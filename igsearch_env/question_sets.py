@@ -1,4 +1,4 @@
-"""The seven question sets that search agents are reported on, and which rows of a file belong to a report.
+"""The seven benchmarks that search agents are evaluated on, and the selection of their rows from a file.
 
 Search-R1 (arXiv 2503.09516), AutoRefine (2505.11277) and IG-Search (2604.15148) evaluate on these seven, in the splits
 and sizes of FlashRAG (arXiv 2405.13576): `hf:RUC-NLPIR/FlashRAG_datasets/<name>:<split>`.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 
-PUBLISHED = "published"  # the split of each benchmark that papers report, as an argument
+PUBLISHED = "published"  # argument value: the split of each benchmark that papers report
 ALL = "all"
 
 
@@ -30,7 +30,7 @@ class Benchmark:
 
     @property
     def hub(self) -> str:
-        """Where `load_questions` gets it."""
+        """Its source for `load_questions`."""
         return f"hf:RUC-NLPIR/FlashRAG_datasets/{self.name}:{self.split}"
 
 
@@ -56,7 +56,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The questions to ask, and how many rows of other splits each data set left out."""
+    """The selected questions, and the number of rows of other splits left out per data set."""
 
     questions: list[Question]
     left_out: dict[str, int]
@@ -65,9 +65,9 @@ class Selection:
 def evaluation_rows(questions: Sequence[Question], split: str = PUBLISHED) -> Selection:
     """The questions of one split.
 
-    `published`: of the seven benchmarks, rows that name another split than the published one are left out (files
-    that hold training rows beside test rows are common); other data sets stay whole. `all`: every row. Any other
-    name: the rows that say they are of that split. Raises `ConfigurationError` when that leaves a data set empty.
+    `published`: of the seven benchmarks, rows of another split than the published one are left out (many files mix
+    training rows and test rows); other data sets are kept whole. `all`: every row. Any other
+    name: the rows of that split. Raises `ConfigurationError` if that leaves a data set empty.
     """
     kept = [question for question in questions if _belongs(question, split)]
     before, after = (Counter(question.dataset for question in rows) for rows in (questions, kept))
@@ -79,7 +79,7 @@ def evaluation_rows(questions: Sequence[Question], split: str = PUBLISHED) -> Se
             source = f" ({benchmark.hub})" if benchmark and split == PUBLISHED else ""
             raise ConfigurationError(
                 f"split={split!r}: {dataset} has no row of split {wanted!r}, its {before[dataset]:,} rows are of "
-                f"split {', '.join(splits)}; pass a file that has it{source}, or another split (all: every row)"
+                f"split {', '.join(splits)}; pass a file with that split{source}, or another split (all: every row)"
             )
     return Selection(kept, {name: n - after[name] for name, n in before.items() if n > after[name]})
 
@@ -92,7 +92,7 @@ def _belongs(question: Question, split: str) -> bool:
 
 
 def unlike_published(questions: Sequence[Question]) -> dict[str, str]:
-    """Of the benchmarks among these questions, those that are not the published evaluation, and in what way."""
+    """How the questions of each benchmark differ from the published evaluation; without those that do not differ."""
     by_dataset: dict[str, list[Question]] = {}
     for question in questions:
         by_dataset.setdefault(question.dataset, []).append(question)
@@ -104,9 +104,9 @@ def _note(benchmark: Benchmark, questions: Sequence[Question]) -> str:
     n, size = len(questions), benchmark.size
     others = sorted({question.split for question in questions if question.split not in (None, benchmark.split)})
     if others:
-        return f"has rows of {', '.join(map(str, others))}; published figures are of {benchmark.split}"
+        return f"has rows of {', '.join(map(str, others))}; published results are on {benchmark.split}"
     if n < size:
-        return f"{n:,} of the {size:,} questions of {benchmark.split}: partial, not comparable with published figures"
+        return f"{n:,} of the {size:,} questions of {benchmark.split}: partial, not comparable with published results"
     if n > size:
-        return f"{n:,} questions where {size:,} are published: some are doubled or of another split; check the files"
+        return f"{n:,} questions where {size:,} are published: some are duplicates or of another split; check the files"
     return ""

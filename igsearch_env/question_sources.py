@@ -1,11 +1,11 @@
-"""Where questions come from: the rows of every form of source.
+"""Sources of questions: each form of source yields rows.
 
     FILE.jsonl, FILE.jsonl.gz     FlashRAG: `id`, `question`, `golden_answers`
     FILE.parquet                  Search-R1: the same columns, or `data_source`, `reward_model`, `extra_info`
-    FOLDER                        what `save_to_disk` of the datasets library wrote, one split or several
-    hf:REPO/CONFIG:SPLIT          the Hugging Face hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
+    FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
+    hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
-Parquet needs pyarrow, the last two the datasets library: `pip install igsearch[benchmarks]`.
+Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from retrievers.corpus import read_jsonl
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
-# Left unread: prompts are the protocol's business, and FlashRAG's `metadata` holds whole contexts.
+# Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
 _UNREAD = ("prompt", "metadata")
 
-# Where a row stands, for error messages, and the row.
+# The location of a row, for error messages, and the row.
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Questions on the hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
+    """Questions on the Hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
 
     repo: str
     config: str | None
@@ -41,7 +41,7 @@ class HubSource:
 
     @classmethod
     def read(cls, source: str) -> HubSource:
-        """Raises `QuestionError` if it has another form."""
+        """Parse `source`. Raises `QuestionError` for any other form."""
         found = _HUB.fullmatch(source)
         if found is None:
             raise QuestionError(
@@ -51,12 +51,12 @@ class HubSource:
 
     @property
     def dataset(self) -> str:
-        """The data set of questions that name none."""
+        """Data set name for questions without one."""
         return self.config or self.repo.rpartition("/")[2]
 
 
 def open_source(source: str | Path) -> tuple[Rows, str]:
-    """The rows of a source, and the data set of those that name none."""
+    """The rows of a source, and the data set name for rows without one."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
         return _hub_rows(str(source), hub), hub.dataset
@@ -91,20 +91,21 @@ def _parquet_rows(path: Path) -> Rows:
                     yield f"{path}, row {number}", row
     except (OSError, ValueError) as error:
         raise QuestionError(
-            f"{path}: no parquet file, or damaged after row {number} ({error}); get it again"
+            f"{path}: not a Parquet file, or corrupt after row {number} ({error}); download it again"
         ) from error
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:
-    """Rows of a split on the hub; without a network, those that the library's cache holds."""
+    """Rows of a split on the Hub; without a network, those in the library's cache."""
     datasets = _optional("datasets", source)
     try:
-        # Every request ends after HF_HUB_DOWNLOAD_TIMEOUT seconds (10, unless the environment says otherwise).
+        # Every request times out after HF_HUB_DOWNLOAD_TIMEOUT seconds (an environment variable, 10 by default).
         rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
-    except Exception as error:  # it raises what its HTTP client, its parsers and its own code raise
+    except Exception as error:  # errors of its HTTP client, its parsers and its own code
         raise QuestionError(
-            f"{source}: could not be had ({type(error).__name__}: {error}); check repository, configuration, split and "
-            "network, or load it once where there is one: the cache serves without (HF_HUB_OFFLINE=1 does not try)"
+            f"{source}: could not be loaded ({type(error).__name__}: {error}); check repository, configuration, "
+            "split and network, or load it once while online: later loads can use the cache (HF_HUB_OFFLINE=1 skips "
+            "the network)"
         ) from error
     return _dataset_rows(source, rows, hub.split.partition("[")[0])
 
@@ -115,7 +116,7 @@ def _saved_rows(folder: Path) -> Rows:
         saved = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise QuestionError(
-            f"{folder}: no folder that save_to_disk of the datasets library wrote ({error}); pass one, or a file"
+            f"{folder}: not a folder written by save_to_disk of the datasets library ({error}); pass one, or a file"
         ) from error
     if isinstance(saved, Mapping):
         for split, rows in saved.items():
@@ -135,7 +136,7 @@ def _optional(module: str, source: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigurationError(
-            f"{source}: reading it needs {module.split('.')[0]}, which is not here ({error}); "
+            f"{source}: reading it requires {module.split('.')[0]}, which can't be imported ({error}); "
             "pip install igsearch[benchmarks]"
         ) from error
 
@@ -147,9 +148,9 @@ def split_of_id(id: str) -> str | None:
 
 
 def with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
-    """The row with the split of what holds it, unless itself or its id names one.
+    """Add the split of the containing source to a row, unless the row or its id names one.
 
-    Search-R1's test file says `test` of dev questions of HotpotQA, 2Wiki and MuSiQue too; their ids know better.
+    Search-R1's test file labels dev questions of HotpotQA, 2Wiki and MuSiQue as `test`; their ids are right.
     """
     if split is None or row.get("split") is not None or split_of_id(str(row.get("id"))):
         return row

@@ -1,4 +1,4 @@
-"""Questions, read from rows that all pass the same checks; `question_sources.py` has the forms of sources."""
+"""Questions. All rows of all sources (`question_sources.py`) pass the same checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEARCH_R1 = ("data_source", "ability", "reward_model", "extra_info")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. `golden_answers`: accepted answers, the first is the one that IG scores."""
+    """One question. `golden_answers`: accepted answers; information gain scores the first one."""
 
     id: str
     text: str
@@ -25,7 +25,7 @@ class Question:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise QuestionError(f"question {self.id!r}: its text is empty; give it one or drop it")
+            raise QuestionError(f"question {self.id!r}: its text is empty; add a text or remove the question")
         answers = self.golden_answers
         if isinstance(answers, str) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
             raise QuestionError(
@@ -35,7 +35,7 @@ class Question:
 
     @property
     def split(self) -> str | None:
-        """The split that the question says it is of: its metadata's, else its id's (`dev_17`); None if neither does."""
+        """The split named in the metadata, else in the id (`dev_17`); None if neither names one."""
         named = self.metadata.get("split")
         if named is not None:
             return str(named)
@@ -43,12 +43,12 @@ class Question:
 
 
 def load_questions(source: str | Path) -> list[Question]:
-    """Read questions from a .jsonl, .jsonl.gz or .parquet file, a folder that `save_to_disk` of the datasets library
-    wrote, or the hub (hf:REPO/CONFIG:SPLIT).
+    """Load questions from a .jsonl, .jsonl.gz or .parquet file, a folder written by `save_to_disk` of the datasets
+    library, or the Hub (hf:REPO/CONFIG:SPLIT).
 
-    A row without `dataset` belongs to the data set that the file, the folder or the hub's configuration is named
-    after (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
-    row, empty golden answers or a repeated id, and `ConfigurationError` where a library is missing.
+    A row without `dataset` gets the name of the file, the folder or the Hub configuration as its data set
+    (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
+    row, empty golden answers or a repeated id, and `ConfigurationError` if a library is missing.
     """
     rows, dataset = open_source(source)
     questions: list[Question] = []
@@ -58,16 +58,16 @@ def load_questions(source: str | Path) -> list[Question]:
         key = (question.dataset, question.id)
         if key in first:
             place = first[key].rpartition(", ")[2]
-            raise QuestionError(f"{where}: id {question.id!r} stands on {place} already; ids must be unique")
+            raise QuestionError(f"{where}: id {question.id!r} is already used on {place}; ids must be unique")
         first[key] = where
         questions.append(question)
     if not questions:
-        raise QuestionError(f"{source}: no question in it; it needs at least one")
+        raise QuestionError(f"{source}: contains no questions; at least one is required")
     return questions
 
 
 def check_unique(questions: Sequence[Question], where: str) -> None:
-    """Raise `QuestionError` unless every (dataset, id) occurs once: groups are told apart by it."""
+    """Raise `QuestionError` unless every (dataset, id) occurs once, since it identifies a group."""
     seen: set[tuple[str, str]] = set()
     for question in questions:
         key = (question.dataset, question.id)
@@ -79,9 +79,9 @@ def check_unique(questions: Sequence[Question], where: str) -> None:
 
 
 def where(questions: Sequence[Question], condition: str | None) -> list[Question]:
-    """The questions whose metadata says KEY=VALUE, in any case (`random500=true`); all of them if None.
+    """The questions whose metadata match KEY=VALUE, ignoring case (`random500=true`); all of them if None.
 
-    Raises `ConfigurationError` for a condition of another form, and where no question meets it.
+    Raises `ConfigurationError` for a malformed condition, or if no question matches.
     """
     if condition is None:
         return list(questions)
@@ -91,15 +91,15 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
     chosen = [question for question in questions if str(question.metadata.get(key)).lower() == value.lower()]
     if not chosen:
         known = sorted({name for question in questions for name in question.metadata})
-        raise ConfigurationError(f"where={condition!r}: no question has it; known keys: {', '.join(known)}")
+        raise ConfigurationError(f"where={condition!r}: no question matches; known keys: {', '.join(known)}")
     return chosen
 
 
-# ---------------------------------------------------------------- what a row says
+# ---------------------------------------------------------------- fields of a row
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of Search-R1 in FlashRAG's fields; any other as it is."""
+    """Convert a row of Search-R1 to FlashRAG's fields; any other row is returned unchanged."""
     if "reward_model" not in row:
         return row
     plain = {key: value for key, value in row.items() if key not in _SEARCH_R1}

@@ -1,4 +1,4 @@
-"""`ReflectionWrapper`: several attempts at one question, as MR-Search trains them (arXiv 2603.11327)."""
+"""`ReflectionWrapper`: several attempts at one question, as in MR-Search (arXiv 2603.11327)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from igsearch_env.errors import ConfigurationError
 
 
 class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.RecordConstructorArgs):
-    """An episode becomes `attempts` attempts at the same question, the later ones with the earlier in sight.
+    """An episode consists of `attempts` attempts at the same question; later attempts see the earlier ones.
 
-    The answer of an attempt earns its outcome reward and, but for the last, brings a reflection prompt: look back,
-    search on, answer again. An attempt may also end without an answer. `max_searches` holds for each attempt. The
-    answer of the last attempt is the one that counts: `info["prediction"]`, `info["outcome"]`.
+    Each answer earns its outcome reward. After every attempt but the last, a reflection prompt asks the agent to
+    review the answer, search further and answer again. An attempt may also end without an answer. `max_searches`
+    applies to each attempt. The answer of the last attempt counts: `info["prediction"]`, `info["outcome"]`.
     """
 
     def __init__(self, env: gymnasium.Env[str, str], attempts: int = 3) -> None:

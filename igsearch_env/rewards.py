@@ -62,9 +62,9 @@ def _f1(predicted: str, gold: str) -> float:
 def autorefine_reward(
     prediction: str | None, golden_answers: Sequence[str], refine_texts: Sequence[str], *, refine_score: float = 0.1
 ) -> float:
-    """AutoRefine Eq. 3: F1 of the answer; if that is 0, `refine_score` when the gold stands in a refine block.
+    """AutoRefine Eq. 3: F1 of the answer; if that is 0, `refine_score` if a refine block contains a golden answer.
 
-    `prediction` None (no answer was given) earns 0 whatever was refined.
+    `prediction` None (no answer was given) earns 0 regardless of the refine blocks.
     """
     if prediction is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""`EpisodeRules`: what an episode allows and how it is rewarded, the same for one environment, many, and rollouts."""
+"""`EpisodeRules`: limits and rewards of an episode, shared by the environments and rollouts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class EpisodeRules:
 
     Args:
         top_k: passages per search, at least 1.
-        max_searches: actions before the policy must answer, 1 to 100; of each attempt.
+        max_searches: actions before the policy must answer, 1 to 100, per attempt.
         attempts: attempts at the question, 1 to 100, with a reflection prompt between them (MR-Search).
         protocol: the format of actions and observations.
         outcome_reward: "em", "f1" or "autorefine" (see `igsearch_env.rewards`).
 
-    Raises `ConfigurationError` for a value outside of its range.
+    Raises `ConfigurationError` for a value out of range.
     """
 
     top_k: int = 3

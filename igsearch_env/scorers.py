@@ -20,9 +20,9 @@ HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of text, with the token ids that a policy read or wrote it as, where a rollout recorded them.
+    """A piece of text, with its token ids as the policy read or wrote them, if a rollout recorded them.
 
-    A scorer with a tokenizer takes `ids` as they are and encodes `text` only where they are None.
+    A scorer with a tokenizer uses `ids` unchanged and encodes `text` only if they are None.
     """
 
     text: str
@@ -45,17 +45,17 @@ class ScoreRequest:
 
 
 class AnswerScorer(Protocol):
-    """Anything that scores answers."""
+    """Scores answers given evidence."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, nats."""
+        """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, in nats."""
         ...
 
 
 def weighted_mean(
     logprobs: Sequence[float], *, head_tokens: int = HEAD_TOKENS, head_weight: float = HEAD_WEIGHT
 ) -> float:
-    """Mean token log-prob, the first `head_tokens` tokens weighing `head_weight` (weights renormalised).
+    """Mean token log-prob, with weight `head_weight` on the first `head_tokens` tokens (weights normalised).
 
     Answers of at most `head_tokens` tokens get the plain mean. Source: IG-Search `ig_reward.py`.
     """
@@ -72,12 +72,12 @@ def _count_words(text: str) -> tuple[Counter[str], int]:
 
 
 class UnigramScorer:
-    """Query likelihood with Dirichlet smoothing: needs no model, and so is the environment's default.
+    """Query likelihood with Dirichlet smoothing; the environment's default, since it needs no model.
 
         p(w | d) = (count(w, d) + mu p(w | corpus)) / (|d| + mu)          Zhai & Lafferty 2001, Eq. 6
 
-    The document d is all that the branch reads before the answer, so that evidence which repeats what was
-    already known gains little. Words are those of `normalize_answer`.
+    The document d is all text of the branch before the answer, so that evidence which repeats known text
+    has little gain. Words are those of `normalize_answer`.
 
     Args:
         retriever: its corpus gives p(w | corpus), estimated on at most `sample` passages.
@@ -93,7 +93,7 @@ class UnigramScorer:
         counts: Counter[str] = Counter()
         for p in passages:
             counts.update(normalize_answer(f"{p.title} {p.text}").split())
-        # Add-one smoothing over the words seen plus one for all the unseen ones.
+        # Add-one smoothing over the words seen, plus one pseudo-word for all unseen ones.
         total = sum(counts.values()) + len(counts) + 1
         self._background = {word: (count + 1) / total for word, count in counts.items()}
         self._unseen = 1 / total
@@ -103,7 +103,7 @@ class UnigramScorer:
         return [self._score(request) for request in requests]
 
     def _score(self, request: ScoreRequest) -> list[float]:
-        # An answer that normalises to nothing ("The") is scored as it stands.
+        # An answer that normalises to nothing ("The") is scored without normalisation.
         words = normalize_answer(request.answer).split() or [request.answer]
         shared = [0] * len(words)
         shared_length = 0

@@ -1,8 +1,8 @@
-"""Scripted policies: no model, for tests and to give numbers a meaning. They read a trajectory and choose an action.
+"""Scripted policies without a model, for tests and as reference results. They map a trajectory to an action.
 
 search-question   searches the question, answers with the best-supported capitalised span of the passages
-oracle-titles     searches the known supporting titles, then answers right if a golden answer was in sight:
-                  an upper bound on what reading could make of this retriever
+oracle-titles     searches the known supporting titles, then answers correctly if a passage contains a golden answer:
+                  an upper bound for policies that use this retriever
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ScriptedPolicy(Protocol):
 def best_supported_span(question: str, passages: Sequence[Passage]) -> str:
     """The capitalised span (a year, if the question asks when) with most support, none of it from the question.
 
-    Support: 1 / rank of each passage that holds it. "yes" to a question that begins with a verb; "unknown" if
-    there is no span.
+    Support: the sum of 1 / rank over the passages that contain it. "yes" to a question that begins with a verb;
+    "unknown" if there is no span.
     """
     if _YES_NO.match(question):
         return "yes"
@@ -66,7 +66,7 @@ class SearchQuestion:
 
 
 class OracleTitles:
-    """Searches each supporting title (the question where none is known); reads perfectly what it finds."""
+    """Searches each supporting title (the question if none is known); reads the results perfectly."""
 
     def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
         question = trajectory.question

@@ -1,4 +1,4 @@
-"""A space of text. Gymnasium's own `Text` admits a fixed alphabet only; prose needs all of Unicode."""
+"""A space of text. Gymnasium's `Text` only allows a fixed alphabet; natural language needs all of Unicode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both environments do with many episodes at once: one retrieval call and one scoring call a step."""
+"""Steps many episodes together, for both environments: one retrieval call and one scoring call per step."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.base import Passage, RetrievalError, Retriever
 
-# Bounds of the text spaces. A longer action than a protocol takes is in the space too: it is answered as invalid.
+# Bound of the text spaces. Actions longer than a protocol allows are in the space too: they are invalid actions.
 MAX_TEXT_CHARS = 1_000_000
 
 
 class EpisodeStepper:
-    """Questions, retriever, scorer and rules: everything of the environments but Gymnasium's interface.
+    """Questions, retriever, scorer and rules: the environments without Gymnasium's interface.
 
     The other arguments are documented in `IGSearchEnv`.
     """
@@ -65,14 +65,14 @@ class EpisodeStepper:
         return UnicodeText(MAX_TEXT_CHARS), UnicodeText(MAX_TEXT_CHARS)
 
     def begin(self, question: Question) -> Episode:
-        """A fresh episode."""
+        """Start an episode."""
         return Episode(question, self.rules)
 
     def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
-        """Advance running episodes by one action each; returns what each action earned.
+        """Advance running episodes by one action each; returns the reward of each action.
 
-        One retrieval call and at most one scoring call, however many episodes. A search earns its stabilised
-        information gain when that is complete (at once; in the autorefine family one action later), an answer
+        One retrieval call and at most one scoring call for all episodes. A search earns its stabilised
+        information gain when that is known (at once; in the autorefine family one action later), an answer
         its outcome reward.
         """
         queries: list[str] = []
@@ -110,7 +110,7 @@ class EpisodeStepper:
             return
         try:
             gains = self.information_gain.measure(steps)
-        except RetrievalError:  # no random passages to compare with
+        except RetrievalError:  # the retriever returned no random passages for the baseline
             for episode in payees:
                 if not episode.trajectory.done:
                     episode.fail()
@@ -144,7 +144,7 @@ def step_info(episode: Episode) -> dict[str, Any]:
 
 
 def render(trajectory: Trajectory) -> str:
-    """An episode as plain text, one block a turn, with the information gain of each search."""
+    """An episode as plain text, one block per turn, with the information gain of each search."""
     lines = [f"Question ({trajectory.question.dataset} {trajectory.question.id}): {trajectory.question.text}"]
     for number, turn in enumerate(trajectory.turns, start=1):
         lines.append(f"[{number}] {turn.text.strip()}")

@@ -1,7 +1,7 @@
-"""What a person sees of an episode in the terminal, and the look that a training run shares with it.
+"""Displays episodes in the terminal; training runs use the same panel style.
 
-`rich` is imported when something is shown, so that importing the environment stays light. All text of questions,
-policies and passages goes through `visible`, and never through rich's markup.
+`rich` is imported lazily, so that importing the environment stays fast. All text of questions, policies and passages
+is escaped by `visible` and never parsed as rich markup.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAX_WIDTH = 100  # columns: longer lines are hard to read
-GAIN_CELLS = 6  # of the bar of a gain, on each side of its zero
-GAIN_SCALE = 3.0  # nats of a full bar
-AROUND = 100  # characters of a passage on each side of the golden answer that it holds
+GAIN_CELLS = 6  # width of the bar of a gain, on each side of zero
+GAIN_SCALE = 3.0  # gain in nats that fills the bar
+AROUND = 100  # characters of a passage shown on each side of a golden answer
 
-# What a terminal acts on rather than shows: control characters but tab and newline, line and paragraph separators,
-# overrides of the reading direction; and lone surrogates, which can't be written.
+# Characters that a terminal interprets instead of displaying: control characters except tab and newline, line and
+# paragraph separators, overrides of the text direction; and lone surrogates, which can't be encoded.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """`text` with `\\x1b` and the like for what a terminal would act on; right-to-left letters and emoji stay."""
+    """Escape characters that a terminal would interpret (as `\\x1b`); right-to-left letters and emoji are kept."""
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def frame(body: RenderableType, title: str, *, subtitle: str = "", width: int) -> Panel:
-    """A panel of `width` columns; too long a title loses its end, too long a subtitle (a path) its beginning."""
+    """A panel of `width` columns. A long title is truncated at its end, a long subtitle (a path) at its beginning."""
     from rich import box
     from rich.cells import cell_len
     from rich.panel import Panel
@@ -62,7 +62,7 @@ def frame(body: RenderableType, title: str, *, subtitle: str = "", width: int) -
 
 
 def gain_bar(value: float, *, ascii_only: bool = False) -> Text:
-    """A gain in nats as a bar from zero in the middle, negative to the left; full from `GAIN_SCALE` on."""
+    """A gain in nats as a bar with zero in the middle, negative to the left; it is full at `GAIN_SCALE` and above."""
     from rich.text import Text
 
     filled, zero = ("=", "|") if ascii_only else ("━", "│")
@@ -73,16 +73,16 @@ def gain_bar(value: float, *, ascii_only: bool = False) -> Text:
 
 
 class EpisodePrinter:
-    """Prints an episode as it goes: each call of `show` what is new. Golden answers only when it has ended."""
+    """Prints an episode while it runs: each call of `show` prints what is new. Golden answers come at the end."""
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
         self.begun = self.ended = False
-        self.turns = 0  # shown
-        self.gains: set[int] = set()  # turns whose gain was shown: in the autorefine family it comes a turn later
+        self.turns = 0  # number of turns already shown
+        self.gains: set[int] = set()  # turns whose gain was shown: in the autorefine family it is known a turn later
 
     def show(self, trajectory: Trajectory, console: Console | None = None) -> None:
-        """Print what came since the last call, to standard output by default."""
+        """Print what is new since the last call, to standard output by default."""
         from rich.console import Console
         from rich.padding import Padding
         from rich.text import Text
@@ -126,7 +126,7 @@ class EpisodePrinter:
 
 
 def _written(index: int, turn: Turn, protocol: Protocol) -> Text:
-    """What the policy wrote, its query or answer in bold."""
+    """The policy's text with its query or answer in bold."""
     from rich.text import Text
 
     text = turn.text.strip()
@@ -164,7 +164,7 @@ def _outcome(trajectory: Trajectory) -> Text:
 
 
 def _evidence(trajectory: Trajectory) -> list[Text]:
-    """The passages that were found and hold a golden answer, where they do; or that none does."""
+    """Excerpts of the retrieved passages that contain a golden answer, or one line stating that none does."""
     from rich.text import Text
 
     golds = [re.escape(visible(gold)) for gold in trajectory.question.golden_answers if gold.strip()]
@@ -189,5 +189,5 @@ def _evidence(trajectory: Trajectory) -> list[Text]:
         line.highlight_regex(golden, "bold black on green")
         lines.append(line)
     if passages and not lines:
-        lines.append(Text("no passage that was found holds a golden answer", style="yellow"))
+        lines.append(Text("no retrieved passage contains a golden answer", style="yellow"))
     return lines

@@ -1,6 +1,6 @@
-"""The types that flow: what an episode leaves behind. Every other file speaks in these.
+"""Data types that record an episode; all other files use them.
 
-A trajectory is a question's prompt and its turns. A turn is what the policy wrote and what it then read:
+A trajectory is a question's prompt and its turns. A turn is what the policy wrote and the observation after it:
 
     prompt | text  observation | text  observation | text
              `- turn 0 ------'   `- turn 1 ------'   `- turn 2 (the answer: nothing is read after it)
@@ -17,22 +17,22 @@ from igsearch_env.protocols import Action, Search
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
-# Why an episode ended. Only an answer can earn the outcome reward; with several attempts it may be that of an attempt
-# before the one that was cut short. "retrieval_failed" is nobody's fault, so such a trajectory is left out of the loss
-# and of its group's statistics.
+# Why an episode ended. Only an answer can earn the outcome reward; with several attempts it may be the answer of an
+# attempt before the truncated one. "retrieval_failed" is not caused by the policy, so such a trajectory is excluded
+# from the loss and from its group's statistics.
 ANSWERED = "answered"
-NO_ANSWER = "no_answer"  # the turn after the last call brought no answer
+NO_ANSWER = "no_answer"  # the turn after the last call contained no answer
 RETRIEVAL_FAILED = "retrieval_failed"
-CONTEXT_FULL = "context_full"  # set by a rollout whose policy has no room for the next turn
+CONTEXT_FULL = "context_full"  # set by a rollout if the next turn does not fit into the policy's context
 STOP_REASONS = (ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, CONTEXT_FULL)
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Information gain of one search: `value` = `logprob_real` - `logprob_baseline`, in nats, not stabilised.
+    """Information gain of one search: `value` = `logprob_real` - `logprob_baseline`, in nats, before stabilisation.
 
     Both are weighted mean token log-probs of the first golden answer; `baseline_evidences` are the texts
-    behind the second (empty for the baseline "previous").
+    that the second was computed with (empty for the baseline "previous").
     """
 
     value: float
@@ -42,20 +42,20 @@ class Gain:
 
     @property
     def in_probability(self) -> float:
-        """The difference of the two as probabilities, in [-1, 1]."""
+        """The difference of the two scores as probabilities, in [-1, 1]."""
         return math.exp(self.logprob_real) - math.exp(self.logprob_baseline)
 
 
 @dataclass(slots=True)
 class Turn:
-    """One turn. The token fields stay empty where no rollout recorded them."""
+    """One turn. The token fields are empty unless a rollout recorded them."""
 
     text: str
     action: Action
     observation: str = ""
     passages: tuple[Passage, ...] = ()
-    gain: Gain | None = None  # of searches only; None also where no passage was found
-    reward: float = 0.0  # what env.step paid for this turn
+    gain: Gain | None = None  # of searches only; None also if no passage was found
+    reward: float = 0.0  # returned by env.step for this turn
     completion_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()  # one per completion id, by the policy that sampled it
     query_span: tuple[int, int] | None = None  # tokens of the query text within completion_ids, [start, end)
@@ -69,13 +69,13 @@ class Turn:
 
     @property
     def query(self) -> str | None:
-        """The query of a search, None of any other action."""
+        """The query of a search, None for any other action."""
         return self.action.query if isinstance(self.action, Search) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A finished attempt at the question: its turns end before `end`; None: it brought no answer."""
+    """A finished attempt at the question: its turns end before index `end`; `prediction` is None without an answer."""
 
     end: int
     prediction: str | None
@@ -102,7 +102,7 @@ class Trajectory:
 
     @property
     def retrieval_failed(self) -> bool:
-        """Whether the episode ended by a retrieval failure, so that it must teach nothing."""
+        """Whether the episode ended by a retrieval failure, so that it must not be trained on."""
         return self.stop_reason == RETRIEVAL_FAILED
 
     @property
@@ -112,17 +112,17 @@ class Trajectory:
 
     @property
     def tokens(self) -> int:
-        """Length of the whole episode in tokens, where a rollout recorded them."""
+        """Length of the whole episode in tokens, if a rollout recorded them."""
         return len(self.prompt_ids) + sum(len(turn.completion_ids) + len(turn.observation_ids) for turn in self.turns)
 
     def transcript(self) -> str:
-        """Everything in reading order."""
+        """The text of the whole episode in reading order."""
         return self.prompt + "".join(turn.text + turn.observation for turn in self.turns)
 
 
 @dataclass(slots=True)
 class Group:
-    """The trajectories of one occurrence of one question: what group-relative estimators compare."""
+    """The trajectories of one occurrence of a question, which group-relative estimators compare."""
 
     question: Question
     trajectories: list[Trajectory]

@@ -1,4 +1,4 @@
-"""The vector form of `IGSearch-v0`: N episodes in lockstep, one retrieval call and one scoring call a step."""
+"""The vector form of `IGSearch-v0`: N episodes in lockstep, one retrieval call and one scoring call per step."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Flags = NDArray[np.bool_]
 
 
 class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
-    """N environments of `IGSearchEnv`, whose arguments it takes, with the `attempts` of `ReflectionWrapper`.
+    """N `IGSearchEnv` environments. Takes the same arguments, and the `attempts` of `ReflectionWrapper`.
 
     Observations and actions are tuples of N strings; `infos` holds one array per key of `IGSearchEnv`'s info.
-    `autoreset` False leaves ended episodes as they are (their actions are ignored, their rewards 0) until the next
-    `reset`, which a rollout wants; True begins a new one at the next step, as Gymnasium does by default.
+    With `autoreset=False`, ended episodes stay as they are (their actions are ignored, their rewards are 0) until the
+    next `reset`, as rollouts require; with True, a new one begins at the next step, as Gymnasium does by default.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as Gymnasium declares it)
@@ -56,7 +56,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         if num_envs < 1:
             raise ConfigurationError(f"num_envs={num_envs}: must be at least 1")
         if render_mode is not None:
-            raise ConfigurationError(f"render_mode={render_mode!r}: the vector form has none; use gym.make to look")
+            raise ConfigurationError(f"render_mode={render_mode!r}: the vector environment can't render; use gym.make")
         self.stepper = EpisodeStepper(
             questions,
             retriever,
@@ -85,7 +85,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
     ) -> tuple[Strings, dict[str, Any]]:
         """Begin all episodes, or those of `options["reset_mask"]` (a boolean array).
 
-        `options["questions"]`: N questions to ask, one per environment, instead of drawn ones.
+        `options["questions"]`: N questions, one per environment, instead of random ones.
         """
         options = options or {}
         mask = self._mask(options.get("reset_mask"))
@@ -150,7 +150,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         if not (isinstance(mask, np.ndarray) and mask.shape == (self.num_envs,) and mask.dtype == np.bool_):
             raise ConfigurationError(f"reset_mask is {mask!r}: it must be a boolean array of {self.num_envs} entries")
         if not self.episodes and not mask.all():
-            raise ConfigurationError("reset_mask leaves environments without an episode: the first reset takes no mask")
+            raise ConfigurationError("reset_mask leaves environments without an episode: omit it in the first reset")
         return mask
 
     def _observations(self) -> Strings:
@@ -160,7 +160,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         )
 
     def _infos(self, touched: Sequence[int]) -> dict[str, Any]:
-        """Gymnasium's vector form: per key an array, and `_key`, where it has a value."""
+        """Infos in Gymnasium's vector format: one array per key, and a mask `_key` of the entries with a value."""
         columns: dict[str, Any] = {}
         for key in step_info(self.episodes[0]):
             columns[key] = np.full(self.num_envs, None, dtype=object)

@@ -1,6 +1,6 @@
-"""Search engines behind one small interface. Knows nothing of reinforcement learning.
+"""Search engines behind one small interface, independent of reinforcement learning.
 
-What needs large libraries (`DenseRetriever`, `RemoteRetriever`, ...) is imported when it is first asked for.
+Classes that need large libraries (`DenseRetriever`, `RemoteRetriever`, ...) are imported on first access.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What every search engine here is: `Passage`, `Retriever` and the errors they raise.
+"""Base classes of all search engines: `Passage`, `Retriever` and the errors that they raise.
 
     RetrieverError
-    ├── CorpusError            a corpus file that can't be read as one
+    ├── CorpusError            an invalid corpus or corpus file
     ├── IndexMismatchError     an index on disk that belongs to another corpus or version
-    ├── QueryError             a call that breaks the interface (k = 0, k beyond the corpus, not a string)
-    └── RetrievalError         the engine failed on a well-formed call (service down, time-out)
+    ├── QueryError             an invalid call (k = 0, k above the corpus size, a query that is not a string)
+    └── RetrievalError         the engine failed on a valid call (service down, time-out)
 
-Only `RetrievalError` is a matter of luck: a caller may survive it. The others are mistakes to repair.
+Only `RetrievalError` may be transient, so that a caller can handle it. The others are mistakes to fix.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# Longer queries are refused. What a policy writes is shorter: the environment bounds an action.
+# Longer queries are rejected. A policy's queries are shorter: the environment limits the length of an action.
 MAX_QUERY_CHARS = 65_536
 
 
@@ -27,7 +27,7 @@ class RetrieverError(Exception):
 
 
 class CorpusError(RetrieverError, ValueError):
-    """A corpus that can't be used; the message names the file, the line and the repair."""
+    """An invalid corpus; the message names the file, the line and the fix."""
 
 
 class IndexMismatchError(RetrieverError, ValueError):
@@ -35,13 +35,13 @@ class IndexMismatchError(RetrieverError, ValueError):
 
 
 class QueryError(RetrieverError, ValueError):
-    """A search that no engine could answer: the message names the value and the rule."""
+    """An invalid search call; the message names the value and the rule."""
 
 
 class RetrievalError(RetrieverError, RuntimeError):
-    """The engine failed on a well-formed search. Never shown to a policy as if it were evidence.
+    """The engine failed on a valid search. A policy never sees this as evidence.
 
-    `results`: of a search that failed in part, one list per query, None where it failed; else None.
+    `results`: for a partial failure, one list per query, with None for those that failed; else None.
     """
 
     def __init__(self, message: str, results: list[list[Passage] | None] | None = None) -> None:
@@ -51,7 +51,7 @@ class RetrievalError(RetrieverError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One retrievable piece of text. `score` is the engine's own (higher is better); 0.0 outside a result."""
+    """One retrievable piece of text. `score` is engine-specific (higher is better); 0.0 outside a result."""
 
     id: str
     title: str
@@ -76,36 +76,36 @@ class Passage:
 
 
 class Retriever(ABC):
-    """A search engine over a fixed set of passages. Subclasses: `search`, `sample`, `__len__`."""
+    """A search engine over a fixed set of passages. Subclasses implement `search`, `sample`, `__len__`."""
 
     @abstractmethod
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Best passages of each query, best first: `len(queries)` lists of at most `k`.
 
-        A list is shorter than `k`, even empty, where fewer passages match: it is never padded.
-        Raises `QueryError` on a bad call and `RetrievalError` when the engine fails.
+        A list is shorter than `k`, even empty, if fewer passages match: it is never padded.
+        Raises `QueryError` on an invalid call and `RetrievalError` when the engine fails.
         """
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
-        """`n` distinct passages, uniformly at random, by `rng` alone."""
+        """`n` distinct passages, drawn uniformly at random with `rng` only."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of passages."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the results, as JSON values: two searches compare only where these are equal.
+        """The settings that determine the results, as JSON values: results are comparable only if these are equal.
 
-        Has at least `engine` and `passages`; `corpus` is `corpus_hash` where it is known.
+        Has at least `engine` and `passages`; `corpus` is `corpus_hash` if it is known.
         """
         return {"engine": type(self).__name__, "passages": len(self)}
 
     def close(self) -> None:  # noqa: B027 (most have nothing to close)
-        """Give back files and connections; the retriever can't be used afterwards."""
+        """Close files and connections; the retriever can't be used afterwards."""
 
     def check(self, queries: Sequence[str], k: int) -> None:
-        """Raise `QueryError` unless `search(queries, k)` is well-formed."""
+        """Raise `QueryError` unless `search(queries, k)` is a valid call."""
         if isinstance(queries, str):
             raise QueryError(f"queries is the string {queries[:60]!r}: pass a list of strings, even for one query")
         for query in queries:
@@ -127,7 +127,7 @@ class Retriever(ABC):
 
 
 class CorpusRetriever(Retriever):
-    """A search engine that holds its passages, in memory or on disk. Subclasses: `search`."""
+    """A search engine that holds its passages, in memory or on disk. Subclasses implement `search`."""
 
     passages: Sequence[Passage]
 
@@ -140,7 +140,7 @@ class CorpusRetriever(Retriever):
 
 
 class WrappingRetriever(Retriever):
-    """Does something to the searches of another retriever, whose passages and limits it has. Subclasses: `search`."""
+    """Modifies the searches of another retriever and shares its passages and limits. Subclasses implement `search`."""
 
     retriever: Retriever
 
@@ -148,7 +148,7 @@ class WrappingRetriever(Retriever):
         return self.retriever.sample(n, rng)
 
     def check_count(self, count: int, name: str) -> None:
-        """See `Retriever`; it is the other retriever that knows."""
+        """See `Retriever`; delegates to the wrapped retriever."""
         self.retriever.check_count(count, name)
 
     def close(self) -> None:

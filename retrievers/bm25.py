@@ -16,7 +16,7 @@ from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
 from retrievers.index.manifest import index_kind, read_manifest, write_manifest
 from retrievers.index.plan import Plan
 
-# By measurement on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
+# Measured on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
 MEMORY, DISK = 12.0, 2.6
 CHARACTERS_PER_SECOND = 3e6
 
@@ -59,10 +59,10 @@ class BM25Retriever(CorpusRetriever):
 
     def _best(self, word_ids: list[int], k: int) -> list[Passage]:
         if not word_ids:
-            return []  # nothing in common with the corpus: no passage, rather than arbitrary ones
+            return []  # no word in common with the corpus: no passages instead of arbitrary ones
         scores = self.index.get_scores_from_ids(word_ids)
         k = min(k, len(scores))
-        # Ties are broken by position, at the last place too, so that a result never depends on k or the partition.
+        # Ties are broken by position, also at rank k, so that a result never depends on k or the partition.
         best = np.flatnonzero(scores >= max(np.partition(scores, -k)[-k], np.finfo(scores.dtype).tiny))
         best = best[np.lexsort((best, -scores[best]))][:k]
         return [self.passages[int(i)].with_score(float(scores[i])) for i in best]
@@ -84,7 +84,7 @@ class BM25Retriever(CorpusRetriever):
             self.passages.close()
 
     def save(self, folder: str | Path) -> None:
-        """Write index, corpus and manifest to `folder`, whole or not at all."""
+        """Write index, corpus and manifest to `folder` atomically."""
         folder = Path(folder)
         if folder.exists():
             raise FileExistsError(f"{folder} exists: remove it or choose another folder")
@@ -104,26 +104,26 @@ class BM25Retriever(CorpusRetriever):
 
     @staticmethod
     def opens(source: str) -> bool:
-        """Whether `open` takes it: the word `bm25`, an index folder of this kind, a corpus file."""
+        """Whether `open` accepts `source`: the word `bm25`, an index folder of this kind, a corpus file."""
         return source == "bm25" or index_kind(source) == "bm25" or Path(source).is_file()
 
     @classmethod
     def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> BM25Retriever:
-        """For `open_retriever`. The word `bm25` is over `passages`, or loads the index folder `corpus`."""
+        """For `open_retriever`. The word `bm25` indexes `passages`, or loads the index folder `corpus`."""
         if source == "bm25":
             return cls.load(corpus) if passages is None else cls(passages)
         return cls.load(source) if Path(source).is_dir() else cls(load_corpus(source))
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True) -> BM25Retriever:
-        """Open a folder that `save` wrote. With `mmap`, neither index nor corpus is read into memory."""
+        """Open a folder written by `save`. With `mmap`, neither index nor corpus is read into memory."""
         folder = Path(folder)
         manifest = read_manifest(folder, "bm25")
         self = cls.__new__(cls)
         size = (folder / "corpus.jsonl").stat().st_size
         if size != manifest["corpus_bytes"]:
             raise IndexMismatchError(
-                f"{folder}: corpus.jsonl has {size} bytes, manifest.json says {manifest['corpus_bytes']}; "
+                f"{folder}: corpus.jsonl has {size} bytes, manifest.json records {manifest['corpus_bytes']}; "
                 "build the index again"
             )
         self.passages = DiskCorpus(folder / "corpus.jsonl")
@@ -131,7 +131,7 @@ class BM25Retriever(CorpusRetriever):
             self.passages.close()
             raise IndexMismatchError(
                 f"{folder}: corpus.jsonl has {len(self.passages)} passages, "
-                f"manifest.json says {manifest['passages']}; build the index again"
+                f"manifest.json records {manifest['passages']}; build the index again"
             )
         self.stopwords = manifest["stopwords"]
         self._corpus_hash = manifest["corpus_hash"]
@@ -141,11 +141,11 @@ class BM25Retriever(CorpusRetriever):
 
 
 def plan_bm25(characters: int, passages: int) -> Plan:
-    """Estimate an index of this much text."""
+    """Estimate the cost of an index of this much text."""
     return Plan(
         seconds=characters / CHARACTERS_PER_SECOND,
         memory=MEMORY * characters + 500.0 * passages,
         disk=DISK * characters,
         loaded=DISK * characters,
-        advice="use a machine with more, or a smaller corpus",
+        advice="use a larger machine or a smaller corpus",
     )

@@ -2,8 +2,8 @@
 
     --index bm25 | Flat | SQfp16 | HNSW32 | IVF4096,SQ8 | ... | hnswlib
 
-The estimate of time, memory and disk comes first, and what won't fit is refused. Stop it with Ctrl-C: the same command
-goes on with the passages that have no vector yet. The folder appears under its name only when it is complete.
+Prints an estimate of time, memory and disk first and rejects what won't fit. Stop it with Ctrl-C: the same command
+resumes with the passages that have no vector yet. The output folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -42,40 +42,40 @@ class Args:
     index: str = "Flat"
     """bm25, hnswlib, or a faiss factory string (Flat, SQfp16, HNSW32, IVF4096,SQ8, IVF65536_HNSW32,PQ48, ...)."""
     parameters: str = ""
-    """How hard an approximate index is searched: nprobe=N or efSearch=N; "": a default for its kind."""
+    """Search parameters of an approximate index: nprobe=N or efSearch=N; "": the default of its type."""
     encoder: str = "intfloat/e5-base-v2"
     """sentence-transformers model, name or folder (not for bm25)."""
     dtype: str = "auto"
-    """Of the encoder's weights: float32, bfloat16, float16; auto: float16 on a GPU, float32 elsewhere."""
+    """Data type of the encoder's weights: float32, bfloat16, float16; auto: float16 on a GPU, float32 elsewhere."""
     max_length: int | None = None
-    """Tokens a passage, at most; None: the encoder's limit."""
+    """Maximum tokens per passage; None: the encoder's limit."""
     query_prefix: str | None = None
-    """Text before every query; None: the convention of the encoder's family."""
+    """Prefix of every query; None: the encoder's own prompt, else the convention of its family."""
     passage_prefix: str | None = None
-    """Text before every passage; None: the convention of the encoder's family."""
+    """Prefix of every passage; None: the encoder's own prompt, else the convention of its family."""
     batch_size: int | None = None
-    """Passages encoded at once; None: by memory."""
+    """Passages per encoder batch; None: chosen by free memory."""
     shard_size: int = 20_000
-    """Passages between two saves of the vectors."""
+    """Passages per saved shard of vectors."""
     vectors: Path | None = None
-    """An index folder of the same corpus and encoder, whose kept vectors are used instead of encoding again."""
+    """An index folder of the same corpus and encoder, whose saved vectors are used instead of encoding."""
     keep_vectors: bool = True
-    """Keep the vectors (2 bytes a dimension) beside the index, for `--vectors`."""
+    """Keep the vectors (2 bytes per dimension) beside the index, for `--vectors`."""
     adopt: Path | None = None
-    """A faiss index file made elsewhere from this corpus, in its order, by this encoder: it is linked, not built."""
+    """An existing faiss index file of this corpus, in the same order and with this encoder: linked, not built."""
     recall_queries: int = 500
-    """Titles that the recall of an approximate index is measured with."""
+    """Number of titles used as queries to measure the recall of an approximate index."""
     estimate_only: bool = False
     """Print the estimate and stop."""
     force: bool = False
-    """Build although the estimate says that it won't fit."""
+    """Build even if it won't fit according to the estimate."""
 
 
 def build(args: Args, encoder: Encoder | None = None) -> bool:
-    """Build what `args` say; False after an estimate alone. `encoder`: instead of loading `args.encoder`.
+    """Build an index; False if only the estimate was printed. `encoder`: used instead of loading `args.encoder`.
 
-    Raises `CorpusError` for a corpus that can't be indexed, `WontFitError`, and `IndexMismatchError` where vectors
-    or an adopted index belong to something else. What has been encoded stays for the next try.
+    Raises `CorpusError` for an invalid corpus, `WontFitError`, and `IndexMismatchError` if vectors or an adopted
+    index belong to another corpus or encoder. Encoded vectors are kept for the next run.
     """
     if args.output.exists():
         raise IndexMismatchError(f"{args.output} exists: remove it or choose another folder")
@@ -99,14 +99,14 @@ class Builder:
         """Build a BM25 index."""
         survey = self._survey(None)
         if self._agreed(plan_bm25(survey.characters, survey.passages)):
-            shutil.rmtree(self.work)  # nothing in it to go on with
+            shutil.rmtree(self.work)  # it contains nothing to resume from
             BM25Retriever(load_corpus(self.args.corpus)).save(self.args.output)
         return self.args.output.is_dir()
 
     def dense(self, encoder: Encoder | None) -> bool:
-        """Encode what has no vector yet, index, measure recall, write the manifest, rename the folder."""
+        """Encode the remaining passages, build the index, measure recall, write the manifest, rename the folder."""
         args = self.args
-        # A compressed corpus is written out, since an index enters its corpus in the middle.
+        # A compressed corpus is decompressed, since an index needs random access to it.
         unpacked = self.work / "corpus.jsonl" if args.corpus.suffix == ".gz" else None
         survey = self._survey(unpacked)
         encoder = encoder or SentenceEncoder(
@@ -124,7 +124,7 @@ class Builder:
     def _dense(self, corpus: DiskCorpus, survey: Survey, encoder: Encoder) -> bool:
         args = self.args
         settings = {"corpus": survey.hash, "encoder": encoder.fingerprint(), "shard_size": args.shard_size}
-        own = args.vectors is None and args.adopt is None  # vectors of our own
+        own = args.vectors is None and args.adopt is None  # this build encodes the vectors
         folder = self.work / "vectors" if args.vectors is None else kept_vectors(args.vectors, survey.hash, encoder)
         done = encoded(folder, settings, survey.passages) if own else survey.passages
         sample = [corpus[int(i)] for i in np.linspace(0, len(corpus) - 1, min(64, len(corpus)))]
@@ -144,11 +144,11 @@ class Builder:
             if not is_exact(args.index):
                 queries, bar = min(args.recall_queries, len(corpus)), self._bar("exact search", len(corpus))
                 quality = title_recall(index, shards, corpus, encoder, queries, bar)
-                self.progress.console.print(f"against exact search, {queries} titles: {quality}")
+                self.progress.console.print(f"compared with exact search, {queries} titles: {quality}")
         if len(index) != len(corpus):
             raise IndexMismatchError(
                 f"{args.adopt}: {len(index)} vectors for the {len(corpus)} passages of {args.corpus}; "
-                "give the index of this very corpus"
+                "pass the index of this corpus"
             )
         self._finish(corpus, survey, encoder, index, quality)
         return True
@@ -164,7 +164,7 @@ class Builder:
         return survey
 
     def _agreed(self, plan: Plan) -> bool:
-        """Print the estimate and refuse what won't fit; False if that was all."""
+        """Print the estimate and raise `WontFitError` if it won't fit; False if only the estimate is requested."""
         for line in plan.lines(self.args.output):
             self.progress.console.print(line)
         if not self.args.estimate_only and not self.args.force:
@@ -172,7 +172,7 @@ class Builder:
         return not self.args.estimate_only
 
     def _adopt(self, path: Path, encoder: Encoder) -> VectorIndex:
-        """Link (or copy) an index file from elsewhere into the folder."""
+        """Link (or copy) an existing index file into the folder."""
         if not path.is_file():
             raise IndexMismatchError(f"{path}: no such file; --adopt takes a faiss index file")
         target = self.work / "index"
@@ -186,7 +186,7 @@ class Builder:
     def _finish(
         self, corpus: DiskCorpus, survey: Survey, encoder: Encoder, index: VectorIndex, quality: dict[str, float]
     ) -> None:
-        """Write the manifest, then give the folder its name."""
+        """Write the manifest, then rename the folder to its final name."""
         args, state = self.args, corpus.path.stat()
         inside = corpus.path.parent == self.work
         manifest = {
@@ -212,13 +212,13 @@ class Builder:
         os.replace(self.work, args.output)
 
     def _bar(self, description: str, total: int) -> Callable[[int], None]:
-        """A progress bar, as a function that is told how much is done."""
+        """A progress bar, as a function of the number of completed items."""
         task = self.progress.add_task(description, total=total)
         return lambda done: self.progress.update(task, completed=done)
 
 
 def main(args: Args) -> None:
-    """Build, and say where it is."""
+    """Build the index and print its location."""
     if build(args):
         print(f"{args.output}: ready; search it with --corpus {args.output}")
 
@@ -229,4 +229,4 @@ if __name__ == "__main__":
     except (RetrieverError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on with the passages that have no vector yet")
+        sys.exit("interrupted: run the same command to resume with the passages that have no vector yet")

@@ -1,4 +1,4 @@
-"""Corpora on disk: FlashRAG's jsonl, one object a line with `id` and `contents` (title, newline, text)."""
+"""Corpora on disk: FlashRAG's jsonl, one object per line with `id` and `contents` (title, newline, text)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
                 if raw.strip():
                     yield number, _parse(raw, f"{path}, line {number}")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise CorpusError(f"{path}: damaged ({error}); get it again") from error
+            raise CorpusError(f"{path}: corrupt ({error}); download it again") from error
 
 
 def _parse(raw: bytes, where: str) -> dict[str, object]:
@@ -40,9 +40,9 @@ def _parse(raw: bytes, where: str) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8") from error
     except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not a JSON object ({error}); write one object a line") from error
+        raise CorpusError(f"{where}: not a JSON object ({error}); write one object per line") from error
     if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a {type(row).__name__}, not a JSON object; write one object a line")
+        raise CorpusError(f"{where}: a {type(row).__name__}, not a JSON object; write one object per line")
     return row
 
 
@@ -59,7 +59,7 @@ def _passage(row: dict[str, object], where: str, verbatim_titles: bool) -> Passa
 def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Passage]:
     """Read a whole corpus into memory (.jsonl or .jsonl.gz).
 
-    Raises `CorpusError`, naming file and line, for a malformed line, a repeated id or no passage at all.
+    Raises `CorpusError`, naming file and line, for a malformed line, a repeated id or an empty file.
     """
     first_line: dict[str, int] = {}
     passages = []
@@ -67,18 +67,18 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
         passage = _passage(row, f"{path}, line {number}", verbatim_titles)
         if passage.id in first_line:
             raise CorpusError(
-                f"{path}, line {number}: id {passage.id!r} stands on line {first_line[passage.id]} already; "
+                f"{path}, line {number}: id {passage.id!r} is already used on line {first_line[passage.id]}; "
                 "ids must be unique"
             )
         first_line[passage.id] = number
         passages.append(passage)
     if not passages:
-        raise CorpusError(f"{path}: no passage in it; a corpus needs at least one")
+        raise CorpusError(f"{path}: contains no passages; a corpus needs at least one")
     return passages
 
 
 def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
-    """Write passages as FlashRAG jsonl, whole or not at all."""
+    """Write passages as FlashRAG jsonl, atomically."""
     with atomic_write(Path(path)) as partial, open(partial, "w", encoding="utf-8") as file:
         for p in passages:
             file.write(json.dumps({"id": p.id, "contents": f'"{p.title}"\n{p.text}'}, ensure_ascii=False) + "\n")
@@ -97,12 +97,12 @@ def _identity(passage: Passage) -> bytes:
 
 
 def _ignore(done: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A corpus file read once from end to end: every line was a passage, every id its own."""
+    """Statistics of a checked corpus file: every line is a passage with a unique id."""
 
     passages: int
     characters: int  # of titles and texts
@@ -110,9 +110,9 @@ class Survey:
 
 
 def survey_corpus(path: str | Path, *, copy: Path | None = None, progress: Callable[[int], None] = _ignore) -> Survey:
-    """Check a corpus of any size line by line, in 8 bytes of memory a passage; `progress` is told the lines read.
+    """Check a corpus of any size line by line, in 8 bytes of memory per passage; `progress` gets the lines read.
 
-    `copy`: a plain .jsonl to write what a compressed file holds to. Raises `CorpusError` as `load_corpus` does.
+    `copy`: a plain .jsonl that gets the contents of a compressed file. Raises `CorpusError` as `load_corpus` does.
     """
     digest, ids, characters = hashlib.sha256(), array("Q"), 0
     with open(copy, "w", encoding="utf-8") if copy is not None else nullcontext() as plain:
@@ -125,7 +125,7 @@ def survey_corpus(path: str | Path, *, copy: Path | None = None, progress: Calla
                 plain.write(json.dumps({"id": row["id"], "contents": row["contents"]}, ensure_ascii=False) + "\n")
             progress(number)
     if not ids:
-        raise CorpusError(f"{path}: no passage in it; a corpus needs at least one")
+        raise CorpusError(f"{path}: contains no passages; a corpus needs at least one")
     ordered = np.sort(np.frombuffer(ids, np.uint64))
     repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if repeated:
@@ -140,7 +140,7 @@ def _name_repeated_id(path: str | Path, ids: array[int], repeated: set[int]) -> 
             id = str(row["id"])
             if id in first:
                 raise CorpusError(
-                    f"{path}, line {number}: id {id!r} stands on line {first[id]} already; ids must be unique"
+                    f"{path}, line {number}: id {id!r} is already used on line {first[id]}; ids must be unique"
                 )
             first[id] = number
 
@@ -148,8 +148,8 @@ def _name_repeated_id(path: str | Path, ids: array[int], repeated: set[int]) -> 
 class DiskCorpus(Sequence[Passage]):
     """A corpus that stays on disk: passages are read one by one through a table of line offsets.
 
-    The table (`offsets`, by default `<file>.offsets.npy`; 8 bytes a passage, memory-mapped) is made on first use,
-    one pass over the file. The file must be plain .jsonl, since a compressed one can't be entered in the middle.
+    The table (`offsets`, by default `<file>.offsets.npy`; 8 bytes per passage, memory-mapped) is written on first use
+    in one pass. The file must be plain .jsonl, since a compressed one has no random access.
     """
 
     def __init__(self, path: str | Path, *, verbatim_titles: bool = False, offsets: str | Path | None = None) -> None:
@@ -173,7 +173,7 @@ class DiskCorpus(Sequence[Passage]):
                     offsets.append(position)
                 position += len(raw)
         if not offsets:
-            raise CorpusError(f"{self.path}: no passage in it; a corpus needs at least one")
+            raise CorpusError(f"{self.path}: contains no passages; a corpus needs at least one")
         with atomic_write(table) as partial, open(partial, "wb") as file:
             np.save(file, np.array(offsets, dtype=np.int64))
 

@@ -1,4 +1,4 @@
-"""Dense retrieval: an encoder's vectors of all passages in an index, searched by the vector of the query."""
+"""Dense retrieval: an index of an encoder's vectors of all passages, searched with the vector of the query."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from retrievers.index.vector_index import VectorIndex
 
 
 class DenseRetriever(CorpusRetriever):
-    """Passages by the inner product of unit vectors.
+    """Ranks passages by the inner product of unit vectors.
 
-    Made by `build` (in memory, for small corpora) or `load` (what `python -m retrievers.build_index` wrote). Scores
-    of one query may differ in the last digits (1e-6) with what else stands in the batch.
+    Created by `build` (in memory, for small corpora) or `load` (from `python -m retrievers.build_index`). Scores
+    of one query may differ in the last digits (1e-6) depending on the other queries in the batch.
     """
 
     def __init__(self, passages: Sequence[Passage], encoder: Encoder, index: VectorIndex, corpus: str = "") -> None:
@@ -58,12 +58,12 @@ class DenseRetriever(CorpusRetriever):
         """Open an index folder; neither vectors nor passages are read into memory with `mmap`.
 
         Args:
-            folder: what `build_index` wrote.
-            passages: the corpus, if it is in memory already; else the file that the index was built from.
-            encoder: the model, if it is loaded already or has moved; else by the name it was built with.
-            parameters: how hard to search (`VectorIndex`); "" for those that recall was measured with (the manifest's).
+            folder: a folder written by `build_index`.
+            passages: the corpus, if it is in memory already; default: the file that the index was built from.
+            encoder: the model, if it is loaded already or has moved; default: loaded by its recorded name.
+            parameters: search parameters (`VectorIndex`); "" for those that recall was measured with (the manifest's).
 
-        Raises `IndexMismatchError` where corpus or encoder are not those of the manifest.
+        Raises `IndexMismatchError` if corpus or encoder are not those of the manifest.
         """
         folder = Path(folder)
         manifest = read_manifest(folder, "dense")
@@ -73,7 +73,7 @@ class DenseRetriever(CorpusRetriever):
         elif corpus_hash(passages) != corpus["hash"]:
             raise IndexMismatchError(
                 f"{folder}: built from another corpus ({corpus['passages']} passages, hash {corpus['hash'][:12]}) than "
-                f"the one given ({len(passages)} passages); give that corpus, or build the index again"
+                f"the one given ({len(passages)} passages); pass that corpus, or build the index again"
             )
         built = manifest["encoder"]
         if encoder is None:
@@ -96,7 +96,7 @@ class DenseRetriever(CorpusRetriever):
 
     @staticmethod
     def opens(source: str) -> bool:
-        """Whether `open` takes it: an index folder of this kind."""
+        """Whether `open` accepts `source`: an index folder of this kind."""
         return index_kind(source) == "dense"
 
     @classmethod
@@ -134,10 +134,10 @@ class DenseRetriever(CorpusRetriever):
 
 
 def _open_corpus(folder: Path, recorded: dict[str, Any]) -> DiskCorpus:
-    """The corpus of a manifest. A file that was touched since is read through and compared."""
+    """Open the corpus of a manifest. A file modified since the build is hashed and compared."""
     path = folder / recorded["path"]  # an absolute path stays as it is
     if not path.is_file():
-        raise IndexMismatchError(f"{folder}: its corpus {path} is gone; put it back, or build the index again")
+        raise IndexMismatchError(f"{folder}: its corpus {path} does not exist; restore it, or build the index again")
     state = path.stat()
     corpus = DiskCorpus(path, offsets=folder / "offsets.npy")
     same = state.st_size == recorded["bytes"] and len(corpus) == recorded["passages"]

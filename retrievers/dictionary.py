@@ -8,7 +8,7 @@ from retrievers.base import CorpusError, CorpusRetriever, Passage
 
 
 class DictionaryRetriever(CorpusRetriever):
-    """Answers the exact queries of `results`; every other query finds nothing.
+    """Answers the exact queries of `results`; every other query returns no passages.
 
     `results` maps a query to its passages, best first. The corpus is all of them, by id.
     """
@@ -17,7 +17,7 @@ class DictionaryRetriever(CorpusRetriever):
         self.results = {query: list(passages) for query, passages in results.items()}
         self.passages = list({p.id: p.with_score(0.0) for found in self.results.values() for p in found}.values())
         if not self.passages:
-            raise CorpusError("the dictionary holds no passage: give at least one query with one passage")
+            raise CorpusError("the dictionary contains no passage: pass at least one query with one passage")
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield the path of a file beside `path` to write to; after the block it takes the place of `path`.
+    """Yield a temporary path beside `path` to write to; after the block, that file replaces `path`.
 
-    If the block raises, `path` stays as it was and nothing is left beside it. Several processes that open an index may
-    write the same file at once: each writes its own, and the last one to finish counts.
+    If the block raises, `path` is unchanged and the temporary file is removed. Several processes that open an index may
+    write the same file at once: each has its own temporary file, and the last one to finish wins.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Several retrievers over one corpus as one, by reciprocal-rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+"""Combines several retrievers over one corpus by reciprocal-rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from retrievers.base import CorpusError, Passage, Retriever
 
 
 class HybridRetriever(Retriever):
-    """score(passage) = sum over retrievers of weight / (constant + rank), rank from 1; 0 where it was not found.
+    """score(passage) = sum over retrievers of weight / (constant + rank), rank from 1; 0 if not found.
 
     Args:
-        retrievers: two or more over the same corpus: passages are told apart by their ids.
-        depth: how far down each list is read. It does not depend on k, so fewer passages are the first of more.
-        constant: damps the first ranks (60 in the paper).
+        retrievers: two or more over the same corpus: passages are identified by their ids.
+        depth: passages read from each list, independent of k, so results for a smaller k are a prefix of a larger.
+        constant: reduces the weight of the first ranks (60 in the paper).
         weights: one per retriever; equal by default.
     """
 
@@ -30,7 +30,7 @@ class HybridRetriever(Retriever):
     ) -> None:
         sizes = [len(retriever) for retriever in retrievers]
         if len(sizes) < 2 or len(set(sizes)) > 1:
-            raise CorpusError(f"retrievers over {sizes} passages: give two or more over one corpus")
+            raise CorpusError(f"retrievers over {sizes} passages: pass two or more over one corpus")
         if depth < 1 or constant < 0:
             raise ValueError(f"depth={depth}, constant={constant}: depth must be at least 1, constant at least 0")
         self.weights = [1.0] * len(sizes) if weights is None else list(weights)
@@ -52,7 +52,7 @@ class HybridRetriever(Retriever):
             for rank, passage in enumerate(ranked, start=1):
                 scores[passage.id] = scores.get(passage.id, 0.0) + weight / (self.constant + rank)
                 passages.setdefault(passage.id, passage)
-        # Sorting is stable: of equal scores, what an earlier retriever found stands first.
+        # Sorting is stable: on equal scores, results of an earlier retriever come first.
         return [passages[id].with_score(scores[id]) for id in sorted(scores, key=lambda id: -scores[id])]
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:

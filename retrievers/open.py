@@ -1,4 +1,4 @@
-"""`open_retriever`: a search engine from two words, as configurations and command lines name it."""
+"""`open_retriever`: a search engine from the strings of configurations and command lines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from retrievers.hybrid import HybridRetriever
 from retrievers.index.manifest import index_kind
 from retrievers.service.wire import is_address
 
-# Every engine that words can name: its module and its class, which has the methods of `Openable`. The first that opens
-# a word takes it. A module is imported when the ones before it do not take the word.
+# Engines that a string can name: module and class, which has the methods of `Openable`. The first engine that accepts
+# the string opens it. A module is imported only if the engines before it do not accept the string.
 ENGINES = (
     ("retrievers.bm25", "BM25Retriever"),
     ("retrievers.dense", "DenseRetriever"),
@@ -23,14 +23,14 @@ ENGINES = (
 
 
 class Openable(Protocol):
-    """What a class in `ENGINES` must have beside the methods of `Retriever`."""
+    """Methods that a class in `ENGINES` must have in addition to those of `Retriever`."""
 
     def opens(self, source: str) -> bool:
-        """Whether this engine is what `source` names: a word, a file, a folder or an address."""
+        """Whether this engine can open `source`: a word, a file, a folder or an address."""
         ...
 
     def open(self, source: str, corpus: str, passages: Sequence[Passage] | None) -> Retriever:
-        """Open `source`. `passages`: those of `corpus` where that is a corpus file, else None."""
+        """Open `source`. `passages`: those of `corpus` if that is a corpus file, else None."""
         ...
 
 
@@ -38,13 +38,13 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
     """Open a search engine.
 
     Args:
-        corpus: a corpus file (.jsonl, .jsonl.gz), an index folder that `retrievers.build_index` wrote, or the
+        corpus: a corpus file (.jsonl, .jsonl.gz), an index folder written by `retrievers.build_index`, or the
             address of a retrieval service (replicas separated by commas).
         retriever: `auto` (BM25 over a corpus file, what an index folder holds, or the service), or `bm25`, an
             index folder, an address; several joined by `+` are fused by rank, e.g. `bm25+indexes/minilm`.
-        rerank: name or folder of a cross-encoder that orders what was found anew; "" for none.
+        rerank: name or folder of a cross-encoder that reranks the results; "" for none.
 
-    Raises `CorpusError`, `IndexMismatchError`, or `RetrievalError` from a service that does not answer.
+    Raises `CorpusError`, `IndexMismatchError`, or `RetrievalError` if a service does not respond.
     """
     if retriever == "auto":
         engine = _open(corpus, "", None)
@@ -70,4 +70,4 @@ def _open(source: str, corpus: str, passages: Sequence[Passage] | None) -> Retri
             return engine.open(source, corpus, passages)
     if (kind := index_kind(source)) is not None:
         raise IndexMismatchError(f"{source}: no engine opens an index of kind {kind!r}; build the index again")
-    raise CorpusError(f"{source}: no such file or index folder; give one, 'bm25' or http://HOST:PORT")
+    raise CorpusError(f"{source}: no such file or index folder; pass one, 'bm25' or http://HOST:PORT")

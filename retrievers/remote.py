@@ -1,4 +1,4 @@
-"""A search engine that runs elsewhere: a client of Search-R1's retrieval service, which `retrievers.server` is too."""
+"""Client of a remote search engine with the interface of Search-R1's retrieval service, such as `retrievers.server`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from retrievers.service.wire import is_address, read_health, read_result, read_s
 
 
 class RemoteRetriever(Retriever):
-    """Searches through one or more replicas of a service. Threads may share one.
+    """Searches through one or more replicas of a service. Thread-safe.
 
-    What may succeed later (no connection, time-outs, broken connections, status 429, 500, 502, 503 or 504, answers
-    that can't be read) is asked again: of another replica at once, of the same one after `backoff`, twice as long each
-    time, or after what a Retry-After header says. Any other 4xx status is a `QueryError`. When nothing helped:
-    `RetrievalError`, with what was found for other parts of the batch in `results`.
+    Transient failures (no connection, timeouts, broken connections, status 429, 500, 502, 503 or 504, malformed
+    responses) are retried: at another replica at once, at the same one after `backoff`, doubled each time, or after
+    the delay of a Retry-After header. Any other 4xx status raises `QueryError`. If all attempts fail:
+    `RetrievalError`, with the results of the other parts of the batch in `results`.
 
-    A document without a score (a service that gives none) has score 0.0, one without an id the hash of its contents.
-    GET /health and POST /sample, which only our server has, are used where they are there. The network is not touched
-    before the first use.
+    A document without a score gets score 0.0, one without an id the hash of its contents. GET /health and POST
+    /sample, which only our server has, are used if they exist. No request is sent before the first use.
 
     Args:
         urls: addresses of replicas that serve the same index, with or without `/retrieve`; a string may hold several,
             separated by commas.
-        passages: the corpus, to draw random passages from; needed where the service has no /sample.
-        deadline: seconds that a call may take, retries included. An attempt has the time left over the number of
-            attempts left, so that a replica which hangs does not use it all up.
-        attempts: how often one request is sent, at most; at least once to each replica.
-        backoff: seconds before the first repetition at the same replica, give or take half.
-        batch_size: queries a request, at most; the requests of a batch are sent at once, to the replicas in turn.
-        transport: httpx's, for tests, proxies or certificates. Proxies in the process's environment are not used.
+        passages: the corpus, to draw random passages from; required if the service has no /sample.
+        deadline: time limit of a call in seconds, including retries. An attempt gets the time left divided by the
+            attempts left, so that a replica which hangs does not use it up.
+        attempts: maximum number of times one request is sent; at least once to each replica.
+        backoff: seconds before the first retry at the same replica, with a jitter of 50%.
+        batch_size: maximum queries per request; the requests of a batch are sent at once, to the replicas in turn.
+        transport: httpx transport, for tests, proxies or certificates. Proxy environment variables are ignored.
         verbatim_titles: keep the quotes around titles (`Passage.from_contents`).
     """
 
@@ -60,17 +59,17 @@ class RemoteRetriever(Retriever):
             )
         urls = urls.split(",") if isinstance(urls, str) else urls
         if not urls:
-            raise QueryError("urls is empty: give at least one address, http://HOST:PORT")
+            raise QueryError("urls is empty: pass at least one address, http://HOST:PORT")
         self.deadline = deadline
         self.batch_size = batch_size
         self.verbatim_titles = verbatim_titles
         self._passages = passages
         self._replicas = Replicas(urls, deadline=deadline, attempts=attempts, backoff=backoff, transport=transport)
-        self._health: dict[str, Any] | None = None  # None: not asked yet
+        self._health: dict[str, Any] | None = None  # None: not requested yet
 
     @staticmethod
     def opens(source: str) -> bool:
-        """Whether `open` takes it: an address, or several separated by commas."""
+        """Whether `open` accepts `source`: an address, or several separated by commas."""
         return is_address(source)
 
     @classmethod
@@ -80,7 +79,7 @@ class RemoteRetriever(Retriever):
 
     @property
     def stats(self) -> RemoteStats:
-        """What was sent, and what became of it."""
+        """Counters of requests and failures."""
         return self._replicas.stats
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
@@ -108,7 +107,7 @@ class RemoteRetriever(Retriever):
         return Request("POST", "/retrieve", body, read)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
-        """See `Retriever`. Without `passages` the service draws them, by a seed that is drawn from `rng`."""
+        """See `Retriever`. Without `passages` the service draws them with a seed from `rng`."""
         ends = time.monotonic() + self.deadline
         if self._passages is None:
             self._ask_health(ends)
@@ -123,7 +122,7 @@ class RemoteRetriever(Retriever):
             if refused.status not in (404, 405):
                 raise
             raise QueryError(
-                f"sample(n={n}): the service gives no random passages ({refused}); give RemoteRetriever `passages`, "
+                f"sample(n={n}): the service has no random passages ({refused}); pass `passages` to RemoteRetriever: "
                 "the corpus that it serves, e.g. load_corpus(FILE)"
             ) from refused
         if isinstance(drawn, RetrievalError):
@@ -131,7 +130,7 @@ class RemoteRetriever(Retriever):
         return drawn
 
     def check_count(self, count: int, name: str) -> None:
-        """See `Retriever`. Where the service does not say how many passages it has, only 1 <= count is checked."""
+        """See `Retriever`. If the service does not report its number of passages, only 1 <= count is checked."""
         if self._size() is not None:
             super().check_count(count, name)
         elif count < 1:
@@ -141,8 +140,8 @@ class RemoteRetriever(Retriever):
         size = self._size()
         if size is None:
             raise QueryError(
-                f"{', '.join(self._replicas.urls)}: the service does not say how many passages it has (GET /health); "
-                "give RemoteRetriever `passages`, the corpus that it serves"
+                f"{', '.join(self._replicas.urls)}: the service does not report its number of passages (GET /health); "
+                "pass `passages` to RemoteRetriever: the corpus that it serves"
             )
         return size
 
@@ -156,13 +155,13 @@ class RemoteRetriever(Retriever):
         self._replicas.close()
 
     def _size(self) -> int | None:
-        """Number of passages; None where the service does not tell."""
+        """Number of passages; None if the service does not report it."""
         if self._passages is not None:
             return len(self._passages)
         return self._ask_health(time.monotonic() + self.deadline).get("passages")
 
     def _ask_health(self, ends: float) -> dict[str, Any]:
-        """What GET /health says, asked once; nothing where the service has none like ours."""
+        """The response of GET /health, requested once; empty if the service has none like ours."""
         if self._health is None:
             try:
                 (health,) = self._replicas.ask([Request("GET", "/health", None, read_health)], ends)

@@ -1,6 +1,6 @@
-"""Record what a retriever answered, and answer from the record: a run repeats bit for bit without its index.
+"""Record the results of a retriever and replay them: a run is reproduced bit for bit without its index.
 
-A record is JSON lines: a header with the corpus, then one line per distinct search and per draw of random passages.
+A record is in JSON lines: a header with the corpus, then one line per distinct search and per draw of random passages.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FORMAT = 2
 
 
 class RecordingRetriever(Retriever):
-    """Passes everything on to another retriever and writes down what it answers.
+    """Forwards all calls to another retriever and records its results.
 
     Args:
-        retriever: what to record.
-        path: the record. One that is there is gone on with, if it is of the same corpus.
+        retriever: the retriever to record.
+        path: file of the record. An existing record is extended if it is of the same corpus.
         corpus: identity of the corpus, e.g. `corpus_hash(passages)`.
     """
 
@@ -41,8 +41,8 @@ class RecordingRetriever(Retriever):
         if path.is_file():
             before, self._known = _read(path)
             if before != header:
-                raise IndexMismatchError(f"{path}: a record of {before}, this is {header}; give another path")
-        self._lock = threading.Lock()  # rollouts search beside the thread that draws random passages
+                raise IndexMismatchError(f"{path}: a record of {before}, but this is {header}; use another path")
+        self._lock = threading.Lock()  # rollouts search while another thread draws random passages
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the retriever)
         if self._file.tell() == 0:
             self._write(header)
@@ -82,11 +82,11 @@ class RecordingRetriever(Retriever):
 
 
 class ReplayRetriever(Retriever):
-    """Answers from a record alone; what does not stand there is a `QueryError`.
+    """Answers from a record only; calls that were not recorded raise `QueryError`.
 
     Args:
-        path: what a `RecordingRetriever` wrote.
-        corpus: the identity that the record must have; None: any.
+        path: a file written by `RecordingRetriever`.
+        corpus: required identity of the recorded corpus; None: any.
     """
 
     def __init__(self, path: str | Path, corpus: str | None = None) -> None:
@@ -94,7 +94,7 @@ class ReplayRetriever(Retriever):
         header, self._known = _read(self.path)
         if corpus is not None and header["corpus"] != corpus:
             raise IndexMismatchError(
-                f"{path}: recorded over corpus {header['corpus']!r}, {corpus!r} is asked for; record again"
+                f"{path}: recorded with corpus {header['corpus']!r}, but {corpus!r} is required; record again"
             )
         self._length = int(header["passages"])
         self._fingerprint: dict[str, Any] = header["fingerprint"]
@@ -106,7 +106,7 @@ class ReplayRetriever(Retriever):
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
         self.check_count(n, "n")
         row = self._row({"sample": n, "rng": _state(rng)})
-        rng.bit_generator.state = row["after"]  # as if it had been used
+        rng.bit_generator.state = row["after"]  # the state that the recorded draw left
         return _passages(row)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class ReplayRetriever(Retriever):
     def _row(self, asked: dict[str, Any]) -> dict[str, Any]:
         row: dict[str, Any] | None = self._known.get(_key(asked))
         if row is None:
-            raise QueryError(f"{self.path}: {asked} was not recorded; replay the very run that was recorded")
+            raise QueryError(f"{self.path}: {asked} was not recorded; replay exactly the run that was recorded")
         return row
 
 
@@ -129,7 +129,7 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _state(rng: np.random.Generator) -> str:
-    """A generator's state, short."""
+    """A short hash of a generator's state."""
     return hashlib.sha256(json.dumps(rng.bit_generator.state, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -142,9 +142,9 @@ def _passages(row: dict[str, Any]) -> list[Passage]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and rows by key. A half-written last line is cut off the file."""
+    """Header and rows by key. An incomplete last line is removed from the file."""
     if not path.is_file():
-        raise IndexMismatchError(f"{path}: no such file; give a record that a RecordingRetriever wrote")
+        raise IndexMismatchError(f"{path}: no such file; pass a record written by RecordingRetriever")
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     try:

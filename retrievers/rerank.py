@@ -1,4 +1,4 @@
-"""A second look at what another retriever found, by a model that reads query and passage together."""
+"""Reranking of another retriever's results by a model that reads query and passage together."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Scorer = Callable[[list[tuple[str, str]]], Sequence[float]]
 
 
 class RerankingRetriever(WrappingRetriever):
-    """Orders the first `depth` passages of another retriever anew, by a cross-encoder's scores.
+    """Reranks the first `depth` passages of another retriever by a cross-encoder's scores.
 
-    What stands deeper is not read by the model: it follows in its old order, with the lowest of the model's scores. So
-    k may be larger than `depth`, and fewer passages are the first of more.
+    Deeper passages are not scored: they follow in their original order, with the lowest of the model's scores. So k may
+    be larger than `depth`, and the results for a smaller k are a prefix of those for a larger one.
 
     Args:
-        retriever: finds the candidates.
-        model: name or folder of a cross-encoder of sentence-transformers with one output, or a function.
-        depth: candidates a query. It does not depend on k.
+        retriever: returns the candidates.
+        model: name or folder of a cross-encoder of sentence-transformers with one output, or a scoring function.
+        depth: candidates per query, independent of k.
         batch_size: pairs that a cross-encoder reads at once.
     """
 
@@ -46,14 +46,14 @@ class RerankingRetriever(WrappingRetriever):
         scores = np.asarray(self._score(pairs), np.float64)
         if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
             raise RetrievalError(
-                f"{self._name} gave scores of shape {scores.shape} for {len(pairs)} pairs, "
-                f"{np.isfinite(scores).sum()} of them finite: it must give one finite number a pair"
+                f"{self._name} returned scores of shape {scores.shape} for {len(pairs)} pairs, "
+                f"{np.isfinite(scores).sum()} of them finite: it must return one finite number per pair"
             )
         ends = np.cumsum([len(passages) for passages in candidates])[:-1]
         return [self._reorder(passages, own)[:k] for passages, own in zip(found, np.split(scores, ends), strict=True)]
 
     def _reorder(self, passages: list[Passage], scores: np.ndarray[Any, np.dtype[np.float64]]) -> list[Passage]:
-        order = np.argsort(-scores, kind="stable")  # of equal scores, what the retriever ranked higher stands first
+        order = np.argsort(-scores, kind="stable")  # ties keep the order of the retriever
         best = [passages[i].with_score(float(scores[i])) for i in order]
         return best + [passage.with_score(best[-1].score) for passage in passages[self.depth :]]
 
@@ -74,9 +74,9 @@ def _cross_encoder(name: str, batch_size: int) -> Scorer:
         model = CrossEncoder(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise EncoderError(f"{name}: can't be loaded as a cross-encoder ({reason}); give a name or a folder") from error
+        raise EncoderError(f"{name}: can't be loaded as a cross-encoder ({reason}); pass a name or a folder") from error
     if model.num_labels != 1:
-        raise EncoderError(f"{name} has {model.num_labels} outputs: a cross-encoder that ranks has one; give another")
+        raise EncoderError(f"{name} has {model.num_labels} outputs: a cross-encoder for ranking has one; use another")
 
     def score(pairs: list[tuple[str, str]]) -> Sequence[float]:
         scores: Sequence[float] = model.predict(pairs, batch_size=batch_size, show_progress_bar=False)

@@ -4,12 +4,12 @@
     python -m retrievers.server --corpus indexes/minilm --rerank cross-encoder/ms-marco-MiniLM-L6-v2 --port 8001
 
     POST /retrieve  {"queries": ["..."], "topk": 3, "return_scores": true}, or one string as "query"
-    POST /sample    {"n": 3, "seed": 7}: random passages, by the seed alone
+    POST /sample    {"n": 3, "seed": 7}: random passages, determined by the seed
     GET  /health    {"status": "ok", "passages": 2984, "fingerprint": {...}}
     GET  /metrics   for Prometheus
 
-Refusals are {"detail": "..."}: 400 no JSON, 413 too large, 422 a value out of range, 429 too much waits already (with
-Retry-After), 503 the search failed, 500 a bug. SIGTERM and SIGINT: what is under way is answered, then it ends.
+Errors are {"detail": "..."}: 400 not JSON, 413 too large, 422 an invalid value, 429 too many waiting queries (with
+Retry-After), 503 the search failed, 500 a bug. SIGTERM and SIGINT: running requests are completed, then it exits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from retrievers.base import QueryError, RetrieverError
 from retrievers.open import open_retriever
 from retrievers.service.endpoints import Limits, make_app
 
-KEEP_ALIVE = 75  # seconds; clients, which keep connections for less, shall be the ones to close them
+KEEP_ALIVE = 75  # seconds; longer than clients keep connections, so that the clients close them
 SHUTDOWN_SECONDS = 60
 
 
@@ -41,17 +41,17 @@ class Args:
     retriever: str = "auto"
     """`auto`, `bm25`, an index folder, an address; several joined by `+` are fused."""
     rerank: str = ""
-    """Cross-encoder that orders what was found anew; none by default."""
+    """Cross-encoder that reranks the results; none by default."""
     host: str = "127.0.0.1"
-    """Interface to listen at; 0.0.0.0 for all. There is no authentication."""
+    """Address to listen on; 0.0.0.0 for all interfaces. There is no authentication."""
     port: int = 8000
     """Port; 0 for any free one."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
-    """What it takes."""
+    """Limits on requests and queues."""
 
 
 def spare_processors() -> None:
-    """Let torch's threads sleep between two searches instead of spinning: requests need the processors then.
+    """Let torch's threads sleep between searches instead of spinning, since requests need the CPUs then.
 
     Call it before torch is imported.
     """
@@ -73,7 +73,7 @@ def serve(args: Args) -> None:
             )
             server = uvicorn.Server(config)
             for number in (signal.SIGTERM, signal.SIGINT):
-                # uvicorn raises a signal again once it has shut down; by then it shall do no harm.
+                # uvicorn raises the signal again after its shutdown; this handler then has no effect.
                 signal.signal(number, lambda *_: setattr(server, "should_exit", True))
             listener.listen(config.backlog)
             host = f"[{args.host}]" if ":" in args.host else args.host
@@ -84,24 +84,24 @@ def serve(args: Args) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket to listen with; port 0 for any free one. Raises `QueryError`."""
+    """A bound TCP socket; port 0 for any free one. Raises `QueryError`."""
     if not 0 <= port <= 65535:
         raise QueryError(f"port={port}: must be from 0 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, asyncio sets TCP_NODELAY; else each answer waits 40 ms for the client's ACK.
+        # With an explicit protocol, asyncio sets TCP_NODELAY; else each response waits 40 ms for the client's ACK.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, OverflowError) as error:
         raise QueryError(
-            f"can't listen at host {host!r}, port {port} ({error}): give another --port or --host"
+            f"can't listen on host {host!r}, port {port} ({error}): use another --port or --host"
         ) from error
     return listener
 
 
 def main() -> None:
-    """Serve, or say in one line why not."""
+    """Run the service; print errors in one line."""
     try:
         serve(tyro.cli(Args, description=__doc__))
     except (RetrieverError, OSError, ValueError) as error:

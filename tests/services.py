@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from retriever_contract import CORPUS
 
 from retrievers import Retriever
 from retrievers.server import bind
@@ -104,3 +107,17 @@ class SearchR1Service(httpx.MockTransport):
             scored = [{"document": d, "score": p.score} for d, p in zip(documents, passages, strict=True)]
             result.append(scored if self.scores else documents)
         return httpx.Response(200, json={"result": result})
+
+
+@contextmanager
+def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A service in a process of its own, once it serves, and its address."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *command], stdout=pipe, stderr=pipe, text=True) as service:
+        try:
+            assert service.stdout is not None
+            line = service.stdout.readline()
+            assert line.startswith(f"serving {len(CORPUS)} passages on http://127.0.0.1:"), line
+            yield service, line.split()[-1]
+        finally:
+            service.kill()

@@ -1,4 +1,4 @@
-"""What an algorithm is, to the trainer: the base class of every file in `algorithms/`."""
+"""The interface between the trainer and an algorithm: the base class of every algorithm in `algorithms/`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from igsearch_env.trajectory import Group
 
 
 class Algorithm:
-    """An estimator of advantages. The trainer knows nothing else of an algorithm."""
+    """Estimates the advantages of a batch. The trainer uses no other part of an algorithm."""
 
     name: str
-    """Names run folders."""
+    """Name of the algorithm, which run folders are named after."""
     needs_information_gain = False
-    """Whether every search's `gain` must be measured before `advantages` is called."""
+    """Whether the trainer must measure the `gain` of every search before it calls `advantages`."""
     needs_reference = False
-    """Whether `buffer.reference_logprobs`, of the starting policy, must be there."""
+    """Whether the trainer must compute `buffer.reference_logprobs` with the starting policy."""
     critic: CriticConfig | None = None
-    """The critic to learn beside the policy; then `buffer.values` is there, and `value_targets` is asked for."""
+    """Configuration of a critic; if set, the trainer fills `buffer.values` and calls `value_targets`."""
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token, in the buffer's flat layout."""
         raise NotImplementedError
 
     def value_targets(self, buffer: RolloutBuffer) -> Float32s:
-        """What the critic should have said, per policy token; asked of algorithms with a critic alone."""
+        """Regression targets of the critic, one per policy token; called only if `critic` is set."""
         raise NotImplementedError
 
     def keep(self, group: Group) -> bool:
-        """Whether a group may teach; groups that may not are replaced by fresh ones (DAPO's dynamic sampling)."""
+        """Whether to train on this group; other groups are replaced by new ones (DAPO's dynamic sampling)."""
         return True

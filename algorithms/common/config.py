@@ -1,8 +1,7 @@
-"""Configuration of a training run, a dataclass for each section, read from the command line and a YAML file.
+"""Configuration of a training run: one dataclass per section, read from the command line and a YAML file.
 
-An algorithm extends `TrainConfig` with options of its own. The docstrings of the fields are the help. A section names
-those of its options with which a run may be resumed although they differ (`RESUMABLE`): they do not change what a step
-computes.
+An algorithm extends `TrainConfig` with its own options. The docstrings of the fields are the --help text. `RESUMABLE`
+lists the options of a section that may change when a run is resumed, because they do not change what a step computes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from algorithms.common.training.loss import LossConfig
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
-# Options of earlier versions and what they are called now: errors name the new one, and old runs are still read.
+# Option names of earlier versions and their current names: errors name the current one, and old runs can still be read.
 RENAMED = {
     "rollout.questions": "rollout.questions_per_step",
     "rollout.server": "rollout.server_url",
@@ -48,7 +47,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every algorithm's command takes."""
+    """Options of every algorithm."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
         {"steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "save_total_limit"}
@@ -56,29 +55,29 @@ class TrainConfig:
     )
 
     steps: int = 40
-    """Training steps."""
+    """Number of training steps."""
     seed: int = 0
-    """Decides every draw of the run."""
+    """Random seed of the run."""
     run_dir: Path | None = None
-    """Folder of the run; default runs/<algorithm>-seed<seed>. An interrupted run in it is resumed."""
+    """Folder of the run; default: runs/<algorithm>-seed<seed>. If it holds an interrupted run, that run is resumed."""
     overwrite: bool = False
-    """Discard what run_dir holds instead of resuming it."""
+    """Delete the contents of run_dir instead of resuming."""
     config: Path | None = None
-    """YAML file with any of these keys; the command line overrides it."""
+    """YAML file with any of these options; the command line overrides it."""
     eval_every: int = 10
-    """Steps between evaluations; 0: only before the first and after the last."""
+    """Steps between evaluations; 0: only before the first and after the last step."""
     eval_limit: int = 20
-    """Questions of each family in the evaluations between; 0: all."""
+    """Dev questions per data set in the evaluations during training; 0: all."""
     save_every: int = 10
     """Steps between checkpoints."""
     save_total_limit: int = 2
-    """How many of the latest checkpoints to keep."""
+    """Number of checkpoints to keep; older ones are deleted."""
     report_to: tuple[Literal["wandb", "trackio"], ...] = ()
-    """Services that metrics are sent to, besides metrics.jsonl and TensorBoard."""
+    """Experiment trackers that receive the metrics, in addition to metrics.jsonl and TensorBoard."""
     project: str = "igsearch"
-    """Name of the project at those services."""
+    """Name of the project in the trackers."""
     threads: int | None = None
-    """CPU threads of torch; None: its own choice."""
+    """Number of CPU threads of torch; None: torch's default."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -99,7 +98,7 @@ class TrainConfig:
         if self.optimizer.num_minibatches > smallest:
             raise ConfigurationError(
                 f"optimizer.num_minibatches={self.optimizer.num_minibatches}: "
-                f"more than the {smallest} trajectories of a step"
+                f"must be at most {smallest}, the number of trajectories of a step"
             )
 
 
@@ -121,14 +120,14 @@ C = TypeVar("C", bound=TrainConfig)
 
 
 def parse_config(config_class: type[C], argv: Sequence[str] | None = None, description: str | None = None) -> C:
-    """A configuration from the command line, on top of the YAML file that `--config` names.
+    """Parse the command line on top of the YAML file that `--config` names.
 
-    Raises `ConfigurationError` where the file can't be used; ends the program where the command line can't.
+    Raises `ConfigurationError` if the file is invalid; exits the program if the command line is invalid.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     file = _config_file(arguments)
     from_file = [] if file is None else yaml_arguments(config_class, file, RENAMED)
-    # What comes later wins, so the command line overrides the file.
+    # Later arguments win, so the command line overrides the file.
     return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
 
 
@@ -142,7 +141,7 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
 
 
 def with_present_names(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config.yaml of any version, with the names that its options have now."""
+    """The settings of a config.yaml of any version, under the current option names."""
     result = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
@@ -152,10 +151,10 @@ def with_present_names(settings: Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def command_with_present_names(command: Sequence[str]) -> list[str]:
-    """The words of a training command of any version, as they are written now."""
+    """The arguments of a training command of any version, with the current option names."""
     words: list[str] = []
     for word in command:
-        if word in ("True", "False") and words and words[-1].startswith("--"):  # booleans had values once
+        if word in ("True", "False") and words and words[-1].startswith("--"):  # earlier versions gave booleans a value
             words[-1] = words[-1] if word == "True" else f"--no-{words[-1].removeprefix('--')}"
             continue
         name, equals, value = word.partition("=")

@@ -30,7 +30,7 @@ from algorithms.common.training.policy_update import policy_update, recompute_lo
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
-MAX_REFILLS = 10  # draws of questions in a step, where an algorithm does not keep every group
+MAX_REFILLS = 10  # draws of questions per step, at most, if the algorithm does not keep every group
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -39,7 +39,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
     """Run an algorithm from the command line."""
     signal.signal(signal.SIGTERM, _terminated)
     message: str | None = "interrupted: the same command resumes from the last checkpoint"
-    with suppress(KeyboardInterrupt):  # which may also come while an error is handled
+    with suppress(KeyboardInterrupt):  # it may also arrive while an error is handled
         try:
             config = parse_config(config_class, description=description)
         except ConfigurationError as error:
@@ -57,11 +57,11 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
 
 
 def explained(error: Exception) -> str | None:
-    """The message for the user of an error that ends a run; None for one that is a bug."""
+    """The message to print for an error that ends a run; None if the error is a bug."""
     if isinstance(error, (IGSearchError, RetrieverError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}: free some space, and the same command resumes from the last checkpoint, which is intact"
+        return f"{error}: free disk space and run the same command again to resume from the last checkpoint"
     if isinstance(error, RuntimeError) and "RANK" in os.environ:
         lost = lost_process(error, f"process {os.environ['RANK']}")
         return None if lost is None else str(lost)
@@ -69,16 +69,16 @@ def explained(error: Exception) -> str | None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """SIGTERM: of a launcher that has lost another process, or of a cluster that stops the job; some send it twice."""
+    """Handle SIGTERM of a launcher that lost another process or of a cluster that stops the job; some send it twice."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> Run:
-    """Train a policy; `retriever` is searched instead of `config.env.corpus`.
+    """Train a policy; `retriever` replaces the search backend of `config.env.corpus`.
 
-    Everything that a step draws is derived from (seed, step): any step can be run again. Under a launcher every process
-    runs this, and each holds the same buffer (`distributed/processes.py`).
+    All random draws of a step are derived from (seed, step), so any step can be repeated. Under a launcher every
+    process runs this function and holds the same buffer (`distributed/processes.py`).
     """
     temperature = config.rollout.temperature
     make_torch_deterministic(config.seed, config.threads)
@@ -130,13 +130,13 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
 
 @contextmanager
 def reports(run: Run) -> Iterator[None]:
-    """Write the report of a run when its loop ends, also where an error or Ctrl-C ends it. The first process writes."""
+    """Write the report of a run when its loop ends, also after an error or Ctrl-C. Only rank 0 writes."""
     try:
         yield
     except BaseException:
-        run.progress.close()  # the loop is suspended, and the panel with it
+        run.progress.close()  # the generator of the loop is suspended, so the panel is still open
         if run.processes.is_main:
-            with suppress(IGSearchError, OSError):  # a run without a step has none; what ended it matters more
+            with suppress(IGSearchError, OSError):  # a run without a step has no report; the first error matters more
                 write_reports(run.dir)
         raise
     if not run.processes.is_main or not run.finished:
@@ -144,29 +144,29 @@ def reports(run: Run) -> Iterator[None]:
     plot_learning_curve(run.dir, run.title)
     try:
         pages = " and ".join(path.name for path in write_reports(run.dir))
-    except IGSearchError as error:  # the run is done all the same
+    except IGSearchError as error:  # the run itself is complete
         pages = f"no report ({error})"
-    run.console.print(f"results in {run.dir}/: look at {pages}; metrics.jsonl, transcripts/, policy/", soft_wrap=True)
+    run.console.print(f"results in {run.dir}/: {pages}; also metrics.jsonl, transcripts/, policy/", soft_wrap=True)
 
 
 def checked(values: Float32s, buffer: RolloutBuffer, name: str) -> Float32s:
-    """`values` as float32, if there is a finite one for each policy token; else `TrainingError`."""
+    """`values` as float32. Raises `TrainingError` unless there is one finite value per policy token."""
     expected = (int(buffer.policy_tokens.sum()),)
     if np.shape(values) != expected:
         raise TrainingError(
-            f"{name} gave shape {np.shape(values)}: it must be {expected}, one value per policy token; "
-            "buffer.broadcast makes it of one per trajectory"
+            f"{name} returned shape {np.shape(values)}: it must be {expected}, one value per policy token; "
+            "buffer.broadcast expands one value per trajectory to it"
         )
     if not np.isfinite(values).all():
-        raise TrainingError(f"{name} gave {np.asarray(values)[~np.isfinite(values)][0]}: values must be finite")
+        raise TrainingError(f"{name} returned {np.asarray(values)[~np.isfinite(values)][0]}: values must be finite")
     return np.asarray(values, dtype=np.float32)
 
 
 def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
-    """One step's experience: as many groups that the algorithm keeps as there are questions a step.
+    """Collect the rollouts of one step: `questions_per_step` groups that the algorithm keeps.
 
-    Groups that it does not keep are replaced by fresh ones, at most `MAX_REFILLS` times (DAPO: 10). Each process
-    plays its share of the questions; all of them get all the groups.
+    Groups that it does not keep are replaced by new ones, in at most `MAX_REFILLS` draws (DAPO: 10). Each process
+    rolls out its share of the questions and receives the groups of all processes.
     """
     config, processes = run.config.rollout, run.processes
     share = processes.share(config.questions_per_step)
@@ -189,7 +189,7 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
         if batch.failed > run.config.env.max_failure_rate * episodes:
             raise TrainingError(
                 f"step {step}: retrieval failed for {batch.failed} of {episodes} episodes, more than "
-                f"env.max_failure_rate={run.config.env.max_failure_rate}; repair the retriever and run again to resume"
+                f"env.max_failure_rate={run.config.env.max_failure_rate}; fix the retriever and run again to resume"
             )
         groups += [group for group in batch.groups if algorithm.keep(group)]
         failed += batch.failed
@@ -200,14 +200,14 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
         groups[: config.questions_per_step] or batch.groups, failed, {"step": step, "attempts": attempts}
     )
     if algorithm.needs_information_gain:
-        buffer.prefixes = decoder.prefixes()  # of the last batch, if groups were replaced
+        buffer.prefixes = decoder.prefixes()  # only those of the last batch, if groups were replaced
     buffer.check_trainable()
     return buffer
 
 
 @contextmanager
 def timed(name: str, times: dict[str, float] | None = None) -> Any:
-    """Seconds spent in the block, as `time/<name>` in `times` (a new dictionary by default, which is yielded)."""
+    """Record the seconds spent in the block as `time/<name>` in `times` (by default a new dictionary); yields it."""
     times = {} if times is None else times
     start = time.perf_counter()
     yield times

@@ -1,6 +1,6 @@
 """Every algorithm's advantages on one buffer: turn by turn, and where the algorithms agree and differ.
 
-An advantage of a turn is the mean over its tokens, or over its query's tokens for algorithms that say so in the list.
+The advantage of a turn is the mean over its tokens, or over its query's tokens for algorithms with `on_queries`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from igsearch_env.trajectory import Turn
 
 
 def all_advantages(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, Float32s]:
-    """Advantages per policy token, of each algorithm with the information gain that it reads.
+    """Advantages per policy token, of each algorithm, with the information gain that it uses.
 
     An algorithm whose gains were not measured is left out.
     """
@@ -36,7 +36,7 @@ def all_advantages(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, 
 
 
 def turn_means(buffer: RolloutBuffer, advantages: Float32s, *, on_queries: bool) -> list[float]:
-    """Mean advantage of each turn's tokens; with `on_queries` of its query's tokens if it has any; 0 of no tokens."""
+    """Mean advantage of each turn's tokens; with `on_queries`, of its query's tokens if any; 0 without tokens."""
     means, start = [], 0
     for turn in turns_of(buffer):
         tokens = advantages[start : start + len(turn.completion_ids)]
@@ -48,15 +48,15 @@ def turn_means(buffer: RolloutBuffer, advantages: Float32s, *, on_queries: bool)
 
 
 def signs(values: ArrayLike) -> NDArray[np.int64]:
-    """-1, 0 or 1, rounding being 0."""
+    """-1, 0 or 1; rounding errors count as 0."""
     array = np.asarray(values, dtype=np.float64)
     return np.where(np.abs(array) < ZERO, 0, np.sign(array)).astype(np.int64)
 
 
 def turn_rows(buffer: RolloutBuffer, gains: dict[str, Gains], by_turn: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """Every turn. It is `disputed` if one algorithm rewards it and another punishes it.
+    """One row per turn. A turn is `disputed` if one algorithm rewards it and another punishes it.
 
-    Algorithms that whiten over the batch have no say in that: they shift all turns alike, past 0.
+    Algorithms that whiten over the batch are not considered: they shift all turns equally, also across 0.
     """
     rows: list[dict[str, Any]] = []
     for episode, (group, trajectory) in enumerate(zip(buffer.group_index.tolist(), buffer.trajectories, strict=True)):
@@ -85,7 +85,7 @@ def written(turn: Turn) -> str:
 def summaries(
     buffer: RolloutBuffer, gains: dict[str, Gains], advantages: dict[str, Float32s], by_turn: dict[str, list[float]]
 ) -> dict[str, dict[str, Any]]:
-    """What each algorithm has to say of the whole buffer, and which others say the same."""
+    """Statistics of each algorithm over the whole buffer, and which others have the same advantages."""
     groups = np.repeat(buffer.group_index, buffer.policy_tokens)
     grpo = signs(by_turn["grpo"])
     result: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ def summaries(
             "correlation": correlation(by_turn[name], by_turn["grpo"]),
             "like_grpo": like,
             "same_as": same,
-            "why": why_alike(name, buffer, gains) if own.any() else "no signal at all",
+            "why": why_alike(name, buffer, gains) if own.any() else "no learning signal",
         }
     return result
 
@@ -126,7 +126,7 @@ def relation(ours: Float32s, theirs: Float32s, groups: NDArray[np.int64]) -> str
 
 
 def why_alike(name: str, buffer: RolloutBuffer, gains: dict[str, Gains]) -> str:
-    """Why an algorithm may say what another one says, where that is known."""
+    """Why an algorithm may have the same advantages as another one, if known."""
     entry = ALGORITHMS[name]
     if entry.gains is not None:
         known = [gain.value for gain in gains[entry.gains.baseline] if gain]
@@ -138,7 +138,7 @@ def why_alike(name: str, buffer: RolloutBuffer, gains: dict[str, Gains]) -> str:
         case "gigpo" if len(turns_of(buffer)) == len(buffer.trajectories):
             return "episodes of one turn: its two comparisons are the same"
         case "gigpo" if anchors_alone(buffer)["similar"]["all"] == 1:
-            return "every turn is alone with its anchor"
+            return "no two turns share an anchor"
         case "mr_search" if all(len(trajectory.attempts) < 2 for trajectory in buffer.trajectories):
             return "no second attempts: RLOO"
     return entry.equality

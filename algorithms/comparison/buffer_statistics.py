@@ -1,4 +1,4 @@
-"""What a buffer offers to learn from: its information gains, GiGPO's anchors, differences of outcomes."""
+"""Learning signals of a buffer: information gains, GiGPO's anchors, differences of outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.comparison.gains import Gains
 from algorithms.gigpo import GiGPOConfig, anchor_states
 
-ZERO = 1e-6  # a smaller number is rounding
+ZERO = 1e-6  # smaller numbers are rounding errors
 
 
 def gain_statistics(buffer: RolloutBuffer, gains: Gains, dead_zone: float) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def gain_statistics(buffer: RolloutBuffer, gains: Gains, dead_zone: float) -> di
 
 
 def spread(values: Sequence[float], dead_zone: float) -> dict[str, float]:
-    """Statistics of some information gains; of none, their count alone."""
+    """Statistics of some information gains; only the count if there are none."""
     x = np.array(values)
     if not len(x):
         return {"count": 0}
@@ -55,9 +55,9 @@ def spread(values: Sequence[float], dead_zone: float) -> dict[str, float]:
 
 
 def anchors_alone(buffer: RolloutBuffer) -> dict[str, dict[str, float | None]]:
-    """GiGPO: share of turns alone with their anchor, of all and of those after the first (whose anchor all share).
+    """GiGPO: share of turns whose anchor matches no other, of all and those after the first (whose anchor is shared).
 
-    Anchors are the same where equal (`exact`), or by the similarity that is GiGPO's default (`similar`).
+    Anchors match if they are equal (`exact`), or by GiGPO's default similarity (`similar`).
     """
     counts = [len(t.turns) for t in buffer.trajectories]
     anchors = [anchor for t in buffer.trajectories for anchor in anchor_states(t)]
@@ -71,7 +71,7 @@ def anchors_alone(buffer: RolloutBuffer) -> dict[str, dict[str, float | None]]:
 
 
 def group_outcomes(buffer: RolloutBuffer) -> dict[str, float]:
-    """Share of the groups whose outcomes are all equal: all 0, or all above."""
+    """Share of the groups whose outcomes are all equal, split into all 0 and all above 0."""
     outcomes = [{t.outcome for t in group.trajectories} for group in buffer.groups]
     fail = float(np.mean([found == {0} for found in outcomes]))
     equal = float(np.mean([len(found) == 1 for found in outcomes]))
@@ -79,6 +79,6 @@ def group_outcomes(buffer: RolloutBuffer) -> dict[str, float]:
 
 
 def correlation(x: ArrayLike, y: ArrayLike) -> float | None:
-    """Pearson's; None where one of the two does not vary."""
+    """Pearson correlation; None if one of the two is constant."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and min(np.std(a), np.std(b)) > ZERO else None

@@ -1,4 +1,4 @@
-"""The information gains of a buffer: measured in every way that an algorithm reads, kept with the buffer, read back."""
+"""The information gains of a buffer over each baseline that an algorithm uses: measured, stored and read back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def turns_of(buffer: RolloutBuffer) -> list[Turn]:
 
 
 def set_gains(buffer: RolloutBuffer, gains: Gains) -> None:
-    """Put the gains where algorithms read them."""
+    """Set the gains of the turns, where algorithms read them."""
     for turn, gain in zip(turns_of(buffer), gains, strict=True):
         turn.gain = gain
 
@@ -30,7 +30,7 @@ def set_gains(buffer: RolloutBuffer, gains: Gains) -> None:
 def measured_gains(
     buffer: RolloutBuffer, scorer: AnswerScorer, protocol: Protocol, retriever: Retriever, seed: int
 ) -> dict[str, Gains]:
-    """The information gains by a scorer, over each baseline of `INFORMATION_GAINS`."""
+    """The information gains measured by a scorer, over each baseline of `INFORMATION_GAINS`."""
     gains: dict[str, Gains] = {}
     for baseline, config in INFORMATION_GAINS.items():
         set_gains(buffer, [None] * len(turns_of(buffer)))
@@ -40,16 +40,16 @@ def measured_gains(
 
 
 def store_gains(buffer: RolloutBuffer, gains: dict[str, Gains]) -> None:
-    """Put the gains over both baselines where `RolloutBuffer.save` keeps them."""
+    """Store the gains over both baselines where `RolloutBuffer.save` saves them."""
     set_gains(buffer, gains["random"])
     buffer.metadata[STORED] = [g and [g.value, g.logprob_real, g.logprob_baseline] for g in gains["previous"]]
 
 
 def stored_gains(buffer: RolloutBuffer) -> dict[str, Gains]:
-    """The information gains that a saved buffer holds; None where it holds none."""
+    """The information gains in a saved buffer; None for a turn without one."""
     held = [turn.gain for turn in turns_of(buffer)]
     previous: Gains = [row and Gain(*row) for row in buffer.metadata.get(STORED, ())]
-    # Only the gain over random evidence names its evidences.
+    # Only a gain over random evidence records its evidences.
     return {
         "random": [gain if gain and gain.baseline_evidences else None for gain in held],
         "previous": previous or [None if gain and gain.baseline_evidences else gain for gain in held],

@@ -1,4 +1,4 @@
-"""The list of algorithms that comparisons run. A new algorithm needs its own file and its entry in `ALGORITHMS`."""
+"""The algorithms that are compared. A new algorithm needs its own file and its entry in `ALGORITHMS`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Entry:
 
     name: str
     label: str
-    """Head of its column in tables."""
+    """Title of its column in tables."""
     algorithm: Algorithm
-    """The estimator, with its default options."""
+    """The algorithm with its default options."""
     options: str | None = ""
-    """Options of its command where runs are compared; None: it is compared on one buffer only."""
+    """Options of its command in comparisons of runs; None: it is compared only on one buffer."""
     gains: InformationGainConfig | None = None
-    """How the information gain that it reads is measured; None: it reads none."""
+    """Settings of the information gain that it uses; None: it uses none."""
     on_queries: bool = False
-    """Whether what tells it from others is on the tokens of queries, so that these stand for their turn."""
+    """Whether it differs from others on query tokens, so that these represent their turn."""
     whitened: bool = False
-    """Whether it whitens over the batch, which shifts all advantages alike, past 0."""
+    """Whether it whitens over the batch, which shifts all advantages equally, also across 0."""
     equality: str = ""
-    """Why its advantages equal another's, up to a factor, on every buffer."""
+    """Why its advantages equal those of another algorithm, up to a factor, on every buffer."""
 
     @property
     def command(self) -> str | None:
-        """File and options that train it, as `examples/compare_algorithms.py` takes them."""
+        """File and options that train it, as `examples/compare_algorithms.py` accepts them."""
         return None if self.options is None else f"{self.algorithm.name} {self.options}".strip()
 
 
@@ -71,12 +71,12 @@ ALGORITHMS = {
             "PPO",
             PPO(PPOConfig()),
             whitened=True,
-            equality="its critic says 0 and nothing is discounted",
+            equality="its critic returns 0 and nothing is discounted",
         ),
-        # Its episodes hold three attempts: a third of the questions makes an equal budget.
+        # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
     )
 }
 
-# The ways to measure information gain that the algorithms read, by baseline.
+# Settings of the information gains that the algorithms use, by baseline.
 INFORMATION_GAINS = {entry.gains.baseline: entry.gains for entry in ALGORITHMS.values() if entry.gains is not None}

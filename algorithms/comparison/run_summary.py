@@ -1,4 +1,4 @@
-"""What a comparison needs of finished runs: a record of each, in a line of JSON, and entries of several seeds."""
+"""Summaries of finished runs for comparisons: one line of JSON per run, and groups of runs over several seeds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a report needs of one finished run, in a line of JSON."""
+    """Summary of one finished run for a report, one line of JSON."""
 
     label: str
     seed: int
     start: str
     command: list[str]
-    """What trained it, without paths."""
+    """Command that trained it, without paths."""
     exact_matches: dict[str, str]
     """By data set, a 0 or 1 for each test question, in order of their ids."""
     searches: dict[str, float]
-    """By data set, searches a test question."""
+    """By data set, searches per test question."""
     curve: list[tuple[int, float]]
     """Step and EM of each evaluation."""
     rewards: list[float]
@@ -39,12 +39,12 @@ class RunSummary:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What may be there only once in a comparison."""
+        """Identifies the run; unique in a comparison."""
         return self.label, self.seed, self.start
 
     @classmethod
     def of_run(cls, folder: Path, label: str, seed: int, start: str, command: Sequence[str]) -> RunSummary:
-        """The record of a finished run. Test questions must be scored 0 or 1."""
+        """The summary of a finished run. Test questions must be scored 0 or 1."""
         result = read_result(folder / "test_after.json")
         metrics = read_metrics(folder / "metrics.jsonl")
         steps = [row for row in metrics if "reward" in row]
@@ -63,7 +63,7 @@ class RunSummary:
 
 
 def read_records(path: Path) -> list[RunSummary]:
-    """The records of a file that `write_report` wrote."""
+    """The summaries in a file that `write_report` wrote."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [RunSummary(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
 
@@ -97,7 +97,7 @@ class SeedGroup:
 
     @property
     def searches(self) -> float:
-        """Searches a test question, macro-averaged."""
+        """Searches per test question, macro-averaged."""
         return float(np.mean([list(record.searches.values()) for record in self.records]))
 
     @cached_property
@@ -109,7 +109,7 @@ class SeedGroup:
 
     @property
     def area(self) -> float:
-        """Area under the learning curve, over its length: mean EM on the way."""
+        """Area under the learning curve divided by its length: mean EM during training."""
         steps, values = self.curve
         return float((np.trapezoid(values, steps, axis=1) / max(steps[-1] - steps[0], 1)).mean())
 
@@ -119,7 +119,7 @@ class SeedGroup:
 
     @property
     def gain_share(self) -> float:
-        """Share of a training step's time that went into information gain."""
+        """Share of a training step's time spent on information gain."""
         return self.per_step("time/information_gain") / max(self.per_step("time/step"), 1e-9)
 
 

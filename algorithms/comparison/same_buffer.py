@@ -14,8 +14,8 @@ from algorithms.comparison.gains import Gains
 from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 
 NOTES = (
-    "PPO has a critic that says 0 everywhere, as before its first update.",
-    "DAPO and GSPO are not here: they differ from GRPO in sampling and in the loss, not in the advantages.",
+    "PPO has a critic that returns 0 everywhere, as before its first update.",
+    "DAPO and GSPO are not included: they differ from GRPO in sampling and in the loss, not in the advantages.",
 )
 
 
@@ -39,14 +39,14 @@ def analyse(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, Any]:
 
 
 def notes(buffer: RolloutBuffer, gains: dict[str, Gains]) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """Notes that explain the numbers."""
     found = list(NOTES)
     for name, entry in ALGORITHMS.items():
         if entry.gains is not None and not any(gains[entry.gains.baseline]):
             lacking = f"No information gain over {entry.gains.baseline!r} in this buffer"
-            found.append(f"{lacking}, so {name} is without; see --policy.")
+            found.append(f"{lacking}, so {name} has none; see --policy.")
     if any(len(trajectory.attempts) > 1 for trajectory in buffer.trajectories):
-        found.append("Outcomes are those of last attempts; MR-Search alone looks at those before.")
+        found.append("Outcomes are those of last attempts; only MR-Search uses earlier ones.")
     if any(len(group.trajectories) == 1 for group in buffer.groups):
-        found.append("A group of one keeps its reward in GRPO and RLOO, and has 0 in MR-Search.")
+        found.append("A group of one keeps its reward in GRPO and RLOO, and has advantage 0 in MR-Search.")
     return found

@@ -15,12 +15,12 @@ from algorithms.comparison.registry import ALGORITHMS
 
 
 def print_report(console: Console, report: dict[str, Any], show: int) -> None:
-    """Everything; turn by turn for the first `show` groups."""
+    """Print the whole report; turn by turn for the first `show` groups."""
     for group, question in enumerate(report["questions"][:show]):
         print_group(console, question, [row for row in report["turns"] if row["group"] == group])
     if show > 0:
         *others, last = (entry.label for entry in ALGORITHMS.values() if entry.whitened)
-        whitened = f"{', '.join(others)} and {last}, which whiten, not counted"
+        whitened = f"{', '.join(others)} and {last}, which whiten, are not counted"
         console.print(f"* One algorithm rewards it, another punishes it ({whitened}).")
     print_algorithms(console, report["algorithms"])
     for note in report["notes"]:
@@ -28,7 +28,7 @@ def print_report(console: Console, report: dict[str, Any], show: int) -> None:
     print_gains(console, report["information_gain"])
     for kind, alone in report["anchors_alone"].items():
         shares = f"{alone['all']:.1%} of turns, {shown(alone['later'], '.1%')} of those after the first"
-        console.print(f"GiGPO, {kind} anchors: alone are {shares}")
+        console.print(f"GiGPO, {kind} anchors: no match for {shares}")
     groups = report["groups"]
     shares = f"all fail {groups['all_fail']:.1%}, all succeed {groups['all_succeed']:.1%}"
     console.print(f"groups with equal outcomes: {groups['all_equal']:.1%} of {groups['count']} ({shares})")
@@ -56,7 +56,7 @@ def print_group(console: Console, question: Sequence[str], rows: Sequence[dict[s
 
 
 def print_algorithms(console: Console, algorithms: dict[str, dict[str, Any]]) -> None:
-    """A row for each algorithm, then a warning for each that says what another one says."""
+    """A row for each algorithm, then a warning for each that equals another one."""
     heads = ("tokens at 0", "groups at 0", "mean |A|", "sign not GRPO's", "opposite sign", "correlation with GRPO")
     table = make_table("algorithms", "", *heads)
     for name, row in algorithms.items():
@@ -82,11 +82,11 @@ def print_gains(console: Console, statistics: dict[str, Any]) -> None:
     console.print(table)
     for baseline, found in statistics.items():
         parts = [f"{name.replace('_', ' ')} {shown(r, '.3f')}" for name, r in found["correlation_with_outcome"].items()]
-        console.print(f"an episode's gain over {baseline} and its outcome, correlation: {', '.join(parts)}")
+        console.print(f"correlation of an episode's gain over {baseline} with its outcome: {', '.join(parts)}")
 
 
 def make_table(title: str, first: str, *heads: str) -> Table:
-    """A table whose columns, but the first, stand right."""
+    """A table whose columns, except the first, are right-aligned."""
     table = Table(title=title, title_justify="left")
     table.add_column(first, no_wrap=True)
     for head in heads:

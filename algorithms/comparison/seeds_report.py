@@ -55,9 +55,9 @@ def write_report(
 
 
 def overview(entries: Sequence[SeedGroup]) -> list[list[str]]:
-    """One row per algorithm, a header first."""
-    head = ["algorithm", "seeds", "test EM", "least to greatest", "area under curve", "searches", "all-fail groups"]
-    rows = [[*head, "attempts a step", "s a step", "of it IG"]]
+    """One row per algorithm, after a header."""
+    head = ["algorithm", "seeds", "test EM", "min to max", "area under curve", "searches", "all-fail groups"]
+    rows = [[*head, "attempts/step", "s/step", "IG time"]]
     for entry in entries:
         rows.append(
             [
@@ -87,7 +87,7 @@ def families(entries: Sequence[SeedGroup]) -> list[list[str]]:
 
 
 def differences(entries: Sequence[SeedGroup], other: SeedGroup) -> list[list[str]]:
-    """Each algorithm's test EM less that of `other`, over the seeds that both have."""
+    """Each algorithm's test EM minus that of `other`, over the seeds that both have."""
     head = ["algorithm", "seeds", "difference", "95% bootstrap (seeds, questions)", "95% t (seeds)", "verdict"]
     rows = [head]
     for entry in entries:
@@ -102,7 +102,7 @@ def differences(entries: Sequence[SeedGroup], other: SeedGroup) -> list[list[str
 
 
 def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
-    """Learning curves: mean over seeds, the band from the least to the greatest; evaluation left, training right."""
+    """Learning curves: mean over seeds, with a band from minimum to maximum; evaluation left, training right."""
     import matplotlib
 
     matplotlib.use("Agg")

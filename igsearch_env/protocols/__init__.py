@@ -1,6 +1,6 @@
-"""Protocols: the formats in which a policy and the environment talk.
+"""Protocols: the text formats of actions and observations.
 
-A new one needs its own file and its class in `PROTOCOLS`.
+To add one, write its class in its own file and list the class in `PROTOCOLS`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str]
             template = Path(prompt[1:]).read_text(encoding="utf-8")
             shown = f"{prompt!r} ({template[:80]!r})"
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"prompt={prompt!r}: {error}; give a UTF-8 text file") from error
+            raise ConfigurationError(f"prompt={prompt!r}: {error}; pass a UTF-8 text file") from error
     if template and "{question}" not in template:
         raise ConfigurationError(
-            f"prompt={shown}: neither a name ({', '.join(PROMPTS)}) nor a template; a template must hold {{question}}"
+            f"prompt={shown}: neither a name ({', '.join(PROMPTS)}) nor a template; templates must contain {{question}}"
         )
     return PROTOCOLS[name](template, cut)
 

@@ -1,4 +1,4 @@
-"""What an agent does in a turn: search, answer, or neither."""
+"""Actions of an agent: search, answer, or invalid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Neither; `reason` says what was wrong and how to do it right."""
+    """Neither a search nor an answer; `reason` states the error and the correct format."""
 
     reason: str
 
@@ -32,7 +32,7 @@ Action = Search | Answer | Invalid
 
 @dataclass(frozen=True, slots=True)
 class ActionSpan:
-    """Where a search or an answer stands in the text of a turn. All positions are character indices, [start, end).
+    """Position of a search or an answer in the text of a turn. All positions are character indices, [start, end).
 
     `start` and `end` enclose the content (the query or the answer) with any white space around it; `outer_start` and
     `outer_end` also enclose the markup around the content.

@@ -6,7 +6,7 @@ from igsearch_env.protocols.tags import TagProtocol
 
 
 class AutoRefine(TagProtocol):
-    """Passages between <documents> tags, which the policy sums up in a <refine> block. The prompt's wording is ours."""
+    """Passages between <documents> tags, which the policy summarises in a <refine> block. The prompt is ours."""
 
     name = "autorefine"
     evidence_tag = "documents"

@@ -1,8 +1,8 @@
-"""`Protocol`: the interface between what a policy writes and what the environment understands, and back.
+"""`Protocol`: translates the policy's text into actions, and results into the text of observations.
 
-A protocol owns everything that depends on the format of an episode: the prompt, the strings that end a turn, parsing,
-where the query stands in a turn, the text of evidence, what stands before an answer, and the role of an observation in
-a conversation. Nothing outside this package knows a tag or a template.
+A protocol defines everything that depends on the format of an episode: the prompt, the strings that end a turn,
+parsing, the position of the query in a turn, the text of evidence, the prefix of an answer, and the chat role of an
+observation. Code outside this package does not depend on tags or templates.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Protocol(ABC):
     name: ClassVar[str]
     """Value of `env.protocol`."""
     own_prompt: ClassVar[str]
-    """The template that is used when no other one is given."""
+    """The default template."""
     reflection_prompt: ClassVar[str] = REFLECTION
     """The template shown between two attempts at a question."""
     stop_strings: ClassVar[tuple[str, ...]]
     """A turn ends with the first of these that the policy writes (or with an end of sequence)."""
     markers: ClassVar[tuple[str, ...]] = ()
-    """Strings that a tokenizer must reproduce exactly, or no policy could follow the protocol."""
+    """Strings that a tokenizer must reproduce exactly; otherwise no policy can follow the protocol."""
     answer_prefix: ClassVar[str]
-    """What the policy writes right before an answer: information gain scores the answer after it."""
+    """The policy's text directly before an answer: information gain scores the answer after it."""
     answer_space: ClassVar[str] = " "
     """White space between `answer_prefix` and the answer."""
     refines: ClassVar[bool] = False
@@ -55,14 +55,14 @@ class Protocol(ABC):
     def __post_init__(self) -> None:
         if "{question}" not in self.template:
             raise ConfigurationError(
-                f"prompt={self.prompt!r}: a template must hold {{question}}; write it where the question belongs"
+                f"prompt={self.prompt!r}: a template must contain {{question}}; add it where the question belongs"
             )
 
     # ---------------------------------------------------------------- what the policy writes
 
     @abstractmethod
     def description(self) -> str:
-        """How the policy writes a turn, in a sentence or two of Markdown: for people and model cards."""
+        """A short description of a turn in Markdown, for model cards."""
 
     @abstractmethod
     def parse(self, text: str) -> Action:
@@ -70,11 +70,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def action_span(self, text: str) -> ActionSpan | None:
-        """Where the search or answer stands that `parse` reads; None if there is none."""
+        """Position of the search or answer that `parse` returns; None if there is none."""
 
     @abstractmethod
     def search_start(self, text: str) -> int | None:
-        """Where the first search of a turn begins, with its markup, whether or not it is complete; None without one."""
+        """Start of the first search of a turn, including its markup, complete or not; None if there is none."""
 
     @abstractmethod
     def write(self, action: Search | Answer) -> str:
@@ -89,7 +89,7 @@ class Protocol(ABC):
         return ""
 
     def write_refinement(self, text: str) -> str:
-        """A summary with its markup. Only asked of protocols with `refines`."""
+        """A summary with its markup. Only called for protocols with `refines`."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- what the policy reads
@@ -114,7 +114,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def after_evidence(self, observation: str) -> str:
-        """What follows the evidence in the observation of a search, whatever the evidence."""
+        """The text after the evidence in the observation of a search, which does not depend on the evidence."""
 
     def observation(self, passages: Sequence[Passage]) -> str:
         """What the policy reads after a search."""

@@ -21,14 +21,14 @@ _ANY_TAG = re.compile(r"<(/?(?:think|search|information|documents|refine|answer)
 
 
 class TagProtocol(Protocol):
-    """What the tag families share. A family names the tag around its passages and its prompt."""
+    """Base of the tag protocols. A subclass defines its prompt and the tag around its passages."""
 
     evidence_tag: ClassVar[str]
     stop_strings = ("</search>", "</answer>")
     answer_prefix = "<answer>"
 
     def parse(self, text: str) -> Action:
-        """`Protocol.parse`; all tag families read alike."""
+        """`Protocol.parse`; the same for all tag protocols."""
         return parse(text)
 
     def action_span(self, text: str) -> ActionSpan | None:
@@ -57,12 +57,12 @@ class TagProtocol(Protocol):
         )
 
     def refinement(self, text: str) -> str:
-        """The first <refine> block, tags included; an unclosed one ends at the action. "" without one."""
+        """The first <refine> block, tags included; an unclosed one ends at the action. "" if there is none."""
         span = refine_span(text)
         return text[span[0] : span[1]] if span else ""
 
     def refined_text(self, text: str) -> str:
-        """The content of the first <refine> block, stripped; "" without one."""
+        """The content of the first <refine> block, stripped; "" if there is none."""
         return self.refinement(text).removeprefix("<refine>").removesuffix("</refine>").strip()
 
     def write_refinement(self, text: str) -> str:
@@ -70,7 +70,7 @@ class TagProtocol(Protocol):
         return f"<refine> {text}</refine>"
 
     def evidence(self, passages: Sequence[Passage]) -> str:
-        """The block of passages, tags included; only what stands between them may be cut."""
+        """The block of passages, tags included; `cut` applies only to the text between them."""
         text = _disarm(format_passages(passages).strip())
         return f"<{self.evidence_tag}>{text if self.cut is None else self.cut(text)}</{self.evidence_tag}>"
 
@@ -80,7 +80,7 @@ class TagProtocol(Protocol):
 
 
 def parse(text: str) -> Action:
-    """Read the action out of one turn of policy text. Never raises on any text.
+    """Parse the action in one turn of policy text. Never raises on any text.
 
     The first <search>...</search> or <answer>...</answer> pair counts, case-sensitive, across lines;
     its content is stripped (Search-R1 `generation.py`).
@@ -99,9 +99,9 @@ def parse(text: str) -> Action:
 
 
 def action_span(text: str) -> ActionSpan | None:
-    """Where the action that `parse` reads stands in the text; None without one.
+    """Position of the action that `parse` returns; None if there is none.
 
-    Linear in the text: a tag whose end was not found once is not looked for again.
+    Takes linear time: a tag whose closing tag was not found is not searched for again.
     """
     dead: set[str] = set()
     position = 0
@@ -137,5 +137,5 @@ def format_passages(passages: Sequence[Passage]) -> str:
 
 
 def _disarm(text: str) -> str:
-    """Break protocol tags that stand inside passages, so that a policy can't mistake them for its own."""
+    """Break protocol tags inside passages, so that a policy can't mistake them for its own."""
     return _ANY_TAG.sub(r"< \1", text) if "<" in text else text

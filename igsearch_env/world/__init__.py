@@ -1,4 +1,4 @@
-"""The bundled world: an invented encyclopaedia with questions, made by a seed, and a small policy for it."""
+"""The bundled world: a synthetic encyclopaedia with questions, generated from a seed, and a small policy for it."""
 
 from igsearch_env.world.generator import Hop, World, generate_world
 from igsearch_env.world.wordings import FAMILIES

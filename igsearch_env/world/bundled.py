@@ -1,4 +1,4 @@
-"""The one world that ships with the package: made from its seed on first use, about 0.1 s."""
+"""The world that ships with the package: generated from its seed on first use, in about 0.1 s."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ POLICY_FOLDER = Path(__file__).parent / "policy"
 
 @lru_cache(maxsize=1)
 def bundled_world() -> World:
-    """The bundled world, 2,984 passages. Shared: do not change it."""
+    """The bundled world, 2,984 passages. Shared: do not modify it."""
     return generate_world(SEED)
 
 
 @lru_cache(maxsize=1)
 def bundled_retriever() -> BM25Retriever:
-    """BM25 over the bundled world. Shared: it has no state that a search changes."""
+    """BM25 over the bundled world. Shared: searches do not change its state."""
     return BM25Retriever(bundled_world().passages)

@@ -1,6 +1,6 @@
-"""A scripted agent that knows its world: its episodes teach a policy to read, and to search as well as it is told to.
+"""A scripted agent that knows the facts of its world. Its episodes train a policy to read, and to search imperfectly.
 
-`Manner` says how it behaves. The bundled policy was made from its demonstrations.
+`Manner` defines its behaviour. The bundled policy was trained on its demonstrations.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Demonstration = list[tuple[str, bool]]  # an episode as (text, written by the po
 
 @dataclass(frozen=True)
 class Manner:
-    """How the demonstrator behaves. Shares of queries by quality (the rest is vague), and when it stops."""
+    """Behaviour of the demonstrator: fractions of queries by quality (the rest are vague), and when it stops."""
 
-    # Loss weight of what the policy only reads. A passage repeats its title, which teaches a small model to copy;
-    # but in the end it must not write what the environment writes.
+    # Loss weight of the text that the policy only reads. A passage repeats its title, which teaches a small model to
+    # copy; but the final policy must not generate the text of the environment.
     observations: float
-    drill: float  # share of copying drills
-    given: float  # share of the rest that shows all the evidence at once: reading practice
-    precise: float  # entity and relation
-    name: float  # the entity alone
-    part: float  # one word of the entity and a keyword
-    wrong_entity: float  # a later hop asked about the entity of the question
-    later_hops: float  # factor on `precise` and `name` from the second hop on
-    give_up: float  # chance to guess after each search that brought nothing
+    drill: float  # fraction of copying drills
+    given: float  # fraction of the rest that shows all evidence at once, to train reading
+    precise: float  # queries with the entity and the relation
+    name: float  # queries with the entity alone
+    part: float  # queries with one word of the entity and a keyword
+    wrong_entity: float  # queries for a later hop about the entity of the question
+    later_hops: float  # factor on `precise` and `name` for all hops after the first
+    give_up: float  # probability of a guess after each search that found nothing new
 
 
 COPYING = Manner(
@@ -92,7 +92,7 @@ COLD = Manner(
 
 
 def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
-    """Endless demonstrations; a new world every few thousand."""
+    """An endless stream of demonstrations; a new world every few thousand."""
     rng = random.Random(seed)
     while True:
         world = generate_world(rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000)))
@@ -107,7 +107,7 @@ def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
 
 
 def drill(rng: random.Random) -> Demonstration:
-    """Twelve pairs of names, then the same pairs in another order; only second names can be known, and count."""
+    """Twelve pairs of names, then the same pairs in another order; only second names are predictable and trained on."""
     words = rng.sample([*names.FIRST_NAMES, *names.LAST_NAMES, *names.PLACES], 24)
     pairs = list(zip(words[::2], words[1::2], strict=True))
     segments = [("".join(f" {first} {second}" for first, second in pairs), False)]
@@ -119,7 +119,7 @@ def drill(rng: random.Random) -> Demonstration:
 def demonstrate(
     rng: random.Random, manner: Manner, world: World, retriever: BM25Retriever, question: Question, protocol: Protocol
 ) -> Demonstration:
-    """One episode in a protocol."""
+    """One demonstrated episode in the format of `protocol`."""
     hops: tuple[Hop, ...] = question.metadata["hops"]
     segments = [(protocol.question_prompt(question.text), False)]
     if rng.random() < manner.given:
@@ -154,7 +154,7 @@ def demonstrate(
 
 
 def query(rng: random.Random, manner: Manner, question: Question, hop_number: int) -> str:
-    """One query towards a hop, of a quality drawn by the manner."""
+    """One query for a hop, of a quality drawn according to `manner`."""
     hops: tuple[Hop, ...] = question.metadata["hops"]
     hop = hops[hop_number]
     entity = question.metadata["named"] if hop_number == 0 else hop.entity
@@ -176,7 +176,7 @@ def query(rng: random.Random, manner: Manner, question: Question, hop_number: in
 
 
 def guess(rng: random.Random, world: World, question: Question, shown: list[Passage]) -> str:
-    """An answer of the right kind from what was shown, or the admission that nothing was found."""
+    """An answer of the right kind from the passages shown, or `UNKNOWN`."""
     relation = question.metadata["hops"][-1].relation
     kind = {"born": ("born", "residence")}.get(relation, (relation,))
     candidates = [world.facts[p.id].answer for p in shown if world.facts[p.id].relation in kind]
@@ -195,5 +195,5 @@ def _answer(protocol: Protocol, text: str) -> str:
 
 
 def _written(protocol: Protocol, action: Search | Answer) -> str:
-    """An action without the space before its closing tag: a token less for the policy to learn."""
+    """An action without the space before its closing tag: one token fewer for the policy to learn."""
     return protocol.write(action).replace(" </", "</")

@@ -1,8 +1,8 @@
 """A seeded generator of small encyclopaedias and of questions about them.
 
-Kinds: people, cities, countries, works, companies. One passage a fact. Names are confusable on purpose (people
+Kinds: people, cities, countries, works, companies. One passage per fact. Names are confusable on purpose (people
 share first and last names, places share stems), some entities have a second name, and each fact is worded in one
-of several ways. Seven question families, three of one hop and four of several:
+of several ways. Seven question families, three single-hop and four multi-hop:
 
     birthplace          person -> city                      "Where was P born?"
     author              work -> person                      "Who wrote W?"
@@ -29,8 +29,8 @@ from igsearch_env.world import names
 from igsearch_env.world.wordings import CHAINS, FAMILIES, NICKNAMED, RENAMED, WORDINGS
 from retrievers.base import Passage
 
-TEST_QUESTIONS = 100  # a family
-DEV_QUESTIONS = 30  # a family
+TEST_QUESTIONS = 100  # per family
+DEV_QUESTIONS = 30  # per family
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _unique_names(rng: random.Random, count: int, *patterns: tuple[Sequence[str]
             indices = rng.sample(range(capacity), count)
             return [_combine(pattern, index) for index in indices]
     raise ConfigurationError(
-        f"{count} names of one kind wanted, more than the word lists can spell; generate a smaller world"
+        f"{count} names of one kind needed, more than the word lists can form; generate a smaller world"
     )
 
 
@@ -83,7 +83,7 @@ def _combine(pattern: tuple[Sequence[str], ...], index: int) -> str:
 
 
 class _Writer:
-    """Writes one passage a fact and remembers which passage states it."""
+    """Writes one passage per fact and records which passage states it."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -91,14 +91,14 @@ class _Writer:
         self.facts: dict[tuple[str, str], tuple[str, int]] = {}
 
     def fact(self, subject: str, relation: str, obj: str, mention: str | None = None) -> None:
-        """State a fact. `mention` is how the text names the subject, where that is not its plain name."""
+        """Write a passage that states a fact. `mention`: how the text names the subject, if not by its plain name."""
         sentence = self.rng.choice(WORDINGS[relation]).format(s=mention or subject, o=obj)
         self.facts[subject, relation] = (obj, len(self.sentences))
         self.sentences.append((subject, sentence[0].upper() + sentence[1:]))
 
 
 def generate_world(seed: int = 0, passages: int = 3000) -> World:
-    """Make a world of about `passages` passages (within 2%), at least 600. The same seed gives the same world."""
+    """Generate a world of about `passages` passages (within 2%), at least 600. The same seed gives the same world."""
     if passages < 600:
         raise ConfigurationError(f"passages={passages}: a world needs at least 600 to have all seven families")
     rng = random.Random(f"world {seed} {passages}")
@@ -172,7 +172,7 @@ def generate_world(seed: int = 0, passages: int = 3000) -> World:
         writer.fact(company, "seat", rng.choice(cities))
 
     order = list(range(len(writer.sentences)))
-    rng.shuffle(order)  # so that a passage's place in the corpus says nothing about its kind
+    rng.shuffle(order)  # so that the position of a passage does not reveal its kind
     world = World(seed)
     id_of = {original: f"w{place}" for place, original in enumerate(order)}
     world.passages = [Passage(id_of[i], *writer.sentences[i]) for i in order]
@@ -231,7 +231,7 @@ def _family(
 
 
 def _split(questions: list[Question], rng: random.Random) -> dict[str, list[Question]]:
-    """Shuffle, then 100 for test, 30 for dev, the rest for train; in small worlds half, a sixth, the rest."""
+    """Shuffle and split: 100 for test, 30 for dev, the rest for train; in small worlds half, a sixth, the rest."""
     rng.shuffle(questions)
     test = min(TEST_QUESTIONS, len(questions) // 2)
     dev = min(DEV_QUESTIONS, len(questions) // 6)

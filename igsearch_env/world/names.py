@@ -1,6 +1,6 @@
-"""The words of the bundled world. Names are made of them, so a closed vocabulary spells any world.
+"""Word lists of the bundled world. All names are combinations of them, so a closed vocabulary covers any world.
 
-Changing a list changes every world and the vocabulary of the bundled policy, which must then be made again.
+Changing a list changes every world and the vocabulary of the bundled policy, which must then be trained again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LINKS = ["b", "d", "l", "ll", "m", "n", "nd", "r", "rr", "rn", "s", "st", "t", 
 
 
 def _invent(count: int, endings: str, seed: int, taken: set[str]) -> tuple[str, ...]:
-    """`count` new pronounceable words, the same ones at every call with the same arguments."""
+    """`count` new pronounceable words; deterministic for given arguments."""
     rng = random.Random(seed)
     words: list[str] = []
     while len(words) < count:

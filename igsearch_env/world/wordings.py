@@ -5,7 +5,7 @@ Changing one changes every world and the vocabulary of the bundled policy, which
 
 from __future__ import annotations
 
-# How each fact is worded: {s} is the entity that the passage is about, {o} the object of the fact.
+# Wordings of each fact: {s} is the entity that the passage is about, {o} the object of the fact.
 WORDINGS = {
     "born": ("{s} was born in {o}.", "{o} is where {s} was born.", "The birthplace of {s} is {o}."),
     "occupation": ("{s} worked as a {o}.", "{s} earned a living as a {o}.", "By profession {s} was a {o}."),

@@ -17,7 +17,7 @@ Vectors = NDArray[np.float32]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-# (query prefix, passage prefix) by what stands in a model's name; the first that fits counts. From the model cards.
+# (query prefix, passage prefix) by a part of the model's name; the first match applies. From the model cards.
 PREFIXES = (
     ("e5-mistral", ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", "")),
     ("e5-large-instruct", ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", "")),
@@ -34,7 +34,7 @@ class EncoderError(RetrieverError, ValueError):
 
 
 class Encoder(Protocol):
-    """What a dense retriever asks of a model: unit vectors [texts, dimension], float32."""
+    """Interface of a dense retriever's model: unit vectors [texts, dimension], float32."""
 
     dimension: int
 
@@ -47,12 +47,12 @@ class Encoder(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the vectors, as JSON values: an index serves only the encoder that it was made with."""
+        """The settings that determine the vectors, as JSON values: an index requires the same encoder."""
         ...
 
 
 def check_encoder(encoder: dict[str, Any], built: dict[str, Any], where: str) -> None:
-    """Raise `IndexMismatchError` unless two encoder fingerprints make the same vectors (a name may differ)."""
+    """Raise `IndexMismatchError` unless two encoder fingerprints produce the same vectors (the name may differ)."""
     for key, value in built.items():
         if key != "model" and encoder.get(key) != value:
             raise IndexMismatchError(
@@ -72,13 +72,13 @@ class SentenceEncoder:
 
     Args:
         name: model name or folder.
-        query_prefix, passage_prefix: written before every text; None: what the model itself says (its prompts), else
-            the convention of its family (`PREFIXES`).
-        max_length: tokens a text, at most; None: the model's own limit.
+        query_prefix, passage_prefix: prepended to every text; None: the model's own prompts, else the convention
+            of its family (`PREFIXES`).
+        max_length: maximum tokens per text; None: the model's own limit.
         dtype: of the weights. `auto`: float16 on a GPU, float32 elsewhere. bfloat16 is about three times as fast on
             CPUs with AVX512-BF16.
         device: `cuda`, `cpu`, ...; None: a GPU if there is one.
-        batch_size: texts at once; None: by free memory.
+        batch_size: texts per batch; None: chosen by free memory.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SentenceEncoder:
             raise EncoderError(f"{name}: can't be loaded as a sentence-transformers model ({reason})") from error
         limit = self.model.get_max_seq_length() or 512
         if max_length is not None and not 1 <= max_length <= limit:
-            raise EncoderError(f"max_length={max_length}: must be from 1 to the {limit} tokens that {name} reads")
+            raise EncoderError(f"max_length={max_length}: must be from 1 to the {limit} tokens that {name} supports")
         self.name = name
         self.max_length = self.model.max_seq_length = max_length or limit
         self.dimension = int(self.model.get_embedding_dimension() or 0)
@@ -119,12 +119,12 @@ class SentenceEncoder:
         self.batch_size = batch_size or self._fitting_batch()
 
     def _fitting_batch(self) -> int:
-        """Texts whose activations take at most a quarter of the free memory; more than 1,024 never pay."""
+        """Batch size whose activations take at most a quarter of the free memory; more than 1,024 is no faster."""
         config = self.model[0].auto_model.config
         # Per token, roughly: the widest layer (4 x hidden) and a few of the hidden size, in at most 4 bytes.
         per_text = self.max_length * int(config.hidden_size) * 12 * 4
         if not self.device.startswith("cuda"):
-            return int(np.clip(psutil.virtual_memory().available // 4 // per_text, 1, 64))  # caches like it small
+            return int(np.clip(psutil.virtual_memory().available // 4 // per_text, 1, 64))  # fits into CPU caches
         import torch
 
         return int(np.clip(torch.cuda.mem_get_info()[0] // 4 // per_text, 1, 1024))
@@ -138,7 +138,7 @@ class SentenceEncoder:
     def _encode(self, texts: list[str]) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        # An empty prompt: the prefixes are ours already.
+        # An empty prompt, since the prefixes are already added.
         vectors = self.model.encode(
             texts, prompt="", batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
         )
@@ -155,7 +155,7 @@ class SentenceEncoder:
         }
 
     def _weights_hash(self) -> str:
-        """Of the start of every tensor (4,096 numbers), in bfloat16 so that each dtype has the same; 16 hex digits."""
+        """Hash of the first 4,096 numbers of every tensor, in bfloat16 so that all dtypes agree; 16 hex digits."""
         import torch
 
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What a library of vector indexes must offer to serve `VectorIndex`, and what all of them share."""
+"""Interface of the vector index libraries behind `VectorIndex`, and their shared functions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ GRAPH_PARAMETERS = "efSearch=128"  # candidates while a graph is searched, by de
 
 
 class VectorIndexError(RetrieverError, ValueError):
-    """A description of an index, or a search parameter, that can't be used."""
+    """An invalid description of an index or an invalid search parameter."""
 
 
 class Engine(ABC):
-    """One index of a library. `spec` is the description that users give, such as `IVF4096,SQ8`."""
+    """One index of a library. `spec` is the user's description, such as `IVF4096,SQ8`."""
 
     def __init__(self, index: Any, spec: str) -> None:
         self.index = index
@@ -36,12 +36,12 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def build(cls, spec: str, shards: Shards, seed: int, progress: Callable[[int], None]) -> Engine:
-        """Train where the kind needs it, then add all vectors; `progress` gets the number of vectors added so far."""
+        """Train if the type requires it, then add all vectors; `progress` gets the number of vectors added so far."""
 
     @classmethod
     @abstractmethod
     def load(cls, path: Path, spec: str, dimension: int, mmap: bool) -> Engine:
-        """Open what `save` wrote. Raises `RuntimeError` for a file that is not such an index."""
+        """Open a file written by `save`. Raises `RuntimeError` for a file that is not such an index."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
@@ -49,32 +49,32 @@ class Engine(ABC):
 
     @abstractmethod
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """Inner products [queries, k], best first, and row numbers, -1 where fewer than k were reached."""
+        """Inner products [queries, k], best first, and row numbers, -1 if fewer than k were reached."""
 
     @abstractmethod
     def set_parameters(self, parameters: str) -> None:
-        """How hard to search. Raises `RuntimeError` or `ValueError` for what the index does not have."""
+        """Set search parameters. Raises `RuntimeError` or `ValueError` for those that the index does not have."""
 
     @property
     @abstractmethod
     def dimension(self) -> int:
-        """Of the vectors."""
+        """Dimension of the vectors."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of vectors."""
 
-    # ---------------------------------------------------------------- what a description says before it is built
+    # ---------------------------------------------------------------- properties of a description, before it is built
 
     @staticmethod
     @abstractmethod
     def check(spec: str, dimension: int) -> None:
-        """Raise `VectorIndexError` for a description that can't be read."""
+        """Raise `VectorIndexError` for an invalid description."""
 
     @staticmethod
     @abstractmethod
     def default_parameters(spec: str) -> str:
-        """How hard to search by default; "" for an index without such parameters."""
+        """Default search parameters; "" for an index without such parameters."""
 
     @staticmethod
     @abstractmethod
@@ -89,11 +89,11 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def build_seconds(spec: str, vectors: int, dimension: int) -> float:
-        """Roughly: as measured on two cores at 384 dimensions (docs/retrieval.md), scaled by dimension."""
+        """Approximate time: measured on two cores at 384 dimensions (docs/retrieval.md), scaled by dimension."""
 
 
 def add_in_blocks(add: Callable[[Vectors], object], shards: Shards, progress: Callable[[int], None]) -> None:
-    """Call `add` with all rows, some at a time; `progress` gets the number of rows added so far."""
+    """Call `add` with all rows, in blocks; `progress` gets the number of rows added so far."""
     done = 0
     for block in blocks(shards):
         add(block)
@@ -102,17 +102,17 @@ def add_in_blocks(add: Callable[[Vectors], object], shards: Shards, progress: Ca
 
 
 def blocks(shards: Shards) -> Iterable[Vectors]:
-    """The rows of all shards in order, as float32, some at a time."""
+    """The rows of all shards in order, as float32, in blocks."""
     for shard in shards:
         for start in range(0, len(shard), BLOCK):
             yield np.ascontiguousarray(shard[start : start + BLOCK], np.float32)
 
 
 def graph_seconds(vectors: int, dimension: int) -> float:
-    """Roughly the time to build a graph: two cores, as above."""
+    """Approximate time to build a graph, on two cores as above."""
     return vectors * 6e-5 * dimension / 384 * float(np.log2(max(vectors, 2)))
 
 
 def reason(error: Exception) -> str:
-    """What a library says, in one line, without the place in faiss's source."""
+    """A library's error message in one line, without the location in faiss's source."""
     return re.sub(r"^Error in .*?\.cpp:\d+: (Error: )?", "", str(error).strip().split("\n")[0])

@@ -24,13 +24,13 @@ from retrievers.index.engine import (
 
 
 class FaissEngine(Engine):
-    """An index of faiss: exact, of lists, or a graph; memory-mapped where it is read from a file."""
+    """An index of faiss: exact, inverted lists, or a graph; memory-mapped if it is read from a file."""
 
     @classmethod
     def build(cls, spec: str, shards: Shards, seed: int, progress: Callable[[int], None]) -> FaissEngine:
         index = make_faiss(spec, shards[0].shape[1])
         if spec.startswith("HNSW"):
-            index.hnsw.efConstruction = EF_CONSTRUCTION  # faiss begins with 40, which costs recall
+            index.hnsw.efConstruction = EF_CONSTRUCTION  # faiss's default of 40 lowers recall
         if not index.is_trained:
             _train(index, spec, shards, seed)
         add_in_blocks(index.add, shards, progress)
@@ -40,7 +40,7 @@ class FaissEngine(Engine):
     def load(cls, path: Path, spec: str, dimension: int, mmap: bool) -> FaissEngine:
         import faiss
 
-        # IVF lists and everything else are mapped by different code.
+        # IVF lists and all other indexes are memory-mapped by different code.
         flag = (faiss.IO_FLAG_MMAP if "IVF" in spec else faiss.IO_FLAG_MMAP_IFC) if mmap else 0
         return cls(faiss.read_index(str(path), flag), spec)
 
@@ -95,12 +95,12 @@ class FaissEngine(Engine):
         if "HNSW" in spec.partition(",")[0].partition("_")[0]:
             return graph_seconds(vectors, dimension)
         lists = lists_of(spec)
-        # Training runs about 10 rounds over 64 vectors a list; every vector then looks for its list.
+        # Training runs about 10 rounds over 64 vectors per list; every vector is then assigned to a list.
         return dimension / 384 * (vectors * 5e-7 + (10 * 64 * lists + vectors) * lists * 2e-8)
 
 
 def make_faiss(spec: str, dimension: int) -> Any:
-    """An empty faiss index. Raises `VectorIndexError` for a string that its factory can't read."""
+    """An empty faiss index. Raises `VectorIndexError` for a string that its factory rejects."""
     import faiss
 
     try:
@@ -119,7 +119,7 @@ def lists_of(spec: str) -> int:
 
 
 def training_rows(spec: str, total: int) -> int:
-    """Rows to train on: 64 a list (39 is where faiss starts to warn), at least 65,536 where there are as many."""
+    """Rows to train on: 64 per list (faiss warns below 39), at least 65,536 if there are as many."""
     return min(total, max(64 * lists_of(spec), 65_536))
 
 
@@ -129,7 +129,7 @@ def _train(index: Any, spec: str, shards: Shards, seed: int) -> None:
     wanted = training_rows(spec, total)
     if total < lists_of(spec):
         raise VectorIndexError(
-            f"index={spec!r} with {total} vectors: it needs at least one vector a list; use fewer lists"
+            f"index={spec!r} with {total} vectors: it needs at least one vector per list; use fewer lists"
         )
     rows = np.sort(np.random.default_rng([seed, 5]).choice(total, wanted, replace=False))
     starts = np.cumsum([0, *map(len, shards)])

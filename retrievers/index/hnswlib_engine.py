@@ -19,7 +19,7 @@ from retrievers.index.engine import (
     graph_seconds,
 )
 
-LINKS = 32  # of a vector; hnswlib's M
+LINKS = 32  # per vector; hnswlib's M
 
 
 class HnswlibEngine(Engine):
@@ -27,7 +27,7 @@ class HnswlibEngine(Engine):
 
     def __init__(self, index: Any, spec: str) -> None:
         super().__init__(index, spec)
-        self._ef = 0  # which hnswlib keeps beside the index
+        self._ef = 0  # efSearch, which hnswlib keeps outside of the index
 
     @classmethod
     def build(cls, spec: str, shards: Shards, seed: int, progress: Callable[[int], None]) -> HnswlibEngine:
@@ -73,7 +73,7 @@ class HnswlibEngine(Engine):
 
     @staticmethod
     def check(spec: str, dimension: int) -> None:
-        """`hnswlib` has no variants."""
+        """Accepts everything: `hnswlib` has no variants."""
 
     @staticmethod
     def default_parameters(spec: str) -> str:

@@ -1,4 +1,4 @@
-"""What an index folder says of itself (`manifest.json`), and how one comes to be: whole or not at all."""
+"""The description of an index folder (`manifest.json`), written atomically."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FORMAT = 2  # of index folders
 
 
 def write_manifest(folder: Path, kind: str, content: dict[str, Any]) -> None:
-    """Write `manifest.json`: the last file of a folder that is being made."""
+    """Write `manifest.json`: the last file written to a new folder."""
     manifest = {"format": FORMAT, "kind": kind, **content}
     write_json(folder / "manifest.json", manifest)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -36,7 +36,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
-        raise IndexMismatchError(f"{folder}: no manifest.json in it; it is not an index that build_index finished")
+        raise IndexMismatchError(f"{folder}: no manifest.json; it is not an index completed by build_index")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version, found = manifest["format"], manifest["kind"]
@@ -45,5 +45,5 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]
     if version != FORMAT:
         raise IndexMismatchError(f"{folder}: format {version!r}, this version reads {FORMAT}; build the index again")
     if kind is not None and found != kind:
-        raise IndexMismatchError(f"{path}: kind={found!r}, expected {kind}; give another folder or build it again")
+        raise IndexMismatchError(f"{path}: kind={found!r}, expected {kind}; pass another folder or build it again")
     return dict(manifest)

@@ -1,4 +1,4 @@
-"""What an index will cost: time, memory and disk, told before anything is built."""
+"""Estimate of the cost of an index before it is built: time, memory and disk."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ LIBRARIES = 2.0 * GIB  # torch, an encoder of base size and its activations, as 
 
 
 class WontFitError(RetrieverError, ValueError):
-    """An index that memory or disk can't hold."""
+    """An index that does not fit into memory or disk."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cost of an index that is to be built: seconds, bytes."""
+    """Estimated cost of an index, in seconds and bytes."""
 
     seconds: float
-    memory: float  # at the most, while it is built
+    memory: float  # peak while building
     disk: float
-    loaded: float  # memory that searching touches, if all of it is read
+    loaded: float  # memory used by searches if the whole index is read
     advice: str
 
     def lines(self, folder: Path) -> list[str]:
-        """The estimate beside what there is, to be printed."""
+        """The estimate and the available resources, as lines to print."""
         available, free = _present(folder)
         return [
             f"time    about {duration(self.seconds)}",
@@ -49,8 +49,8 @@ class Plan:
         for name, needed, present in (("memory", self.memory, available), ("disk", self.disk, free)):
             if needed > present:
                 raise WontFitError(
-                    f"{folder}: about {needed / GIB:.2f} GiB of {name} needed, {present / GIB:.2f} GiB there; "
-                    f"{self.advice}, or --force to try all the same"
+                    f"{folder}: about {needed / GIB:.2f} GiB of {name} needed, {present / GIB:.2f} GiB available; "
+                    f"{self.advice}, or --force to build anyway"
                 )
 
 
@@ -60,13 +60,13 @@ def _present(folder: Path) -> tuple[float, float]:
 
 
 def plan_dense(passages: int, encoder: Encoder, spec: str, sample: Sequence[Passage], *, encoded: int) -> Plan:
-    """Estimate a dense index.
+    """Estimate the cost of a dense index.
 
     Args:
-        passages: how many there are.
-        encoder, spec: what will be used.
-        sample: some of the passages; they are encoded to see how long it takes.
-        encoded: how many have vectors already.
+        passages: number of passages.
+        encoder, spec: encoder and description of the index.
+        sample: some of the passages, which are encoded to measure the speed.
+        encoded: number of passages that already have vectors.
     """
     encoder.encode_passages(sample[:8])  # the first call prepares buffers
     start = time.perf_counter()
@@ -85,7 +85,7 @@ def plan_dense(passages: int, encoder: Encoder, spec: str, sample: Sequence[Pass
 
 
 def duration(seconds: float) -> str:
-    """Like `3 s`, `12 min`, `5.1 h`."""
+    """Format seconds as `3 s`, `12 min` or `5.1 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

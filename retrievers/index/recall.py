@@ -1,4 +1,4 @@
-"""How well an approximate index finds what exact search over the same vectors finds."""
+"""Recall of an approximate index relative to exact search over the same vectors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def title_recall(
 
 
 def exact_search(shards: Shards, queries: Vectors, k: int, progress: Callable[[int], None] = lambda done: None) -> Ids:
-    """Row numbers [queries, k] of the greatest inner products over all shards: what recall is measured against."""
+    """Row numbers [queries, k] of the greatest inner products over all shards: the reference for recall."""
     import faiss
 
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
@@ -48,5 +48,5 @@ def exact_search(shards: Shards, queries: Vectors, k: int, progress: Callable[[i
 
 
 def recall(found: Ids, truth: Ids) -> float:
-    """Share of the true neighbours [queries, k] that stand among those found [queries, k]."""
+    """Share of the true neighbours [queries, k] that are among those found [queries, k]."""
     return float(np.mean([len(np.intersect1d(f, t)) / len(t) for f, t in zip(found, truth, strict=True)]))

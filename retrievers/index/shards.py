@@ -17,20 +17,19 @@ from retrievers.index.encoder import Encoder, check_encoder
 from retrievers.index.manifest import read_manifest, write_json
 
 SETTINGS = "settings.json"
-ENCODE_AT_ONCE = 1_024  # passages between two reports of progress
+ENCODE_AT_ONCE = 1_024  # passages between two progress reports
 
 
 def encode_shards(
     corpus: DiskCorpus, encoder: Encoder, folder: Path, settings: dict[str, Any], progress: Callable[[int], None]
 ) -> None:
-    """Write the vectors of a corpus to `folder`, float16, `settings["shard_size"]` passages a file.
+    """Write the vectors of a corpus to `folder`, float16, `settings["shard_size"]` passages per file.
 
-    Shards that are there already are kept, if they were made with the same settings; `progress` is told how many
-    passages have vectors.
+    Existing shards with the same settings are kept; `progress` gets the number of passages that have vectors.
     """
     check_settings(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.partial"):  # by a build that was killed
+    for left in folder.glob("*.partial"):  # left by a killed build
         left.unlink()
     write_json(folder / SETTINGS, settings)
     size = settings["shard_size"]
@@ -49,27 +48,27 @@ def encode_shards(
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise `IndexMismatchError` if `folder` holds vectors that were made in another way."""
+    """Raise `IndexMismatchError` if `folder` contains vectors made with other settings."""
     if not (folder / SETTINGS).is_file():
         return
     before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     for key, value in settings.items():
         if before.get(key) != value:
             raise IndexMismatchError(
-                f"{folder} holds vectors that were begun with {key}={before.get(key)!r}, this command has {value!r}; "
-                f"use the same options to go on, or remove {folder.parent} to begin anew"
+                f"{folder} contains vectors made with {key}={before.get(key)!r}, this command has {value!r}; "
+                f"use the same options to resume, or remove {folder.parent} to start a new build"
             )
 
 
 def encoded(folder: Path, settings: dict[str, Any], passages: int) -> int:
-    """How many passages have vectors in `folder` already."""
+    """Number of passages that already have vectors in `folder`."""
     size = settings["shard_size"]
     starts = range(0, passages, size)
     return sum(min(size, passages - start) for start in starts if shard_path(folder, start // size).is_file())
 
 
 def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
-    """All shards in order, memory-mapped. Raises `IndexMismatchError` unless they are as many as the passages."""
+    """All shards in order, memory-mapped. Raises `IndexMismatchError` unless there is one vector per passage."""
     shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("shard-*.npy"))]
     if sum(map(len, shards)) != passages:
         raise IndexMismatchError(
@@ -79,16 +78,16 @@ def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
 
 
 def kept_vectors(index: Path, corpus_hash: str, encoder: Encoder) -> Path:
-    """The folder of vectors that an index folder kept.
+    """The folder with the vectors kept by an index folder.
 
     Raises `IndexMismatchError` unless they are of this corpus and this encoder.
     """
     manifest = read_manifest(index, "dense")
     if manifest["corpus"]["hash"] != corpus_hash:
-        raise IndexMismatchError(f"{index}: its vectors are of another corpus; give another folder, or encode anew")
+        raise IndexMismatchError(f"{index}: its vectors are of another corpus; pass another folder, or encode again")
     check_encoder(encoder.fingerprint(), manifest["encoder"]["fingerprint"], str(index))
     if not (index / "vectors").is_dir():
-        raise IndexMismatchError(f"{index}: built without keeping its vectors; encode anew")
+        raise IndexMismatchError(f"{index}: built without keeping its vectors; encode again")
     return index / "vectors"
 
 

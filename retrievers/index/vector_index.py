@@ -1,12 +1,12 @@
 """Vector indexes behind one small class: inner-product search by faiss (any factory string) or hnswlib.
 
-    Flat            exact, 4 bytes a dimension; the reference
-    SQfp16, SQ8     exact search over vectors rounded to 2 or 1 bytes a dimension
+    Flat            exact, 4 bytes per dimension; the reference
+    SQfp16, SQ8     exact search over vectors rounded to 2 or 1 bytes per dimension
     HNSW32          a graph over whole vectors, plus about 270 bytes a vector; HNSW32,SQ8 over rounded ones
-    IVF4096,SQ8     lists of near vectors, of which `nprobe` are read; IVF65536_HNSW32,PQ48 for tens of millions
+    IVF4096,SQ8     lists of nearby vectors, `nprobe` of which are searched; IVF65536_HNSW32,PQ48 for tens of millions
     hnswlib         a graph by hnswlib (M 32, ef_construction 200); not memory-mapped
 
-The faiss wiki, "The index factory", has the rest of the language.
+The page "The index factory" of the faiss wiki documents all factory strings.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from retrievers.index.faiss_engine import FaissEngine
 from retrievers.index.hnswlib_engine import HnswlibEngine
 
 ENGINES: dict[str, type[Engine]] = {"hnswlib": HnswlibEngine}  # every other description is a factory string of faiss
-TIES = 8  # results asked for beyond k: copies of a passage at the last place are told apart by their row
+TIES = 8  # results requested beyond k: copies of a passage at rank k are ordered by their row
 
 
 def engine_of(spec: str) -> type[Engine]:
-    """The library that makes indexes of this description."""
+    """The engine class for a description."""
     return ENGINES.get(spec, FaissEngine)
 
 
 def is_exact(spec: str) -> bool:
-    """Whether every stored vector is compared, unrounded."""
+    """Whether a search compares every vector, unrounded."""
     return spec == "Flat"
 
 
 class VectorIndex:
-    """Rows of vectors, searched by inner product. Made by `build` or `load`.
+    """Rows of vectors, searched by inner product. Created by `build` or `load`.
 
-    `spec`: a faiss factory string, or `hnswlib`. `parameters`: how hard to search, e.g. `nprobe=32` (IVF) or
+    `spec`: a faiss factory string, or `hnswlib`. `parameters`: search parameters, e.g. `nprobe=32` (IVF) or
     `efSearch=128` (HNSW, hnswlib); "" for the engine's `default_parameters`.
     """
 
@@ -58,9 +58,9 @@ class VectorIndex:
             ) from error
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """Scores [queries, k], best first, and row numbers, -1 where fewer than k were reached.
+        """Scores [queries, k], best first, and row numbers, -1 if fewer than k were reached.
 
-        Of equal scores the lower row stands first, so that a result depends neither on k nor on the engine's heap.
+        On equal scores the lower row comes first, so that a result depends neither on k nor on the engine's heap.
         """
         if queries.shape[1] != self.dimension:
             raise IndexMismatchError(
@@ -80,7 +80,7 @@ class VectorIndex:
 
     @classmethod
     def load(cls, path: Path, spec: str, dimension: int, parameters: str = "", *, mmap: bool = True) -> VectorIndex:
-        """Open what `save` wrote. With `mmap`, a faiss index stays on disk and is read as it is searched."""
+        """Open a file written by `save`. With `mmap`, a faiss index stays on disk and is read on demand."""
         try:
             engine = engine_of(spec).load(path, spec, dimension, mmap)
         except RuntimeError as error:
@@ -103,5 +103,5 @@ class VectorIndex:
         seed: int = 0,
         progress: Callable[[int], None] = lambda done: None,
     ) -> VectorIndex:
-        """Train where the kind needs it, then add all vectors; `progress` is told how many are in."""
+        """Train if the type requires it, then add all vectors; `progress` gets the number of vectors added."""
         return cls(engine_of(spec).build(spec, shards, seed, progress), parameters)

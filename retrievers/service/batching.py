@@ -1,4 +1,4 @@
-"""Searches of many clients as one: whatever arrives while a search runs is searched together next."""
+"""Batches the searches of many clients: queries that arrive during a search are searched together next."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import numpy as np
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
 
 logger = logging.getLogger(__name__)
-PATIENCE, MAX_WAIT = 0.5, 0.02  # of the last search's time, seconds
+PATIENCE, MAX_WAIT = 0.5, 0.02  # fraction of the last search's time; seconds
 
 
 class BusyError(Exception):
-    """More waits than may wait."""
+    """Too many queries are waiting."""
 
 
 class BrokenError(Exception):
-    """The retriever raised what no retriever should."""
+    """The retriever raised an unexpected exception."""
 
 
 @dataclass(eq=False)
@@ -35,18 +35,18 @@ class _Job:
 
 
 class Batcher:
-    """One search at a time, in a thread; what arrives meanwhile is searched together next.
+    """Runs one search at a time, in a thread; queries that arrive meanwhile are searched together next.
 
-    Clients that wait for their answer before they ask again would split into two halves that never meet. So the next
-    search waits for as many requests as took part in the last one, but at most `PATIENCE` of the time that one took:
-    a single client never waits. Batches are searched with the largest k in them, each query once. Use it from one
+    Clients that wait for a response before their next request would split into two alternating batches. So the next
+    search waits for as many requests as the last one had, but at most `PATIENCE` of the time that the last one took:
+    a single client never waits. A batch is searched with its largest k, each distinct query once. Use it from one
     event loop.
 
     Args:
-        retriever: what to search.
-        max_batch: queries a search, at most.
-        max_waiting: queries that may wait or be searched; a call beyond that is a `BusyError`, unless it is alone.
-        observe: told the size of each batch.
+        retriever: the search engine.
+        max_batch: maximum queries per search.
+        max_waiting: maximum queries waiting or in search; a call beyond it raises `BusyError`, unless none waits.
+        observe: called with the size of each batch.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """As `Retriever.search`. Cancelling it takes its queries out of the queue."""
+        """As `Retriever.search`. Cancelling it removes its queries from the queue."""
         if not queries:
             return []
         if self.waiting and self.waiting + len(queries) > self._max_waiting:
             raise BusyError(
-                f"{self.waiting} queries wait already, {self._max_waiting} may with yours: send them again in a second"
+                f"{self.waiting} queries are waiting, at most {self._max_waiting} may with yours: retry in a second"
             )
         loop = asyncio.get_running_loop()
         jobs = [
@@ -85,7 +85,7 @@ class Batcher:
         finally:
             self.waiting -= len(queries)
             for job in jobs:
-                job.found.cancel()  # nothing where it is done
+                job.found.cancel()  # no effect if it is done
                 if job in self._queue:
                     self._queue.remove(job)
 
@@ -105,7 +105,7 @@ class Batcher:
             self._worker = None
 
     async def _wait_for(self, jobs: int, seconds: float) -> None:
-        """Return when so many jobs are in the queue, or after so long."""
+        """Return when `jobs` jobs are in the queue, or after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while len(self._queue) < jobs:
@@ -126,7 +126,7 @@ class Batcher:
         self._observe(sum(len(job.queries) for job in batch))
         found, error = await asyncio.get_running_loop().run_in_executor(self._thread, self._search, queries, k)
         if error is not None and len(batch) > 1 and not isinstance(error, RetrievalError):
-            for job in batch:  # one of them may have caused it, the others shall not suffer for it
+            for job in batch:  # one of them may have caused it; the others must not fail with it
                 await self._answer([job])
             return
         for job in batch:
@@ -135,16 +135,16 @@ class Batcher:
             if all(query in found for query in job.queries):
                 job.found.set_result([found[query][: job.k] for query in job.queries])
             else:
-                job.found.set_exception(error or BrokenError("the retriever answered nothing"))
+                job.found.set_exception(error or BrokenError("the retriever returned nothing"))
 
     def _search(self, queries: list[str], k: int) -> tuple[dict[str, list[Passage]], Exception | None]:
-        """What was found, and the error if that is not all."""
+        """The results by query, and the error if some are missing."""
         try:
             return dict(zip(queries, self._retriever.search(queries, k), strict=True)), None
         except RetrievalError as error:
             return {q: r for q, r in zip(queries, error.results or (), strict=False) if r is not None}, error
         except QueryError as error:
             return {}, error
-        except BaseException as error:  # a library's sys.exit() too: who waits must be answered
-            logger.exception("the retriever broke at a search of %d queries", len(queries))
+        except BaseException as error:  # also sys.exit() of a library: waiting clients need a response
+            logger.exception("the retriever failed in a search of %d queries", len(queries))
             return {}, BrokenError(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The endpoints of the retrieval service, as an ASGI application; `server.py` lists them and their refusals."""
+"""The endpoints of the retrieval service, as an ASGI application; `server.py` lists them and their errors."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from retrievers.service.wire import INDEX_HEADER, index_mark, write_passages
 
 logger = logging.getLogger(__name__)
 MAX_SAMPLE = 10_000  # passages
-HEADERS = {413: {"connection": "close"}, 429: {"retry-after": "1"}}  # of refusals, by status
+HEADERS = {413: {"connection": "close"}, 429: {"retry-after": "1"}}  # of error responses, by status
 HALF_SURROGATE = re.compile("[\ud800-\udfff]")
-GONE = 499  # nginx's status for a client that did not wait, seen in the metrics only
+GONE = 499  # nginx's status for a connection closed by the client; used in the metrics only
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service takes."""
+    """Limits on the requests and queues of a service."""
 
     default_k: int = 3
-    """Passages a query where a request does not say."""
+    """Passages per query if a request has no topk."""
     max_k: int = 100
-    """Passages a query, at most."""
+    """Maximum passages per query."""
     max_queries: int = 1024
-    """Queries a request, at most."""
+    """Maximum queries per request."""
     max_body_bytes: int = 8 * 2**20
-    """Bytes of a request's body, at most."""
+    """Maximum bytes of a request's body."""
     max_batch: int = 256
-    """Queries a search, at most."""
+    """Maximum queries per search."""
     max_waiting: int = 4096
-    """Queries that may wait; beyond that requests get status 429."""
+    """Maximum waiting queries; further requests get status 429."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -70,13 +70,13 @@ class _Service:
         self.max_k = min(limits.max_k, self.passages)
         self.registry = CollectorRegistry()
         self.requests = Counter("retriever_requests", "Requests.", ["path", "status"], registry=self.registry)
-        self.queries = Counter("retriever_queries", "Queries of well-formed requests.", registry=self.registry)
+        self.queries = Counter("retriever_queries", "Queries of valid requests.", registry=self.registry)
         self.seconds = Histogram(
-            "retriever_request_seconds", "From request to answer.", ["path"], registry=self.registry
+            "retriever_request_seconds", "Seconds from request to response.", ["path"], registry=self.registry
         )
         sizes = [2**i for i in range(12)]
-        batches = Histogram("retriever_batch_queries", "Queries a search.", buckets=sizes, registry=self.registry)
-        waiting = Gauge("retriever_waiting_queries", "Queries not answered yet.", registry=self.registry)
+        batches = Histogram("retriever_batch_queries", "Queries per search.", buckets=sizes, registry=self.registry)
+        waiting = Gauge("retriever_waiting_queries", "Queries waiting or being searched.", registry=self.registry)
         self.batcher = Batcher(
             retriever, max_batch=limits.max_batch, max_waiting=limits.max_waiting, observe=batches.observe
         )
@@ -100,7 +100,7 @@ class _Service:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def _answer(self, request: Request, work: Callable[[dict[str, Any]], Awaitable[list[Any]]]) -> Response:
-        """The result of `work` on the body, or the refusal."""
+        """The response with the result of `work` on the body, or with an error."""
         start = time.perf_counter()
         headers = {INDEX_HEADER: self.index}
         try:
@@ -120,10 +120,10 @@ class _Service:
             size += len(chunk)
             if size <= limit:
                 received += chunk
-            elif size > 4 * limit:  # up to here it is read and dropped: a client that still sends reads no refusal
+            elif size > 4 * limit:  # read and drop up to here: a client that is still sending reads no response
                 break
         if size > limit:
-            raise _RefusalError(413, f"the body has more than {limit} bytes, the most that is taken: send less")
+            raise _RefusalError(413, f"the body has more than {limit} bytes, the maximum: send less")
         try:
             body = json.loads(received.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -150,12 +150,12 @@ class _Service:
     def _queries(self, body: dict[str, Any]) -> list[str]:
         queries = body["queries"] if "queries" in body else [body.get("query")]
         if "queries" not in body and "query" not in body:
-            raise _RefusalError(422, f"the fields are {_show(sorted(body))}: give `queries`, a list of strings")
+            raise _RefusalError(422, f"the fields are {_show(sorted(body))}: pass `queries`, a list of strings")
         if not isinstance(queries, list):
             raise _RefusalError(422, f"queries is {_show(queries)}: it must be a list of strings, even for one query")
         if len(queries) > self.limits.max_queries:
             raise _RefusalError(
-                422, f"{len(queries)} queries: at most {self.limits.max_queries} a request; split them over several"
+                422, f"{len(queries)} queries: at most {self.limits.max_queries} per request; split them over several"
             )
         for i, query in enumerate(queries):
             if not isinstance(query, str):
@@ -166,7 +166,7 @@ class _Service:
                 )
             if HALF_SURROGATE.search(query):
                 raise _RefusalError(
-                    422, f"query {i} holds half of a surrogate pair: it must be Unicode text; correct {_show(query)}"
+                    422, f"query {i} contains half of a surrogate pair: it must be Unicode text; correct {_show(query)}"
                 )
         return queries
 
@@ -182,9 +182,9 @@ class _Service:
 
 
 def make_app(retriever: Retriever, limits: Limits | None = None) -> FastAPI:
-    """The service as an ASGI application; closing the retriever is left to the caller."""
+    """The service as an ASGI application; the caller closes the retriever."""
     service = _Service(retriever, limits or Limits())
-    app = FastAPI(title="IGSearch retrieval", openapi_url=None)  # bodies are read by hand: there is no schema to show
+    app = FastAPI(title="IGSearch retrieval", openapi_url=None)  # bodies are parsed manually: there is no schema
     app.add_api_route("/retrieve", service.retrieve, methods=["POST"], response_model=None)
     app.add_api_route("/sample", service.sample, methods=["POST"], response_model=None)
     app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
@@ -212,13 +212,13 @@ async def _disconnected(request: Request) -> None:
 
 
 def _status(error: Exception) -> int:
-    """The status code of a refusal. Logs what is a bug."""
+    """The status code of an error. Logs bugs."""
     if isinstance(error, _RefusalError):
         return error.status
     for kind, status in ((ClientDisconnect, GONE), (QueryError, 422), (BusyError, 429), (RetrievalError, 503)):
         if isinstance(error, kind):
             return status
-    if not isinstance(error, BrokenError):  # which is logged where it happened
+    if not isinstance(error, BrokenError):  # already logged where it was raised
         logger.error("a request failed", exc_info=error)
     return 500
 
@@ -231,5 +231,5 @@ def _flag(body: dict[str, Any], name: str) -> bool:
 
 
 def _show(value: Any) -> str:
-    """A value in an error message, cut short."""
+    """A value for an error message, abbreviated."""
     return reprlib.repr(value)

@@ -1,10 +1,10 @@
-"""Faults on purpose, to see how one's own set-up bears them: a retriever and an HTTP transport that fail now and then.
+"""Fault injection for testing a setup: a retriever and an HTTP transport that fail at a given rate.
 
-    retriever = FaultyRetriever(retriever, rate=0.1, seed=0)                       what an engine does
-    retriever = RemoteRetriever(url, transport=FaultyTransport(rate=0.1, seed=0))  what a network and a service do
+    retriever = FaultyRetriever(retriever, rate=0.1, seed=0)                       faults of an engine
+    retriever = RemoteRetriever(url, transport=FaultyTransport(rate=0.1, seed=0))  faults of a network or service
 
-Whether a query or a request fails depends on the seed, its content and how often it came before, not on the timing of
-threads. `injected` counts what was done.
+Whether a query or a request fails depends on the seed, its content and its number of earlier occurrences, not on the
+timing of threads. `injected` counts the faults.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ TRANSPORT_FAULTS = (
 
 
 class _Schedule:
-    """Which fault a text gets at its n-th occurrence."""
+    """Selects the fault of a text at its n-th occurrence."""
 
     def __init__(self, rate: float, seed: int, kinds: Sequence[str], known: Sequence[str]) -> None:
         unknown = [kind for kind in kinds if kind not in known]
         if unknown or not kinds or not 0.0 <= rate <= 1.0:
-            raise QueryError(f"rate={rate}, kinds={list(kinds)}: rate is from 0 to 1, kinds are some of {list(known)}")
+            raise QueryError(f"rate={rate}, kinds={list(kinds)}: rate must be from 0 to 1, kinds some of {list(known)}")
         self.rate = rate
         self.seed = seed
         self.kinds = list(kinds)
@@ -58,15 +58,15 @@ class _Schedule:
 
 
 class FaultyRetriever(WrappingRetriever):
-    """Passes searches on to another retriever and spoils some.
+    """Forwards searches to another retriever and injects faults into some.
 
     Args:
-        retriever: answers what is not spoilt.
-        rate: share of the queries that meet a fault, 0 to 1.
-        seed: another one spoils others.
-        kinds: `latency` (the answer comes `delay` late), `error` (no result for this query), `outage` (none for its
-            whole batch), `timeout` (none for its whole batch, `delay` late), `empty` (nothing found).
-        delay: seconds.
+        retriever: the retriever that searches.
+        rate: fraction of the queries that get a fault, 0 to 1.
+        seed: seed of the selection of faults.
+        kinds: `latency` (the result is `delay` late), `error` (no result for this query), `outage` (none for its
+            whole batch), `timeout` (none for its whole batch, `delay` late), `empty` (no passages).
+        delay: in seconds.
     """
 
     def __init__(
@@ -114,16 +114,16 @@ class FaultyRetriever(WrappingRetriever):
 
 
 class FaultyTransport(httpx.BaseTransport):
-    """Passes requests on and spoils some: `RemoteRetriever(url, transport=FaultyTransport(...))`.
+    """Forwards requests and injects faults into some: `RemoteRetriever(url, transport=FaultyTransport(...))`.
 
     Args:
-        transport: answers what is not spoilt; by default the network does.
-        rate: share of the requests that meet a fault, 0 to 1.
-        seed: another one spoils others.
-        kinds: `latency` (the answer comes `delay` late), `connect` (no connection), `timeout` (after `delay`),
-            `half_closed` (the server hangs up before it answers), `status_429`, `status_500`, `status_503`, `html` (a
-            page with status 200), `truncated` (half of the answer), `wrong_count` (a list too few or too many).
-        delay: seconds.
+        transport: the transport that sends the requests; by default httpx's.
+        rate: fraction of the requests that get a fault, 0 to 1.
+        seed: seed of the selection of faults.
+        kinds: `latency` (the response is `delay` late), `connect` (no connection), `timeout` (after `delay`),
+            `half_closed` (a disconnect before the response), `status_429`, `status_500`, `status_503`, `html` (a
+            page with status 200), `truncated` (half of the response), `wrong_count` (one list too few or too many).
+        delay: in seconds.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class FaultyTransport(httpx.BaseTransport):
         self.injected = self._schedule.injected
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer, or spoil the answer of, one request."""
+        """Handle one request, with or without a fault."""
         fault = self._schedule.next(f"{request.url.path} {request.read().decode('utf-8', 'replace')}")
         if fault is None:
             return self.transport.handle_request(request)
@@ -166,12 +166,12 @@ class FaultyTransport(httpx.BaseTransport):
         return httpx.Response(response.status_code, content=spoilt, headers={"content-type": "application/json"})
 
     def close(self) -> None:
-        """Close the transport beneath."""
+        """Close the wrapped transport."""
         self.transport.close()
 
 
 def _wrong_count(content: bytes) -> bytes:
-    """The answer with one list too few, or one too many where there is a single one; other answers as they are."""
+    """The response with one list too few, or one too many if it has a single one; others unchanged."""
     try:
         result = json.loads(content)["result"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""A service that runs at several addresses: which one a request goes to, retries and failover within a deadline."""
+"""Replicas of a service at several addresses: load balancing, retries and failover within a deadline."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from retrievers.service.request import AttemptError, Request
 from retrievers.service.wire import INDEX_HEADER
 
 T = TypeVar("T")
-WORKERS = 16  # requests at once
-COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds that a replica which failed is avoided for
-GRACE = 0.1  # seconds after the deadline in which a request may still say what it saw
+WORKERS = 16  # concurrent requests
+COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds for which a failed replica is avoided
+GRACE = 0.1  # seconds after the deadline in which a request may still report its error
 
 
 @dataclass
 class RemoteStats:
-    """What a client did since it was made, for logs."""
+    """Counters of a client since its creation, for logs."""
 
-    requests: int = 0  # sent, the repeated ones too
-    retries: int = 0  # sent to a replica that the same request had failed at
+    requests: int = 0  # sent, including retries
+    retries: int = 0  # sent to a replica at which the same request had failed
     failovers: int = 0  # sent to another replica because one had failed
-    failures: int = 0  # given up
+    failures: int = 0  # failed after all attempts
 
 
 class _Replica:
-    """One address, avoided for a while after it failed: 5 seconds, twice as long each time, 60 at most."""
+    """One address, avoided for a while after a failure: 5 seconds, doubled each time, at most 60."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -46,7 +46,7 @@ class _Replica:
         return time.monotonic() < self.avoided_until
 
     def failed(self) -> None:
-        if not self.avoided():  # of many requests under way that fail together, the first counts
+        if not self.avoided():  # of concurrent requests that fail together, only the first counts
             self.avoided_until = time.monotonic() + self.cooldown
             self.cooldown = min(2 * self.cooldown, MAX_COOLDOWN)
 
@@ -55,7 +55,7 @@ class _Replica:
 
 
 class Replicas:
-    """Sends requests to replicas in turn; threads may share one. Arguments are those of `RemoteRetriever`."""
+    """Sends requests to replicas in turn. Thread-safe. Arguments are those of `RemoteRetriever`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Replicas:
         self._replicas = [_Replica(url) for url in self.urls]
         self._index: str | None = None
         self._turn = itertools.count()
-        self._jitter = random.Random()  # shifts when requests are sent, never what is found
+        self._jitter = random.Random()  # affects only the timing of requests, never the results
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
@@ -82,11 +82,11 @@ class Replicas:
         self._client = httpx.Client(transport=transport, limits=limits, trust_env=False)
 
     def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError]:
-        """The answer to each request, or why there is none by `ends` (of `time.monotonic()`).
+        """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
         Raises `RefusedError` and `IndexMismatchError`.
         """
-        # In threads of our own, since httpx's time-outs are for single reads and writes: the deadline is for it all.
+        # In own threads, since httpx's timeouts apply to single reads and writes, but the deadline to the whole call.
         futures = [self._pool.submit(self._try_in_turn, request, ends) for request in requests]
         wait(futures, timeout=max(ends - time.monotonic(), 0.0) + GRACE)
         answers: list[T | RetrievalError] = []
@@ -95,20 +95,20 @@ class Replicas:
                 answers.append(future.result(timeout=0))
             except TimeoutError:
                 future.cancel()
-                text = f"no answer from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
-                answers.append(RetrievalError(f"{text}; raise it, or see whether the service is overloaded"))
+                text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
+                answers.append(RetrievalError(f"{text}; raise it, or check whether the service is overloaded"))
             except RetrievalError as error:
                 answers.append(error)
         return answers
 
     def close(self) -> None:
-        """End connections and threads."""
+        """Close connections and threads."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def _try_in_turn(self, request: Request[T], ends: float) -> T:
-        """Try replicas until one gives an answer that can be read, until attempts or time are used up."""
+        """Try replicas until one returns a valid response, or until attempts or time are used up."""
         start = time.monotonic()
         turn = next(self._turn) % len(self._replicas)
         order = self._replicas[turn:] + self._replicas[:turn]
@@ -139,22 +139,22 @@ class Replicas:
         what = "; ".join(f"{url}{request.path}: {text}" for url, text in seen.items())
         raise RetrievalError(
             f"the search service failed ({failed.total()} attempts, {time.monotonic() - start:.1f} s of a deadline of "
-            f"{self.deadline:g} s): {what or 'no time was left to ask'}. See whether it runs "
-            f"(GET {order[0].url}/health) and what it logs"
+            f"{self.deadline:g} s): {what or 'no time was left for a request'}. Check that it runs "
+            f"(GET {order[0].url}/health) and read its log"
         )
 
     def _check_index(self, replica: _Replica, index: str | None) -> None:
-        """Our servers say what they search: a replica or a restart with another index would mix two experiments."""
+        """Our servers report their index: a replica or a restart with another index would mix two experiments."""
         with self._lock:
             self._index = self._index or index
         if index is not None and index != self._index:
             raise IndexMismatchError(
-                f"{replica.url} searches another index ({index}) than was searched before ({self._index}): start all "
+                f"{replica.url} searches another index ({index}) than earlier requests ({self._index}): start all "
                 "replicas with the same corpus and engine"
             )
 
     def _pause(self, failures: int) -> float:
-        """Seconds to wait before a replica is asked that has failed so often at this request."""
+        """Seconds to wait before a request is sent again to a replica at which it failed `failures` times."""
         return self.backoff * 2 ** (failures - 1) * self._jitter.uniform(0.5, 1.5) if failures else 0.0
 
     def _count(self, requests: int = 0, retries: int = 0, failovers: int = 0, failures: int = 0) -> None:
@@ -166,12 +166,12 @@ class Replicas:
 
 
 def _address(url: str) -> str:
-    """An address without /retrieve."""
+    """The address without /retrieve."""
     address = url.strip().rstrip("/").removesuffix("/retrieve").rstrip("/")
     try:
         parsed = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise QueryError(f"{url!r} is no address ({error}): give http://HOST:PORT") from error
+        raise QueryError(f"{url!r} is not an address ({error}): use http://HOST:PORT") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise QueryError(f"{url!r} is no address of a service: it must be http:// or https:// and a host")
+        raise QueryError(f"{url!r} is not the address of a service: it must be http:// or https:// and a host")
     return address

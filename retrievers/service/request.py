@@ -1,4 +1,4 @@
-"""One request to one address: sent once, and its answer read, refused, or worth another attempt."""
+"""One request to one address: sent once; its response is parsed, rejected, or worth another attempt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retrievers.base import QueryError
 from retrievers.service.wire import MALFORMED
 
 T = TypeVar("T")
-CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
+CONNECT_SECONDS = 5.0  # a running machine accepts a connection well within this
 MAX_ANSWER_BYTES = 256 * 2**20
 TRANSIENT = frozenset({429, 500, 502, 503, 504})  # status codes after which the same request may succeed
 
 
 class RefusedError(QueryError):
-    """A 4xx answer: the same request would be refused again."""
+    """A 4xx response: the same request would be rejected again."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class RefusedError(QueryError):
 
 
 class AttemptError(Exception):
-    """What one attempt saw that a further one may not; `wait`: seconds that the server asked to be left alone for."""
+    """A failed attempt that may succeed when repeated; `wait`: seconds that the server asked to wait."""
 
     def __init__(self, seen: str, wait: float = 0.0) -> None:
         super().__init__(seen)
@@ -37,7 +37,7 @@ class AttemptError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, read to its end."""
+    """A complete response."""
 
     status: int
     headers: httpx.Headers
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request(Generic[T]):
-    """What to ask, and how to read the body of an answer with status 200 (raises one of `MALFORMED`)."""
+    """A request, and the parser of the body of a response with status 200 (raises one of `MALFORMED`)."""
 
     method: str
     path: str
@@ -58,9 +58,9 @@ class Request(Generic[T]):
     read: Callable[[bytes], T]
 
     def send(self, client: httpx.Client, url: str, seconds: float) -> Answer:
-        """The answer of one address, with status 200, within so many seconds.
+        """The response of one address, with status 200, within `seconds`.
 
-        Raises `AttemptError` where the same request may succeed later or elsewhere, `RefusedError` where it may not.
+        Raises `AttemptError` if the same request may succeed later or elsewhere, `RefusedError` if not.
         """
         where = url + self.path
         try:
@@ -70,18 +70,18 @@ class Request(Generic[T]):
         if answer.status in TRANSIENT:
             raise AttemptError(str(answer), wait=_retry_after(answer.headers))
         if 400 <= answer.status < 500:
-            what = f"{where} refused the request: {_detail(answer)}"
+            what = f"{where} rejected the request: {_detail(answer)}"
             raise RefusedError(f"{what}; correct the call or the address", answer.status)
         if answer.status != 200:
             raise AttemptError(str(answer))
         return answer
 
     def result(self, answer: Answer) -> T:
-        """What an answer holds. Raises `AttemptError` for one that can't be read."""
+        """The parsed body of a response. Raises `AttemptError` if it is malformed."""
         try:
             return self.read(answer.content)
         except MALFORMED as error:
-            raise AttemptError(f"no answer of a retrieval service ({error}): {answer}") from error
+            raise AttemptError(f"not a response of a retrieval service ({error}): {answer}") from error
 
 
 def _receive(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Answer:
@@ -91,21 +91,21 @@ def _receive(client: httpx.Client, method: str, url: str, body: dict[str, Any] |
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
-            if time.monotonic() > ends:  # a trickle never times out by itself
-                raise httpx.ReadTimeout(f"the answer was not complete within {seconds:.1f} s")
+            if time.monotonic() > ends:  # a slow stream never hits the read timeout
+                raise httpx.ReadTimeout(f"the response was not complete within {seconds:.1f} s")
             if len(content) > MAX_ANSWER_BYTES:
-                raise httpx.DecodingError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+                raise httpx.DecodingError(f"the response has more than {MAX_ANSWER_BYTES} bytes")
         return Answer(response.status_code, response.headers, bytes(content))
 
 
 def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds of a Retry-After header; 0.0 for none, and for a date."""
+    """Seconds of a Retry-After header; 0.0 without one, or for a date."""
     text = headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def _detail(answer: Answer) -> str:
-    """What a server gives as the reason of a refusal."""
+    """The reason that a server gives for rejecting a request."""
     try:
         return f"status {answer.status}, {str(json.loads(answer.content)['detail'])[:500]}"
     except (*MALFORMED, KeyError, TypeError):

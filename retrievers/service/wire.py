@@ -1,10 +1,10 @@
-r"""What goes over the wire between a retrieval service and its clients: Search-R1's format, read and written.
+r"""The wire format between a retrieval service and its clients (Search-R1's): reading and writing.
 
     POST /retrieve   {"queries": ["q1", "q2"], "topk": 3, "return_scores": true}
     200              {"result": [[{"document": {"id": "7", "contents": "\"Title\"\ntext"}, "score": 0.8}, ...], ...]}
 
-Without `return_scores` the documents stand bare in the lists. The readers raise `ValueError` (`RecursionError` and
-`OverflowError` too) on what is no such answer, whatever bytes they are given.
+Without `return_scores`, the lists contain bare documents. The readers raise `ValueError`, `RecursionError` or
+`OverflowError` on any bytes that are not such a response.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 
 from retrievers.base import Passage
 
-INDEX_HEADER = "x-retriever-index"  # of our server's answers: `index_mark`
+INDEX_HEADER = "x-retriever-index"  # in our server's responses: `index_mark`
 MALFORMED = (ValueError, RecursionError, OverflowError)  # what the readers raise
 
 
 def is_address(text: str) -> bool:
-    """Whether this names a service rather than a file."""
+    """Whether `text` names a service rather than a file."""
     return text.startswith(("http://", "https://"))
 
 
 def index_mark(fingerprint: dict[str, Any]) -> str:
-    """A short hash of a retriever's fingerprint, to tell services apart that would find different passages."""
+    """A short hash of a retriever's fingerprint, to distinguish services that would find different passages."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def unicode(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair, which UTF-8 can't express."""
+    """The text with a replacement character for each half of a surrogate pair, which UTF-8 can't encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -46,7 +46,7 @@ def write_passages(passages: list[Passage], scores: bool) -> list[dict[str, Any]
 
 
 def read_result(content: bytes, queries: int, k: int, verbatim_titles: bool) -> list[list[Passage]]:
-    """The passages of each query in an answer of /retrieve."""
+    """The passages of each query in a response of /retrieve."""
     result = _result(content)
     if len(result) != queries:
         raise ValueError(f"{len(result)} lists for {queries} queries")
@@ -54,15 +54,15 @@ def read_result(content: bytes, queries: int, k: int, verbatim_titles: bool) -> 
 
 
 def read_sample(content: bytes, n: int, verbatim_titles: bool) -> list[Passage]:
-    """The passages in an answer of /sample, `n` distinct ones."""
+    """The passages in a response of /sample, `n` distinct ones."""
     drawn = _passages(_result(content), n, verbatim_titles)
     if len(drawn) != n:
-        raise ValueError(f"{len(drawn)} distinct passages where {n} were asked for")
+        raise ValueError(f"{len(drawn)} distinct passages where {n} were requested")
     return drawn
 
 
 def read_health(content: bytes) -> dict[str, Any]:
-    """`passages` and `fingerprint` of an answer of /health; nothing where it is not of our server's kind."""
+    """`passages` and `fingerprint` of a response of /health; empty if it is not from a server like ours."""
     try:
         health = json.loads(content)
     except MALFORMED:
@@ -76,7 +76,7 @@ def _result(content: bytes) -> list[Any]:
     answer = json.loads(content)
     result = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(result, list):
-        raise ValueError('no list "result" in it')
+        raise ValueError('it has no list "result"')
     return result
 
 
@@ -84,11 +84,11 @@ def _passages(found: Any, k: int, verbatim_titles: bool) -> list[Passage]:
     if not isinstance(found, list):
         raise ValueError(f"a result is {reprlib.repr(found)}, not a list")
     if len(found) > k:
-        raise ValueError(f"{len(found)} passages where at most {k} were asked for")
+        raise ValueError(f"{len(found)} passages where at most {k} were requested")
     passages = [_passage(item, verbatim_titles) for item in found]
     if any(passage.score < after.score for passage, after in itertools.pairwise(passages)):
-        raise ValueError(f"scores {[passage.score for passage in passages[:10]]} rise: the best must stand first")
-    # An index that finds too few pads with -1, which some services look up as their last passage, over and over.
+        raise ValueError(f"scores {[passage.score for passage in passages[:10]]} increase: the best must come first")
+    # An index that finds too few pads with -1, which some services map to their last passage, repeatedly.
     first = {passage.id: passage for passage in reversed(passages)}
     return [passage for passage in passages if first[passage.id] is passage]
 
@@ -112,7 +112,7 @@ def _passage(item: Any, verbatim_titles: bool) -> Passage:
 
 
 def _contents(document: dict[str, Any]) -> str:
-    """`contents`, or `title` and `text`, which pyserini's documents have beside it."""
+    """`contents`, else `title` and `text`, as in pyserini's documents."""
     contents, title, text = (document.get(field) for field in ("contents", "title", "text"))
     if isinstance(contents, str):
         return contents

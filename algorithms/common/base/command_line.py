@@ -1,4 +1,4 @@
-"""Command lines of dataclasses, by tyro: booleans are flags, and a mistake in a name is one line of error.
+"""Command lines from dataclasses, with tyro: booleans are flags, and a wrong option name is a one-line error.
 
 An option is a field of the dataclass (`--steps 3`), or of a section, which is a dataclass inside it
 (`--loss.kl-coef 0.1`). A boolean takes no value: `--policy.chat` or `--no-policy.chat`. A YAML file has the same names
@@ -33,13 +33,13 @@ def parse_options(
     description: str | None = None,
     renamed: Mapping[str, str] = NOTHING,
 ) -> C:
-    """A dataclass from the command line. Ends the program with exit code 2 where it can't be used.
+    """Parse the command line into a dataclass. Exits with code 2 if it is invalid.
 
     Args:
-        cls: the dataclass; the docstrings of its fields are the help.
-        arguments: words of the command line; None: those of this process.
-        description: head of the help.
-        renamed: old names of options and their present ones, dotted: `{"loss.kl_coefficient": "loss.kl_coef"}`.
+        cls: the dataclass; the docstrings of its fields are the help texts.
+        arguments: command-line arguments; None: those of this process.
+        description: text at the top of the help.
+        renamed: old names of options and their current ones, dotted: `{"loss.kl_coefficient": "loss.kl_coef"}`.
     """
     types = option_types(cls)
     try:
@@ -52,7 +52,7 @@ def parse_options(
 
 
 def refuse(error: ConfigurationError) -> NoReturn:
-    """End the program because of its command line or its configuration file."""
+    """Print an error of the command line or the configuration file, and exit with code 2."""
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -78,20 +78,20 @@ def option_types(cls: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _spelled(key: str, prefix: str = "--") -> str:
-    """An option as it is written: `--policy.chat`."""
+    """An option as written on the command line: `--policy.chat`."""
     return prefix + key.replace("_", "-")
 
 
 def _negative_of_tyro(key: str) -> str:
-    """The negative flag as tyro knows it: `--policy.no-chat` for what is written `--no-policy.chat`."""
+    """The negative flag in tyro's spelling: `--policy.no-chat` for `--no-policy.chat`."""
     section, dot, name = key.rpartition(".")
     return _spelled(f"{section}{dot}no-{name}")
 
 
 def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mapping[str, str]) -> list[str]:
-    """The arguments as tyro reads them.
+    """The arguments in tyro's spelling.
 
-    Raises `ConfigurationError` on an unknown or renamed option, a flag with a value, and a value that is no choice.
+    Raises `ConfigurationError` on an unknown or renamed option, a flag with a value, and a value that is not a choice.
     """
     options = {_spelled(key): key for key in types}
     negatives = {_spelled(key, "--no-"): key for key, hint in types.items() if hint is bool}
@@ -128,7 +128,7 @@ def _no_such_option(name: str, known: Sequence[str], types: Mapping[str, Any], r
 
 
 def _check_choices(key: str, hint: Any, values: Sequence[str]) -> None:
-    """tyro would check them as well, in its own words and without the nearest choice."""
+    """Raise `ConfigurationError` for a value that is not a choice, with the nearest one, which tyro does not name."""
     choices = literal_choices(hint)
     if not choices or (values[:1] == ["None"] and NoneType in get_args(hint)):
         return
@@ -145,7 +145,7 @@ class _HelpText:
 
     def write(self, text: str) -> int:
         for key in self.flags:
-            text = text.replace(_negative_of_tyro(key), _spelled(key, "--no-"))  # as long, so columns stay aligned
+            text = text.replace(_negative_of_tyro(key), _spelled(key, "--no-"))  # equally long, so columns stay aligned
         return self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:  # colours and frames depend on isatty and encoding
@@ -156,7 +156,7 @@ class _HelpText:
 
 
 def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTHING) -> list[str]:
-    """A YAML file as words of a command line. Raises `ConfigurationError` on an unknown or renamed key."""
+    """A YAML file as command-line arguments. Raises `ConfigurationError` on an unknown or renamed key."""
     if not path.is_file():
         raise ConfigurationError(f"--config {path}: no such file")
     try:
@@ -184,7 +184,7 @@ def _options(
             raise ConfigurationError(f"{where}: unknown key {name!r}; {hint}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise ConfigurationError(f"{where}: {name!r} is {value!r}; it is a section of keys")
+                raise ConfigurationError(f"{where}: {name!r} is {value!r}; it must be a section of keys")
             yield from _options(hints[key], value, where, f"{name}.", renamed)
         elif hints[key] is bool:
             if not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Errors of training that no other file is the natural home of."""
+"""Errors that several parts of training raise."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from igsearch_env.errors import IGSearchError
 
 
 class TrainingError(IGSearchError, RuntimeError):
-    """Training can't go on; the message says why. The last checkpoint and the metrics stay readable."""
+    """Training cannot continue; the message gives the reason. The last checkpoint and the metrics stay readable."""

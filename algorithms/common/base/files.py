@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yield the path of a file beside `path` to write to; after the block it takes the place of `path`.
+    """Yield a temporary path beside `path` to write to; after the block that file replaces `path`.
 
-    If the block raises, `path` stays as it was and nothing is left beside it. A file that a killed process left is
+    If the block raises, `path` is unchanged and the temporary file is removed. One that a killed process left behind is
     overwritten by the next write, so only one process may write to `path` at a time.
 
-    `durable`: return only when the file is on the disk itself (`flush_to_disk`).
+    `durable`: return only after the file has been flushed to disk (`flush_to_disk`).
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -27,12 +27,12 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     if durable:
-        flush_to_disk(path.parent)  # which holds the name
+        flush_to_disk(path.parent)  # which holds the file name
 
 
 def flush_to_disk(path: Path) -> None:
-    """Write a file or a folder through to the disk, so that it survives a loss of power."""
-    with suppress(OSError) if path.is_dir() else nullcontext():  # some file systems can't do it for folders
+    """Flush a file or a folder to disk, so that it survives a power failure."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # some file systems do not support it for folders
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flat(content: Mapping[str, Any], prefix: str = "", *, lists: bool = False) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists stay what they are, or are opened too: `{"a.0": 1}`."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; with `lists`, lists are flattened too: `{"a.0": 1}`."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         if lists and isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a run runs on."""
+"""The hardware of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def hardware() -> str:
-    """What ran it, in a line."""
+    """CPU, GPU and torch version, in one line."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
         platform.processor(),
@@ -21,9 +21,9 @@ def hardware() -> str:
 
 
 def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Bytes that are free on a device, for this process, and bytes that the device has.
+    """Free bytes of a device, for this process, and its total bytes.
 
-    On a CPU the smaller of what the machine has and what its cgroup allows, divided among the processes of the machine.
+    On a CPU the cgroup may allow less than the machine has, and the processes of a machine share it equally.
     """
     if device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(device)
@@ -34,13 +34,13 @@ def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> 
         limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
         if limit != "max":
             used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-            # The page cache is counted as used, and given up when memory is short.
+            # The page cache counts as used, but is reclaimed when memory is short.
             statistics = dict(
                 line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
             )
             used -= int(statistics["inactive_file"])
             free, whole = min(free, int(limit) - used), min(whole, int(limit))
-    except (OSError, ValueError, KeyError):  # not in a cgroup, or of another version
+    except (OSError, ValueError, KeyError):  # not in a cgroup, or in one of another version
         pass
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryLine:
-    """One thing that takes memory, in bytes: always, or in one phase of a step only."""
+    """One use of memory, in bytes: always, or only in one phase of a step."""
 
     name: str
     bytes: int

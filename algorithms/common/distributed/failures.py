@@ -1,4 +1,4 @@
-"""How processes of a run end: an error that says which one was lost, and an exit that gloo's threads survive."""
+"""How the processes of a run end: an error for a lost process, and an exit that is safe with gloo's threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from algorithms.common.base.errors import TrainingError
 from igsearch_env.errors import IGSearchError
 
-# What torch's back ends say when another process is gone or silent.
+# Words in the errors of torch's back ends when another process has ended or does not answer.
 _LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
 
 
@@ -22,31 +22,31 @@ class DistributedError(TrainingError):
 
 
 def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
-    """What an error of a back end means for the run, if it is about another process; None if it is not."""
+    """A `DistributedError` for a back end's error about another process; None for any other error."""
     if isinstance(error, IGSearchError) or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
         return None
-    # NCCL says where in its first line, and why in its last.
+    # NCCL gives the location in its first line, and the cause in its last.
     lines = [line[:200] for line in str(error).splitlines()]
     reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
     return DistributedError(
         f"{where}: another process has ended or did not answer within distributed.timeout_minutes, or can't be reached "
-        f"({reason}). Its own output says why; the same command resumes from the last checkpoint"
+        f"({reason}). See its own output for the cause; the same command resumes from the last checkpoint"
     )
 
 
 def end_process(message: str | None = None) -> None:
-    """What a program does last: fail with `message`, as `sys.exit` does; without one, return, or end one of several.
+    """The last call of a program: exit with `message`, as `sys.exit` does; without a message, return or exit with 0.
 
-    One of several ends without taking its interpreter down, once its exit handlers have run. A thread of gloo may
-    still be dropping the tensors of the last exchange, for which it needs the interpreter's lock, and whoever asks for
-    that while the interpreter goes down aborts the process: the launcher then takes a run that is done for one that has
-    failed (pytorch/pytorch issue 190489).
+    One of several processes runs its exit handlers and exits without finalizing the interpreter. A thread of gloo may
+    still be releasing the tensors of the last exchange, for which it needs the GIL, and a thread that requests the GIL
+    during finalization aborts the process: the launcher would report a finished run as failed (pytorch/pytorch issue
+    190489).
     """
     if world_size() == 1:
         if message is not None:
             sys.exit(message)
         return
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what became of this process is settled
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the exit status of this process is decided
     atexit._run_exitfuncs()
     if message is not None:
         print(message, file=sys.stderr)
@@ -56,5 +56,5 @@ def end_process(message: str | None = None) -> None:
 
 
 def world_size() -> int:
-    """How many processes a launcher says that it has started."""
+    """Number of processes that the launcher has started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))

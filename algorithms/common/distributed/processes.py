@@ -1,8 +1,8 @@
 """`Processes`: the processes of a run. One without a launcher; several under `torchrun` or `accelerate launch`.
 
-Every process plays whole groups, then all hold the whole buffer: what is computed of a batch (advantages, whitening,
-logs, the rules that stop a run) is computed of all of it by each of them, so nothing has to be reduced by hand. Only
-the passes of the model are divided (`sharding.py`). accelerate sets the processes up.
+Every process collects whole groups, then all gather the whole buffer: each computes everything about a batch
+(advantages, whitening, logs, the rules that stop a run) from all of it, so no explicit reduction is needed. Only the
+passes of the model are divided (`sharding.py`). accelerate sets up the process group.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class DistributedConfig:
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"sharding", "timeout_minutes"})
 
     sharding: Literal["none", "fsdp2"] = "none"
-    """none: every process holds all weights (DDP); fsdp2: each holds a part of weights, gradients and optimizer."""
+    """none: every process holds all weights (DDP); fsdp2: weights, gradients and optimizer states are sharded."""
     timeout_minutes: float = 30.0
-    """A process that waits longer for the others stops the run."""
+    """Minutes that a process waits for the others before it stops the run."""
 
     def __post_init__(self) -> None:
         check_literals(self, "distributed")
@@ -38,11 +38,11 @@ class DistributedConfig:
 
 
 T = TypeVar("T")
-_LEFT: list[Any] = []  # groups that were left, alive until the process ends
+_LEFT: list[Any] = []  # process groups after `close`, kept alive until the process ends
 
 
 class Processes:
-    """This process among those of a run. Shapes of what is gathered: one entry a process, in order of rank."""
+    """This process among those of a run. Gathered lists have one entry per process, in order of rank."""
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
         self.rank = rank
@@ -52,18 +52,18 @@ class Processes:
 
     @classmethod
     def start(cls, config: DistributedConfig, device: str = "auto") -> Processes:
-        """Join the others, if a launcher started several; `device` is `policy.device`."""
+        """Join the process group, if a launcher started several processes; `device` is `policy.device`."""
         if world_size() == 1:
             return cls()
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and config.sharding == "none":
             raise ConfigurationError(
-                "accelerate launch is set to shard (FSDP), distributed.sharding='none' says not to: launch without "
-                "FSDP, and choose by --distributed.sharding none or fsdp2"
+                "accelerate launch is configured to shard (FSDP), but distributed.sharding is 'none': launch without "
+                "FSDP, and choose with --distributed.sharding none or fsdp2"
             )
         if device not in ("auto", "cpu"):
             raise ConfigurationError(
-                f"policy.device={device!r} for {world_size()} processes: each takes the device of its "
-                "rank; leave it at auto, or say cpu"
+                f"policy.device={device!r} for {world_size()} processes: each uses the device of its "
+                "rank; set it to auto or cpu"
             )
         from accelerate import PartialState
 
@@ -77,26 +77,26 @@ class Processes:
         if "LOCAL_RANK" not in os.environ:
             raise ConfigurationError(
                 f"WORLD_SIZE={world_size()} without LOCAL_RANK: no launcher has started these processes; "
-                "start them by torchrun or accelerate launch, or unset WORLD_SIZE for one process"
+                "start them with torchrun or accelerate launch, or unset WORLD_SIZE for one process"
             )
         state = PartialState(cpu=cpu, timeout=timedelta(minutes=config.timeout_minutes))
         processes = cls(state.process_index, state.num_processes, state.device)
         if dist.get_backend() != "gloo":
-            # Python objects travel over the CPU, so that they cost no memory of the GPU.
+            # Python objects are sent through the CPU, so that they take no GPU memory.
             processes._group = dist.new_group(backend="gloo", timeout=timedelta(minutes=config.timeout_minutes))
         return processes
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes: files, logs, the terminal."""
+        """Whether this process is the one that writes files, logs and the terminal output (rank 0)."""
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of `count` things in order are this process's: a run of them, of equal length but for one."""
+        """This process's contiguous share of `count` items; shares differ by at most one item."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather(self, value: T) -> list[T]:
-        """Everybody's `value`, at everybody."""
+        """All-gather: the `value` of every process, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -105,15 +105,15 @@ class Processes:
         return values
 
     def all_gather_flat(self, values: Sequence[T]) -> list[T]:
-        """Everybody's `values`, one after the other."""
+        """The `values` of all processes, concatenated in order of rank."""
         return [value for part in self.gather(list(values)) for value in part]
 
     def barrier(self) -> None:
-        """Wait for everybody."""
+        """Wait for all processes."""
         self.gather(None)
 
     def run_on_main(self, function: Callable[[], T]) -> T:
-        """What `function` returns on the first process, at everybody; its error likewise."""
+        """Run `function` on rank 0; every process returns its result or raises its `IGSearchError`."""
         if self.size == 1:
             return function()
         result: tuple[T | None, IGSearchError | None] = (None, None)
@@ -128,9 +128,9 @@ class Processes:
         return value  # type: ignore[return-value]
 
     def pad_to_longest(self, batches: Sequence[T], blank: Callable[[], T]) -> list[T]:
-        """`batches`, filled up with blank ones to as many as the process with the most has, and at least one.
+        """`batches`, padded with blank ones to the largest number on any process, and to at least one.
 
-        A pass of a sharded model is everybody's: all must make as many.
+        A pass of a sharded model is a collective operation: all processes must make the same number.
         """
         if self.size == 1:
             return list(batches)
@@ -139,7 +139,7 @@ class Processes:
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Turns a back end's error about lost processes into a `DistributedError` that says what to do."""
+        """Turns a back end's error about a lost process into a `DistributedError` that names the repair."""
         try:
             yield
         except RuntimeError as error:
@@ -149,9 +149,9 @@ class Processes:
             raise lost from error
 
     def close(self) -> None:
-        """Leave the others; `end_process` is to come."""
+        """Leave the process group; call `end_process` afterwards."""
         if self.size > 1 and dist.is_initialized():
-            # A wrapped model that lets go of a group last waits for its threads, and holds the interpreter's lock, for
+            # A wrapped model that releases the last reference to a group joins its threads while it holds the GIL, for
             # which they may be waiting.
             _LEFT.extend((dist.group.WORLD, self._group))
             dist.destroy_process_group()

@@ -1,7 +1,7 @@
-"""DDP and FSDP2: how a module is wrapped, how its gradients accumulate, and how what is sharded becomes whole.
+"""DDP and FSDP2: wrapping a module, accumulating its gradients, and gathering sharded tensors.
 
-Gradients are summed by torch: DistributedDataParallel, or FSDP2's `fully_shard`, which shards on a CPU too, where
-accelerate does not shard (so the tests run it).
+torch reduces the gradients: DistributedDataParallel, or FSDP2's `fully_shard`, which also shards on a CPU, where
+accelerate does not (so the tests can run it).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from igsearch_env.errors import ConfigurationError
 def wrap_module(
     module: torch.nn.Module, processes: Processes, config: DistributedConfig, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:
-    """`module` with gradients that are means over the processes. `dtype`: of sharded weights where they compute.
+    """Wrap `module`, so that its gradients are means over the processes. `dtype`: compute precision of sharded weights.
 
-    Sharding is in place: weights, gradients and what an optimizer made afterwards holds are divided among the
-    processes, block by block. Raises `ConfigurationError` where one process is to shard.
+    Sharding is in place: weights, gradients and the states of an optimizer created afterwards are divided among the
+    processes, block by block. Raises `ConfigurationError` for sharding in a single process.
     """
     if config.sharding == "fsdp2":
         if processes.size == 1:
             raise ConfigurationError(
                 "distributed.sharding='fsdp2' in one process: start several with `accelerate launch` or "
-                "`torchrun`, or leave it at none"
+                "`torchrun`, or set it to none"
             )
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        # torch's own choice would be the GPUs of the machine, also for processes that are set to use the CPU.
+        # By default torch would use the GPUs of the machine, even for processes that are set to use the CPU.
         mesh = init_device_mesh("cpu" if processes.device is None else processes.device.type, (processes.size,))
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for block in _blocks(module):
@@ -44,7 +44,7 @@ def wrap_module(
     if processes.size == 1:
         return module
     wrapper = torch.nn.parallel.DistributedDataParallel
-    # Buffers are constants here, and passes without a gradient are not as many in every process.
+    # Buffers are constant here, and the number of passes without gradient differs between processes.
     new = "forward_sync_buffers" in inspect.signature(wrapper).parameters
     still: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
     with processes.guard("setting up"):
@@ -52,7 +52,7 @@ def wrap_module(
 
 
 def accumulate_gradients(module: torch.nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Around a forward and backward pass: gradients of all but the last micro-batch stay in their process."""
+    """Context of a forward and backward pass: gradients are synchronised in that of the last micro-batch only."""
     if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:
         waiting: AbstractContextManager[None] = module.no_sync()
         return waiting
@@ -60,13 +60,13 @@ def accumulate_gradients(module: torch.nn.Module, *, last: bool) -> AbstractCont
 
 
 def gather_full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, as a whole. Every process must ask."""
+    """The full tensor of one that may be sharded. Every process must call it."""
     gather = getattr(tensor, "full_tensor", None)
     whole: Tensor = gather() if gather is not None else tensor
     return whole.detach()
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The decoder layers: the modules that transformers says must not be split."""
+    """The decoder layers: the modules that transformers marks as not to be split."""
     names = {name for part in module.modules() for name in (getattr(part, "_no_split_modules", None) or ())}
     return [part for part in module.modules() if type(part).__name__ in names]

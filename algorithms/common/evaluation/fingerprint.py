@@ -1,4 +1,4 @@
-"""What decides the numbers of an evaluation, as plain data. Results compare where all but the model is equal."""
+"""The settings that determine an evaluation's result, as plain data. Results compare if all but the model is equal."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Fingerprint = dict[str, Any]
 
 # `igsearch_env.rewards`: SQuAD's normalisation (lower case, punctuation, articles, white space), EM and F1 over it.
 METRIC = {"normaliser": "squad", "version": 1}
-MODEL = ("model",)  # the key that comparisons are about
-UNSAID = {"attempts": 1}  # what a fingerprint that doesn't say it means
+MODEL = ("model",)  # the key that may differ in a comparison
+UNSAID = {"attempts": 1}  # defaults of keys that a fingerprint leaves out
 _SHOWN = 24  # characters of a value in a message
-# What decides what a model folder writes. Training state and logs may lie beside it.
+# The files of a model folder that determine its output. Training state and logs may lie beside them.
 _MODEL_FILES = (
     *("*.safetensors", "pytorch_model*.bin", "*config.json", "tokenizer*", "vocab*"),
     *("*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
@@ -43,8 +43,8 @@ def make_fingerprint(
 ) -> Fingerprint:
     """The fingerprint of a greedy evaluation.
 
-    `retriever` is `Retriever.fingerprint()`, with the corpus's hash in it. `policy` is what the command line names; a
-    model must have been loaded, so that a name of the hub has been resolved.
+    `retriever` is `Retriever.fingerprint()`, which includes the corpus's hash. `policy` is its name on the command
+    line; a model must have been loaded before, so that a name on the hub is resolved.
     """
     found = {
         "igsearch": _version(),
@@ -52,7 +52,7 @@ def make_fingerprint(
         "retriever": retriever,
         "top_k": rules.top_k,
         "max_searches": rules.max_searches,
-        **({"attempts": rules.attempts} if rules.attempts > 1 else {}),  # older files, all of one attempt, don't say it
+        **({"attempts": rules.attempts} if rules.attempts > 1 else {}),  # older files, all of one attempt, lack it
         "protocol": rules.protocol.name,
         "prompt": {"template": rules.protocol.template, "hash": text_hash([rules.protocol.template])},
         "chat": chat,
@@ -73,7 +73,7 @@ def make_fingerprint(
 def model_identity(policy: str) -> dict[str, str]:
     """Name of a policy with the hash of its folder's files, or with the revision of a cached hub model.
 
-    Reads every weight: about a second a gigabyte.
+    Reads every weight: about one second per gigabyte.
     """
     folder = POLICY_FOLDER if policy == "bundled" else Path(policy)
     if folder.is_dir():
@@ -85,7 +85,7 @@ def model_identity(policy: str) -> dict[str, str]:
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, in order of names."""
+    """SHA-256 over file names and contents, in order of names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
         with open(path, "rb") as file:
@@ -102,7 +102,7 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def _questions(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
-    """By data set: splits, number and hash of the questions, whatever their order."""
+    """By data set: splits, number and hash of the questions, independent of their order."""
     by_dataset: dict[str, list[Question]] = {}
     for question in questions:
         by_dataset.setdefault(question.dataset, []).append(question)
@@ -117,7 +117,7 @@ def _questions(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
-    """What is unlike in two fingerprints, as `key: x != y` with dotted keys; `ignore` names keys of the first level.
+    """Differences of two fingerprints, as `key: x != y` with dotted keys; `ignore` names keys of the first level.
 
     For resuming, everything must be equal; for comparing, all but `MODEL`.
     """
@@ -133,7 +133,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[s
 
 
 def _shown(value: Any, other: Any) -> str:
-    """A value in a message; of a long text, what stands where the other one differs."""
+    """A value for a message; a long text is shortened to the part where it differs from `other`."""
     text = "nothing" if value is None else repr(value)
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, repr(other), strict=False)))
     start = max(alike - 8, 0) if len(text) > _SHOWN else 0

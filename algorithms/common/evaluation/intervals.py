@@ -1,4 +1,4 @@
-"""What a mean is worth: bootstrap intervals, paired differences over seeds and questions, McNemar's test."""
+"""Uncertainty of means: bootstrap intervals, paired differences over seeds and questions, McNemar's test."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 Float64s = NDArray[np.float64]
 
-# Student's t, 97.5%, for 1, 2, ... degrees of freedom; the last serves all above, on the safe side.
+# Student's t, 97.5%, for 1, 2, ... degrees of freedom; the last is used for all above, which is conservative.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
-MAX_DRAWS = 2**20  # that are held at once: of 14,267 questions, 2,000 resamples would be 0.5 GB
+MAX_DRAWS = 2**20  # held in memory at once: 2,000 resamples of 14,267 questions would take 0.5 GB
 
 
 def bootstrap_ci95(*samples: Sequence[float], resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval, 95%, of a mean; of several samples, of the mean of their means.
+    """95% percentile bootstrap interval of a mean; for several samples, of the mean of their means.
 
-    Each sample is drawn again by itself, so a macro-average's interval holds its data sets fixed.
+    Each sample is resampled separately, so a macro-average's interval treats its data sets as fixed.
     """
     rng = np.random.default_rng(seed)
     means = np.zeros(resamples)
@@ -36,7 +36,7 @@ def bootstrap_ci95(*samples: Sequence[float], resamples: int = 2_000, seed: int 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs or sets of runs: mean difference with two 95% intervals, `t` None for a single seed."""
+    """Mean difference of two runs or sets of runs, with two 95% intervals; `t` is None for a single seed."""
 
     mean: float
     bootstrap: tuple[float, float]
@@ -44,7 +44,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether no interval holds 0."""
+        """Whether every interval excludes 0."""
         intervals = [self.bootstrap] if self.t is None else [self.bootstrap, self.t]
         return all(low > 0 or high < 0 for low, high in intervals)
 
@@ -54,9 +54,9 @@ def paired_difference(
 ) -> Difference:
     """Macro-averaged difference of values [seeds, questions] by data set, paired by seed and question.
 
-    `bootstrap`: percentiles when seeds, and questions within each data set, are drawn again with replacement (the
-    same draws on both sides). A handful of seeds has too little spread for it; `t` is Student's interval over the
-    seeds' differences, which asks whether other seeds would agree on these very questions.
+    `bootstrap`: percentiles over seeds, and questions within each data set, resampled with replacement (the same draws
+    on both sides). It is too narrow for a few seeds; `t` is Student's interval over the seeds' differences, which shows
+    whether other seeds would agree on the same questions.
     """
     differences = [np.asarray(ours[name], np.float64) - np.asarray(theirs[name], np.float64) for name in ours]
     seeds = len(differences[0])
@@ -76,9 +76,9 @@ def paired_difference(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided p of McNemar's exact test: how likely `gained` against `lost` pairs is where either is a coin's toss.
+    """Two-sided p-value of McNemar's exact test on changed pairs: `gained` against `lost`, equally likely under H0.
 
-    What the bootstrap of a few questions can't see: five gained and none lost have p = 0.06.
+    The bootstrap of a few questions does not show this: five gained and none lost have p = 0.06.
     """
     pairs = gained + lost
     term = tail = 1  # C(pairs, 0), and the sum up to C(pairs, min)
@@ -89,7 +89,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def verdict(found: Difference) -> str:
-    """A winner only where every interval leaves 0 out, and there is more than one seed."""
+    """better or worse only if every interval excludes 0 and there is more than one seed."""
     if found.t is None:
         return "one seed: no verdict"
     if not found.clear:

@@ -22,7 +22,7 @@ def write_result(
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     **header: Any,
 ) -> None:
-    """A result file: `header`, then for each data set its score, its `facts` and its rows; whole or not at all."""
+    """Write a result file atomically: `header`, then for each data set its score, its `facts` and its rows."""
     datasets = {}
     for name, members in by_dataset(rows).items():
         plain = [{key: value for key, value in asdict(row).items() if key != "dataset"} for row in members]
@@ -35,7 +35,7 @@ def write_result(
 
 @dataclass(frozen=True)
 class Result:
-    """A result file: what `write_result` was given as its header, scores and rows by data set."""
+    """A result file: the header passed to `write_result`, and scores and rows by data set."""
 
     header: dict[str, Any]
     scores: dict[str, Score]
@@ -43,7 +43,7 @@ class Result:
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """What decided it, where the file says so."""
+        """The fingerprint of the evaluation; None if the file has none."""
         return self.header.get("fingerprint")
 
 
@@ -64,22 +64,22 @@ def read_result(path: Path) -> Result:
 
 
 def read_tests(run: Path) -> tuple[Result | None, Result | None]:
-    """The tests before and after training that a run folder holds."""
+    """The test results before and after training in a run folder; None for one that is not there."""
     before, after = (run / f"test_{when}.json" for when in ("before", "after"))
     return read_result(before) if before.is_file() else None, read_result(after) if after.is_file() else None
 
 
 def _stored_score(found: Mapping[str, Any]) -> Score:
     low, high = found["em_ci95"]
-    failed = found.get("failed", 0)  # older files counted none
+    failed = found.get("failed", 0)  # missing in older files
     return Score(found["n"], found["em"], found["f1"], (low, high), found["searches"], failed)
 
 
 class PartialResult:
-    """The rows of an unfinished evaluation on disk, a line each after the fingerprint's, for the same command to go on.
+    """The rows of an unfinished evaluation on disk, one per line after the fingerprint, for the same command to resume.
 
-    Raises `ConfigurationError` if the file belongs to an evaluation with another fingerprint, or is damaged. What a
-    crash left of a line is cut off.
+    Raises `ConfigurationError` if the file belongs to an evaluation with another fingerprint, or is damaged. An
+    incomplete last line that a crash left behind is removed.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
@@ -105,16 +105,16 @@ class PartialResult:
             unlike = differences(found["fingerprint"], fingerprint)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(
-                f"{self.path}, line {number}: damaged ({error}); delete the file to begin anew"
+                f"{self.path}, line {number}: damaged ({error}); delete the file to start over"
             ) from error
         if unlike:
             raise ConfigurationError(
-                f"{self.path} was begun with other settings ({'; '.join(unlike)}); run that command again, "
-                "give another --output, or delete the file to begin anew"
+                f"{self.path} was started with other settings ({'; '.join(unlike)}); run that command again, "
+                "give another --output, or delete the file to start over"
             )
 
     def add(self, rows: Sequence[QuestionResult]) -> None:
-        """Keep rows; they are on disk when this returns."""
+        """Append rows; they are in the file when this returns."""
         with open(self.path, "ab") as file:
             file.write(b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows))
         self.rows |= {row.key: row for row in rows}

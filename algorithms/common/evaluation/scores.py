@@ -1,8 +1,8 @@
-"""Evaluation: episodes become rows, rows become scores. All figures are per sample, never means over batches.
+"""Evaluation: from episodes to rows, and from rows to scores. All means are over samples, never over batches.
 
-    Trajectory -> Row -> Score, by data set -> MacroAverage, each set counting once
+    Trajectory -> QuestionResult -> Score, per data set -> MacroAverage, data sets weighted equally
 
-A retrieval that failed says nothing about the policy, so such an episode is counted and left out of every mean.
+An episode whose retrieval failed does not measure the policy, so it is counted, but excluded from every mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from igsearch_env.trajectory import RETRIEVAL_FAILED, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
-    """What became of one question; JSON values only. An episode without an answer has `em` and `f1` 0."""
+    """The result of one question; JSON values only. An episode without an answer has `em` and `f1` 0."""
 
     dataset: str
     id: str
@@ -58,7 +58,7 @@ class QuestionResult:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which question it is."""
+        """Identifies the question."""
         return self.dataset, self.id
 
 
@@ -76,7 +76,7 @@ class Score:
 
 @dataclass(frozen=True)
 class MacroAverage:
-    """Means over data sets, each counting once, and the 95% interval of EM over their questions."""
+    """Means over data sets, weighted equally, and the 95% interval of EM over their questions."""
 
     datasets: list[str]
     em: float
@@ -121,12 +121,12 @@ def _score(rows: Sequence[QuestionResult]) -> Score:
 
 
 def macro_average(scores: Mapping[str, Score]) -> float:
-    """Mean EM over the data sets, each counting once (as the papers' tables do)."""
+    """Mean EM over the data sets, weighted equally (as in the papers' tables)."""
     return float(np.mean([s.em for s in scores.values()]))
 
 
 def macro_averages(rows: Iterable[QuestionResult]) -> dict[str, MacroAverage]:
-    """Over the single-hop benchmarks, the multi-hop ones and all data sets; a family without any is left out."""
+    """Averages over single-hop benchmarks, multi-hop ones and all data sets; an empty family is left out."""
     groups = by_dataset(row for row in rows if not row.failed)
     averages = {}
     for family, names in {**FAMILIES, "all": tuple(groups)}.items():

@@ -25,9 +25,9 @@ def print_scores(
     """A row for each data set, with the 95% interval of EM over its questions, then the macro-averages.
 
     Args:
-        before: scores of an earlier evaluation, whose EM stands in a column of its own.
-        averages: macro-averages by name. With them the table also says how large a published benchmark is and how many
-            retrievals failed; without, it has one macro-average and, in the bundled world, fits 80 columns.
+        before: scores of an earlier evaluation, whose EM is shown in a separate column.
+        averages: macro-averages by name. With them the table also shows the size of a published benchmark and the
+            number of failed retrievals; without, it has one macro-average and, in the bundled world, fits 80 columns.
     """
     first = before or {}
     if averages is None:

@@ -1,4 +1,4 @@
-"""What the card of an exported policy is made of."""
+"""The facts in the model card of an exported policy."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from igsearch_env.world.bundled import POLICY_FOLDER
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """What a card is made of; None where nothing tells it."""
+    """The facts of a model card; None if unknown."""
 
     name: str
-    """Of the exported folder."""
+    """Name of the exported folder."""
     settings: Mapping[str, Any]
     """The run's config.yaml."""
     step: int | None
     dtype: str
     base: str | None
-    """What training began with: `bundled`, a folder, or a name on the Hub."""
+    """The policy before training: `bundled`, a folder, or a name on the Hub."""
     base_on_hub: bool = False
     adapter: Mapping[str, Any] | None = None
-    """adapter_config.json, if the adapter alone was exported."""
+    """adapter_config.json, if only the adapter was exported."""
     before: Result | None = None
     after: Result | None = None
     validation_em: float | None = None
-    """Of the best checkpoint, which was chosen by it."""
+    """Dev EM of the best checkpoint, by which it was selected."""
     information_gain: bool = False
-    """Whether the run measured it."""
+    """Whether the run measured information gain."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def setting(self, path: str) -> Any:
-        """A setting by its dotted path; None without one."""
+        """A setting by its dotted path; None if it is not set."""
         value: Any = self.settings
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -49,12 +49,12 @@ class ExportedPolicy:
 
     @property
     def tested(self) -> bool:
-        """Whether the test after training was of the exported checkpoint."""
+        """Whether the exported checkpoint is the one that was tested after training."""
         return self.after is not None and self.step is not None and self.after.header.get("step") == self.step
 
     @property
     def protocol(self) -> Protocol | None:
-        """Tags and prompt; None if the prompt came from a file that is gone."""
+        """Tags and prompt; None if the file of the prompt no longer exists."""
         name, prompt = self.setting("env.protocol") or "search_r1", self.setting("env.prompt") or ""
         try:
             return make_protocol(name, prompt)
@@ -63,7 +63,7 @@ class ExportedPolicy:
 
 
 def describe(trained: TrainedPolicy, name: str, dtype: str, *, merged: bool) -> ExportedPolicy:
-    """The facts of a policy exported under `name` in `dtype`; with `merged`, as a whole model."""
+    """The facts of a policy exported as `name` in `dtype`; `merged`: whether a complete model was exported."""
     adapter, run = trained.adapter, trained.run
     base = (adapter or {}).get("base_model_name_or_path") or trained.settings.get("policy", {}).get("path")
     if base == str(POLICY_FOLDER):
@@ -86,7 +86,7 @@ def describe(trained: TrainedPolicy, name: str, dtype: str, *, merged: bool) -> 
 
 
 def is_hub_name(name: str, run: Path) -> bool:
-    """Whether a model is one of the Hub rather than `bundled` or a folder, here or where the run was started."""
+    """Whether a name refers to the Hub, not to `bundled` or a folder here or where the run was started."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 

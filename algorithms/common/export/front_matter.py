@@ -1,4 +1,4 @@
-"""The YAML on top of a card, which the Hub reads: base model, data sets, results."""
+"""The YAML front matter of a model card, which the Hub reads: base model, data sets, results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def front_matter(run: ExportedPolicy) -> dict[str, Any]:
 
 
 def _index(run: ExportedPolicy, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
-    """One result for each data set that was scored."""
+    """One result per data set that has a score."""
     sources = {source.dataset: source for source in _hub_sources(run.setting("env.eval_questions") or ())}
     for name, score in scores.items():
         dataset = {"type": name, "name": name}

@@ -1,4 +1,4 @@
-"""Markdown in which any text keeps its place, and no password of an address is left."""
+"""Markdown helpers that escape arbitrary text and remove passwords from addresses."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def without_passwords(text: str) -> str:
-    """The text without USER:PASSWORD@ in its addresses: not for publication."""
+    """The text without USER:PASSWORD@ in its addresses, which must not be published."""
     return _USERINFO.sub("", text)
 
 
 def if_known(template: str, value: Any) -> str:
-    """The template with the value in it; nothing where the value is None."""
+    """The template filled with the value; empty if the value is None."""
     return "" if value is None else template.format(value)
 
 
 def bullet_list(items: Iterable[str]) -> str:
-    """One line an item."""
+    """One line per item."""
     return "\n".join(f"- {item}" for item in items)
 
 
 def escaped(text: str) -> str:
-    """One line of text that Markdown shows as it is."""
+    """The text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 
 def code_span(value: Any) -> str:
-    """A value as code within a line, whatever is in it but passwords."""
+    """A value as inline code, without passwords; it may contain backticks."""
     line = without_passwords(" ".join(str(value).split()))
     ticks = "`" * (_longest_ticks(line) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
@@ -38,7 +38,7 @@ def code_span(value: Any) -> str:
 
 
 def code_block(text: str, language: str = "") -> str:
-    """Lines of code, whatever is in them."""
+    """A fenced code block; the code may contain backticks."""
     fence = "`" * max(3, _longest_ticks(text) + 1)
     return f"{fence}{language}\n{text.strip(chr(10))}\n{fence}"
 

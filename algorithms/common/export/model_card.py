@@ -1,6 +1,6 @@
-"""The model card of an exported policy: Markdown with the Hub's YAML on top, every figure from the run itself.
+"""The model card of an exported policy: Markdown with YAML front matter for the Hub; all numbers come from the run.
 
-What a run does not say is left out of its card. The licence is the user's to choose: a comment marks where.
+Facts that are unknown are left out. The user must choose a licence; a comment marks the place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def model_card(run: ExportedPolicy) -> str:
     sections = [
         f"# {escaped(run.name)}",
         "A language model that answers questions by searching: it writes a query, reads the passages that a search "
-        "engine found, and goes on until it answers. Trained by reinforcement learning with IGSearch.",
+        "engine returns, and repeats this until it answers. Trained by reinforcement learning with IGSearch.",
         bullet_list(_facts(run)),
         "## Protocol",
         *protocol_section(run),
@@ -54,7 +54,7 @@ def model_card(run: ExportedPolicy) -> str:
         "## Limits",
         bullet_list(_limits(run)),
         "## Licence",
-        f"Not chosen yet. That is for the publisher to do, in the first lines of this file ({LICENSES}).",
+        f"Not chosen yet. The publisher must name one in the first lines of this file ({LICENSES}).",
         "## Settings",
         "<details><summary>config.yaml of the run</summary>",
         code_block(without_passwords(settings), "yaml"),
@@ -73,7 +73,7 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
     if run.base is not None:
         known = "the policy bundled with IGSearch" if run.base == "bundled" else code_span(Path(run.base).name)
         link = f"[{escaped(run.base)}](https://huggingface.co/{run.base})"
-        yield f"**Began as**: {link if run.base_on_hub else known}"
+        yield f"**Base model**: {link if run.base_on_hub else known}"
     if run.step is not None:
         best = if_known(", the best by validation (EM {:.3f})", run.validation_em)
         steps, seed = if_known(" of {}", at("steps")), if_known(", seed {}", at("seed"))
@@ -81,12 +81,12 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
     if at("rollout.questions_per_step"):
         attempts = at("env.attempts") if at("env.attempts") != 1 else None
         yield (
-            f"**A step**: {at('rollout.questions_per_step')} questions"
+            f"**Training step**: {at('rollout.questions_per_step')} questions"
             f"{if_known(', {} episodes each', at('rollout.group_size'))}"
             f"{if_known(' of {} attempts', attempts)}{if_known(', learning rate {}', at('optimizer.lr'))}"
         )
     rank = (run.adapter or {}).get("r") or at("policy.lora.rank")
-    lora = f", LoRA of rank {rank}, {'the adapter alone' if run.adapter else 'merged'}" if rank else ""
+    lora = f", LoRA of rank {rank}, {'adapter only' if run.adapter else 'merged'}" if rank else ""
     yield f"**Weights**: {run.dtype}{lora}"
     if at("env.questions"):
         yield f"**Questions**: {', '.join(map(code_span, at('env.questions')))}"
@@ -94,12 +94,12 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
         engine = "" if at("env.retriever") in (None, "auto") else f", searched by {code_span(at('env.retriever'))}"
         if at("env.corpus") == "bundled":
             engine = f" ({len(bundled_world().passages):,} passages of an invented world), searched by BM25"
-        rerank = f", put in order by {code_span(at('env.rerank'))}" if at("env.rerank") else ""
+        rerank = f", reranked by {code_span(at('env.rerank'))}" if at("env.rerank") else ""
         yield (
             f"**Corpus**: {code_span(at('env.corpus'))}{engine}{rerank}"
-            f"{if_known('; {} passages a search', at('env.top_k'))}"
-            f"{if_known(', cut to {} tokens', at('env.max_observation_tokens'))}"
-            f"{if_known(', at most {} searches a question', at('env.max_searches'))}"
+            f"{if_known('; {} passages per search', at('env.top_k'))}"
+            f"{if_known(', truncated to {} tokens', at('env.max_observation_tokens'))}"
+            f"{if_known(', at most {} searches per question', at('env.max_searches'))}"
         )
     if at("env.outcome_reward") in REWARDS:
         gain = ", and the information gain of the searches" if run.information_gain else ""
@@ -108,18 +108,18 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
 
 def _limits(run: ExportedPolicy) -> Iterator[str]:
     yield (
-        "One run of one seed; intervals are over questions. Another corpus, search engine, prompt or number of "
-        "passages gives other figures."
+        "One run with one seed; intervals are over questions. Results differ with another corpus, search engine, "
+        "prompt or number of passages."
     )
     if run.setting("env.corpus") == "bundled":
-        yield "Corpus and questions are of an invented world: its answers say nothing of the real one."
-    yield "Its answers come from its passages: what they get wrong, it repeats."
-    yield "Nothing but the answers above was measured: neither safety nor bias, nor other languages or tasks."
+        yield "Corpus and questions describe an invented world: the answers are not valid in the real world."
+    yield "Answers are based on the retrieved passages: the model repeats errors in them."
+    yield "Only the accuracy of answers was measured: neither safety nor bias, nor other languages or tasks."
     if run.adapter and not run.base_on_hub:
-        yield "Its base model is on no Hub: who loads the adapter must have it where `adapter_config.json` says."
+        yield "The base model is not on the Hub: it must be at the path in `adapter_config.json` to load the adapter."
     failed = sum(score.failed for score in run.after.scores.values()) if run.after is not None else 0
     if failed:
-        yield f"Retrieval failed for {failed:,} test questions, which are left out of the figures."
+        yield f"Retrieval failed for {failed:,} test questions, which are excluded from the results."
 
 
 def _citation(run: ExportedPolicy) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _citation(run: ExportedPolicy) -> Iterator[str]:
 
 
 def _docstring(algorithm: str) -> str:
-    """Of the algorithm's file, or nothing: an algorithm of the user's own need not be in `algorithms/`."""
+    """The docstring of the algorithm's file; empty for a user's algorithm that is not in `algorithms/`."""
     spec = find_spec(f"algorithms.{algorithm}") if algorithm.isidentifier() else None
     if spec is None or spec.origin is None:
         return ""

@@ -1,4 +1,4 @@
-"""The card's section on results: what the run's tests found, and whether they were of the exported checkpoint."""
+"""The results section of the card: the test scores of the run, and whether they are of the exported checkpoint."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from igsearch_env.question_sets import BENCHMARKS
 
 
 def results_section(run: ExportedPolicy) -> Iterator[str]:
-    """Its paragraphs, the table last."""
+    """The paragraphs of the section; the last one is the table."""
     if run.after is None and run.before is None:
-        yield "The run holds no test."
+        yield "The run was not tested."
         return
     if run.after is None:
-        yield "The run has not come to its test: these are of the policy before training, not of this checkpoint."
+        yield "The run was not tested after training: these results are of the policy before training."
     elif run.tested:
-        yield f"Greedy answers before training and after step {run.step}, the checkpoint that is exported here."
+        yield f"Greedy decoding, before training and after step {run.step}, the exported checkpoint."
     else:
         exported = if_known("; this is step {}", run.step)
         tested = if_known(" of step {}", run.after.header.get("step"))
-        yield f"**The exported checkpoint was not tested.** The figures are{tested} of the same run{exported}."
+        yield f"**The exported checkpoint was not tested.** The results are{tested} of the same run{exported}."
     trained_in = run.setting("policy.dtype")
     if run.tested and trained_in is not None and trained_in != run.dtype:
-        yield f"The test was in {trained_in}; the weights here are {run.dtype}."
+        yield f"The test was run in {trained_in}; the exported weights are {run.dtype}."
     tests = {"before": run.before, "after": run.after}
     yield _table({label: result for label, result in tests.items() if result is not None})
 
 
 def scored(test: Result) -> dict[str, Score]:
-    """Scores by data set, without those whose every retrieval failed."""
+    """Scores by data set, without data sets for which every retrieval failed."""
     return {name: score for name, score in test.scores.items() if score.n}
 
 
 def _table(tests: Mapping[str, Result]) -> str:
-    """EM with its 95% interval by data set, one column a test; the last test also gives n, F1 and searches."""
+    """EM with its 95% interval by data set, one column per test; n, F1 and searches are those of the last test."""
     last = list(tests.values())[-1]
     heads = ["data set", "questions", *(f"EM {label} (95%)" for label in tests), "F1", "searches"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]

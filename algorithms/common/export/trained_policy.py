@@ -1,4 +1,4 @@
-"""A policy that a run left behind, and what the run says of it."""
+"""A policy saved by a run, with the settings and test results of the run."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from igsearch_env.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """One policy of a run."""
+    """A saved policy of a run."""
 
     run: Path
     settings: Mapping[str, Any]
     """config.yaml of the run."""
     folder: Path
-    """Where weights and tokenizer are, inside the run."""
+    """Folder inside the run with weights and tokenizer."""
     step: int | None
-    """Of training, where the run says it."""
+    """Training step, if known."""
     adapter: Mapping[str, Any] | None
-    """adapter_config.json, where an adapter was trained."""
+    """adapter_config.json, if an adapter was trained."""
     before: Result | None
     after: Result | None
-    """The tests of the run, where they were made."""
+    """Test results before and after training, if any."""
 
 
 def find_policy(run: Path, checkpoint: str) -> TrainedPolicy:
-    """A policy of the folder `run`: final, best, last, or a checkpoint by name (step-000020).
+    """Find a policy in the folder `run`: final, best, last, or a checkpoint by name (step-000020).
 
-    Raises `ConfigurationError` if the folder is no run's, holds no such policy, or has a damaged file.
+    Raises `ConfigurationError` if the folder is not a run, has no such policy, or has a damaged file.
     """
     settings = _read_settings(run)
     saved = checkpoints(run / "checkpoints")
@@ -46,11 +46,11 @@ def find_policy(run: Path, checkpoint: str) -> TrainedPolicy:
     found = {name: folder for name, folder in found.items() if _holds_policy(folder)}
     if checkpoint not in found:
         if not found:
-            repair = "it has no policy yet: one is there from its first checkpoint on (save_every)"
+            repair = "it has no policy yet: wait for its first checkpoint (save_every)"
         elif checkpoint == "final":
-            repair = f"it has not finished: run it to its end, or export one of its checkpoints ({', '.join(found)})"
+            repair = f"it has not finished: finish the run, or export one of its checkpoints ({', '.join(found)})"
         else:
-            repair = f"it has {', '.join(found)}"
+            repair = f"choose one of {', '.join(found)}"
         raise ConfigurationError(f"checkpoint={checkpoint!r}: {run} has no such policy; {repair}")
     folder = found[checkpoint]
     before, after = read_tests(run)
@@ -65,7 +65,7 @@ def find_policy(run: Path, checkpoint: str) -> TrainedPolicy:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """An object in a file, if the file is there."""
+    """The JSON object in a file; None if the file does not exist."""
     if not path.is_file():
         return None
     try:
@@ -79,8 +79,8 @@ def _read_settings(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         inside = next((parent for parent in run.absolute().parents if (parent / "config.yaml").is_file()), None)
-        repair = f"it is inside one: give {inside}" if inside else "give the folder that a training command named"
-        raise ConfigurationError(f"{run}: not the folder of a run (no config.yaml in it); {repair}")
+        repair = f"it is inside a run: give {inside}" if inside else "give the --run-dir of a training command"
+        raise ConfigurationError(f"{run}: not the folder of a run (it has no config.yaml); {repair}")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

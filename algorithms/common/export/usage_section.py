@@ -1,4 +1,4 @@
-"""The card's sections on use: the protocol, and commands for transformers, this project and vLLM."""
+"""The usage sections of the card: the protocol, and code for transformers, IGSearch and vLLM."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from algorithms.common.rollout.environment import EpisodeConfig
 from igsearch_env.protocols import PROTOCOLS
 from retrievers.base import Passage
 
-VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank takes, from the default on
+VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # values of its --max-lora-rank; the first is the default
 
 
 def protocol_section(run: ExportedPolicy) -> Iterator[str]:
-    """Its paragraphs: prompt, tags, observations."""
+    """The paragraphs of the section: prompt, tags, observations."""
     protocol = run.protocol
     if protocol is None:
-        yield f"The prompt is that of {code_span(run.setting('env.prompt'))}, a file that was not there any more."
+        yield f"The prompt is that of {code_span(run.setting('env.prompt'))}, a file that no longer exists."
         return
-    chat = ", as the user's message of the chat template" if run.setting("policy.chat") else ""
+    chat = ", as the user message of the chat template" if run.setting("policy.chat") else ""
     newline = " and a newline at the end" if protocol.template.endswith("\n") else ""
-    yield f"The prompt{chat}, with the question in the place of `{{question}}`{newline}:"
+    yield f"The prompt{chat}, with the question in place of `{{question}}`{newline}:"
     yield code_block(protocol.template)
     yield f"{protocol.description()} After a search it reads the passages in this form:"
     yield code_block(protocol.observation([Passage("", f"title {i}", f"text {i}", 0.0) for i in (1, 2)]))
-    yield f"With the last search that is allowed, `{protocol.last_call().strip()}` follows."
+    yield f"The observation of the last allowed search ends with `{protocol.last_call().strip()}`."
 
 
 def use_section(run: ExportedPolicy) -> Iterator[str]:
-    """Its paragraphs: one turn with transformers, the whole loop, a server."""
+    """The paragraphs of the section: one turn with transformers, the whole loop, a server."""
     protocol = run.protocol
     tests = [result for result in (run.after, run.before) if result is not None]
     question = next((rows[0].question for result in tests for rows in result.rows.values() if rows), "Your question?")
@@ -43,17 +43,17 @@ def use_section(run: ExportedPolicy) -> Iterator[str]:
     yield code_block(_transformers(run, prompt, tokens), "python")
     yield "`examples/evaluate.py` of IGSearch runs the whole loop, searches included:"
     yield code_block(_evaluate(run), "bash")
-    yield "With vLLM, which must leave the closing tag in what it returns:"
+    yield "With vLLM, which must include the closing tag in its output:"
     yield code_block(_vllm(run, prompt, tokens), "bash")
 
 
 def _stop_strings(run: ExportedPolicy) -> list[str]:
-    """What ends a turn."""
+    """The strings that end a turn."""
     return list(PROTOCOLS[run.setting("env.protocol") or "search_r1"].stop_strings)
 
 
 def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
-    """A program that writes one turn."""
+    """A script that generates one turn."""
     templated = [
         'messages = [{"role": "user", "content": prompt}]',
         "prompt = tokenizer.apply_chat_template(",
@@ -80,7 +80,7 @@ def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
 
 
 def _evaluate(run: ExportedPolicy) -> str:
-    """The command that evaluates the policy as the run did."""
+    """The command that evaluates the policy with the settings of the run."""
     words = ["python", "examples/evaluate.py", "--policy", f"./{run.name}"]
     for option, path in (
         ("--questions", "env.eval_questions"),

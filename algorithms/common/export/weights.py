@@ -1,4 +1,4 @@
-"""The weights of an export: loaded, merged, cast and checked before anything is written."""
+"""The weights of an export: loaded, merged, cast and validated before anything is written."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Weights:
 
     dtype: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     save: Callable[[Path], None]
-    """Writes them to a folder, with their configuration and the tokenizer."""
+    """Writes the weights to a folder, with the configuration and the tokenizer."""
 
 
 def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights:
-    """The model in `folder`; with `merge`, the adapter there in its base model. `chat`: trained in the chat template.
+    """Load the model in `folder`; `merge`: merge its adapter into the base model; `chat`: trained with a chat template.
 
-    Raises `ConfigurationError` if it can't be loaded whole, or isn't finite in `dtype`.
+    Raises `ConfigurationError` if weights are missing, or are not finite in `dtype`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -48,7 +48,7 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except IGSearchError:
         raise
-    except Exception as error:  # safetensors, peft and transformers each raise their own
+    except Exception as error:  # safetensors, peft and transformers raise different errors
         raise ConfigurationError(
             f"{folder}: can't be loaded ({type(error).__name__}: {error}); export another checkpoint"
         ) from error
@@ -74,7 +74,7 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
 
 
 def adapter_alone(folder: Path, dtype: str | None) -> Weights:
-    """The adapter in `folder`, in its own precision without a `dtype`.
+    """Load the adapter in `folder`; `dtype` None keeps its precision.
 
     Raises `ConfigurationError` if it can't be loaded.
     """

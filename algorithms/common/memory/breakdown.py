@@ -1,12 +1,12 @@
-"""What takes memory in a training run, thing by thing: what exists always, and what exists in one phase of a step:
+"""Memory of a training run, item by item: what is always allocated, and what is allocated in one phase of a step:
 
     always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
-    loading          whole weights, before they are sharded
-    rollout          passes that read, logits that are sampled from
-    update           what the backward pass of a micro-batch needs
+    loading          full weights, before they are sharded
+    rollout          prefill passes, logits for sampling
+    update           activations for the backward pass of a micro-batch
     optimizer step   temporaries of AdamW
 
-Bytes, of one process; `plan.py` makes a plan of them.
+In bytes per process; `plan.py` turns the items into a plan.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 
 PHASES = ("loading", "rollout", "update", "optimizer step")
-# Of the longest episode: its prompt, and each passage where env.max_observation_tokens does not bound them.
+# Of the longest episode: its prompt, and each passage where env.max_observation_tokens sets no limit.
 PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
-LOGITS = 3 * 4  # bytes a logit in an update: float32 logits, log-probs and what becomes their gradient
-# glibc keeps freed blocks below 32 MiB: so much of the activations on top, by measurement on models of 100 M weights.
+LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
+# glibc keeps freed blocks below 32 MiB: overhead as a share of activations, measured on models of 100 M weights.
 HEAP = 0.4
 
 
 def memory_lines(
     config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, device_bytes: int
 ) -> Iterator[MemoryLine]:
-    """What takes memory in a process of a run, the weights first.
+    """The items of one process of a run, weights first.
 
     Args:
         reference, critic: whether the run has these models, too.
         processes: of the whole run.
-        device_bytes: memory of the device, of which some engines take a share.
+        device_bytes: memory of the device, of which vLLM takes a share.
     """
     sizes = _Sizes(config, processes, device)
     yield from _models(sizes, reference, critic)
@@ -54,21 +54,21 @@ def memory_lines(
 
 
 class _Sizes:
-    """What the lines are computed from, of one process."""
+    """What the items are computed from."""
 
     def __init__(self, config: TrainConfig, processes: int, device: torch.device) -> None:
         rollout = config.rollout
         self.config = config
-        self.policy = replace(config.policy, gradient_checkpointing=False)  # of which a footprint knows nothing
+        self.policy = replace(config.policy, gradient_checkpointing=False)  # `kept_of_layers` accounts for it
         self.model = footprint(self.policy)
         self.processes = processes
         self.cuda = device.type == "cuda"
         self.sharded = config.distributed.sharding == "fsdp2" and processes > 1
         self.parts = processes if self.sharded else 1
         self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
-        self.replica = self.sharded or rollout.dtype is not None  # weights of their own sample
-        # Bytes of an element of keys and of values. Autocast leaves keys as wide as the weights, since they are rotated
-        # in that precision.
+        self.replica = self.sharded or rollout.dtype is not None  # a copy of the weights samples
+        # Bytes of one element. Under autocast, keys keep the precision of the weights, since rotary embeddings are
+        # applied in it.
         sampled = DTYPES[self.sampler_dtype].itemsize
         self.key, self.value = (sampled, sampled) if self.replica else (self.model.element, self.model.compute)
         self.row = self.model.keys * (self.key + self.value)  # bytes of a token's keys and values in a layer
@@ -77,22 +77,22 @@ class _Sizes:
 
 
 def _models(sizes: _Sizes, reference: bool, critic: bool) -> Iterator[MemoryLine]:
-    """Weights and what belongs to each of them."""
-    model, policy, parts, rollout_dtype = sizes.model, sizes.policy, sizes.parts, sizes.config.rollout.dtype
-    nth = f", one part of {parts}" if sizes.sharded else ""
+    """Weights, gradients and optimizer states of every model."""
+    model, policy, parts = sizes.model, sizes.policy, sizes.parts
+    nth = f", one shard of {parts}" if sizes.sharded else ""
     yield MemoryLine("weights", model.weights // parts, f"{model.count / 1e6:,.0f} M in {policy.dtype}{nth}")
     yield MemoryLine("gradients", model.trained // parts, f"of {model.trained / model.weights:.0%} of the weights{nth}")
-    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"AdamW's two{nth}")
+    yield MemoryLine("optimizer states", 2 * model.trained // parts, f"two moments of AdamW{nth}")
     if sizes.processes > 1 and not sizes.sharded:
-        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "what DistributedDataParallel sends")
-    if reference and (sizes.sharded or not policy.lora.rank):  # else it is the policy with its adapter switched off
-        dtype = rollout_dtype or policy.dtype
+        yield MemoryLine("gradient buckets", model.trained * (1 + critic), "of DistributedDataParallel")
+    if reference and (sizes.sharded or not policy.lora.rank):  # else it is the policy with its adapter disabled
+        dtype = sizes.config.rollout.dtype or policy.dtype
         yield MemoryLine("reference policy", model.count * DTYPES[dtype].itemsize, f"for the KL term, in {dtype}")
     if critic:
         yield MemoryLine("critic", (model.weights + 3 * model.trained) // parts, "weights, gradients, optimizer states")
     if sizes.replica:
         dtype = sizes.sampler_dtype
-        yield MemoryLine("weights that sample", model.count * DTYPES[dtype].itemsize, f"a copy in {dtype}")
+        yield MemoryLine("sampling weights", model.count * DTYPES[dtype].itemsize, f"a copy in {dtype}")
 
 
 def _rollout(sizes: _Sizes, critic: bool, device_bytes: int) -> Iterator[MemoryLine]:
@@ -102,25 +102,26 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int) -> Iterator[MemoryL
     generation = GenerationSizes(
         max(sizes.trajectories, EVAL_SLOTS), model.context, model.layers * sizes.row, model.vocabulary, device_bytes
     )
-    stored = 0  # tokens that the built-in decoder holds
+    stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
         stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
         yield from decoder_memory(settings, generation)
     else:
         yield from ENGINES[rollout.engine].memory(settings, generation)
     if sizes.sharded:
-        # Gradients, optimizer states, keys and values come later, to the room that is left then.
+        # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
         later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts + stored * generation.token_bytes
         whole_weights = max(0, (1 + critic) * model.weights - later)
-        yield MemoryLine("whole weights", whole_weights, "before they are divided", "loading")
-    # Attention copies what it reads of the store: whole blocks of a pass that reads, on a GPU the keys for every query
-    # head; of a pass that writes a token for each slot, those of less than half of the slots.
+        yield MemoryLine("full weights", whole_weights, "before they are sharded", "loading")
+    # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded to
+    # every query head; in a decoding pass those of less than half of the slots.
     expanded = 2 * model.queries * sizes.value if sizes.cuda and model.queries > model.keys else 0
     copied = min(MAX_COLUMNS, stored) * (2 * sizes.row + expanded)
-    reading = model.temporaries(rollout.token_budget, sizes.value) + copied
-    yield MemoryLine("passes", max(reading, stored // 2 * sizes.row), f"{rollout.token_budget:,} tokens", "rollout")
+    prefill = model.temporaries(rollout.token_budget, sizes.value) + copied
+    passes = max(prefill, stored // 2 * sizes.row)
+    yield MemoryLine("forward passes", passes, f"{rollout.token_budget:,} tokens", "rollout")
     if model.casts and not sizes.replica:
-        yield MemoryLine("weights, cast", model.casts, f"to {sizes.policy.compute_dtype}, for a pass", "rollout")
+        yield MemoryLine("cast weights", model.casts, f"to {sizes.policy.compute_dtype}, for a pass", "rollout")
 
 
 def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
@@ -134,20 +135,20 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
     activations += model.temporaries(tokens, model.compute)
     yield MemoryLine("activations", activations, f"{tokens:,} tokens {how}", "update")
     if not sizes.cuda:
-        yield MemoryLine("heap", int(HEAP * activations), "freed, and not given back", "update")
+        yield MemoryLine("heap", int(HEAP * activations), "freed, but not returned to the system", "update")
     chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
     yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
     if model.head:
-        # Both gradients of a tied matrix wait for each other; those of chunks add up in float32.
+        # Both gradients of a tied matrix exist at once; those of chunks are accumulated in float32.
         gradients = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
-        yield MemoryLine("gradient of the output layer", gradients, "before it is added to the others", "update")
+        yield MemoryLine("gradient of the output layer", gradients, "before it is accumulated", "update")
     if sizes.sharded:
         layers = 2 * model.compute * (2 * model.count // model.layers + model.head)
-        yield MemoryLine("whole layers", layers, "gathered for a pass, and their gradients", "update")
+        yield MemoryLine("full layers", layers, "gathered for a pass, with their gradients", "update")
 
 
 def _longest_episode(config: TrainConfig, context: int) -> int:
-    """Tokens."""
+    """Tokens of the longest episode that the settings allow."""
     env = config.env
     observation = env.max_observation_tokens or env.top_k * PASSAGE_TOKENS
     attempt = (env.max_searches + 1) * config.rollout.max_new_tokens + env.max_searches * observation

@@ -1,7 +1,7 @@
 """`Footprint`: sizes of a policy's model from its configuration alone, before any weight is loaded.
 
-The model is built on the meta device, and one pass is made with fake tensors, which have shapes and no memory, while
-autograd says what it keeps. So every architecture, adapters and autocast are counted by the code that will run.
+The model is built on the meta device, and one pass is made with fake tensors, which have shapes but no memory, while
+autograd reports what it saves. So every architecture, adapters and autocast are measured by the code that will run.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from algorithms.common.model.pretrained import DTYPES, PolicyConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
-# Numbers that a backward pass needs a token and layer, over the hidden size: Llama's, for what can't be traced.
+# Numbers saved for the backward pass per token and layer, over the hidden size: Llama's, if tracing fails.
 KEPT_OF_LLAMA = 21
 
 
 class Footprint:
-    """Sizes of a model. Trained weights are those with gradients: all, or its adapters."""
+    """Sizes of a model. Trained weights are those with gradients: all, or only the adapters."""
 
     def __init__(self, policy: PolicyConfig) -> None:
         from transformers import AutoModelForCausalLM
 
         config = _configuration(policy)
-        # Flash attention does not run on fake tensors; it keeps what sdpa keeps, the choice where there is one.
+        # Flash attention does not run on fake tensors; it saves what sdpa saves, the default where it is available.
         attention = "eager" if policy.attn_implementation == "eager" else None
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(
@@ -60,7 +60,7 @@ class Footprint:
         self.keys = int(getattr(text, "num_key_value_heads", None) or heads) * width
         own = int(getattr(text, "max_position_embeddings", None) or 1_000_000)
         self.context = min(policy.context_length or own, own)
-        # Autocast makes a copy of every matrix for each pass; the embedding is looked up as it is.
+        # Autocast makes a copy of every matrix for each pass, except of the embedding, which is only looked up.
         matrices = sum(p.numel() for p in decoder.parameters() if p.ndim > 1) - embedding.numel()
         self.casts = matrices * self.compute if self.compute != self.element else 0
 
@@ -70,7 +70,7 @@ class Footprint:
             self._decoder = decoder.eval().to_empty(device="cpu")
 
     def kept(self, rows: int, length: int) -> int:
-        """Bytes that autograd keeps of a forward pass [rows, length], `casts` among them, the weights not."""
+        """Bytes that autograd saves in a forward pass [rows, length], including `casts`, without the weights."""
         own = {p.untyped_storage()._cdata for p in self._decoder.parameters()}
         kept: dict[int, torch.UntypedStorage] = {}
 
@@ -90,14 +90,14 @@ class Footprint:
                 torch.autocast("cpu", torch.bfloat16, enabled=self._autocast),  # float16 is as wide
             ):
                 self._decoder(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # what it does depends on values (experts)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # control flow depends on values (experts)
             return KEPT_OF_LLAMA * rows * length * self.layers * self.hidden * self.compute + self.casts
         finally:
             logger.setLevel(level)
         return sum(storage.nbytes() for storage in kept.values())
 
     def kept_of_layers(self, kept: int, tokens: int) -> int:
-        """The same with gradient checkpointing: the input of every layer, and what one layer at a time needs."""
+        """`kept` with gradient checkpointing: the input of every layer, and the activations of one layer."""
         return self.casts + (self.layers + 1) * tokens * self.hidden * self.element + (kept - self.casts) // self.layers
 
     def temporaries(self, tokens: int, element: int) -> int:
@@ -118,7 +118,7 @@ def _configuration(policy: PolicyConfig) -> Any:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"policy.path={policy.path!r}: no model there ({str(error).splitlines()[0]}); give a folder written by "
+            f"policy.path={policy.path!r}: no model found ({str(error).splitlines()[0]}); give a folder written by "
             "save_pretrained, a model name, or 'bundled'"
         ) from error
 

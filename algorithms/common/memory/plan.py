@@ -1,6 +1,6 @@
-"""The memory that a training run will take, estimated before any weight is loaded, and what would save some of it.
+"""Estimates the memory of a training run before any weight is loaded, and suggests settings that save memory.
 
-Bytes, of one process. An estimate: allocators round up and fragment, kernels take workspaces.
+In bytes per process. Only an estimate: allocators round up and fragment, kernels need workspaces.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from algorithms.common.rollout.sampler import BUILTIN
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30
-SMALL = GIB  # a plan that takes less is printed in one line
-MARGIN = 0.9  # share of what is there that a plan may take
+SMALL = GIB  # a smaller plan is printed in one line
+MARGIN = 0.9  # share of the available memory that a plan may take
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a run takes beside what is there, in bytes. `alternatives`: (settings, plan with them) that may save."""
+    """Memory of a run and memory available, in bytes. `alternatives`: (settings, plan with them) to save it."""
 
     lines: tuple[MemoryLine, ...]
     available: int
@@ -35,18 +35,18 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """What is always held, and the largest phase."""
+        """Permanent memory plus that of the largest phase."""
         return self._of("always") + max(map(self._of, PHASES))
 
     def _of(self, phase: str) -> int:
         return sum(line.bytes for line in self.lines if line.phase == phase)
 
     def fits(self) -> bool:
-        """Whether the total is at most `MARGIN` of what is there."""
+        """Whether the total is at most `MARGIN` of the available memory."""
         return self.total <= MARGIN * self.available
 
     def advice(self) -> list[str]:
-        """Settings that save memory, each alone, the one that saves most first. Nothing if the plan fits."""
+        """Settings that save memory, each on its own, largest saving first. Empty if the plan fits."""
         if self.fits():
             return []
         saving = [(self.total - plan.total, text, plan.fits()) for text, plan in self.alternatives()]
@@ -65,10 +65,10 @@ class MemoryPlan:
             for line in self.lines:
                 table.add_row(line.name, f"{line.bytes / GIB:.2f}", line.phase, line.detail)
             console.print(table)
-            says += f"; the most in the {max(PHASES, key=self._of)}"
+            says += f"; peak phase: {max(PHASES, key=self._of)}"
         console.print(f"memory: {says}", highlight=False)
         if not self.fits():
-            console.print("[yellow]this may not fit[/yellow]; each of these alone:", highlight=False)
+            console.print("[yellow]this may not fit[/yellow]; settings that save memory, each alone:", highlight=False)
             for text in self.advice():
                 console.print(f"  {text}", highlight=False)
 
@@ -81,10 +81,10 @@ def plan_memory(
     world_size: int = 1,
     device: torch.device | None = None,
 ) -> MemoryPlan:
-    """Plan a run of `world_size` processes on `device` (default: what the configuration says).
+    """Plan a run of `world_size` processes on `device` (default: that of the configuration).
 
-    Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, which are no estimate,
-    take more memory than there is; everything else is a warning, since it is one.
+    Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, whose size is exact,
+    exceed the available memory; anything else is only a warning, since it is an estimate.
     """
     if device is None:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,13 +99,13 @@ def plan_memory(
     weights = result.lines[0].bytes
     if weights > available:
         raise ConfigurationError(
-            f"policy.path={config.policy.path!r}: its weights in {config.policy.dtype} take {_gib(weights)}, there are "
-            f"{_gib(available)} on {device}; take a smaller model, policy.dtype bfloat16 or a larger machine"
+            f"policy.path={config.policy.path!r}: its weights in {config.policy.dtype} take {_gib(weights)}, but only "
+            f"{_gib(available)} are available on {device}; use a smaller model, policy.dtype bfloat16 or more memory"
         )
     return result
 
 
-# ---------------------------------------------------------------- what would help
+# ---------------------------------------------------------------- settings that save memory
 
 
 def _alternatives(
@@ -115,7 +115,7 @@ def _alternatives(
     device: torch.device,
     plan: Callable[[TrainConfig, bool, int], MemoryPlan],
 ) -> Iterator[tuple[str, MemoryPlan]]:
-    """Settings that may save memory, each alone, and the plan with them."""
+    """Settings that may save memory, each on its own, with their plan."""
     policy, rollout, optimizer, loss = config.policy, config.rollout, config.optimizer, config.loss
 
     def changed(text: str, **sections: Any) -> tuple[str, MemoryPlan]:
@@ -138,7 +138,7 @@ def _alternatives(
         changed(f"rollout.kv_cache_tokens {tokens}", rollout=replace(rollout, kv_cache_tokens=tokens))
         for tokens in _halves(rollout.kv_cache_tokens, 1_024)
     )
-    if device.type == "cuda" and config.distributed.sharding == "none":  # processes of a CPU share its memory
+    if device.type == "cuda" and config.distributed.sharding == "none":  # processes on a CPU share its memory
         fsdp2 = replace(config, distributed=replace(config.distributed, sharding="fsdp2"))
         yield from _enough(
             (f"distributed.sharding fsdp2 with {n} processes", plan(fsdp2, reference, n))
@@ -153,7 +153,7 @@ def _halves(value: int, least: int) -> Iterator[int]:
 
 
 def _enough(settings: Iterable[tuple[str, MemoryPlan]]) -> list[tuple[str, MemoryPlan]]:
-    """The first that fits, else the one that takes least, as a list; [] of none."""
+    """The first plan that fits, else the smallest one, as a list; [] if there is none."""
     tried = []
     for text, plan in settings:
         tried.append((text, plan))

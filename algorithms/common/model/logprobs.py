@@ -4,7 +4,7 @@ With logits z = h W^T / T, p = softmax(z), u and v the gradients of the chosen l
 
     dz = u (onehot - p) - v p (log p + H),   dh = dz W / T,   dW = sum over tokens of dz^T h / T
 
-so the backward pass needs the logits again, a chunk at a time, and the weight's gradient adds up in one place.
+so the backward pass recomputes the logits chunk by chunk, and accumulates the weight's gradient in one tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 class ChunkedLogprobs(torch.autograd.Function):
     """(hidden [n, d], weight [V, d], targets [n]) -> log-probs [n] and entropies [n], float32.
 
-    `size`: tokens of a chunk. `dtype`: of the matrix products.
+    `size`: tokens of a chunk. `dtype`: precision of the matrix products.
     """
 
     @staticmethod
@@ -28,7 +28,7 @@ class ChunkedLogprobs(torch.autograd.Function):
         chosen, entropies, sums = [], [], []
         weight_cast = weight.to(dtype)
         for h, target in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
-            # As few sweeps over the chunk as there can be: each is as long as its matrix product is short.
+            # As few passes over the chunk as possible: they are expensive beside a short matrix product.
             logits = _logits(h, weight_cast, temperature)
             largest = logits.amax(-1)
             logits -= largest[:, None]
@@ -49,7 +49,7 @@ class ChunkedLogprobs(torch.autograd.Function):
         with_entropy = bool((v != 0).any())
         weight_cast = weight.to(ctx.dtype)
         d_hidden = torch.empty_like(hidden)
-        # Many small sums: in float32 whatever the weights are.
+        # Sums of many small terms: float32, whatever the precision of the weights.
         d_weight = (
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if weight.requires_grad else None
         )

@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: made, saved, loaded, merged, and switched off to get the starting policy back."""
+"""Low-rank adapters with peft: adding, loading and merging them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rat
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) by peft: the model's own weights stay as they are."""
+    """Low-rank adapters (arXiv 2106.09685) with peft: the model's own weights are frozen."""
 
     rank: int = 0
     """Rank of the adapters; 0 trains all weights."""
     alpha: float = 32.0
     """The adapters' product is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ("all-linear",)
-    """Ends of the names of the layers that get one; all-linear: every linear layer but the output layer."""
+    """Layers with an adapter, by the end of their names; all-linear: every linear layer but the output layer."""
 
     def __post_init__(self) -> None:
         check_range("policy.lora.rank", self.rank, 0)
@@ -38,7 +38,7 @@ class LoraConfig:
 def add_adapter(model: Any, config: LoraConfig) -> Any:
     """The peft model around `model`, whose linear layers get adapters in place; only these are trained.
 
-    A product starts at 0, so the policy is at first what it was. Adapters are float32 whatever the model is.
+    The adapters' product starts at 0, so the policy is unchanged at first. Adapters are float32 for any model.
     """
     import peft
 
@@ -48,27 +48,27 @@ def add_adapter(model: Any, config: LoraConfig) -> Any:
         task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
         return peft.get_peft_model(model, settings)
 
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    """Raises `ConfigurationError` for a target that names no linear layer: peft minds only if none of them does."""
+    """Raise `ConfigurationError` for a target that matches no linear layer: peft raises only if no target matches."""
     from transformers.pytorch_utils import Conv1D
 
     names = [name for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, Conv1D))]
     for target in targets if targets != ("all-linear",) else ():
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            alone = "stands alone" if target == "all-linear" else f"names no layer of {type(model).__name__}"
+            alone = "must stand alone" if target == "all-linear" else f"matches no layer of {type(model).__name__}"
             ends = sorted({name.rpartition(".")[2] for name in names})
             raise ConfigurationError(
                 f"policy.lora.target_modules={list(targets)}: {target!r} {alone}; its linear layers end in "
-                f"{', '.join(ends)}; all-linear takes all but the output layer"
+                f"{', '.join(ends)}; all-linear selects all but the output layer"
             )
 
 
 def load_merged(folder: str | Path, **options: Any) -> Any:
-    """The model that an adapter folder is about, the adapter merged into its weights."""
+    """The base model of an adapter folder, with the adapter merged into its weights."""
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -78,7 +78,7 @@ def load_merged(folder: str | Path, **options: Any) -> Any:
     except OSError as error:
         raise ConfigurationError(
             f"{folder}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
-            f"model there, or mend base_model_name_or_path in its {ADAPTER_FILE}"
+            f"model there, or fix base_model_name_or_path in its {ADAPTER_FILE}"
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as above
@@ -86,7 +86,7 @@ def load_merged(folder: str | Path, **options: Any) -> Any:
 
 
 def load_adapter(adapter: Any, weights: dict[str, Tensor]) -> list[str]:
-    """Put saved weights into a peft model; returns the keys that it has no place for."""
+    """Load saved weights into a peft model; returns the unexpected keys."""
     import peft
 
     unexpected: list[str] = peft.set_peft_model_state_dict(adapter, weights).unexpected_keys
@@ -94,9 +94,9 @@ def load_adapter(adapter: Any, weights: dict[str, Tensor]) -> list[str]:
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and whole tensors of a transformers model, adapters merged: what an engine elsewhere has to know.
+    """Names and full tensors of a transformers model with adapters merged, for an engine with its own weights.
 
-    Every process must ask, as sharded tensors are gathered one by one.
+    Every process must iterate over it, since sharded tensors are gathered one by one.
     """
     from peft.tuners.lora import LoraLayer
 

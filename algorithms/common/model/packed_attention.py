@@ -1,6 +1,6 @@
 """Attention of a packed pass: each part of the pass is one call of `scaled_dot_product_attention`.
 
-A `Bucket` is blocks of like shape, padded; `Slots` is one token each for slots of a store, read where they lie.
+A `Bucket` is blocks of similar shape, padded; `Slots` is one token for each of some slots of a cache, read in place.
 
 Shapes: n tokens of a part, B blocks of a bucket, m longest block, c longest prefix, H heads, d their width.
 """
@@ -19,7 +19,7 @@ from algorithms.common.model.kv_cache import KVCache
 
 @dataclass
 class Bucket:
-    """Blocks of like shape: padded to [B, m] queries on [B, c + m] columns."""
+    """Blocks of similar shape: padded to [B, m] queries on [B, c + m] columns."""
 
     lengths_B: Tensor
     pasts_B: Tensor
@@ -56,11 +56,11 @@ class Bucket:
         return out if self.even else _rows(out, self.unpad)
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[B or 1, 1, m, c + m], 0 where a query may look and -inf elsewhere; made once for all layers."""
+        """[B or 1, 1, m, c + m], 0 where a query may attend and -inf elsewhere; made once for all layers."""
         key = (window, dtype)
         if key not in self.masks:
             device = self.pasts_B.device
-            # Blocks whose prefixes are as long as each other share one mask: the rest is causal order.
+            # Blocks whose prefixes are equally long share one mask: the rest is causal.
             pasts_B = self.pasts_B[:1] if bool((self.pasts_B == self.c).all()) else self.pasts_B
             own = torch.arange(self.m, device=device)
             queries_Bm = pasts_B[:, None] + own
@@ -77,20 +77,20 @@ class Bucket:
 
 @dataclass
 class Slots:
-    """One new token each for some of the slots of a store, read where they lie."""
+    """One new token for each of some slots of a cache, read in place."""
 
     slots_n: Tensor
-    lengths_n: Tensor  # with the new token
+    lengths_n: Tensor  # including the new token
 
     def __post_init__(self) -> None:
         self.used = int(self.slots_n.max()) + 1
         self.columns = int(self.lengths_n.max())
-        # Copying the rows that are written is dearer than computing some that are not, up to about half.
+        # Computing unused slots is cheaper than copying the used ones, unless more than about half are unused.
         self.copied = 2 * len(self.slots_n) < self.used
         self.masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def attend(self, layer: int, store: KVCache | None, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-        """Attention of one token per slot; its own key and value are in the store already."""
+        """Attention of one token per slot; its own key and value are already stored."""
         assert store is not None
         window = options.pop("window")
         k, v = (x[: self.used, :, : self.columns] for x in store.layer(layer))
@@ -100,7 +100,7 @@ class Slots:
             padded = q.new_zeros(self.used, *q.shape[1:])
             padded[self.slots_n] = q
             q = padded
-        # Query heads that share keys stand as queries of one head: else a GPU copies the keys for each of them.
+        # Query heads that share keys become queries of one head: otherwise a GPU copies the keys for each of them.
         q = q.reshape(len(q), k.shape[1], -1, q.shape[2])
         out = _attention(q, k, v, self._mask(window, q.dtype), causal=False, **options).flatten(1, 2)
         return out if self.copied else out[self.slots_n]
@@ -110,7 +110,7 @@ class Slots:
         if key not in self.masks:
             device = self.slots_n.device
             lengths = self.lengths_n
-            if not self.copied:  # slots that are not read see one column, or their softmax would have no support
+            if not self.copied:  # unused slots see one column: a softmax over no column is nan
                 lengths = torch.ones(self.used, dtype=torch.long, device=device)
                 lengths[self.slots_n] = self.lengths_n
             columns = torch.arange(self.columns, device=device)
@@ -128,7 +128,7 @@ def _rows(x_nHd: Tensor, index: Tensor) -> Tensor:
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a query may look, -inf elsewhere."""
+    """0 where a query may attend, -inf elsewhere."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
 
 
@@ -139,7 +139,7 @@ def _attention(
     groups = q.shape[1] // k.shape[1]
     if softcap is not None:
         return _softcapped(q, k, v, mask, causal, scaling, softcap, groups)
-    # Only the CPU's kernel takes grouped heads and a mask together.
+    # Only the CPU kernel supports grouped heads together with a mask.
     if groups > 1 and q.device.type != "cpu" and mask is not None:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
         groups = 1
@@ -151,7 +151,7 @@ def _attention(
 def _softcapped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scaling: float | None, cap: float, groups: int
 ) -> Tensor:
-    """The same with scores bent to +-cap, which no fused kernel of torch offers (Gemma 2)."""
+    """Attention with scores soft-capped at +-cap, which no fused kernel of torch supports (Gemma 2)."""
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / cap) * cap

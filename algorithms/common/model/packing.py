@@ -1,8 +1,8 @@
-"""The packed pass: tokens of many sequences in one row without padding, each continuing keys and values read before.
+"""The packed pass: tokens of many sequences in one row without padding, each continuing its stored prefix.
 
-A `Block` is a run of tokens after a prefix. Decoding (one token after an episode), reading an observation, reading
-a whole trajectory and scoring an answer after a fork of it are all blocks, so they share one attention function.
-Linear layers see only real tokens. Attention groups blocks of like shape into buckets, each one call of
+A `Block` is a run of tokens after a prefix. Decoding (one token after an episode), prefilling an observation or a
+whole trajectory, and scoring an answer on a branch of it are all blocks, so they share one attention function.
+Linear layers see only real tokens. Attention groups blocks of similar shape into buckets, each one call of
 `scaled_dot_product_attention` (`packed_attention.py`):
 
     store      | sequence A ............ | sequence B ........      |     keys and values, a row per token
@@ -30,11 +30,11 @@ from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packed_attention import Bucket, Slots
 from igsearch_env.errors import ConfigurationError
 
-# Padded query-key pairs of a bucket over real ones: above it, a bucket is closed and the next one begun.
+# Maximum ratio of padded to real query-key pairs in a bucket: above it, a new bucket is started.
 MAX_WASTE = 1.15
-# A bucket this small costs less than another call would.
+# Query-key pairs of padding that cost less than another call.
 SMALL_BUCKET = 20_000
-# Columns and query-key pairs of a bucket: they bound the keys that are copied and the mask.
+# Maximum columns and query-key pairs of a bucket: they limit the copied keys and the mask.
 MAX_COLUMNS, MAX_PAIRS = 2**16, 2**23
 
 
@@ -56,11 +56,11 @@ class Pack:
     buckets: list[tuple[slice, Bucket | Slots]]
     first: list[int]
     store: KVCache | None = None
-    rows_n: Tensor | None = None  # of the store, where the keys and values of these tokens are kept
+    rows_n: Tensor | None = None  # rows of the store for the keys and values of these tokens
 
 
 def pack(blocks: Sequence[Block], device: torch.device, *, store: KVCache | None = None, keep: bool = False) -> Pack:
-    """Lay blocks out as one pass. `keep` stores their keys and values behind their prefixes."""
+    """Lay blocks out as one pass. `keep` stores their keys and values after their prefixes."""
     order, buckets_of = _buckets(blocks)
     first = [0] * len(blocks)
     position = 0
@@ -100,7 +100,7 @@ def pack_slots(
 
 
 def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places in order, in runs of at most `budget` tokens (or one place)."""
+    """Indices of `lengths` in order, in batches of at most `budget` tokens (or one index)."""
     batch: list[int] = []
     total = 0
     for place, length in enumerate(lengths):
@@ -114,7 +114,7 @@ def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def _buckets(blocks: Sequence[Block]) -> tuple[list[int], list[int]]:
-    """An order of the blocks, and how many of them, in that order, make each bucket."""
+    """An order of the blocks, and the number of blocks, in that order, of each bucket."""
     order = sorted(range(len(blocks)), key=lambda i: (blocks[i].past // 16, len(blocks[i].ids), blocks[i].past))
     sizes: list[int] = []
     size = m = c = real = 0
@@ -148,7 +148,7 @@ def _packed_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """An attention function of transformers: of a packed pass when the model is called with `packed`, else `base`."""
+    """An attention function for transformers: packed if the model is called with `packed`, else `base`."""
     if packed is None:
         options = {"scaling": scaling, "sliding_window": sliding_window, **kwargs}
         if softcap is not None:
@@ -160,7 +160,7 @@ def _packed_attention(
     for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ConfigurationError(
-                f"policy: its attention has {name!r}, which packed passes do not compute; train another architecture"
+                f"policy: its attention uses {name!r}, which packed passes do not support; train another architecture"
             )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def _base_attention(base: str, module: torch.nn.Module) -> Any:
 
 
 def _under_its_name(base: str, module: Any, *arguments: Any, **options: Any) -> Any:
-    """A flash attention function, which loads the library that the configuration of the model names."""
+    """Call a flash attention function, which loads the library that the configuration of the model names."""
     config, installed = module.config, module.config._attn_implementation
     config._attn_implementation_internal = base
     try:
@@ -191,16 +191,16 @@ def _under_its_name(base: str, module: Any, *arguments: Any, **options: Any) -> 
 
 
 def own_attention(model: Any) -> str:
-    """The attention of transformers that computes what is no packed pass."""
+    """Name of the attention implementation that computes passes that are not packed."""
     return str(model.config._attn_implementation).removeprefix("packed_").replace("fa_", "flash_attention_")
 
 
 def install_packed_attention(model: Any) -> None:
-    """Let a model take packed passes; called without `packed=`, it computes what it did before."""
+    """Enable packed passes of a model; without `packed=`, it computes the same as before."""
     base = str(model.config._attn_implementation)
     if base.startswith("packed_"):
         return
-    # Of a name with `flash` in it, transformers looks for a library of that name.
+    # For a name that contains `flash`, transformers looks for a library of that name.
     name = f"packed_{base.replace('flash_attention_', 'fa_')}"
     AttentionInterface.register(name, functools.partial(_packed_attention, base))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])

@@ -1,4 +1,4 @@
-"""`Policy`: a causal language model of transformers with its tokenizer, and the few things training asks of it."""
+"""`Policy`: a causal language model of transformers with its tokenizer, and the operations that training needs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretra
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import ConfigurationError
 
-HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and their like)"
-# Float32 logits that exist at once (128 MiB): larger batches of tokens meet the vocabulary in chunks.
+HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and similar ones)"
+# Float32 logits that exist at once (128 MiB): logits of more tokens are computed in chunks.
 MAX_LOGITS = 2**25
 
 
 class Policy:
     """A model and its tokenizer. Shapes: B rows, T tokens, n tokens of a packed pass, V vocabulary.
 
-    `model` is the causal model of transformers; `adapter` is the peft model around it, if only that is trained.
+    `model` is the causal model of transformers; `adapter` is the peft model around it, if only adapters are trained.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Policy:
         eos_ids = configured if isinstance(configured, list) else [configured]
         self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
         install_packed_attention(model)
-        without_dropout(model)  # the sampler and the trainer must be the same distribution
+        without_dropout(model)  # the sampler and the trainer must use the same distribution
         model.eval()
         self.model = model
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            # The newer name, where transformers knows it.
+            # The newer name, if this version of transformers has it.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
@@ -59,7 +59,7 @@ class Policy:
 
     @classmethod
     def load(cls, config: PolicyConfig) -> Policy:
-        """Load model and tokenizer by the Auto classes of transformers."""
+        """Load model and tokenizer with the Auto classes of transformers."""
         model, tokenizer, adapter = load_pretrained(config)
         policy = cls(
             model,
@@ -75,16 +75,16 @@ class Policy:
 
     @torch.no_grad()
     def verify_packed(self) -> None:
-        """Raise `ConfigurationError` unless packed passes and `logits` give what the model itself gives.
+        """Raise `ConfigurationError` unless packed passes and `logits` match the output of the model itself.
 
-        They need plain causal attention: models with recurrent or convolutional layers, or with attention that
-        transformers does not let others replace, are told here rather than trained wrongly.
+        They need plain causal attention: models with recurrent or convolutional layers, or with attention that can't be
+        replaced through transformers, are rejected here rather than trained wrongly.
         """
         rows = self.model.get_input_embeddings().num_embeddings
         tokens = len(self.tokenizer.hf_tokenizer)
         if tokens > rows:
             raise ConfigurationError(
-                f"policy: the tokenizer has {tokens} tokens, the model embeddings for {rows}; call "
+                f"policy: the tokenizer has {tokens} tokens, but the model has embeddings for {rows}; call "
                 "model.resize_token_embeddings(len(tokenizer)) and save both"
             )
         ids = [place % tokens for place in range(11)]
@@ -101,7 +101,7 @@ class Policy:
             difference = float((got - output.logits.float()).abs().max() / output.logits.float().abs().max())
         except (RuntimeError, ValueError, AttributeError, TypeError) as error:
             raise ConfigurationError(
-                f"policy: {type(self.model).__name__} does not take packed passes ({error}){HINT}"
+                f"policy: {type(self.model).__name__} does not support packed passes ({error}){HINT}"
             ) from error
         exact = self.model.dtype == torch.float32 and self.compute_dtype is None
         if not difference < (1e-3 if exact else 0.2):
@@ -109,20 +109,20 @@ class Policy:
             raise ConfigurationError(f"policy: packed passes of {name} are off by {difference:.2g} of its logits{HINT}")
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write model, or its adapter alone, and tokenizer in the transformers format.
+        """Save the model, or only its adapter, and the tokenizer in the transformers format.
 
-        `weights`: the state to write, if the model itself holds only a part of it.
+        `weights`: the state dict to save, if the model itself holds only a shard of it.
         """
         (self.adapter or self.model).save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
         self.tokenizer.hf_tokenizer.save_pretrained(folder)
         if self.adapter is not None:
-            (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's form to fill in
+            (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's template of a model card
 
     def replica(self, dtype: torch.dtype, compute_dtype: torch.dtype | None = None) -> Policy:
-        """A copy in a precision of its own that is not trained."""
+        """A frozen copy in another precision."""
         copied = copy.copy(self)
-        # Weights alone are cast, one by one. Buffers stay as they are: the frequencies of rotary positions in bfloat16
-        # are off by 2^-9, which at a thousand tokens is more than a radian.
+        # Only weights are cast, one by one. Buffers keep their precision: rotary frequencies in bfloat16 are off by
+        # 2^-9, which at a thousand tokens is more than a radian.
         cast = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=True), False) for p in self.model.parameters()}
         copied.model = copy.deepcopy(self.model, cast)
         copied.adapter = None
@@ -131,15 +131,15 @@ class Policy:
 
     @torch.no_grad()
     def copy_weights(self, source: Policy) -> None:
-        """Take over the weights of the policy that this one is a replica of. Every process must ask."""
+        """Copy the weights of the policy that this one is a replica of. Every process must call it."""
         for mine, theirs in zip(self.model.parameters(), source.model.parameters(), strict=True):
-            # What is not trained was right when the copy was made.
+            # Frozen weights have not changed since the copy was made.
             if theirs.requires_grad:
                 mine.copy_(gather_full_tensor(theirs))
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs go."""
+        """Device of the model's inputs."""
         device: torch.device = self.model.device
         return device
 
@@ -150,9 +150,9 @@ class Policy:
 
     def forward_packed(self, packed: Pack) -> Tensor:
         """Last hidden states [n, width] of a packed pass."""
-        if self.model.training:  # as an update with gradient checkpointing leaves it
+        if self.model.training:  # after an update with gradient checkpointing
             self.model.eval()
-        no_mask = torch.empty(1, 1, 0, 0)  # of four dimensions: then transformers makes none, and none is read
+        no_mask = torch.empty(1, 1, 0, 0)  # four dimensions, so that transformers makes none; it is not read
         with self._autocast():
             output = self.model.base_model(
                 input_ids=packed.ids_n[None],
@@ -165,9 +165,9 @@ class Policy:
         return states
 
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
-        """Last hidden states [B, T, width] of rows that are padded on the right, where causal attention never looks."""
+        """Last hidden states [B, T, width] of rows padded on the right, which causal attention never reads."""
         if self.gradient_checkpointing and self.model.training != torch.is_grad_enabled():
-            self.model.train(torch.is_grad_enabled())  # transformers checkpoints in training mode alone
+            self.model.train(torch.is_grad_enabled())  # transformers checkpoints only in training mode
         with self._autocast():
             states: Tensor = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return states
@@ -186,7 +186,7 @@ class Policy:
     ) -> tuple[Tensor, Tensor]:
         """Log-prob and entropy of each masked token given all before it; both [n], n masked tokens in row order.
 
-        Rows are padded on the right. Only masked positions reach the vocabulary. The first token of a row has
+        Rows are padded on the right. Logits are computed for masked positions only. The first token of a row has
         nothing before it and can't be masked.
         """
         hidden_BT = self.hidden_states(ids_BT)
@@ -198,8 +198,8 @@ class Policy:
     ) -> tuple[Tensor, Tensor]:
         """Log-prob of each target and entropy, both [n], given the hidden states [n, width] before it.
 
-        No more than `MAX_LOGITS` logits exist at once: beyond, tokens go in chunks, which the backward pass
-        computes again. The entropy has a gradient only if asked for.
+        At most `MAX_LOGITS` logits exist at once: more tokens are processed in chunks, which the backward pass
+        recomputes. The entropy has a gradient only with `entropy_gradient`.
         """
 
         def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,7 +229,7 @@ class Policy:
 
     @property
     def _logit_scale(self) -> float:
-        """What the model multiplies its logits with (Cohere, Granite)."""
+        """Factor that the model applies to its logits (Cohere, Granite)."""
         config = self.model.config
         return float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
@@ -237,7 +237,7 @@ class Policy:
 
     @property
     def _logit_cap(self) -> float | None:
-        """Where the final logits bend (Gemma 2), or None."""
+        """Soft cap of the final logits (Gemma 2), or None."""
         cap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
         return cap
 
@@ -246,7 +246,7 @@ class Policy:
 
 
 class PolicyModule(torch.nn.Module):
-    """`Policy.token_logprobs` as a module: what torch wraps, so that its hooks see a whole pass."""
+    """`Policy.token_logprobs` as a module for DDP or FSDP2 to wrap, so that their hooks see a whole pass."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ def without_dropout(model: Any) -> None:
 
 
 class BasePolicy:
-    """The starting policy of one with an adapter: the same weights, the adapter switched off."""
+    """The starting policy of a policy with an adapter: the same weights, with the adapter disabled."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

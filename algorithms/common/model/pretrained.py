@@ -1,4 +1,4 @@
-"""Which model to train (`PolicyConfig`), and that model from a folder or by name."""
+"""Which model to train (`PolicyConfig`), and loading it from a folder or by name."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class PolicyConfig:
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"device", "attn_implementation", "gradient_checkpointing"})
 
     path: str = "bundled"
-    """`bundled`, a folder (of weights or of an adapter), or a model name that transformers knows."""
+    """`bundled`, a folder (of a model or an adapter), or a model name on the Hugging Face hub."""
     dtype: Dtype = "float32"
     """Precision of the weights."""
     compute_dtype: Dtype | None = None
-    """Precision of matrix products, by autocast: bfloat16 or float16 with float32 weights. None: as the weights."""
+    """Precision of matrix products under autocast, for float32 weights. None: that of the weights."""
     device: str = "auto"
-    """auto (cuda where there is one), or a torch device."""
+    """auto (cuda if available), or a torch device."""
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
     context_length: int | None = None
-    """Longest sequence, tokens. None: the model's own."""
+    """Maximum sequence length, tokens. None: that of the model."""
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
-    """Attention kernel of padded passes; auto is what transformers chooses. One that is not installed is replaced by
-    auto, with a notice."""
+    """Attention implementation of padded passes; auto: the choice of transformers, which also replaces one that is not
+    installed, with a notice."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: a third more time, far less memory."""
+    """Recompute activations in the backward pass instead of storing them: a third more time, far less memory."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -51,11 +51,11 @@ class PolicyConfig:
 
 
 def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
-    """Model, tokenizer, and the peft model around the model (None without adapters), by transformers' Auto classes."""
+    """Load model, tokenizer, and the peft model around the model (None without adapters), with transformers."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # one bar a file would bury the run's own
+    logging.disable_progress_bar()  # one bar per file would hide the run's own
     path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
     looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
     if looks_local and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE)):
@@ -72,21 +72,21 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
     except OSError as error:
         raise ConfigurationError(
             f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
-            "save_pretrained, with its tokenizer, or a name that the hub knows"
+            "save_pretrained, with its tokenizer, or a model name on the hub"
         ) from error
     except ValueError as error:
         if config.attn_implementation == "auto":
             raise
         raise ConfigurationError(
             f"policy.attn_implementation={config.attn_implementation!r}: "
-            f"{str(error).splitlines()[0]}; auto takes what the model has"
+            f"{str(error).splitlines()[0]}; auto uses what the model supports"
         ) from error
     adapter = None
     if config.lora.rank:
         if (Path(path) / ADAPTER_FILE).is_file():
             raise ConfigurationError(
-                f"policy.path={config.path!r} is an adapter already, and one on top of another can't be saved "
-                "alone: merge it first (examples/export.py), or set policy.lora.rank to 0"
+                f"policy.path={config.path!r} is already an adapter, and one on top of another can't be saved "
+                "separately: merge it first (examples/export.py), or set policy.lora.rank to 0"
             )
         adapter = add_adapter(model, config.lora)
         model = adapter.get_base_model()
@@ -111,6 +111,6 @@ def available_attention(name: str) -> str:
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is None or (importlib.util.find_spec(library) is not None and torch.cuda.is_available()):
         return name
-    reason = f"needs a GPU and the package that brings {library}"
-    print(f"policy.attn_implementation={name!r} {reason}: auto takes its place", file=sys.stderr)
+    reason = f"needs a GPU and the package that provides {library}"
+    print(f"policy.attn_implementation={name!r} {reason}: using auto instead", file=sys.stderr)
     return "auto"

@@ -1,7 +1,7 @@
-"""`PolicyTokenizer`: a tokenizer of transformers and what a rollout asks of it: prompts, messages, spans of tokens.
+"""`PolicyTokenizer`: a tokenizer of transformers with what rollouts need: prompts, messages, spans of tokens.
 
-Token ids are never decoded and encoded again: text is made of ids for the environment to read, ids only of text
-that the policy did not write.
+The policy's token ids are never decoded and encoded again: they are decoded for the environment to read, and only
+text that the policy did not write is encoded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from igsearch_env.errors import ConfigurationError
 
 Ids = tuple[int, ...]
 
-MARK = "\u2063message\u2063"  # stands for a message in a chat template; no template writes it itself
-NEXT = "\u2063next\u2063"  # for one that follows it
-BROKEN = "\ufffd"  # what a decoder writes for bytes that make no character
-# Told by templates that tell the model the date (Llama 3.1's own default), so that prompts don't change by the day.
+MARK = "\u2063message\u2063"  # placeholder for a message in a chat template; no template contains it
+NEXT = "\u2063next\u2063"  # placeholder for the message after it
+BROKEN = "\ufffd"  # what a tokenizer decodes bytes to that are no character
+# For templates that contain the date (the default of Llama 3.1's), so that prompts don't change from day to day.
 DATE = "26 Jul 2024"
 
 
@@ -29,7 +29,7 @@ class PolicyTokenizer:
     Args:
         hf_tokenizer: the tokenizer of transformers.
         chat: wrap prompts in its chat template.
-        eos_ids: ids that end a turn beside the tokenizer's own.
+        eos_ids: ids that end a turn, in addition to the tokenizer's own.
 
     Raises `ConfigurationError` with `chat` if there is no chat template, or one that drops messages.
     """
@@ -49,34 +49,34 @@ class PolicyTokenizer:
             back = self.decode(self.encode(marker))
             if back != marker:
                 raise ConfigurationError(
-                    f"policy: the tokenizer reads the tag {marker} back as {back!r}, so no policy can write it; add "
+                    f"policy: the tokenizer decodes the tag {marker} as {back!r}, so no policy can write it; add "
                     f"the tags to the tokenizer (tokenizer.add_tokens({list(markers)}), then "
-                    "model.resize_token_embeddings(len(tokenizer)), and save both), or take a model whose tokenizer "
-                    "falls back to bytes"
+                    "model.resize_token_embeddings(len(tokenizer)), and save both), or use a model whose tokenizer "
+                    "has a byte fallback"
                 )
 
     # ---------------------------------------------------------------- special tokens
 
     @cached_property
     def pad_id(self) -> int:
-        """Id to fill gaps with; never attended, never in the loss. Any id would do: without one it is one of EOS."""
+        """Id of padding; never attended to, never in the loss. An EOS id if the tokenizer has no padding token."""
         pad = self.hf_tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self.eos_ids, default=0)
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Ids that end a turn whatever was written."""
+        """Ids that end a turn in any case."""
         ids = (self.hf_tokenizer.eos_token_id, self.end_of_turn_id, *self._more_eos_ids)
         return frozenset(int(i) for i in ids if i is not None)
 
     @cached_property
     def end_of_turn_id(self) -> int | None:
-        """The control token that the chat template puts after what the assistant wrote; None where there is none."""
+        """The control token that the chat template writes after the assistant's message; None if there is none."""
         if not self.chat:
             return None
         try:
             ids = self._after_completion(".")
-        except ConfigurationError:  # a template for a single question: said when a second one is asked
+        except ConfigurationError:  # a template for a single question: raised when a second one is encoded
             return None
         added = self.hf_tokenizer.added_tokens_decoder
         texts = ((i, self._decode([i]).strip()) for i in ids)
@@ -87,30 +87,30 @@ class PolicyTokenizer:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Ids of special tokens: those that a tokenizer makes of their names, wherever they stand in a text."""
+        """Ids of special tokens, which the tokenizer produces for their names anywhere in a text."""
         added = self.hf_tokenizer.added_tokens_decoder.items()
         return frozenset((*self.hf_tokenizer.all_special_ids, *(i for i, token in added if token.special)))
 
     def encode(self, text: str) -> Ids:
-        """Ids of text that some other party wrote, and that stands after other text.
+        """Ids of text that the policy did not write, and that follows other text.
 
-        It has no say over the conversation: the name of a special token in it is spelled out, so that a passage about
-        <s> or <|im_end|> begins no text and ends no turn.
+        Names of special tokens in it are encoded as plain text, so that a passage about <s> or <|im_end|> begins no
+        text and ends no turn.
         """
         ids = self._continued(text)
         return ids if self.control_ids.isdisjoint(ids) else self._continued(text, split_special_tokens=True)
 
     def encode_prompt(self, prompt: str) -> Ids:
-        """Ids of the first observation: in the chat template if `chat`, else as it is, special tokens included.
+        """Ids of the first observation: in the chat template if `chat`, else unchanged, special tokens included.
 
-        Begins with one BOS if the tokenizer begins texts with it, whether or not the template writes it too.
+        Begins with exactly one BOS if the tokenizer adds one, whether or not the template contains it too.
         """
         ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
         opening = self._opening
         return ids if ids[: len(opening)] == opening else opening + ids
 
     def encode_user_turn(self, text: str, before: Sequence[int]) -> Ids:
-        """Ids of text that begins a new turn of the user after the completion `before`, if `chat`; else of the text."""
+        """Ids of text as a new turn of the user after the completion `before` if `chat`; else of the text itself."""
         if not self.chat:
             return self.encode(text)
         ids = self._after_completion(text.strip())
@@ -119,11 +119,11 @@ class PolicyTokenizer:
         return ids
 
     def _encode(self, text: str, **options: bool) -> Ids:
-        # Lengths are checked against the context elsewhere: the tokenizer need not warn of them.
+        # Lengths are checked against the context elsewhere: the tokenizer need not warn about them.
         return tuple(self.hf_tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
 
     def _continued(self, text: str, **options: bool) -> Ids:
-        """Ids of text that stands after other text."""
+        """Ids of text that follows other text."""
         anchor, _ = self._anchor
         if anchor:
             ids = self._encode("\n" + text, **options)
@@ -133,16 +133,16 @@ class PolicyTokenizer:
 
     @cached_property
     def _opening(self) -> Ids:
-        """What the tokenizer puts before a text: its BOS, or nothing."""
+        """Ids that the tokenizer adds before a text: its BOS, or nothing."""
         text = self._encode("a")
         return tuple(takewhile(lambda i: i not in text, self.hf_tokenizer.encode("a", add_special_tokens=True)))
 
     @cached_property
     def _anchor(self) -> tuple[Ids, int]:
-        """Ids of a line break and the number of its characters, to stand before text that continues other text.
+        """Ids of a line break and the number of its characters, to put before text that continues other text.
 
-        Llama 2, Mistral and their like put a space before any text that they encode and take one from any that they
-        decode. That is right for the first text of a sequence only. Tokenizers of other kinds need none.
+        Tokenizers such as those of Llama 2 and Mistral add a space to any text that they encode and remove one from any
+        that they decode. That is right only for the first text of a sequence. Other tokenizers need no anchor.
         """
         if self._decode(self._encode("a") + self._encode("b")) == "ab":
             return (), 0
@@ -150,7 +150,7 @@ class PolicyTokenizer:
         return ids, len(self._decode(ids))
 
     def _after_completion(self, text: str) -> Ids:
-        """Ids of what the chat template puts after the assistant's message where the user says `text` next."""
+        """Ids of what the chat template writes after the assistant's message if the user's next message is `text`."""
         return self._message((("user", "."), ("assistant", MARK)), text, self._continued)
 
     def _message(self, earlier: Sequence[tuple[str, str]], text: str, encode: Callable[[str], Ids]) -> Ids:
@@ -171,13 +171,13 @@ class PolicyTokenizer:
         if not mark:
             role = next(role for role, content in messages if content == MARK)
             raise ConfigurationError(
-                f"policy.chat=True: the tokenizer's chat template leaves out the message of the {role}; "
-                "set policy.chat to false, or tokenizer.chat_template to one that takes messages of plain text"
+                f"policy.chat=True: the tokenizer's chat template drops the message of the {role}; set "
+                "policy.chat to false, or tokenizer.chat_template to one that accepts messages of plain text"
             )
         return before, after
 
     def _render(self, *messages: tuple[str, str]) -> str:
-        """Messages (role, text) in the chat template, up to where the assistant is to write."""
+        """Messages (role, text) in the chat template, up to the start of the assistant's reply."""
         chat = [{"role": role, "content": content} for role, content in messages]
         try:
             return str(
@@ -185,9 +185,9 @@ class PolicyTokenizer:
                     chat, tokenize=False, add_generation_prompt=True, date_string=DATE
                 )
             )
-        except Exception as error:  # a template is a program of its own and may raise anything
+        except Exception as error:  # a template is a program and may raise anything
             raise ConfigurationError(
-                f"policy.chat=True: the tokenizer's chat template does not take the messages "
+                f"policy.chat=True: the tokenizer's chat template does not accept the messages "
                 f"{', '.join(role for role, _ in messages)} ({error}); set policy.chat to false, or "
                 "tokenizer.chat_template to one that does"
             ) from error
@@ -199,7 +199,7 @@ class PolicyTokenizer:
         return self.continued_text(ids[:-1] if ids and ids[-1] in self.eos_ids else ids)
 
     def continued_text(self, ids: Sequence[int]) -> str:
-        """Text of ids that stand after other ids."""
+        """Text of ids that follow other ids."""
         anchor, characters = self._anchor
         return self._decode((*anchor, *ids))[characters:]
 
@@ -211,7 +211,7 @@ class PolicyTokenizer:
         return str(self.hf_tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
-        """Tokens that hold any part of characters [start, end) of `decode(ids)`, as [first, last).
+        """Tokens that contain any part of characters [start, end) of `decode(ids)`, as [first, last).
 
         By bisection over decoded prefixes, which works for any tokenizer.
         """
@@ -224,19 +224,19 @@ class PolicyTokenizer:
         return first, last
 
     def _characters(self, ids: Sequence[int], text: str, count: int) -> tuple[int, int]:
-        """How many characters of `text` the first `count` tokens hold whole, and how many they hold any part of.
+        """How many characters of `text` the first `count` tokens contain completely, and how many at least in part.
 
-        Where the tokens are cut inside a character, a byte-level decoder writes one broken character for what is
-        there of it, and one that falls back to bytes breaks all characters in that run of bytes. The nearest cuts
-        that are clean then tell what is known.
+        If the tokens are cut inside a character, a byte-level tokenizer decodes its bytes to one `BROKEN` character,
+        and a tokenizer with byte fallback does so for all characters in that run of bytes. The nearest clean cuts then
+        give the bounds.
         """
 
         def clean(count: int) -> int | None:
-            """Characters before a cut; None where it goes through one."""
+            """Number of characters before a cut; None if it is inside a character."""
             prefix = self.continued_text(ids[:count])
             if not text.startswith(prefix):
                 return None
-            # Both parts of a character that is cut have a broken one; one that is broken in the text is in one part.
+            # Both parts of a character that is cut contain BROKEN; one that the text itself contains is in one part.
             if prefix.endswith(BROKEN) and len(prefix) + len(self.continued_text(ids[count:])) > len(text):
                 return None
             return len(prefix)

@@ -1,4 +1,4 @@
-"""`TurnEnd`: when a turn of the policy is over."""
+"""`TurnEnd`: detects the end of a turn of the policy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cached_property
 
 from algorithms.common.model.tokenizer import BROKEN, Ids, PolicyTokenizer
 
-TAIL_TOKENS = 24  # enough to hold any stop string, however it is split
+TAIL_TOKENS = 24  # enough to contain any stop string, however it is tokenized
 
 
 class TurnEnd:
-    """A turn ends with an end of sequence, or with the first of the protocol's stop strings.
+    """A turn ends with an EOS token, or with the first of the protocol's stop strings.
 
     Args:
-        tokenizer: of the policy that writes.
+        tokenizer: of the policy.
         stop_strings: `Protocol.stop_strings`.
     """
 
@@ -24,12 +24,12 @@ class TurnEnd:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Ids that end a turn whatever was written."""
+        """Ids that end a turn in any case."""
         return self.tokenizer.eos_ids
 
     @cached_property
     def closing_ids(self) -> frozenset[int]:
-        """Ids whose text holds the last character of a stop string: only after these can one be complete."""
+        """Ids whose text contains the last character of a stop string: only these can complete one."""
         last = {text[-1] for text in self.stop_strings}
         pieces = self.tokenizer.hf_tokenizer.get_vocab().items()
         # The piece of every byte is written like a tag (<0x41>), so only the decoded text counts.
@@ -40,7 +40,7 @@ class TurnEnd:
         )
 
     def is_over(self, ids: Sequence[int]) -> bool:
-        """Whether a completion is finished by its last token."""
+        """Whether the last token of a completion ends its turn."""
         last = ids[-1]
         if last in self.eos_ids:
             return True
@@ -49,10 +49,10 @@ class TurnEnd:
         tail = self.tokenizer.continued_text(ids[-TAIL_TOKENS:])
         if BROKEN not in tail and not any(text in tail for text in self.stop_strings):
             return False
-        whole = self.tokenizer.continued_text(ids)  # a tail cut inside a character may read otherwise
+        whole = self.tokenizer.continued_text(ids)  # a tail cut inside a character may decode differently
         return any(text in whole for text in self.stop_strings)
 
     def position(self, ids: Ids) -> int | None:
-        """After how many tokens the turn is over; None if it is not."""
+        """Number of tokens after which the turn is over; None if it is not."""
         may_end = self.closing_ids | self.eos_ids
         return next((n for n, token in enumerate(ids, start=1) if token in may_end and self.is_over(ids[:n])), None)

@@ -1,1 +1,1 @@
-"""Pages to look at: a run, several runs, trajectories. Each is one HTML file that needs nothing else."""
+"""HTML reports: a run, a comparison of runs, trajectories. Each is one self-contained HTML file."""

@@ -5,14 +5,14 @@ const charts = (() => {
   const COLOURS = 8;
   const HEIGHT = 240;
   const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
-  // By title: they outlive the chart when the live view draws it anew.
-  const switchedOff = new Map(); // styles of lines
-  const zoomed = new Map(); // first and last step in sight
+  // Keyed by title, so that they survive when the live view redraws a chart.
+  const switchedOff = new Map(); // styles of hidden lines
+  const zoomed = new Map(); // first and last visible step
   let drawn = [];
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const variable = (style) => `--series-${style % COLOURS}`;
-  // Past the last colour the dashes shift, so that no two of 64 lines are alike.
+  // After the last colour the dashes shift, so that 64 lines all look different.
   const dash = (style) => DASHES[(style + Math.floor(style / COLOURS)) % DASHES.length];
   const shown = (value) => (value == null ? "–" : String(Number(value.toPrecision(4))));
 
@@ -26,7 +26,7 @@ const charts = (() => {
     return made;
   }
 
-  // Each line on top of those before it; a missing part counts as nothing.
+  // Cumulative sums over the lines; missing values count as 0.
   function stacked(lines) {
     const sums = [];
     return lines.map((line) => line.values.map((value, i) => (sums[i] = (sums[i] ?? 0) + (value ?? 0))));
@@ -80,13 +80,13 @@ const charts = (() => {
     };
   }
 
-  // One step alone stands in the middle.
+  // A single step is centred.
   function spread(spec, low, high) {
     const [first] = spec.steps;
     return spec.steps.length === 1 ? [first - 1, first + 1] : [low, high];
   }
 
-  // The axis of values holds 0.
+  // The y axis always includes 0.
   function bounds(spec, low, high) {
     if (spec.range) return spec.range;
     [low, high] = [Math.min(low ?? 0, 0), Math.max(high ?? 0, 0)];
@@ -135,7 +135,7 @@ const charts = (() => {
       for (const line of spec.lines) row.append(element("td", {}, shown(line.values[i])));
       body.append(row);
     });
-    const region = { class: "numbers", id, tabindex: "0", role: "region", "aria-label": `${spec.title}: numbers` };
+    const region = { class: "numbers", id, tabindex: "0", role: "region", "aria-label": `${spec.title}: values` };
     return element("div", region, element("table", {}, element("thead", {}, head), body));
   }
 

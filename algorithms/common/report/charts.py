@@ -1,7 +1,7 @@
-"""Charts of a page over training steps: what a chart holds, its HTML, and the script that draws it (uPlot, vendored).
+"""Charts over training steps: their data, their HTML, and the script that draws them (uPlot, vendored).
 
-A chart is a figure with a title, a canvas, a legend that shows the values at the pointer, and a sentence and a table
-that say the same in text. Lines differ in dashes as well as in colour.
+A chart is a figure with a title, a canvas, a legend that shows the values at the pointer, and a text summary and a
+table of the same data. Lines differ in dashes as well as in colour.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ import numpy as np
 
 from algorithms.common.report.page import data
 
-DIGITS = 5  # significant, of a value in a page
+DIGITS = 5  # significant digits of a value in a page
 
 Values = Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: a value for each of its steps, None where there is none."""
+    """One line of a chart: one value per step, None if there is no value."""
 
     label: str
     values: Values
     style: int = 0
-    """Colour and dashes; lines of one style are switched on and off together."""
+    """Number of the colour and dashes; lines with the same style are toggled together."""
     faint: bool = False
-    """Thin, and not in the legend: what a smoothed line was made of."""
+    """Thin and not in the legend: the values before smoothing."""
     sparse: bool = False
-    """Points, joined over the steps between them."""
+    """Points, connected across steps without a value."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the same steps. `unit` is the label of the y axis."""
+    """Lines over common steps. `unit` is the label of the y axis."""
 
     title: str
     unit: str
     steps: Sequence[int]
     lines: Sequence[Line]
     bands: Sequence[tuple[int, int]] = ()
-    """Pairs of lines, by place: the space from the lower to the upper one is filled."""
+    """Pairs of line indices (lower, upper): the area between them is filled."""
     stack: bool = False
-    """Lines are parts of a whole, each on top of those before it."""
+    """Whether the lines are parts of a whole, stacked on each other."""
     range: tuple[float, float] | None = None
-    """Of the y axis; by default what the values and 0 need."""
+    """Range of the y axis; by default it includes all values and 0."""
 
 
 def number(value: Any) -> float | None:
@@ -66,7 +66,7 @@ def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
 
 
 def smooth(values: Values, width: int) -> list[float | None]:
-    """Mean of each value and the `width` - 1 before it; of those that are there, None where none is."""
+    """Moving average: mean of each value and the `width` - 1 before it, skipping None; None if all are None."""
     if not values:
         return []
     there = np.array([value is not None for value in values], dtype=np.float64)
@@ -76,12 +76,12 @@ def smooth(values: Values, width: int) -> list[float | None]:
 
 
 def width_for(steps: int) -> int:
-    """How many steps a smoothed line averages: 5, and a fiftieth of a long run."""
+    """Number of steps that a smoothed line averages: a fiftieth of the run, at least 5."""
     return max(5, steps // 50)
 
 
 def summary(chart: Chart) -> str:
-    """The chart in words: first, last, least and greatest value of each line."""
+    """Text summary of the chart: first, last, minimum and maximum value of each line."""
     return " ".join(sentence for line in chart.lines if not line.faint for sentence in _sentence(chart.steps, line))
 
 
@@ -97,7 +97,7 @@ def _sentence(steps: Sequence[int], line: Line) -> Iterator[str]:
 
 
 def chart_html(chart: Chart) -> str:
-    """The chart as a figure with its data; nothing if no line has a value."""
+    """The chart as a figure with its data; empty if no line has a value."""
     if not any(value is not None for line in chart.lines for value in line.values):
         return ""
     name = f"chart-{_slug(chart.title)}"
@@ -114,7 +114,7 @@ def chart_html(chart: Chart) -> str:
     return (
         f'<figure class="chart" data-chart="{name}-data">\n<figcaption><h3 id="{name}">{title}</h3></figcaption>\n'
         f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
-        f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Numbers: {title}</summary>'
+        f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Values: {title}</summary>'
         f'<p id="{name}-words">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
     )
 
@@ -124,18 +124,18 @@ def _slug(title: str) -> str:
 
 
 def charts_html(charts: Sequence[Chart]) -> str:
-    """Those charts that have a value, side by side where there is room."""
+    """The charts that have a value, side by side if there is room."""
     drawn = [text for text in map(chart_html, charts) if text]
     return '<div class="charts">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
 
 
 def css() -> str:
-    """Style sheet of charts."""
+    """Style sheet of the charts."""
     return _file("vendor/uPlot.min.css") + "\n" + _file("charts.css")
 
 
 def js() -> str:
-    """Script that draws the charts of a page, with the licence of the library in it."""
+    """Script that draws the charts of a page, with the licence of the library."""
     licence = _file("vendor/uPlot.LICENSE.txt")
     return f"/* uPlot\n{licence}*/\n{_file('vendor/uPlot.iife.min.js')}\n{_file('charts.js')}"
 
@@ -145,7 +145,7 @@ def _file(name: str) -> str:
 
 
 def table_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls by itself where it is too wide. Every cell is escaped."""
+    """A table that scrolls horizontally if it is too wide. Every cell is escaped."""
     cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{html.escape(row[0])}</th>'

@@ -1,4 +1,4 @@
-"""What of several runs is compared: entries of runs that differ by seed alone, results in pairs, and what is unlike."""
+"""Groups runs that differ only by seed, pairs their results, and finds differences that make runs incomparable."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from algorithms.common.report.figures import difference
 from algorithms.common.run.folder import resumable_settings
 from algorithms.common.run.saved_run import SavedRun
 
-# What runs that differ by seed alone may differ in besides; steps change what a run is.
+# Settings that may differ within a group of seeds, besides the seed; `steps` may not, it changes the result.
 NOT_COMPUTED = (resumable_settings(TrainConfig) - {"steps"}) | {"seed", "threads"}
-# Settings that decide the numbers of an evaluation.
+# Settings that affect the results of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
 NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate")
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ by seed alone, in order of seeds."""
+    """Runs that differ only by seed, in order of seeds."""
 
     label: str
     runs: tuple[SavedRun, ...]
@@ -36,7 +36,7 @@ class SeedGroup:
 
 
 def make_seed_groups(runs: Sequence[SavedRun]) -> list[SeedGroup]:
-    """Runs by all that their results depend on but the seed, in order of first appearance, each under its own label."""
+    """Group runs whose settings are equal except for the seed, in order of first appearance, with unique labels."""
     groups: list[list[SavedRun]] = []
     for run in runs:
         fitting = (
@@ -69,7 +69,7 @@ def _alike(a: SavedRun, b: SavedRun) -> bool:
 
 
 def _label(run: SavedRun, others: Sequence[SavedRun]) -> str:
-    """The algorithm, and what sets the run apart from others of it: at most two settings."""
+    """The name of the algorithm, with at most two settings that differ from other runs of it."""
     rivals = [_settings_of(other) for other in others if other.algorithm == run.algorithm]
     own = _settings_of(run)
     apart = [key for key in own if any(rival.get(key) != own[key] for rival in rivals)]
@@ -77,7 +77,7 @@ def _label(run: SavedRun, others: Sequence[SavedRun]) -> str:
 
 
 def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Result]]:
-    """Results of both, paired: by seed, and where they share none, in order."""
+    """Results of both, paired by seed, or by order if they share no seed."""
     left, right = ours.results, theirs.results
     seeds = [(seed, seed) for seed in left if seed in right] or list(zip(left, right, strict=False))
     return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds]
@@ -90,31 +90,31 @@ def against(entry: SeedGroup, first: SeedGroup, names: Sequence[str] | None = No
 
 
 def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str]]:
-    """What makes figures of a run and of the first one unlike: name of the run, and what it is."""
+    """Differences that make a run hard to compare with the first one, as (name of the run, message)."""
     first = runs[0]
     for run in runs:
         if run.after is None:
-            yield run.name, "has no evaluation after training, so it is in no table of differences."
+            yield run.name, "has no evaluation after training, so it is missing from the tables of differences."
         elif run.planned is not None and run.done < run.planned:
             yield run.name, f"is unfinished: {run.done} of {run.planned} steps."
     for run in runs[1:]:
         if run.after is not None and first.after is not None:
             yield from ((run.name, text) for text in _unlike_questions(first.after, run.after))
         if first.done != run.done:
-            yield run.name, f"had {run.done} steps, {first.name} {first.done}."
+            yield run.name, f"has {run.done} steps, {first.name} has {first.done}."
         if first.fingerprint and run.fingerprint:
             unlike = differences(first.fingerprint, run.fingerprint, MODEL)
             if unlike:
-                yield run.name, f"was evaluated in another way than {first.name}: {'; '.join(unlike)}."
+                yield run.name, f"was evaluated differently from {first.name}: {'; '.join(unlike)}."
             continue
         if bool(first.fingerprint) != bool(run.fingerprint):
             lacking = run if first.fingerprint else first
-            yield lacking.name, "has no fingerprint: what was evaluated there can't be checked."
+            yield lacking.name, "has no fingerprint, so its evaluation settings can't be checked."
         a, b = flat(first.config), flat(run.config)
         keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.startswith(EVALUATED)]
         keys = [key for key in keys if key not in NOT_EVALUATED]
         if keys and a and b:
-            yield run.name, f"was evaluated under other settings than {first.name}: {', '.join(keys)}."
+            yield run.name, f"was evaluated with other settings than {first.name}: {', '.join(keys)}."
 
 
 def _unlike_questions(a: Result, b: Result) -> Iterator[str]:
@@ -122,11 +122,11 @@ def _unlike_questions(a: Result, b: Result) -> Iterator[str]:
     shared = left.keys() & right.keys()
     alone = len(left.keys() ^ right.keys())
     if alone:
-        yield f"has other test questions: {alone} are in one of the two; differences are over the other {len(shared)}."
+        yield f"has other test questions: {alone} are in only one of the two; differences use the {len(shared)} others."
     changed = [
         key
         for key in shared
         if (left[key].question, left[key].golden_answers) != (right[key].question, right[key].golden_answers)
     ]
     if changed:
-        yield f"has {len(changed)} test questions of another text or other golden answers under the same id."
+        yield f"has {len(changed)} test questions with another text or other golden answers under the same id."

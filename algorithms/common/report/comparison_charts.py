@@ -1,4 +1,4 @@
-"""Curves of several runs over each other: of each entry the mean over seeds, and its runs as faint lines."""
+"""Curves of several runs in common charts: the mean over seeds of each group, and its single runs as faint lines."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from algorithms.common.report.run_charts import SHARES, at_steps
 
 CURVES = (  # metric, title, unit
     ("reward", "Training reward", "mean over questions"),
-    ("searches", "Searches", "searches a trajectory"),
-    ("information_gain/mean", "Information gain", "nats a search"),
-    ("policy/entropy", "Entropy", "nats a token"),
-    ("all_fail", "Groups that all fail", "share of groups"),
-    ("time/step", "Time of a step", "seconds"),
+    ("searches", "Searches", "searches per trajectory"),
+    ("information_gain/mean", "Information gain", "nats per search"),
+    ("policy/entropy", "Entropy", "nats per token"),
+    ("all_fail", "All-fail groups", "share of groups"),
+    ("time/step", "Step time", "seconds"),
 )
 
 
 def comparison_charts(entries: Sequence[SeedGroup]) -> list[Chart]:
-    """Those charts that have a line."""
+    """The charts that have at least one line."""
     charts = [_evaluations(entries), *(_curve(entries, *curve) for curve in CURVES)]
     return [chart for chart in charts if chart.lines]
 
 
 def _evaluations(entries: Sequence[SeedGroup]) -> Chart:
-    """EM on dev questions; on test questions where no run has any."""
+    """EM on dev questions, or on test questions if no run has dev evaluations."""
     dev = any(run.dev for entry in entries for run in entry.runs)
     key = "dev/em" if dev else "eval/em"
     found = [[(run.dev if dev else run.test) for run in entry.runs] for entry in entries]
@@ -58,13 +58,13 @@ def _curve(entries: Sequence[SeedGroup], key: str, title: str, unit: str) -> Cha
 
 
 def _smooth(values: Values, width: int) -> list[float | None]:
-    """The moving mean up to the last value: a run that ended before others has no line after its end."""
+    """The moving average up to the last value, so that the line of a shorter run ends with the run."""
     last = max((place for place, value in enumerate(values) if value is not None), default=-1)
     return smooth(values[: last + 1], width) + [None] * (len(values) - last - 1)
 
 
 def _mean(columns: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """Mean over the runs at the steps that all of them have."""
+    """Mean over the runs, at the steps that all of them have."""
     result: list[float | None] = []
     for values in zip(*columns, strict=True):
         found = [value for value in values if value is not None]

@@ -1,6 +1,6 @@
-"""Several runs on one page: curves over each other, differences with intervals, what was set otherwise.
+"""Comparison of several runs on one page: common charts, differences with intervals, settings that differ.
 
-Runs that differ by seed alone are one entry. The first one is what the others are compared with.
+Runs that differ only by seed form one group. The other groups are compared with the first one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def comparison_report(run_dirs: Sequence[Path]) -> str:
     """The comparison as one HTML document. Raises `ConfigurationError` unless it is given two runs or more."""
     folders = list(dict.fromkeys(path.resolve() for path in run_dirs))
     if len(folders) < 2:
-        raise ConfigurationError(f"a comparison of {len(folders)} run: give two different run folders or more")
+        raise ConfigurationError(f"{len(folders)} run can't be compared: give two different run folders or more")
     runs = [read_run(folder) for folder in folders]
     entries = make_seed_groups(runs)
     title = "Comparison of " + (
@@ -45,14 +45,14 @@ def comparison_report(run_dirs: Sequence[Path]) -> str:
 
 def _warnings(runs: Sequence[SavedRun]) -> str:
     items = [f"<li><strong>{html.escape(a)}</strong> {html.escape(b)}</li>" for a, b in warnings(runs)]
-    return f'<h2>Unlike</h2><ul class="warnings">{"".join(items)}</ul>' if items else ""
+    return f'<h2>Differences between runs</h2><ul class="warnings">{"".join(items)}</ul>' if items else ""
 
 
 def _differences(entries: Sequence[SeedGroup]) -> str:
     first = entries[0]
     if len(entries) == 1:
         return _spread(first)
-    head = ["entry", "seeds", "test EM", "pairs", f"less {first.label}", "95% (questions, seeds)", "95% t (seeds)"]
+    head = ["group", "seeds", "test EM", "pairs", f"minus {first.label}", "95% (questions, seeds)", "95% t (seeds)"]
     rows = []
     for entry in entries:
         finals = [found[0] for found in map(macro_em, entry.results.values()) if found]
@@ -63,14 +63,14 @@ def _differences(entries: Sequence[SeedGroup]) -> str:
             continue
         count, found = against(entry, first)
         t = "" if found is None or found.t is None else shown(found.t, "+.3f")
-        said = "no common question" if found is None else verdict(found)
+        said = "no common questions" if found is None else verdict(found)
         rows.append([*row, str(count), *shown_difference(found), t, said])
     title = "Test EM and differences"
     return (
         f"<h2>{title}</h2>{table_html(title, [*head, 'verdict'], rows)}"
-        '<p class="quiet">EM is macro-averaged over data sets. Differences are paired by question and by seed (in '
-        "order where no seed is common). The bootstrap draws questions and seeds again; Student's t asks whether other "
-        "seeds would agree on these questions. A verdict needs both to leave out 0, and more than one seed.</p>"
+        '<p class="quiet">EM is macro-averaged over data sets. Differences are paired by question and by seed (by '
+        "order if no seed is common). The bootstrap resamples questions and seeds; the interval of Student's t covers "
+        "other seeds on the same questions. A verdict requires that both exclude 0, and more than one seed.</p>"
     )
 
 
@@ -80,7 +80,7 @@ def _spread(entry: SeedGroup) -> str:
         return ""
     spread = f", from {min(finals):.3f} to {max(finals):.3f}" if len(finals) > 1 else ""
     return (
-        f"<h2>Test EM</h2><p>{html.escape(entry.label)}, {len(finals)} runs that differ by seed alone: mean "
+        f"<h2>Test EM</h2><p>{html.escape(entry.label)}, {len(finals)} runs that differ only by seed: mean "
         f"{np.mean(finals):.3f}{spread}.</p>"
     )
 
@@ -100,7 +100,7 @@ def _by_dataset(entries: Sequence[SeedGroup]) -> str:
             row += [f"{_em(other, name):.3f}", *shown_difference(against(other, first, [name])[1])]
         rows.append(row)
     title = "Test EM by data set"
-    note = '<p class="quiet">EM is the mean over all seeds, a difference that over the pairs of runs.</p>'
+    note = '<p class="quiet">EM is the mean over all seeds; differences are means over the pairs of runs.</p>'
     return f"<h2>{title}</h2>{table_html(title, head, rows)}{note}" if rows else ""
 
 
@@ -109,7 +109,7 @@ def _em(entry: SeedGroup, name: str) -> float:
 
 
 def _runs(entries: Sequence[SeedGroup]) -> str:
-    head = ["run", "entry", "seed", "steps", "EM before", "EM after", "95%", "best dev EM", "searches", "s a step"]
+    head = ["run", "group", "seed", "steps", "EM before", "EM after", "95%", "best dev EM", "searches", "s/step"]
     rows = []
     for entry in entries:
         for run in entry.runs:
@@ -136,12 +136,10 @@ def _runs(entries: Sequence[SeedGroup]) -> str:
 def _curves(entries: Sequence[SeedGroup]) -> str:
     drawn = charts_html(comparison_charts(entries))
     several = any(len(entry.runs) > 1 for entry in entries)
-    faint = (
-        "of several runs the mean over seeds; faint lines are its runs" if several else "faint lines are single steps"
-    )
+    faint = " of the mean over seeds; faint lines are single runs" if several else "; faint lines are single steps"
     if not drawn:
         return ""
-    return f'<h2>Curves</h2><p class="quiet">Bold lines are moving means, {faint}.</p>\n{drawn}'
+    return f'<h2>Curves</h2><p class="quiet">Bold lines are moving averages{faint}.</p>\n{drawn}'
 
 
 def _settings(runs: Sequence[SavedRun]) -> str:
@@ -154,5 +152,5 @@ def _settings(runs: Sequence[SavedRun]) -> str:
     ]
     title = "Settings that differ"
     return f"<h2>{title}</h2>" + (
-        table_html(title, ["setting", *(run.name for run in runs)], rows) if rows else "<p>None but places on disk.</p>"
+        table_html(title, ["setting", *(run.name for run in runs)], rows) if rows else "<p>None, except for paths.</p>"
     )

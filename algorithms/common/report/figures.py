@@ -1,4 +1,4 @@
-"""Figures of result files as reports show them: EM with its interval, and differences paired by question and seed."""
+"""Statistics of result files for reports: EM with its interval, and differences paired by question and seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scored(result: Result) -> dict[str, dict[str, QuestionResult]]:
 
 
 def macro_em(result: Result) -> Em | None:
-    """EM over the data sets, each counting once; None without a question."""
+    """EM macro-averaged over the data sets; None if there is no question."""
     ems = [[row.em for row in rows.values()] for rows in scored(result).values() if rows]
     if not ems:
         return None
@@ -41,9 +41,9 @@ def common(results: Sequence[Result]) -> Questions:
 def difference(
     ours: Sequence[Result], theirs: Sequence[Result], names: Collection[str] | None = None
 ) -> Difference | None:
-    """EM of ours less theirs, macro-averaged over the data sets `names` (default: all), on the questions common to all.
+    """EM of `ours` minus `theirs`, macro-averaged over the data sets `names` (default: all), on common questions.
 
-    Results are paired by place, one for each seed. None if there is no such question.
+    Results are paired by position, one per seed. None if there is no common question.
     """
     questions = {name: ids for name, ids in common([*ours, *theirs]).items() if names is None or name in names}
     if not questions:
@@ -56,10 +56,10 @@ def difference(
 
 
 def shown(interval: tuple[float, float], form: str = ".3f") -> str:
-    """An interval in a table."""
+    """An interval, formatted for a table."""
     return f"{interval[0]:{form}} to {interval[1]:{form}}"
 
 
 def shown_difference(found: Difference | None) -> list[str]:
-    """A difference and its interval over questions (and seeds) in a table."""
+    """A difference and its interval over questions (and seeds), formatted for a table."""
     return ["", ""] if found is None else [f"{found.mean:+.3f}", shown(found.bootstrap, "+.3f")]

@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture."""
+"""The learning curve of a run as an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from algorithms.common.run.metrics_log import read_metrics
 
 
 def plot_learning_curve(run_dir: Path, title: str) -> None:
-    """learning_curve.png: training reward and evaluation EM against the step."""
+    """Write learning_curve.png: training reward and evaluation EM over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")

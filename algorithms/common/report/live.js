@@ -1,4 +1,4 @@
-// Looks for a new version of the page, and puts its content in place of the old: scroll position, opened parts and zoom stay.
+// Polls for a new version of the page and replaces its content; keeps scroll position, open sections and zoom.
 {
   const EVERY = 2000; // milliseconds
   const state = document.getElementById("live-state");
@@ -9,9 +9,9 @@
     const version = await (await fetch("version", { cache: "no-store" })).text();
     if (version === document.querySelector("main").dataset.version) return "up to date";
     const answer = await fetch(".", { cache: "no-store" });
-    if (!answer.ok) return "the run folder can't be read just now";
+    if (!answer.ok) return "the run folder can't be read at the moment";
     const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-    if (paused) return "paused"; // while it was fetched
+    if (paused) return "paused"; // paused during the fetch
     const old = document.querySelector("main");
     for (const part of old.querySelectorAll("details[open][id]")) {
       const same = main.querySelector(`#${CSS.escape(part.id)}`);
@@ -37,7 +37,7 @@
         if (found !== "up to date" || state.dataset.lost) state.textContent = `Live: ${found}`;
         delete state.dataset.lost;
       } catch {
-        state.textContent = "Live: the server is gone; this is its last state";
+        state.textContent = "Live: the server has stopped; this is the last state";
         state.dataset.lost = "yes";
       }
     }
@@ -47,7 +47,7 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    state.textContent = paused ? "Live: paused" : "Live: watching";
+    state.textContent = paused ? "Live: paused" : "Live: waiting for updates";
   });
   setTimeout(look, EVERY);
 }

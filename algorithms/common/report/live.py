@@ -1,4 +1,4 @@
-"""The report of a run while it trains, served on this machine alone; the page follows metrics.jsonl."""
+"""The live report of a training run, served on localhost only; the page is updated when metrics.jsonl changes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ WATCHED = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json"
 BAR = (
     "<style>#live { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; } "
     "#live button { font: inherit; min-height: 1.75rem; }</style>"
-    '<div id="live"><span id="live-state">Live: watching</span>'
+    '<div id="live"><span id="live-state">Live: waiting for updates</span>'
     '<button type="button" id="live-pause" aria-pressed="false">Pause</button></div>'
 )
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves the report of a run folder and its trajectory page, each made anew when what it shows has changed.
+    """Serves the report and the trajectory page of a run folder; each is rebuilt when its files have changed.
 
-    `port` 0 takes a free one. Raises `ConfigurationError` if the folder is no run or the port can't be had.
+    `port` 0 selects a free port. Raises `ConfigurationError` if the folder is not a run or the port can't be opened.
     """
 
     daemon_threads = True
@@ -38,20 +38,20 @@ class LiveServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
-                f"--port {port} on {HOST} can't be had ({error}); give another one, or 0 for any that is free"
+                f"--port {port} on {HOST} can't be opened ({error}); give another one, or 0 for any free port"
             ) from error
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """Address of the report."""
         return f"http://{HOST}:{self.server_port}/"
 
     def version(self) -> str:
-        """Changes whenever a file that the report is made of does."""
+        """A string that changes whenever a file of the report changes."""
         return " ".join(_state(self.run_dir / name) for name in WATCHED)
 
     def report(self) -> str:
-        """The page of the present version."""
+        """The report of the current version."""
         version, document = self.made
         now = self.version()
         if now != version:
@@ -61,7 +61,7 @@ class LiveServer(ThreadingHTTPServer):
         return document
 
     def trajectories(self) -> str | None:
-        """The trajectory page of what has been recorded until now; None of nothing."""
+        """The page of the trajectories recorded so far; None if there are none."""
         version, document = self.recorded
         now = _state(self.run_dir / "trajectories")
         if now != version:
@@ -82,10 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: LiveServer
 
     def do_GET(self) -> None:
-        """The page, its version, or the page of recorded episodes; nothing else of the machine."""
-        # A page of elsewhere whose name was pointed at this address must not read the run.
+        """Serve the report, its version or the trajectory page; no other file of the machine."""
+        # Protects against DNS rebinding: a page of another host name must not read the run.
         if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
-            self._answer(HTTPStatus.FORBIDDEN, f"ask for {self.server.url}")
+            self._answer(HTTPStatus.FORBIDDEN, f"use {self.server.url}")
         elif self.path == "/version":
             self._answer(HTTPStatus.OK, self.server.version())
         elif make := {"/": self.server.report, "/trajectories.html": self.server.trajectories}.get(self.path):
@@ -95,14 +95,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
                 return
             if document is None:
-                self._answer(HTTPStatus.NOT_FOUND, "nothing is recorded yet")
+                self._answer(HTTPStatus.NOT_FOUND, "no trajectories have been recorded yet")
             else:
                 self._answer(HTTPStatus.OK, document, "text/html")
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "not here")
+            self._answer(HTTPStatus.NOT_FOUND, "not found")
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
-        content = text.encode(errors="replace")  # names of folders may be no Unicode
+        content = text.encode(errors="replace")  # names of folders may not be valid Unicode
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
@@ -111,4 +111,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """A line for each look of the page would bury the console."""
+        """Log nothing: the page polls the server every few seconds."""

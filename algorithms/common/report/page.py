@@ -1,7 +1,7 @@
-"""What all pages share: one self-contained HTML document, its colours in light and dark, and data that can't escape.
+"""The base of all pages: one self-contained HTML document, its light and dark colours, and safely embedded data.
 
-Text of models, passages and questions reaches a page in one of two ways: through `html.escape`, or as JSON by `data`,
-which a script puts into the document as text nodes only.
+Text of models, passages and questions enters a page in one of two ways: through `html.escape`, or as JSON through
+`data`, which scripts insert into the document only as text nodes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ th:first-child, td:first-child { text-align: left; }
 
 
 def page(title: str, body: str, *, css: str = "", js: str = "") -> str:
-    """One HTML document. `title` is escaped; `body`, `css` and `js` are the caller's own."""
+    """One HTML document. `title` is escaped; `body`, `css` and `js` are inserted as they are."""
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
     )
@@ -58,7 +58,7 @@ def page(title: str, body: str, *, css: str = "", js: str = "") -> str:
 
 
 def data(name: str, value: Any) -> str:
-    """`value` as JSON that a script finds by the id `name`; nothing in it can end the element or begin another."""
+    """`value` as JSON in an element with the id `name`; its content can't close the element or open another one."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -66,7 +66,7 @@ def data(name: str, value: Any) -> str:
 
 
 def write(path: Path, document: str) -> None:
-    """Write a page, whole or not at all. What is no Unicode (in the name of a folder) is `?`."""
+    """Write a page atomically. Invalid Unicode (in the name of a folder) is replaced by `?`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         partial.write_text(document, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The report of one run: RUN/report.html. What a run has not logged is left out."""
+"""The report of one run: RUN/report.html. Sections without data are left out."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from algorithms.common.run.saved_run import read_run
 
 
 def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str = "") -> str:
-    """The report as one HTML document. The live view adds `bar` (HTML) and `script`, and names its `version`.
+    """The report as one HTML document. The live view adds `bar` (HTML), `script` and its `version`.
 
-    Raises `ConfigurationError` if the folder is no run.
+    Raises `ConfigurationError` if the folder is not a run.
     """
     run = read_run(run_dir)
     title = f"{run.algorithm}, seed {run.seed}"
@@ -48,9 +48,9 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
 
 
 def write_reports(run_dir: Path) -> list[Path]:
-    """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns what was written.
+    """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns the written paths.
 
-    Raises `ConfigurationError` if the folder is no run.
+    Raises `ConfigurationError` if the folder is not a run.
     """
     written = []
     recorded = recorded_page(run_dir)
@@ -63,10 +63,10 @@ def write_reports(run_dir: Path) -> list[Path]:
 
 
 def recorded_page(run_dir: Path) -> str | None:
-    """The trajectory page of what a run has recorded until now; None of nothing.
+    """The page of the trajectories that a run has recorded so far; None if there are none.
 
-    Of recorded steps as many are shown, evenly, as a page holds; one that can't be read is left out, and named.
-    Raises `ConfigurationError` if the folder is no run.
+    Shows as many recorded steps, evenly spaced, as fit on a page; the title lists damaged files, which are left out.
+    Raises `ConfigurationError` if the folder is not a run.
     """
     recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
     if not recorded:
@@ -75,5 +75,5 @@ def recorded_page(run_dir: Path) -> str | None:
     from algorithms.common.run.recorded_trajectories import load_readable
 
     readable, damaged = load_readable(recorded)
-    left_out = f" (left out, since damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
+    left_out = f" (left out, damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
     return fitting_page(readable, read_run(run_dir).name + left_out)

@@ -37,7 +37,7 @@ def headline(run: SavedRun, live: bool) -> str:
     """Tiles with the figures of the run, and a link to its recorded episodes. `live`: the page is served."""
     tiles = list(_tiles(run))
     links = []
-    page_file = run.folder / "trajectories.html"  # the live view makes its own of what is recorded
+    page_file = run.folder / "trajectories.html"  # the live view builds its own
     if any((run.folder / "trajectories").glob("step-*")) if live else page_file.is_file():
         links.append('<a href="trajectories.html">Recorded episodes, turn by turn</a>')
     cells = "".join(
@@ -48,7 +48,7 @@ def headline(run: SavedRun, live: bool) -> str:
 
 
 def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
-    """Name, value and note of each headline figure."""
+    """Name, value and note of each summary tile."""
     before, after = (macro_em(result) if result else None for result in (run.before, run.after))
     if before and after and run.before and run.after:
         note = f"95% {shown(before[1])} before, {shown(after[1])} after"
@@ -65,12 +65,12 @@ def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
     finished = run.planned is None or run.done >= run.planned
     note = "" if run.planned is None else ("finished" if finished else "unfinished")
     if note == "finished" and run.after is None:
-        note = "done, no evaluation after them yet"
+        note = "done, not evaluated yet"
     yield "Steps", f"{run.done}" + (f" of {run.planned}" if run.planned is not None else ""), note
     times = [row["time/step"] for row in run.training if isinstance(row.get("time/step"), (int, float))]
     if times:
         total = timedelta(seconds=round(sum(times)))
-        yield "Training time", str(total), f"{np.mean(times):.2f} s a step, without evaluations"
+        yield "Training time", str(total), f"{np.mean(times):.2f} s/step, without evaluations"
     for name in ("hardware", "device"):
         found = next((r.header[name] for r in (run.after, run.before) if r is not None and r.header.get(name)), None)
         if isinstance(found, str):
@@ -94,16 +94,16 @@ def curves(run: SavedRun) -> str:
     if not drawn:
         return "<h2>Curves</h2><p>No step has been logged yet.</p>"
     steps = len(run.training)
-    bold = f" Bold lines are means of {width_for(steps)} steps, faint ones single steps." if steps > MANY else ""
+    bold = f" Bold lines are means over {width_for(steps)} steps, faint lines single steps." if steps > MANY else ""
     return (
-        '<h2>Curves</h2><p class="quiet">Point at a curve for its values at that step, in every chart at once; drag to '
-        f"zoom in, double-click to see all again; the keys below a chart switch its lines.{bold}</p>"
-        "<noscript><p>Charts need JavaScript; what they show stands in words under each.</p></noscript>\n" + drawn
+        '<h2>Curves</h2><p class="quiet">Hover over a chart to show the values of that step in all charts; drag to '
+        f"zoom in, double-click to reset the zoom; click a legend entry to hide or show its line.{bold}</p>"
+        "<noscript><p>Charts need JavaScript; a text summary is below each chart.</p></noscript>\n" + drawn
     )
 
 
 def final_scores(run: SavedRun) -> str:
-    """A row for each data set: before, where there is an evaluation of both, then after, then the difference."""
+    """One row per data set: EM after training and, if both were evaluated, EM before training and the difference."""
     latest = run.after or run.before
     if latest is None:
         return ""
@@ -129,11 +129,11 @@ def final_scores(run: SavedRun) -> str:
         rows.append(row(name, _pair(score), _pair(was), against([name]), [score]))
     first = macro_em(run.before) if run.before else None
     rows.append(row("macro-average", macro_em(latest), first, against(), list(latest.scores.values())))
-    title = f"Test questions, greedy, {'after' if run.after else 'before'} training"
+    title = f"Test questions, greedy decoding, {'after' if run.after else 'before'} training"
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
-        '<p class="quiet">95% intervals are bootstraps over questions; differences are paired by question. They do not '
-        "say what another seed would have brought.</p>"
+        '<p class="quiet">95% intervals are bootstrap intervals over questions; differences are paired by question. '
+        "The intervals do not cover the variation between seeds.</p>"
     )
 
 
@@ -161,7 +161,7 @@ def slowest_steps(run: SavedRun) -> str:
         length = f"{tokens:.0f}" if isinstance(tokens, (int, float)) else ""
         rows.append([str(row["step"]), f"{row['time/step']:.2f}", *seconds, length])
     title = "Slowest steps, seconds"
-    return f"<h2>{title}</h2>" + table_html(title, ["step", "all", *parts, "tokens a trajectory"], rows)
+    return f"<h2>{title}</h2>" + table_html(title, ["step", "total", *parts, "tokens per trajectory"], rows)
 
 
 def sampled_episodes(run: SavedRun) -> str:
@@ -174,7 +174,7 @@ def sampled_episodes(run: SavedRun) -> str:
     for path in chosen:
         step = int(path.stem.removeprefix("step-")) if path.stem.removeprefix("step-").isdigit() else path.stem
         text = path.read_text(encoding="utf-8", errors="replace")
-        more = f"\n[the rest is in transcripts/{path.name}]" if len(text) > SHOWN else ""
+        more = f"\n[truncated; see transcripts/{path.name}]" if len(text) > SHOWN else ""
         blocks.append(
             f'<details id="transcript-{html.escape(path.stem)}"><summary>Step {html.escape(str(step))}</summary>'
             f"<pre>{html.escape(text[:SHOWN] + more)}</pre></details>"
@@ -194,7 +194,7 @@ def configuration(run: SavedRun) -> str:
 
 
 def provenance(run: SavedRun) -> str:
-    """What else the result files say: fingerprint, versions."""
+    """The other facts in the result files: fingerprint, versions."""
     known = {"algorithm", "seed", "step", "macro_average", "macro_averages", "hardware", "device"}
     header: Mapping[str, Any] = next((r.header for r in (run.after, run.before) if r is not None), {})
     facts = {key: value for key, value in header.items() if key not in known}
@@ -202,6 +202,6 @@ def provenance(run: SavedRun) -> str:
         return ""
     text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
     return (
-        '<h2>What decided the figures</h2><details id="fingerprint"><summary>Fingerprint and versions</summary>'
+        '<h2>Provenance</h2><details id="fingerprint"><summary>Fingerprint and versions</summary>'
         f"<pre>{html.escape(text)}</pre></details>"
     )

@@ -1,9 +1,9 @@
-// What `trajectories.py` wrote into the page, what is shown of it, and what a trajectory says.
+// The data that `trajectory_page.py` wrote into the page, the state of the view, and facts about trajectories.
 
 const DATA = JSON.parse(document.getElementById('trajectories').textContent);
 const ITEMS = DATA.groups.flatMap((group) => group.trajectories.map((row, place) => ({group, row, place})));
 const SEVERAL = DATA.algorithms.length > 1;
-const ZERO = 1e-6; // a smaller advantage is rounding
+const ZERO = 1e-6; // smaller advantages are rounding errors
 const state = {shown: ITEMS, item: ITEMS[0], algorithm: DATA.algorithms[0], side: false, compared: false};
 const parts = {};
 
@@ -25,7 +25,7 @@ function scale(group, algorithm) {
   return group.scale[algorithm];
 }
 
-// The gain that the chosen algorithm reads.
+// The gain that the selected algorithm uses.
 function gainOf(turn) {
   return state.algorithm in turn.gain_of ? turn.gain_of[state.algorithm] : turn.gain;
 }

@@ -1,5 +1,5 @@
 'use strict';
-// Elements and numbers. Data reaches the document as text nodes only.
+// Elements and numbers. Data enters the document only as text nodes.
 
 function make(tag, attributes, ...children) {
   const element = document.createElement(tag);

@@ -1,7 +1,7 @@
-// What was read, and what it was worth.
+// Observations and their information gain.
 
 function highlighted(text, spans) {
-  const characters = Array.from(text); // spans count characters, not UTF-16 units
+  const characters = Array.from(text); // spans are in characters, not in UTF-16 units
   const pieces = [];
   let at = 0;
   for (const [start, end] of spans) {
@@ -16,7 +16,7 @@ function passage(found) {
   return make('li', {class: 'passage'},
     make('strong', {}, ...highlighted(title, found.title_spans)),
     found.supporting && chip('★ supporting', 'good'),
-    found.text_spans.length + found.title_spans.length > 0 && chip('holds the answer', 'gold'),
+    found.text_spans.length + found.title_spans.length > 0 && chip('contains the answer', 'gold'),
     make('span', {class: 'quiet'}, ` score ${number(found.score)}`),
     make('p', {}, ...highlighted(text, found.text_spans)));
 }
@@ -25,11 +25,11 @@ function observation(turn) {
   const text = DATA.texts[turn.observation];
   if (!text.trim()) return null;
   const raw = make('p', {class: 'raw'}, text.trim());
-  const heading = turn.passages.length ? `Read ${plural(turn.passages.length, 'passage')}` : 'Read';
+  const heading = turn.passages.length ? `Observation: ${plural(turn.passages.length, 'passage')}` : 'Observation';
   return make('div', {class: 'observation'},
     make('p', {class: 'heading'}, heading, chip('masked, not in the loss')),
     turn.passages.length > 0 && make('ol', {}, ...turn.passages.map(passage)),
-    turn.passages.length ? folded('as the policy read it', raw) : raw);
+    turn.passages.length ? folded('raw text', raw) : raw);
 }
 
 function floor(group) {
@@ -42,12 +42,12 @@ function floor(group) {
 function gainBar(turn, group) {
   const gain = gainOf(turn);
   if (!gain) {
-    const why = turn.passages.length ? 'not measured' : 'none, nothing was found';
+    const why = turn.passages.length ? 'not measured' : 'none, no passages found';
     return turn.action === 'search' && make('p', {class: 'quiet'}, `Information gain: ${why}`);
   }
   const lowest = floor(group), percent = (value) => 100 * (1 - Math.max(lowest, value ?? lowest) / lowest);
   const real = percent(gain.logprob_real), base = percent(gain.logprob_baseline);
-  const other = gain.baseline_evidences.length ? `mean of ${gain.baseline_evidences.length} random` : 'without them';
+  const other = gain.baseline_evidences.length ? `mean over ${gain.baseline_evidences.length} random` : 'without them';
   const at = (kind, left) => make('span', {class: kind, style: `left: ${left}%`});
   const bar = paint(make('span', {class: 'bar'}), gain.value ?? 0, 1);
   bar.style.left = `${Math.min(real, base)}%`;
@@ -59,6 +59,6 @@ function gainBar(turn, group) {
     make('p', {}, 'log-prob of the gold answer: ', make('span', {class: 'key real'}), ' after these passages ',
       make('b', {}, number(gain.logprob_real)), ', ', make('span', {class: 'key base'}), ` ${other} `,
       make('b', {}, number(gain.logprob_baseline))),
-    gain.baseline_evidences.length > 0 && folded('the random evidence',
+    gain.baseline_evidences.length > 0 && folded('random evidence',
       ...gain.baseline_evidences.map((text) => make('p', {class: 'raw'}, DATA.texts[text].trim()))));
 }

@@ -1,4 +1,4 @@
-// The list of trajectories: search, filters, order, and moving through it.
+// The list of trajectories: search, filters, order and navigation.
 
 function choices(of) {
   return [...new Set(ITEMS.map(of))].map((value) => [String(value), String(value)]);
@@ -9,10 +9,10 @@ const FILTERS = [
   ['Family', choices((item) => item.group.family), (item, value) => item.group.family === value],
   ['Group', choices((item) => item.group.outcomes), (item, value) => item.group.outcomes === value],
   ['Step', choices((item) => item.group.step), (item, value) => String(item.group.step) === value],
-  ['Ended', choices((item) => item.row.stop_reason).map(([value, text]) => [value, text.replaceAll('_', ' ')]),
+  ['Stop reason', choices((item) => item.row.stop_reason).map(([value, text]) => [value, text.replaceAll('_', ' ')]),
     (item, value) => item.row.stop_reason === value],
   ['Signs differ', SEVERAL ? [['any', 'between any two'],
-    ...DATA.algorithms.map((name) => [name, `chosen against ${name}`])] : [], differ],
+    ...DATA.algorithms.map((name) => [name, `selected vs ${name}`])] : [], differ],
 ].filter(([, options]) => options.length > 1);
 
 function filterBar() {
@@ -42,7 +42,7 @@ function filter() {
 }
 
 function reorder() {
-  state.item = null; // the first of the new order
+  state.item = null; // selects the first one of the new order
   filter();
 }
 

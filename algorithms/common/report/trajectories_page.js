@@ -1,10 +1,10 @@
-// Drawing, the toolbar and the keys; starts the page.
+// Drawing, toolbar and keyboard shortcuts; starts the page.
 
-const HINT = 'Point at a token, or Tab to a text and press ← →, to read its advantage and log-prob.';
+const HINT = 'Hover over a token, or focus a turn with Tab and press ← →, to show its advantage and log-prob.';
 const KEYS = [
-  ['j, ↓', 'next trajectory'], ['k, ↑', 'previous trajectory'], ['g', 'the group side by side, and back'],
-  ['a', 'next algorithm'], ['← →', 'token by token, where a text has the focus'], ['/', 'search box'],
-  ['?', 'this list'],
+  ['j, ↓', 'next trajectory'], ['k, ↑', 'previous trajectory'], ['g', 'show or hide the group side by side'],
+  ['a', 'next algorithm'], ['← →', 'previous or next token of the focused turn'], ['/', 'focus the search box'],
+  ['?', 'show this list'],
 ];
 
 function draw() {
@@ -15,7 +15,7 @@ function draw() {
   const shown = item ? (state.side ? sideBySide(item) : one(item)) : [make('p', {}, 'No trajectory matches.')];
   const focused = parts.content.contains(document.activeElement);
   parts.content.replaceChildren(...shown.filter(Boolean));
-  if (focused) parts.content.focus({preventScroll: true}); // what had it is gone
+  if (focused) parts.content.focus({preventScroll: true}); // the focused element was replaced
   const current = parts.content.querySelector('[aria-current]');
   if (current) current.parentElement.scrollLeft = current.offsetLeft - current.parentElement.offsetLeft - 16;
   const place = state.shown.indexOf(item);
@@ -26,7 +26,7 @@ function draw() {
 function choose(algorithm) {
   state.algorithm = algorithm;
   parts.algorithm.value = algorithm;
-  for (const item of ITEMS) item.listed = null; // they show the gain that the algorithm reads
+  for (const item of ITEMS) item.listed = null; // they show the gain that the algorithm uses
   if (SEVERAL) filter();
 }
 
@@ -77,7 +77,7 @@ function start() {
   parts.status = make('div', {class: 'status', role: 'status'});
   parts.detail = make('section', {class: 'detail', 'aria-label': 'Trajectory'}, toolbar(), parts.content);
   document.querySelector('main').append(
-    make('section', {class: 'browse', 'aria-label': 'Choose'}, filterBar(), parts.count, parts.list),
+    make('section', {class: 'browse', 'aria-label': 'Trajectory list'}, filterBar(), parts.count, parts.list),
     parts.detail, parts.status, keyList());
   document.addEventListener('keydown', onKey);
   filter();

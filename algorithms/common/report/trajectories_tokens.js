@@ -1,4 +1,4 @@
-// Tokens in the colours of their advantages, and what each of them tells.
+// Tokens in the colours of their advantages, and their details.
 
 function paint(element, value, most) {
   element.classList.add(['minus', 'zero', 'plus'][sign(value) + 1]);
@@ -22,7 +22,7 @@ function tokens(turn, index, group) {
     if (place !== undefined) parts.status.textContent = reading(turn, index, Number(place));
   };
   return make('div', {
-    class: 'tokens', role: 'group', 'aria-label': `Turn ${index + 1}, as written. Arrow keys read the tokens.`,
+    class: 'tokens', role: 'group', 'aria-label': `Turn ${index + 1}, generated text. Use the arrow keys to move between tokens.`,
     mouseover: tell, focusin: tell, keydown: walk,
   }, ...turn.tokens.map((_, place) => token(turn, place, span, found[place], most)));
 }

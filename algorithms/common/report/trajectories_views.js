@@ -1,12 +1,12 @@
-// What is shown of a trajectory: its turns one after the other, or beside its siblings.
+// Views of a trajectory: turn by turn, or side by side with its group.
 
 function facts(item) {
   const {group, row, place} = item;
   const told = [
     ['Gold answer', group.golds.join(' | ')],
-    ['Answered', make('span', {class: row.correct ? 'good' : 'bad'}, `${given(row)} (${verdict(row)})`)],
+    ['Answer', make('span', {class: row.correct ? 'good' : 'bad'}, `${given(row)} (${verdict(row)})`)],
     ['Outcome reward', number(row.outcome)],
-    ['Ended', row.stop_reason.replaceAll('_', ' ')],
+    ['Stop reason', row.stop_reason.replaceAll('_', ' ')],
     ['Group', `${place + 1} of ${group.trajectories.length}, ${group.outcomes}`],
     ['Family', group.family],
     group.step != null && ['Step', String(group.step)],
@@ -30,7 +30,7 @@ function comparison(item) {
   const line = (name) => make('tr', {class: name === state.algorithm ? 'chosen' : ''},
     make('th', {scope: 'row'}, make('button', {type: 'button', click: () => choose(name)}, name)),
     ...item.row.turns.map((turn) => comparisonCell(item.group, turn, name)));
-  const caption = 'Mean advantage of the query, or of all tokens; each algorithm on its own scale';
+  const caption = 'Mean advantage over the query tokens, or over all tokens; one colour scale per algorithm';
   const table = make('table', {}, make('caption', {}, caption),
     make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'algorithm'), ...head)),
     make('tbody', {}, ...DATA.algorithms.map(line)));
@@ -52,9 +52,9 @@ function legend(item) {
   const end = (value) => paint(make('span', {class: 'token'}, signed(value)), value, most);
   return make('div', {class: 'legend'},
     make('span', {}, most ? end(-most) : 'all 0', make('span', {class: 'ramp', 'aria-hidden': 'true'}),
-      most && end(most), ` advantage by ${state.algorithm}, scale of this group`),
-    make('span', {}, make('span', {class: 'token query'}, 'query'), ' tokens of the query'),
-    make('span', {}, make('span', {class: 'masked'}, 'grey'), ' read, masked, not in the loss'));
+      most && end(most), ` advantage by ${state.algorithm}, scaled to this group`),
+    make('span', {}, make('span', {class: 'token query'}, 'query'), ' query tokens'),
+    make('span', {}, make('span', {class: 'masked'}, 'grey'), ' observation, masked, not in the loss'));
 }
 
 function one(item) {

@@ -1,9 +1,9 @@
-"""The page of trajectories: what the policy wrote and read, token by token, and what each algorithm made of it.
+"""The trajectory page: generated tokens, observations, and the advantage of each token under each algorithm.
 
     write(path, trajectory_page([load_recorded(file) for file in files], "a title"))
 
-Everything that needs the project's own rules (which answer is right, where a gold answer stands) is decided here; the
-scripts beside this file only show it. Texts that occur often are stored once, and advantages as runs.
+Everything that needs the project's own rules (which answer is correct, where a gold answer occurs) is computed here;
+the scripts in this folder only display it. Repeated texts are stored once, and advantages are run-length encoded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from igsearch_env.rewards import normalize_answer
 
 SCRIPTS = ("elements", "data", "list", "tokens", "evidence", "views", "page")  # trajectories_*.js: one script, in order
 MAX_PAGE = 5_000_000  # bytes
-NOSCRIPT = "<noscript><p>This page needs JavaScript to show what it holds.</p></noscript>\n"
+NOSCRIPT = "<noscript><p>This page needs JavaScript to show the trajectories.</p></noscript>\n"
 
 Span = tuple[int, int]
 
 
 def trajectory_page(recorded: Sequence[RecordedStep], title: str) -> str:
-    """One HTML document of all the recorded trajectories; files of several steps or algorithms may be mixed."""
+    """One HTML document with all recorded trajectories; files of several steps or algorithms may be mixed."""
     folder = files("algorithms.common.report")
     css = (folder / "trajectories.css").read_text(encoding="utf-8")
     js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
@@ -40,9 +40,9 @@ def trajectory_page(recorded: Sequence[RecordedStep], title: str) -> str:
 
 
 def fitting_page(recorded: Sequence[RecordedStep], title: str) -> str:
-    """`trajectory_page` of what `MAX_PAGE` bytes hold: every other step is left out, then the last half of the groups.
+    """`trajectory_page` with at most `MAX_PAGE` bytes: drops every other step, then the last half of the groups.
 
-    The first and the last step stay, and of each a group; the title says how much is shown.
+    Keeps the first and the last step with at least one group each; the title states how many groups are shown.
     """
     shown = list(recorded)
     document = trajectory_page(shown, title)
@@ -53,7 +53,7 @@ def fitting_page(recorded: Sequence[RecordedStep], title: str) -> str:
             break
         else:
             shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
-        told = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: as many as a page holds)"
+        told = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: the page size is limited)"
         document = trajectory_page(shown, told)
     return document
 
@@ -63,7 +63,7 @@ def _groups(recorded: Sequence[RecordedStep]) -> int:
 
 
 def content(recorded: Sequence[RecordedStep]) -> dict[str, Any]:
-    """What the script reads. Texts are indices into `texts`, passages into `passages`."""
+    """The data for the scripts. Texts are indices into `texts`, passages into `passages`."""
     texts, passages = _Pool(), _Pool()
     groups = [_group(group, file.step, texts, passages) for file in recorded for group in file.groups]
     algorithms = list(dict.fromkeys(name for file in recorded for name in file.algorithms))
@@ -71,7 +71,7 @@ def content(recorded: Sequence[RecordedStep]) -> dict[str, Any]:
 
 
 class _Pool(dict[Any, int]):
-    """Gives each value a number, and equal values the same."""
+    """Maps each value to an index; equal values have the same index."""
 
     def __missing__(self, key: Any) -> int:
         self[key] = len(self)
@@ -93,7 +93,7 @@ def _group(group: dict[str, Any], step: int | None, texts: _Pool, passages: _Poo
 
 
 def _outcomes(trajectories: Sequence[dict[str, Any]]) -> str:
-    """What estimators have to compare in a group: outcomes of all attempts, equal or not, and whether any is right."""
+    """Class of the outcomes of a group, over all attempts: equal or mixed, and whether any answer is correct."""
     outcomes = {attempt[2] for row in trajectories for attempt in row["attempts"] or [[0, None, row["outcome"]]]}
     correct = [row["correct"] for row in trajectories]
     if len(outcomes) > 1:
@@ -130,14 +130,14 @@ def _turn(turn: dict[str, Any], golds: Sequence[str], texts: _Pool, passages: _P
 
 
 def runs(values: Sequence[float]) -> list[tuple[float, int]]:
-    """Equal values in a row as (value, how many)."""
+    """Run-length encoding, as (value, count)."""
     return [(value, len(list(run))) for value, run in groupby(values)]
 
 
 def gold_spans(text: str, golds: Sequence[str]) -> list[Span]:
-    """Where a gold answer stands in the text, in characters, [start, end): whole words, normalised as answers are.
+    """Occurrences of gold answers in the text, as character spans [start, end): whole words, normalised like answers.
 
-    Overlapping places are one; punctuation around a place is not part of it.
+    Overlapping spans are merged; surrounding punctuation is not part of a span.
     """
     words = list(_words(text))
     hits: list[Span] = []
@@ -157,7 +157,7 @@ def gold_spans(text: str, golds: Sequence[str]) -> list[Span]:
 
 
 def _words(text: str) -> Iterator[tuple[str, int, int]]:
-    """The words that `normalize_answer` makes of a text, and where each stands without punctuation around it."""
+    """The words of `normalize_answer(text)`, each with its character span without surrounding punctuation."""
     for match in re.finditer(r"\S+", text):
         raw = match.group()
         start = match.start() + len(raw) - len(raw.lstrip(string.punctuation))

@@ -1,9 +1,9 @@
-"""Information gain by the policy that is being trained: `PolicyScorer`, and the pass over a whole buffer.
+"""Information gain by the policy that is being trained: `PolicyScorer`, and its pass over a whole buffer.
 
-Every trajectory is read once at most. Its branches (the answer after the real evidence; each random evidence with
+Every trajectory is read at most once. Its branches (the answer after the real evidence; each random evidence with
 the answer after it) continue the keys and values of the prefix that they share:
 
-    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once, or by the rollout already
+    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once, or already by the rollout
     branch                    random_11 <answer> a*                     continues the trunk after query_1
     branch                              <answer> a*                     continues the trunk after evidence_1
     ...
@@ -44,14 +44,14 @@ class Branch:
 class PolicyScorer:
     """Scores answers by a policy's token log-probs at temperature 1, without gradient.
 
-    Contexts beyond the model's are cut on the left, as in the authors' code (4,096 tokens there).
+    Contexts longer than the model's are truncated on the left, as in the authors' code (4,096 tokens there).
 
     Args:
         policy: the model; its weights at the time of the call are used.
-        pass_tokens: tokens of a forward pass, and of the trunks that are held at once.
-        prefixes: what the policy has read before with these weights, and need not read again.
+        pass_tokens: maximum tokens of a forward pass, and of the trunks that are held at once.
+        prefixes: sequences that the policy has already read with these weights, to be reused.
         shared: read shared prefixes once. False reads every branch from its first token, padded: the plain form,
-            for checks.
+            for tests.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PolicyScorer:
         scores = iter(self._score_shared(trunks, branches) if self.shared else self._score_plain(trunks, branches))
         return [[next(scores) for _ in request.evidences] for request in requests]
 
-    # ---------------------------------------------------------------- what is shared with what
+    # ---------------------------------------------------------------- trunks and branches
 
     def plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
         """Trunks to read and the branches that continue them, in the order of requests and evidences.
@@ -79,7 +79,7 @@ class PolicyScorer:
         """
         trunks: list[Ids] = []
         branches: list[Branch] = []
-        known: dict[str, Ids] = {}  # the same evidences are drawn again and again
+        known: dict[str, Ids] = {}  # the same evidences are drawn many times
         for request in requests:
             answer = self._encode(request.answer, known)
             tail = self._encode(request.answer_prefix, known) + answer
@@ -93,7 +93,7 @@ class PolicyScorer:
             elif not (trunks and trunks[-1][: len(real)] == real):
                 trunks.append(real)
             trunk = len(trunks) - 1
-            # The real evidence is part of the trunk: only the answer is read after it. Others begin as it does.
+            # The real evidence is part of the trunk: only the answer is read after it. Others share its first tokens.
             for ids in evidences:
                 common = common_prefix(evidences[0], ids)
                 start, own = len(context) + common, ids[common:] + tail
@@ -111,7 +111,7 @@ class PolicyScorer:
     # ---------------------------------------------------------------- passes
 
     def _score_shared(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
-        # Siblings often ask the same: a branch that reads the same tokens as another is scored once.
+        # Siblings often send the same query: branches that read the same tokens are scored once.
         reads = [(trunks[b.trunk][: b.shared], b.ids, b.answer, b.head_weight) for b in branches]
         first_of: dict[tuple[Ids, Ids, int, float], int] = {}
         for number, read in enumerate(reads):
@@ -121,7 +121,7 @@ class PolicyScorer:
             by_trunk.setdefault(branches[number].trunk, []).append(number)
         values: dict[int, float] = {}
         for store, starts in self._held(trunks, branches, by_trunk):
-            # Like lengths together, so that few buckets of attention hold them.
+            # Sorted by length, so that attention needs few buckets.
             members = sorted(
                 (number for trunk in starts for number in by_trunk[trunk]),
                 key=lambda number: (branches[number].shared, len(branches[number].ids)),
@@ -134,7 +134,7 @@ class PolicyScorer:
     def _held(
         self, trunks: Sequence[Ids], branches: Sequence[Branch], by_trunk: dict[int, list[int]]
     ) -> Iterator[tuple[KVCache, dict[int, int]]]:
-        """Trunks whose keys and values are at hand, some at a time: their store, and where each begins in it."""
+        """Batches of trunks with their keys and values: the store, and the row where each trunk begins in it."""
         held: dict[int, int] = {}
         unread: list[int] = []
         for trunk, numbers in by_trunk.items():
@@ -178,7 +178,7 @@ class PolicyScorer:
         ]
 
     def _score_plain(self, trunks: Sequence[Ids], branches: Sequence[Branch]) -> list[float]:
-        """Every branch from its first token, in padded batches."""
+        """Score every branch from its first token, in padded batches."""
         whole = [trunks[b.trunk][: b.shared] + b.ids for b in branches]
         scores = [0.0] * len(whole)
         order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
@@ -203,7 +203,7 @@ class PolicyScorer:
 def measure_information_gain(
     buffer: RolloutBuffer, information_gain: InformationGain, processes: Processes | None = None
 ) -> None:
-    """Value every search of a buffer, in one scoring call a process; random evidence comes from the whole buffer."""
+    """Set the gain of every search of a buffer, in one call per process; random evidence is from all of it."""
     processes = processes or Processes()
     share = processes.share(len(buffer.groups))
     mine = [t for group in buffer.groups[share.start : share.stop] for t in group.trajectories]

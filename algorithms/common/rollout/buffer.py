@@ -1,7 +1,7 @@
-"""`RolloutBuffer`: what a batch of episodes left behind, the one thing that every algorithm reads.
+"""`RolloutBuffer`: the recorded episodes of a batch, from which every algorithm computes its advantages.
 
 Flat layout. Estimators return one float per *policy token*: the tokens that the policy wrote, in the order
-group, trajectory, turn, token. `RolloutBuffer` gives the index arrays to fill such a vector, and
+group, trajectory, turn, token. `RolloutBuffer` provides the index arrays to fill such a vector, and
 `micro_batches` turns it into padded tensors.
 """
 
@@ -29,23 +29,23 @@ from igsearch_env.evidence import has_evidence
 from igsearch_env.trajectory import Group, Trajectory, Turn
 
 FORMAT = 2  # of a saved buffer
-MAX_PADDING = 1.05  # padded tokens of a micro-batch over its own
+MAX_PADDING = 1.05  # maximum ratio of padded to real tokens in a micro-batch
 
 Float32s = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
 class RolloutBufferError(IGSearchError, ValueError):
-    """A buffer that can't be used; the message names the value, the rule and the repair."""
+    """The buffer can't be used; the message names the value, the rule and the repair."""
 
 
 @dataclass
 class RolloutBuffer:
     """Groups of finished trajectories. `failed` counts the episodes left out because their retrieval failed.
 
-    Never saved, and stale once weights change: `prefixes` (what the policy has read and still holds), and, per policy
-    token, `values` of the critic and `reference_logprobs` of the starting policy for algorithms that ask for them, and
-    `importance`, the weights that correct for another sampler.
+    Not saved, and stale once weights change: `prefixes` (sequences in the KV cache of the policy), and, per policy
+    token, `values` of the critic and `reference_logprobs` of the starting policy for algorithms that need them, and
+    `importance`, the importance weights where another engine or precision sampled.
     """
 
     groups: list[Group]
@@ -105,7 +105,7 @@ class RolloutBuffer:
         return np.repeat(np.asarray(values, dtype=np.float32), self.turn_tokens)
 
     def flat_index(self, rows: Sequence[int]) -> Ints:
-        """Where the policy tokens of some trajectories stand in the flat layout, row by row."""
+        """Indices of the policy tokens of some trajectories in the flat layout, row by row."""
         starts = self.first_token
         spans = [np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows]
         return np.concatenate([np.zeros(0, dtype=np.int64), *spans])
@@ -121,11 +121,11 @@ class RolloutBuffer:
         for trajectory in self.trajectories:
             for turn in trajectory.turns:
                 turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
-        self.__dict__.pop("sequences", None)  # made of the old ones
+        self.__dict__.pop("sequences", None)  # computed from the old ones
 
     def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
-        """Every search with at least one query token: its trajectory, its turn, and where those tokens stand in the
-        flat layout. `tags`: with the tags around the query.
+        """Every search with at least one query token: its trajectory, its turn, and the slice of those tokens in the
+        flat layout. `tags`: include the tags around the query.
         """
         for row, (trajectory, start) in enumerate(zip(self.trajectories, self.first_token.tolist(), strict=True)):
             for turn in trajectory.turns:
@@ -135,25 +135,25 @@ class RolloutBuffer:
                 start += len(turn.completion_ids)
 
     def check_trainable(self) -> None:
-        """Raise `RolloutBufferError` unless there is something to learn from."""
+        """Raise `RolloutBufferError` unless the buffer can be trained on."""
         if not self.trajectories:
             raise RolloutBufferError(
-                f"the buffer holds no trajectory ({self.failed} failed retrievals left out): collect again"
+                f"the buffer has no trajectory ({self.failed} failed retrievals left out): collect again"
             )
         empty = int((self.policy_tokens == 0).sum())
         if empty:
             raise RolloutBufferError(f"{empty} trajectories have no policy token: record the rollout with a policy")
         bad = self.outcomes[~np.isfinite(self.outcomes)]
         if bad.size:
-            raise RolloutBufferError(f"an outcome reward is {bad[0]}: rewards must be finite; mend the reward function")
+            raise RolloutBufferError(f"an outcome reward is {bad[0]}: rewards must be finite; fix the reward function")
 
     def check_gains(self) -> None:
-        """Raise `RolloutBufferError` if searches found something, but none has an information gain."""
+        """Raise `RolloutBufferError` if searches found passages, but none has an information gain."""
         searches = [turn for t in self.trajectories for turn in t.turns if turn.is_search]
         if any(has_evidence(turn.passages) for turn in searches) and not any(turn.gain for turn in searches):
             raise RolloutBufferError(
                 f"none of {len(searches)} searches has an information gain: measure it first "
-                "(measure_information_gain), or take an algorithm that needs none"
+                "(measure_information_gain), or use an algorithm that needs none"
             )
 
     # ---------------------------------------------------------------- tensors
@@ -166,9 +166,9 @@ class RolloutBuffer:
     def micro_batches(
         self, advantages: Float32s, rows: Sequence[int], max_tokens: int, pad_id: int
     ) -> Iterator[MicroBatch]:
-        """Batches over `rows` of at most `max_tokens` padded tokens (or one row), of rows of like length.
+        """Batches of `rows` with at most `max_tokens` padded tokens (or one row), sorted by length.
 
-        A batch is closed early where the next row would leave too much of it to padding.
+        A batch ends early if the next row would add too much padding.
         """
         order = sorted(rows, key=lambda row: len(self.sequences[row].ids))
         batch: list[int] = []
@@ -186,7 +186,7 @@ class RolloutBuffer:
 
     @staticmethod
     def blank_batch(pad_id: int) -> MicroBatch:
-        """A batch that teaches nothing, for a process that has none of its own but must make as many passes."""
+        """A batch without loss, for a process that has none left but must make as many passes as the others."""
         ids_BT = torch.full((1, 2), pad_id)
         none_BT = torch.zeros(ids_BT.shape)
         return MicroBatch([], ids_BT, none_BT.bool(), none_BT, none_BT)
@@ -216,7 +216,7 @@ class RolloutBuffer:
     # ---------------------------------------------------------------- disk
 
     def save(self, path: str | Path) -> None:
-        """Write the buffer as gzipped JSON lines: a header, then one group a line; whole or not at all."""
+        """Write the buffer atomically as gzipped JSON lines: a header, then one group per line."""
         path = Path(path)
         with atomic_write(path) as partial, gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
             file.write(json.dumps({"format": FORMAT, "failed": self.failed, "metadata": self.metadata}) + "\n")

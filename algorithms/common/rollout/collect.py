@@ -4,7 +4,7 @@
     advance   the decoder writes one turn of every live episode; the environment steps all of them at once
     record    token ids, log-probs and spans are attached to the turns; ended episodes free their slots
 
-The order of events depends on token counts alone, never on the clock, so a run repeats bit for bit.
+The order of events depends on token counts alone, never on the clock, so a run is reproducible bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def collect(
 ) -> RolloutBuffer:
     """Play every question `group_size` times and return the groups.
 
-    `seed` (any integers) and the place in the batch decide all draws; `first` is the place of the first question, where
+    `seed` (any integers) and the place in the batch determine all draws; `first` is the place of the first question, if
     these are a part of a batch. Trajectories whose retrieval failed are left out of their group and counted.
     """
     repeated = [question for question in questions for _ in range(group_size)]
@@ -74,7 +74,7 @@ def play(
 
 
 def _advance(decoder: TurnDecoder, stepper: EpisodeStepper, live: dict[int, Episode]) -> list[int]:
-    """One turn of every live episode, written, stepped and recorded; returns the slots in order of completion."""
+    """Decode, step and record one turn of every live episode; returns the slots in order of completion."""
     decoder.prefill()
     completed: list[tuple[int, Completion]] = []
     while decoder.writing:
@@ -89,7 +89,7 @@ def _advance(decoder: TurnDecoder, stepper: EpisodeStepper, live: dict[int, Epis
 
 
 def _room(decoder: TurnDecoder) -> int:
-    """Tokens that an episode may have before its next turn."""
+    """Maximum tokens of an episode before its next turn."""
     return decoder.policy.context_length - decoder.max_new_tokens
 
 
@@ -99,13 +99,13 @@ def _encode_prompt(decoder: TurnDecoder, trajectory: Trajectory) -> None:
     if len(trajectory.prompt_ids) > room:
         raise ConfigurationError(
             f"question {trajectory.question.id!r}: its prompt has {len(trajectory.prompt_ids)} tokens, more than "
-            f"the {room} that a context of {policy.context_length} leaves beside {decoder.max_new_tokens} new ones; "
+            f"the {room} that fit a context of {policy.context_length} with {decoder.max_new_tokens} new ones; "
             "use a shorter prompt template, fewer new tokens or a policy with a longer context"
         )
 
 
 def _record(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
-    """Attach tokens to the turn that the environment has just made."""
+    """Attach tokens to the turn that the environment has just recorded."""
     turn, tokenizer = trajectory.turns[-1], policy.tokenizer
     turn.completion_ids, turn.logprobs = completion.ids, completion.logprobs
     if turn.is_search:
@@ -118,7 +118,7 @@ def _record(policy: Policy, protocol: Protocol, trajectory: Trajectory, completi
     if not turn.observation:
         return
     attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
-    # A policy that closed its turn in the chat template wrote no action; what it then reads is the user's turn.
+    # A policy that closed its turn in the chat template wrote no action; what it reads next is a turn of the user.
     closed = completion.ids[-1] == tokenizer.end_of_turn_id
     if attempt_ended or closed or protocol.observation_role == "user":
         turn.observation_ids = tokenizer.encode_user_turn(turn.observation, completion.ids)

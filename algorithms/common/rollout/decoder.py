@@ -1,5 +1,5 @@
-"""Decoding of many episodes at once. Each holds a slot with its keys and values for as long as it lives, so nothing
-is read twice; episodes read, write, leave and enter independently of each other (continuous batching).
+"""Decoding of many episodes at once. Each live episode holds a slot of the KV cache, so nothing is read twice;
+episodes start, prefill, decode and end independently of each other (continuous batching).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.engines.base import EngineSettings, GenerationSizes
 from algorithms.common.rollout.turn_decoder import Completion
 
-# Bytes per logit of one slot while a token is drawn: float32 rows, stacked, as log-probs; float64 powers and sums.
+# Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs; float64 powers and sums.
 DRAWING = 4 + 4 + 4 + 8 + 8
 
 
 @dataclass
 class _Slot:
-    """An episode: what its slot stores, what it has written of this turn."""
+    """An episode: the tokens stored in its slot, and those written in this turn."""
 
     generator: np.random.Generator | None
     stored: list[int]
@@ -34,12 +34,12 @@ class _Slot:
 
 
 def slots_within(kv_cache_tokens: int, slots: int, context_length: int) -> int:
-    """How many of `slots` episodes fit into a cache of so many tokens, where each takes a whole context; at least 1."""
+    """How many of `slots` episodes fit into a cache of `kv_cache_tokens`, a whole context each; at least 1."""
     return max(1, min(slots, kv_cache_tokens // context_length))
 
 
 def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-    """The memory of the built-in decoder, as `Engine.memory` of the others."""
+    """The memory of the built-in decoder, like `Engine.memory` of the engines."""
     slots = slots_within(settings.kv_cache_tokens, sizes.episodes, sizes.context)
     detail = f"{slots} episodes of {sizes.context:,} tokens"
     yield MemoryLine("keys and values", slots * sizes.context * sizes.token_bytes, detail)
@@ -50,14 +50,14 @@ class Decoder:
     """Writes the turns of many episodes.
 
     Args:
-        policy: what writes.
-        turn_end: when a turn is over.
-        slots: episodes that are alive at once, at most.
-        max_new_tokens: of one turn.
+        policy: the model that decodes.
+        turn_end: detects the end of a turn.
+        slots: maximum number of live episodes.
+        max_new_tokens: maximum tokens per turn.
         temperature: 0 decodes greedily (log-probs are then those at temperature 1).
-        kv_cache_tokens: bounds the slots: each has room for as many tokens as the policy's context.
-        pass_tokens: tokens of one pass that reads.
-        store: memory of a decoder that is done, to be used again.
+        kv_cache_tokens: limits the slots: each has room for as many tokens as the policy's context.
+        pass_tokens: maximum tokens of a prefill pass.
+        store: KV cache of a finished decoder, whose memory is reused.
     """
 
     def __init__(
@@ -88,38 +88,38 @@ class Decoder:
 
     @property
     def free(self) -> int:
-        """Slots that can be taken."""
+        """Number of free slots."""
         return len(self._free)
 
     @property
     def writing(self) -> int:
-        """Slots in the middle of a turn."""
+        """Number of slots in the middle of a turn."""
         return len(self._logits)
 
     def begin(self, prompt: Sequence[int], generator: np.random.Generator | None = None) -> int:
-        """Take a slot for an episode. `generator` decides all its draws, so they don't depend on its neighbours."""
+        """Take a slot for an episode. `generator` makes all its draws, so they don't depend on other episodes."""
         slot = self._free.popleft()
         self._slots[slot] = _Slot(generator, [], [], [])
         self._queue[slot] = list(prompt)
         return slot
 
     def append_observation(self, slot: int, observation: Sequence[int]) -> None:
-        """The next turn of an episode: after its last token, which is not yet read, and what it observed."""
+        """Queue the next turn of an episode: its last token, which is not read yet, and the observation."""
         state = self._slots[slot]
         self._queue[slot] = [state.ids[-1], *observation]
         state.ids, state.logprobs = [], []
 
     def end(self, slot: int) -> None:
-        """Let another episode take the slot."""
+        """Free the slot for another episode."""
         self._free.append(slot)
 
     @torch.no_grad()
     def prefill(self) -> None:
-        """Read everything that is queued."""
+        """Prefill everything that is queued."""
         queue, self._queue = list(self._queue.items()), {}
         longest = max((len(self._slots[slot].stored) + len(ids) for slot, ids in queue), default=0)
         if longest + self.max_new_tokens > self.store.stride:
-            # Grown by half, so that long episodes copy what is stored only a few times.
+            # Grow by half, so that long episodes copy the cache only a few times.
             wanted = max(longest + self.max_new_tokens, self.store.stride * 3 // 2)
             self.store.reserve(0, min(-(-wanted // 64) * 64, self.policy.context_length))
         for part in split_by_budget([len(ids) for _, ids in queue], self.pass_tokens):
@@ -134,9 +134,9 @@ class Decoder:
 
     @torch.no_grad()
     def decode_step(self) -> list[tuple[int, Completion]]:
-        """One token for each slot that is writing; the turns that this finished.
+        """Decode one token for each slot that is writing; returns the turns that are finished.
 
-        A turn ends with the end of its action, the end of sequence or after `max_new_tokens`.
+        A turn ends with a stop string, an EOS token or after `max_new_tokens`.
         """
         slots = sorted(self._logits)
         tokens, logprobs = self._choose(slots)
@@ -148,25 +148,25 @@ class Decoder:
             if self.turn_end.is_over(state.ids) or len(state.ids) == self.max_new_tokens:
                 finished.append((slot, Completion(tuple(state.ids), tuple(state.logprobs))))
         done = {slot for slot, _ in finished}
-        going_on = [slot for slot in slots if slot not in done]
+        unfinished = [slot for slot in slots if slot not in done]
         self._logits = {}
-        if going_on:
-            states = [self._slots[slot] for slot in going_on]
+        if unfinished:
+            states = [self._slots[slot] for slot in unfinished]
             packed = pack_slots(
                 [state.ids[-1] for state in states],
-                going_on,
+                unfinished,
                 [len(state.stored) for state in states],
                 self.policy.device,
                 store=self.store,
             )
             logits = self.policy.logits(self.policy.forward_packed(packed))
-            for slot, state, row in zip(going_on, states, logits, strict=True):
+            for slot, state, row in zip(unfinished, states, logits, strict=True):
                 state.stored.append(state.ids[-1])
                 self._logits[slot] = row
         return finished
 
     def prefixes(self) -> CachedPrefixes:
-        """What the slots hold now."""
+        """The sequences stored in the slots."""
         return CachedPrefixes(
             self.store, {slot * self.store.stride: tuple(s.stored) for slot, s in self._slots.items()}
         )
@@ -179,7 +179,7 @@ class Decoder:
             tokens = logits.argmax(-1)
         else:
             logps = torch.log_softmax(logits / self.temperature, dim=-1)
-            # Inverse CDF in float64 by each row's own draw: independent of who else is in the batch.
+            # Inverse CDF in float64 with each row's own draw: independent of the other rows in the batch.
             draws = torch.tensor([self._draw(slot) for slot in slots], dtype=torch.float64)
             cumulative = logps.double().exp().cumsum(-1)
             tokens = torch.searchsorted(cumulative, draws.to(logits.device)[:, None] * cumulative[:, -1:], right=True)

@@ -14,19 +14,19 @@ from algorithms.common.rollout.engines.base import Engine, EngineError
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 
-SEEDS = 2**31  # seeds of requests are below: every engine takes them
-LOGPROB_SLACK = 1e-3  # by which rounding may lift a log-prob above 0
+SEEDS = 2**31  # seeds of requests are smaller, as every engine accepts
+LOGPROB_SLACK = 1e-3  # rounding may raise a log-prob above 0 by this much
 
 
 class EngineDecoder:
-    """Writes whole turns by an engine, with the interface of `Decoder`: what is queued is one call of the engine.
+    """Writes whole turns with an engine, with the interface of `Decoder`: all that is queued is one call of the engine.
 
     Args:
-        engine: what completes.
-        policy: its tokenizer, vocabulary and context.
-        turn_end: when a turn is over.
-        slots: episodes that are alive at once, at most.
-        max_new_tokens: of one turn.
+        engine: generates the completions.
+        policy: provides tokenizer, vocabulary and context length.
+        turn_end: detects the end of a turn.
+        slots: maximum number of live episodes.
+        max_new_tokens: maximum tokens per turn.
         temperature: 0 is greedy.
     """
 
@@ -53,16 +53,16 @@ class EngineDecoder:
 
     @property
     def free(self) -> int:
-        """Slots that can be taken."""
+        """Number of free slots."""
         return len(self._free)
 
     @property
     def writing(self) -> int:
-        """Slots whose turn `decode_step` will write."""
+        """Number of slots whose turn `decode_step` will write."""
         return len(self._writing)
 
     def begin(self, prompt: Sequence[int], generator: np.random.Generator | None = None) -> int:
-        """Take a slot for an episode. `generator` decides the seeds of its requests."""
+        """Take a slot for an episode. `generator` draws the seeds of its requests."""
         slot = self._free.popleft()
         self._ids[slot] = list(prompt)
         self._generators[slot] = generator
@@ -70,29 +70,29 @@ class EngineDecoder:
         return slot
 
     def append_observation(self, slot: int, observation: Sequence[int]) -> None:
-        """The next turn of an episode, after what it observed."""
+        """Queue the next turn of an episode, after the observation."""
         self._ids[slot] += observation
         self._queue.append(slot)
 
     def end(self, slot: int) -> None:
-        """Let another episode take the slot."""
+        """Free the slot for another episode."""
         self._free.append(slot)
 
     def prefill(self) -> None:
-        """Take what is queued; the engine reads and writes at once, in `decode_step`."""
+        """Check and accept what is queued; the engine prefills and decodes in `decode_step`."""
         room = self.policy.context_length - self.max_new_tokens
         for slot in self._queue:
             if len(self._ids[slot]) > room:
                 raise ConfigurationError(
-                    f"a sequence of {len(self._ids[slot])} tokens: a context of {self.policy.context_length} leaves "
-                    f"room for {room} beside {self.max_new_tokens} new ones; use a shorter prompt, fewer new tokens or "
+                    f"a sequence of {len(self._ids[slot])} tokens: a context of {self.policy.context_length} has "
+                    f"room for {room} with {self.max_new_tokens} new ones; use a shorter prompt, fewer new tokens or "
                     "a policy with a longer context"
                 )
         self._writing += self._queue
         self._queue = []
 
     def decode_step(self) -> list[tuple[int, Completion]]:
-        """The turns of all slots that are writing."""
+        """Generate the turns of all slots that are writing."""
         slots, self._writing = sorted(self._writing), []
         completions = self.engine.complete(
             [tuple(self._ids[slot]) for slot in slots],
@@ -106,7 +106,7 @@ class EngineDecoder:
         return list(zip(slots, completions, strict=True))
 
     def prefixes(self) -> None:
-        """Nothing: what an engine has read stays with it."""
+        """None: the KV cache of an engine is not accessible."""
 
     def _seed(self, slot: int) -> int:
         if self.temperature == 0:
@@ -124,12 +124,12 @@ def _check(
     count: int,
     max_new_tokens: int,
 ) -> None:
-    """Raise `EngineError` where an engine returned other things than `count` turns of this policy."""
+    """Raise `EngineError` unless the engine returned `count` valid turns of this policy."""
     where = f"rollout.engine={name!r}"
     if len(completions) != count:
         raise EngineError(
             f"{where} returned {len(completions)} completions for {count} prompts; it must return one for each, in "
-            "their order: see whether its version is one that IGSearch supports"
+            "order: check that IGSearch supports its version"
         )
     vocabulary = int(policy.model.config.get_text_config().vocab_size)
     for number, completion in enumerate(completions):
@@ -142,34 +142,34 @@ def _broken_rule(turn_end: TurnEnd, vocabulary: int, completion: Completion, max
     """What is wrong with a completion: the value, the rule and the repair."""
     ids, logprobs = completion.ids, completion.logprobs
     if not ids:
-        return "it has no tokens; a turn has at least one: see whether the engine stops at an id of its own"
+        return "it has no tokens; a turn has at least one: check whether the engine has stop ids of its own"
     strange = next((token for token in ids if not 0 <= token < vocabulary), None)
     if strange is not None:
         return (
-            f"id {strange} is outside the policy's vocabulary of {vocabulary}; let the engine run the model that is "
+            f"id {strange} is outside the policy's vocabulary of {vocabulary}; run the engine with the model that is "
             "trained"
         )
     if len(ids) > max_new_tokens:
-        return f"it has {len(ids)} tokens, more than rollout.max_new_tokens={max_new_tokens}; see what the engine logs"
+        return f"it has {len(ids)} tokens, more than rollout.max_new_tokens={max_new_tokens}; check the engine's log"
     if len(logprobs) != len(ids):
-        return f"{len(logprobs)} log-probs for {len(ids)} tokens; there must be one for each: see what the engine logs"
+        return f"{len(logprobs)} log-probs for {len(ids)} tokens; there must be one for each: check the engine's log"
     wrong = next((x for x in logprobs if not math.isfinite(x) or x > LOGPROB_SLACK), None)
     if wrong is not None:
         return (
-            f"a log-prob is {wrong}; it must be finite and at most 0: see whether the engine's weights or logits "
+            f"a log-prob is {wrong}; it must be finite and at most 0: check whether the engine's weights or logits "
             "overflow in its precision (policy.dtype, rollout.dtype)"
         )
     end = turn_end.position(ids)
     if end is not None and end < len(ids):
         rest = turn_end.tokenizer.decode(ids[end:])[:80]
         return (
-            f"it goes on after the end of its turn ({len(ids) - end} tokens, {rest!r}); a turn ends at "
-            f"{', '.join(turn_end.stop_strings)} or an end of sequence: turn off whatever writes several tokens at "
+            f"it continues after the end of its turn ({len(ids) - end} tokens, {rest!r}); a turn ends at "
+            f"{', '.join(turn_end.stop_strings)} or an EOS token: disable decoding of several tokens at "
             "once (speculative decoding)"
         )
     if end is None and len(ids) < max_new_tokens:
         return (
-            f"it stopped after {len(ids)} of rollout.max_new_tokens={max_new_tokens} tokens, at no end of a turn; give "
-            "the engine a context as long as the policy's and no stop rules of its own"
+            f"it stopped after {len(ids)} of rollout.max_new_tokens={max_new_tokens} tokens, before the turn ended; "
+            "give the engine a context as long as the policy's and no stop rules of its own"
         )
     return None

@@ -1,4 +1,4 @@
-"""The section `env` of a configuration, and what its settings name: rules, search engine, questions."""
+"""The section `env` of a configuration, and the rules, retriever and questions that it selects."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from retrievers.open import open_retriever
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """The rules of an episode, in training and evaluation alike."""
+    """The rules of an episode, in both training and evaluation."""
 
     top_k: int = 3
     """Passages per search."""
     max_searches: int = 4
-    """Actions before the agent must answer."""
+    """Maximum number of actions before the agent must answer."""
     attempts: int = 1
     """Attempts at each question, with a reflection prompt between them (MR-Search); the last one counts."""
     protocol: str = "search_r1"
@@ -33,7 +33,7 @@ class EpisodeConfig:
     prompt: str = "bare"
     """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
     max_observation_tokens: int | None = None
-    """Passages of one search are cut to this many tokens; their tags stay closed (Search-R1: 500). None: no limit."""
+    """Truncate the passages of a search to this many tokens; tags stay closed (Search-R1: 500). None: no limit."""
 
     def __post_init__(self) -> None:
         check_choice("env.protocol", self.protocol, PROTOCOLS)
@@ -55,16 +55,16 @@ class EnvConfig(EpisodeConfig):
     eval_questions: tuple[str, ...] = ("bundled",)
     """Questions to evaluate on: `bundled` (its dev split during training, its test split at the end), or files."""
     corpus: str = "bundled"
-    """What to search: `bundled`, a corpus file, an index folder, or the address of a retrieval service."""
+    """Corpus to search: `bundled`, a corpus file, an index folder, or the address of a retrieval service."""
     retriever: str = "auto"
-    """Search backend: `auto` (BM25 for a file), `bm25`, an index folder, an address; several joined by + are fused by
-    rank."""
+    """Search backend: `auto` (BM25 for a file), `bm25`, an index folder or an address; several joined by + are combined
+    by rank fusion."""
     rerank: str = ""
-    """A cross-encoder that reorders what was found, by name or folder. Empty: none."""
+    """Cross-encoder that reranks the passages, by name or folder. Empty: none."""
     outcome_reward: OutcomeReward = "em"
     """Reward of an answer: exact match, F1, or F1 with AutoRefine's 0.1 for a golden answer in a refine block."""
     max_failure_rate: float = 0.2
-    """The run stops when retrieval fails for more than this share of a step's episodes."""
+    """The run stops if retrieval fails in more than this fraction of a step's episodes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,9 +78,9 @@ class EnvConfig(EpisodeConfig):
 def make_rules(
     config: EpisodeConfig, tokenizer: PolicyTokenizer | None = None, outcome_reward: str = "em"
 ) -> EpisodeRules:
-    """The rules of a configuration. `tokenizer`: of the policy that plays; None for scripted policies.
+    """The rules of a configuration. `tokenizer`: that of the policy; None for scripted policies.
 
-    Raises `ConfigurationError` where the tokenizer can't write the protocol's tags.
+    Raises `ConfigurationError` if the tokenizer can't represent the protocol's tags.
     """
     cut = None
     if tokenizer is not None and config.max_observation_tokens is not None:
@@ -97,14 +97,14 @@ def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
         return open_retriever(corpus, retriever, rerank)
     if retriever not in ("auto", "bm25") or rerank:
         raise ConfigurationError(
-            f"retriever={retriever!r}, rerank={rerank!r}: the bundled corpus is searched by BM25 alone; "
+            f"retriever={retriever!r}, rerank={rerank!r}: the bundled corpus supports only BM25; "
             "give a corpus file or an index folder, or neither option"
         )
     return bundled_retriever()
 
 
 def make_questions(sources: Sequence[str], split: str) -> list[Question]:
-    """The questions of a configuration; `split` is of the bundled world alone."""
+    """The questions of a configuration; `split` applies to the bundled world only."""
     questions: list[Question] = []
     for source in sources:
         questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)

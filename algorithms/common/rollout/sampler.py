@@ -1,4 +1,4 @@
-"""The section `rollout` of a configuration, and `Sampler`: what samples and scores for a trainer."""
+"""The section `rollout` of a configuration, and `Sampler`, which generates and scores for a trainer."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from algorithms.common.rollout.turn_decoder import TurnDecoder
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 
 BUILTIN = "builtin"  # the decoder of this project
-EVAL_SLOTS = 128  # questions that are being answered at once in an evaluation
+EVAL_SLOTS = 128  # questions that are answered concurrently in an evaluation
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How experience is collected."""
+    """How rollouts are collected."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
         {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
     )
 
     questions_per_step: int = 16
-    """Questions a step."""
+    """Questions per step."""
     group_size: int = 8
-    """G, rollouts of each question."""
+    """G: rollouts per question."""
     temperature: float = 1.0
-    """Sampling temperature; log-probs are of the tempered distribution."""
+    """Sampling temperature; log-probs are those of the tempered distribution."""
     max_new_tokens: int = 32
-    """Tokens a turn, at most."""
+    """Maximum tokens per turn."""
     kv_cache_tokens: int = 262_144
-    """Tokens whose keys and values are held: bounds the episodes that are played at once (one takes a context)."""
+    """Tokens in the KV cache: limits the number of concurrent episodes (each takes a whole context)."""
     token_budget: int = 4_096
-    """Tokens of a pass that reads prompts or observations, or scores answers: bounds memory, changes no number."""
+    """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
     recompute_logprobs: bool = False
-    """Compute the old log-probs again before the update; always done where another engine or precision sampled."""
+    """Recompute the old log-probs before the update; always done if another engine or precision sampled."""
     engine: str = BUILTIN
     """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
     """Address of the vLLM server, http://HOST:PORT."""
     gpu_memory_utilization: float = 0.4
-    """Share of the GPU's memory that vllm in this process takes."""
+    """Fraction of the GPU's memory that vllm in this process uses."""
     dtype: Dtype | None = None
-    """Precision of a copy of the weights that samples and scores, for example bfloat16 where float32 weights are
-    trained. None: no copy, the trained weights themselves sample."""
+    """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
+    None: no copy; the trained weights themselves sample."""
 
     def __post_init__(self) -> None:
         check_literals(self, "rollout")
@@ -69,29 +69,29 @@ class RolloutConfig:
         check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))
         if (self.engine == "vllm_server") != bool(self.server_url):
             raise ConfigurationError(
-                f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: an address goes "
-                "with vllm_server, and vllm_server with an address"
+                f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: vllm_server needs "
+                "an address, and no other engine takes one"
             )
 
     def engine_settings(self, dtype: str) -> EngineSettings:
-        """What an engine is made with, where the weights that sample are of `dtype`."""
+        """Settings of an engine whose weights have precision `dtype`."""
         return EngineSettings(
             dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
         )
 
 
 class Sampler:
-    """Writes turns and scores answers with the weights as they were at the last `sync_weights`.
+    """Writes turns and scores answers with the weights of the last `sync_weights`.
 
-    `policy` scores, and writes unless an engine does: it is the trained one itself, or a copy of it where
-    `rollout.dtype` asks for another precision or where a process holds only a part of the weights.
+    `policy` scores, and writes unless an engine does: it is the trained policy itself, or a copy of it if
+    `rollout.dtype` sets another precision or if a process holds only a shard of the weights.
 
     Args:
         trained: the policy that is trained.
         config: the section `rollout`.
         stop_strings: `Protocol.stop_strings`.
         processes: of the run.
-        sharded: whether this process holds only a part of the trained weights.
+        sharded: whether this process holds only a shard of the trained weights.
     """
 
     def __init__(
@@ -112,20 +112,20 @@ class Sampler:
             self.policy = trained.replica(dtype)
         self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
-        self.store = KVCache()  # of every decoder in turn
+        self.store = KVCache()  # reused by one decoder after another
 
     def start(self) -> None:
-        """Start the engine, once the trained weights are those that the run begins with."""
+        """Start the engine; call it once the trained weights are those that the run begins with."""
         self.engine = make_engine(self.config, self.policy, self.turn_end)
         self.sync_weights()
 
     @property
     def exact(self) -> bool:
-        """Whether its log-probs are those of the trained weights, in the precision that is trained."""
+        """Whether its log-probs are those of the trained weights, in the precision of training."""
         return self.policy is self.trained and self.engine is None
 
     def sync_weights(self) -> None:
-        """Take over the weights as they are now. Every process must call it."""
+        """Copy the current trained weights to the sampler. Every process must call it."""
         if self.policy is not self.trained:
             self.policy.copy_weights(self.trained)
         if self.engine is not None:
@@ -133,11 +133,11 @@ class Sampler:
             if self.processes.is_main or not self.engine.shared:
                 self.engine.update_weights(weights)
             else:
-                deque(weights, maxlen=0)  # its part of gathering what is sharded
+                deque(weights, maxlen=0)  # takes part in gathering sharded tensors
             self.processes.barrier()
 
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:
-        """What writes `slots` episodes at once, as far as the cache allows."""
+        """A decoder for `slots` concurrent episodes, as far as the KV cache allows."""
         config = self.config
         if self.engine is not None:
             return EngineDecoder(
@@ -160,7 +160,7 @@ class Sampler:
         )
 
     def scorer(self, prefixes: CachedPrefixes | None = None) -> PolicyScorer:
-        """What scores answers with these weights; `prefixes`: what they have read already."""
+        """A scorer with the current weights; `prefixes`: sequences that they have already read."""
         return PolicyScorer(self.policy, pass_tokens=self.config.token_budget, prefixes=prefixes)
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ class Sampler:
 def make_engine(config: RolloutConfig, policy: Policy, turn_end: TurnEnd) -> Engine | None:
     """The engine of a configuration; None for the built-in decoder.
 
-    An engine with weights of its own has those of the policy after `update_weights` alone: call it before the first
+    An engine with weights of its own has those of the policy only after `update_weights`: call it before the first
     rollout of a run that resumes or trains adapters.
     """
     if config.engine == BUILTIN:

@@ -1,4 +1,4 @@
-"""Trajectories as tokens, with the loss mask, which is made here and nowhere else, and as padded tensors."""
+"""Trajectories as tokens with their loss mask, which is made only here, and as padded tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from igsearch_env.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A trajectory as tokens. `mask` is True exactly on what the policy wrote; `logprobs` has one entry per True."""
+    """A trajectory as tokens. `mask` is True exactly on the policy's tokens; `logprobs` has one entry per True."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
@@ -47,7 +47,7 @@ def token_sequence(trajectory: Trajectory) -> TokenSequence:
         logprobs += turn.logprobs
         ids += turn.observation_ids
         mask += [False] * len(turn.observation_ids)
-    # Observations after the last policy token teach nothing and are never read.
+    # Observations after the last policy token do not affect the loss and are left out.
     length = len(mask) - mask[::-1].index(True) if any(mask) else len(mask)
     return TokenSequence(
         np.array(ids[:length], dtype=np.int64),

@@ -1,4 +1,4 @@
-"""`ObservationCut`: shortens what a search shows to a number of tokens. The environment itself knows no tokens."""
+"""`ObservationCut`: truncates the passages of a search to a number of tokens; the environment has no tokenizer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ _HALF_TAG = re.compile(r"(?:<[\s/]*\w*)+\Z")
 class ObservationCut:
     """For `Protocol.cut`: a text, or its first part of at most `limit` tokens when encoded by itself.
 
-    About the longest such part: it consists of whole characters, ends with a word where one ends nearby, and never in
-    the middle of a tag. In an observation, the tags around it come on top with their own tokens, and a token may span
-    text and tag.
+    The part is close to the longest one: it has whole characters only, ends with a word if one ends nearby, and never
+    inside a tag. In an observation, the tags around it add their own tokens, and a token may span text and tag.
 
     Args:
         tokenizer: of the policy that reads the text.
@@ -32,7 +31,7 @@ class ObservationCut:
         check_range("limit", limit, 1)
         self.tokenizer = tokenizer
         self.limit = limit
-        # The same passages are found, and drawn as random evidence, again and again.
+        # The same passages are found, and drawn as random evidence, many times.
         self._cached = lru_cache(maxsize=8_192)(self._cut)
 
     def __call__(self, text: str) -> str:
@@ -56,20 +55,20 @@ def _until(tokenizer: PolicyTokenizer, text: str, limit: int) -> int:
     if getattr(tokenizer.hf_tokenizer, "is_fast", False):
         encoding = tokenizer.hf_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         starts = [start for start, _ in encoding["offset_mapping"]]
-        # `encode` may count a token more, of text that stands after other text.
+        # `encode` may need one token more, since it encodes text that follows other text.
         return int(starts[limit]) if len(starts) > limit else len(text) - 1
 
     def last(ends: Sequence[int]) -> int:
         return ends[bisect_right(ends, limit, key=lambda end: len(tokenizer.encode(text[:end]))) - 1]
 
-    # By words first: half a word may take more tokens than the whole.
+    # By words first: a part of a word may take more tokens than the whole.
     words = [0, *(word.end() for word in re.finditer(r"\S+", text)), len(text)]
     end = last(words)
     return last(range(end, words[words.index(end) + 1]))
 
 
 def _whole(text: str, end: int) -> str:
-    """The first `end` characters or a few less, without half a word or half a tag at their end."""
+    """The first `end` characters or a few less, without a partial word or tag at their end."""
     part = text[:end]
     if re.match(r"\w\w", text[max(end - 1, 0) : end + 1]):
         part = _HALF_WORD.sub("", part)

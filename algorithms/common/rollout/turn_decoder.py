@@ -1,4 +1,4 @@
-"""`TurnDecoder`: the interface by which a rollout has turns written, whatever writes them."""
+"""`TurnDecoder`: the interface between a rollout and the decoder or engine that writes its turns."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TurnDecoder(Protocol):
 
     begin(prompt) -> slot                   queue a prompt to read
     append_observation(slot, observation)   queue an observation to read
-    prefill()                               read all that is queued
-    decode_step() -> finished turns         write on, for every slot that is writing
+    prefill()                               prefill all that is queued
+    decode_step() -> finished turns         decode, for every slot that is writing
     end(slot)                               free the slot
     """
 
@@ -35,34 +35,34 @@ class TurnDecoder(Protocol):
 
     @property
     def free(self) -> int:
-        """Slots that can be taken."""
+        """Number of free slots."""
         ...
 
     @property
     def writing(self) -> int:
-        """Slots in the middle of a turn."""
+        """Number of slots in the middle of a turn."""
         ...
 
     def begin(self, prompt: Sequence[int], generator: np.random.Generator | None = None) -> int:
-        """Take a slot for an episode; `generator` decides all its draws."""
+        """Take a slot for an episode; `generator` makes all its draws."""
         ...
 
     def append_observation(self, slot: int, observation: Sequence[int]) -> None:
-        """Queue the next turn of an episode: what it observed after its last one."""
+        """Queue the next turn of an episode, after the observation."""
         ...
 
     def prefill(self) -> None:
-        """Read everything that is queued."""
+        """Prefill everything that is queued."""
         ...
 
     def decode_step(self) -> list[tuple[int, Completion]]:
-        """Write on; returns the turns that are finished now, with their slots."""
+        """Decode further; returns the turns that are finished, with their slots."""
         ...
 
     def end(self, slot: int) -> None:
-        """Let another episode take the slot."""
+        """Free the slot for another episode."""
         ...
 
     def prefixes(self) -> CachedPrefixes | None:
-        """What the slots hold now, for passes that continue it; None where nothing can be continued."""
+        """The sequences stored in the slots, for other passes to continue; None if they are not accessible."""
         ...

@@ -1,12 +1,12 @@
-"""Checkpoints: everything a run needs to resume as if it had never stopped, each written whole or not at all.
+"""Checkpoints: everything that a run needs to resume and reproduce the uninterrupted result, written atomically.
 
-Every draw of a run is derived from (seed, step), so weights, optimizer state and the step are all there is, and none
-of it depends on how many processes wrote it: any number of them, sharded or not, may resume.
+Every random draw of a run is derived from (seed, step), so a checkpoint holds weights, optimizer state and the step.
+It does not depend on the number of processes: any number of them, sharded or not, may resume.
 
     RUN_DIR/checkpoints/step-000020/   model (or adapter) and tokenizer in the transformers format, state.json,
                                        optimizer.pt, or optimizer/ in shards where the run was sharded;
                                        with a critic critic.pt, or critic/, of its weights and optimizer
-    RUN_DIR/best/, RUN_DIR/policy/     the policy that did best in validation (and best.json), the final one
+    RUN_DIR/best/, RUN_DIR/policy/     the policy with the best validation score (and best.json), the final policy
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class CheckpointError(IGSearchError, ValueError):
-    """A checkpoint that can't be written or resumed; the message says why and what to do."""
+    """A checkpoint can't be written or loaded; the message gives the reason and what to do."""
 
 
 def save_checkpoint(
@@ -47,7 +47,7 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder`/step-<step> and drop all but the latest `keep`. Every process must call it."""
+    """Write `folder`/step-<step> and delete all but the latest `keep`. Every process must call it."""
     processes = learner.processes
     shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
     header = {"format": FORMAT, "step": step, "shapes": shapes, **state}
@@ -71,7 +71,7 @@ def save_checkpoint(
 
 
 def save_policy(folder: Path, policy: Policy, learner: Learner) -> None:
-    """Write the policy into a folder that is there. Every process must call it."""
+    """Write the policy into an existing folder. Every process must call it."""
     weights: dict[str, Any] | None = None
     if learner.sharded:
         weights = get_model_state_dict(policy.adapter or policy.model, options=_WHOLE)
@@ -80,21 +80,21 @@ def save_policy(folder: Path, policy: Policy, learner: Learner) -> None:
 
 
 def write_policy(target: Path, policy: Policy, learner: Learner, about: dict[str, Any] | None = None) -> None:
-    """Write the policy as the folder `target`, `about` beside it as <name of target>.json. For every process."""
+    """Write the policy to the folder `target`, with `about` in <name of target>.json. Every process must call it."""
 
     def write(partial: Path) -> None:
         save_policy(partial, policy, learner)
         if about is not None and learner.processes.is_main:
             (partial / f"{target.name}.json").write_text(json.dumps(about))
 
-    _whole_or_not(target, [write], learner.processes, f"what {target} was before is intact")
+    _whole_or_not(target, [write], learner.processes, f"the previous {target} is intact")
 
 
 def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], processes: Processes, intact: str) -> None:
-    """Have `parts` fill a folder beside `target`, then put it in its place; a full disk leaves what was there.
+    """Let `parts` fill a temporary folder, then rename it to `target`; a full disk leaves the previous `target`.
 
-    After each part the processes agree on whether it was written: where one has failed, the others must not wait for
-    it in what the next part does together.
+    After each part the processes exchange whether they have written it: if one has failed, the others must not wait
+    for it in the collective operations of the next part.
     """
     partial = target.with_name(f".partial-{target.name}")
 
@@ -113,7 +113,7 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         failure = None
         try:
             write(partial)
-        # torch and safetensors each have their own way to say that a disk is full; that of shards is no Exception.
+        # torch and safetensors raise different errors when a disk is full; that of sharded saves is no Exception.
         except (Exception, CheckpointException) as error:
             cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
             if not _is_disk_error(cause, target.parent):
@@ -130,8 +130,8 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
             shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"{target}: not written ({failures[0].splitlines()[0]}); {free / 1e9:.2f} GB are free, "
-            f"{needed / 1e9:.2f} GB were written until then. Free some space (--save-total-limit 1 keeps fewer) and "
-            f"run the same command again: {intact}"
+            f"{needed / 1e9:.2f} GB had been written. Free disk space (--save-total-limit 1 keeps fewer checkpoints) "
+            f"and run the same command again: {intact}"
         )
     if processes.is_main:
         old = target.with_name(f".old-{target.name}")
@@ -139,7 +139,7 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         if target.exists():
             os.replace(target, old)
         os.replace(partial, target)
-        flush_to_disk(target.parent)  # before anything older is dropped
+        flush_to_disk(target.parent)  # before anything older is deleted
         shutil.rmtree(old, ignore_errors=True)
     processes.barrier()
 
@@ -163,15 +163,15 @@ def load_weights(path: Path, policy: Policy) -> int:
     """Restore the weights of a policy that is not sharded yet; returns the number of steps done."""
     state = json.loads((path / "state.json").read_text())
     if state["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}; start again")
+        raise CheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}; start a new run")
     shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
     if shapes != state["shapes"]:
         differing = next(
             name for name in sorted({*shapes, *state["shapes"]}) if shapes.get(name) != state["shapes"].get(name)
         )
         raise CheckpointError(
-            f"{path}: the checkpoint of another model ({differing} is {state['shapes'].get(differing)} there, "
-            f"{shapes.get(differing)} in policy.path); give the policy it was made with, or another run_dir"
+            f"{path}: the checkpoint is of another model ({differing} has shape {state['shapes'].get(differing)}, "
+            f"{shapes.get(differing)} in policy.path); give the policy of the checkpoint, or another run_dir"
         )
     from safetensors.torch import load_file
 
@@ -186,13 +186,13 @@ def load_weights(path: Path, policy: Policy) -> int:
         tied = getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", [])
         missing = set(absent) - set(tied)
     if unexpected or missing:
-        raise CheckpointError(f"{path}: weights missing {sorted(missing)}, unexpected {unexpected}; start again")
+        raise CheckpointError(f"{path}: missing weights {sorted(missing)}, unexpected {unexpected}; start a new run")
     return int(state["step"])
 
 
 def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> None:
-    """Restore the optimizer, and the critic with its own."""
+    """Restore the state of the optimizer, and the critic with its optimizer."""
     loaded = learner.load(path, "optimizer", weights=False)
     if not (loaded and (critic is None or critic.load(path, "critic", weights=True))):
         name = "critic" if loaded else "optimizer"
-        raise CheckpointError(f"{path}: no {name} in it, which this algorithm needs; start again")
+        raise CheckpointError(f"{path}: it has no {name}, which this algorithm needs; start a new run")

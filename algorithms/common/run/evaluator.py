@@ -1,4 +1,4 @@
-"""`Evaluator`: greedy episodes of the policy as it is now, on dev questions during a run and on the test questions."""
+"""`Evaluator`: plays greedy episodes with the current policy, on dev questions during a run and on test questions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from igsearch_env.stepper import EpisodeStepper
 
 
 class Evaluator:
-    """Evaluates what a sampler samples from. Each process plays its share of the questions, and all get all scores.
+    """Evaluates the policy of a sampler. Each process plays its share of the questions and receives all scores.
 
     Args:
-        algorithm: its name, for the result files.
-        run_dir: where they are written.
-        dev_questions: `eval_limit` of each family are played by `validate`.
-        test_questions: all are played by `evaluate`.
+        algorithm: Name of the algorithm, for the result files.
+        run_dir: Folder of the result files.
+        dev_questions: `validate` plays `eval_limit` questions of each data set.
+        test_questions: `evaluate` plays all of them.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Evaluator:
         self.test_questions = test_questions
 
     def validate(self) -> dict[str, Score]:
-        """Scores on some dev questions, by family."""
+        """Scores on some dev questions, by data set."""
         return score_rows(self.play(self.dev_questions))
 
     def evaluate(self, step: int) -> dict[str, Score]:
-        """Scores on the test questions, by family; with every answer they are RUN_DIR/test_before.json or _after."""
+        """Scores on the test questions, by data set; writes them with all answers to RUN_DIR/test_before or _after."""
         rows = self.play(self.test_questions)
         scores = score_rows(rows)
         if self.processes.is_main:
@@ -66,14 +66,14 @@ class Evaluator:
         return scores
 
     def play(self, questions: Sequence[Question]) -> list[QuestionResult]:
-        """One greedy episode per question."""
+        """Play one greedy episode per question."""
         share = self.processes.share(len(questions))
         decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
         played = play(decoder, self.stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
         return self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
 
     def fingerprint(self, step: int) -> Fingerprint:
-        """What decides the numbers of an evaluation after `step`; a trained policy is named, not hashed."""
+        """What determines an evaluation after `step`; a trained policy is identified by name, not by hash."""
         policy, rollout = self.config.policy, self.config.rollout
         found = make_fingerprint(
             questions=self.test_questions,

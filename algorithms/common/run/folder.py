@@ -1,4 +1,4 @@
-"""The folder of a run: made, or refused where it holds another run."""
+"""The folder of a run: created, or rejected if it holds another run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from algorithms.common.run.checkpoint import CheckpointError
 
 
 def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
-    """Make the folder with its config.yaml; raises `CheckpointError` rather than mix two runs in one."""
+    """Create the folder and its config.yaml. Raises `CheckpointError` if it holds a run with other settings."""
     if config.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     now = {"algorithm": algorithm, **as_dict(config)}
     if path.is_file():
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        # Under its own name first: an algorithm of the user's own may have an option named like an old one of ours.
+        # The saved name takes precedence: a user-defined algorithm may use an old name of ours for its own option.
         before, after = {**flat(with_present_names(saved)), **flat(saved)}, flat(now)
         may_change = resumable_settings(type(config))
         if config.optimizer.lr_scheduler_type != "constant":
@@ -32,14 +32,14 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
             if key in may_change or after[key] == before.get(key):
                 continue
             raise CheckpointError(
-                f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "
+                f"{folder} holds a run with {key}={before.get(key)!r}, but this command has {after[key]!r}; "
                 "give another --run-dir, or --overwrite to discard it"
             )
     path.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
 
 
 def resumable_settings(section: type[Any], prefix: str = "") -> set[str]:
-    """Dotted names of the options with which a run may be resumed although they differ, as its sections say."""
+    """Dotted names of the options that may change when a run is resumed (`RESUMABLE` of each section)."""
     found = {prefix + name for name in getattr(section, "RESUMABLE", ())}
     hints = get_type_hints(section)
     for name in (field.name for field in dataclasses.fields(section)):

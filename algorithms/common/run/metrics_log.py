@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard, transcripts, the final table and the learning curve.
+"""Logs of a run: metrics.jsonl, TensorBoard and transcripts.
 
 RUN_DIR/config.yaml  metrics.jsonl  tensorboard/  transcripts/step-*.txt  learning_curve.png
 With trackers (`trackers.py`): tracker_id, wandb/
@@ -21,8 +21,8 @@ from igsearch_env.trajectory import Trajectory
 class MetricsLog:
     """metrics.jsonl, TensorBoard and trackers: records of training steps and of evaluations.
 
-    Opening a log at step s drops what a crashed run wrote at or after s, and a half-written last line, so that a
-    resumed run leaves the same file as an uninterrupted one. Trackers keep what they were sent.
+    Opening a log at step s drops the rows of step s and later, and an incomplete last line, so that a resumed run
+    leaves the same file as an uninterrupted one. Trackers keep what they have received.
     """
 
     def __init__(self, run_dir: Path, first_step: int, trackers: Sequence[Tracker] = ()) -> None:
@@ -37,7 +37,7 @@ class MetricsLog:
         self.trackers = trackers
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one record; it is on disk when this returns. Only numbers go to TensorBoard and trackers."""
+        """Append one record and flush it. TensorBoard and trackers receive only the numbers."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
         numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
@@ -47,7 +47,7 @@ class MetricsLog:
             tracker.write(step, numbers)
 
     def close(self, failed: bool = False) -> None:
-        """Flush and close; `failed` is what trackers are told of the run."""
+        """Flush and close; `failed` is passed on to the trackers."""
         self.file.close()
         self.writer.close()
         for tracker in self.trackers:
@@ -55,15 +55,15 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file up to the first damaged line, such as a half-written last one."""
+    """The records of a metrics file up to the first damaged line, such as an incomplete last line."""
     rows, damaged = scan_metrics(path)
     return rows[: damaged[0] - 1] if damaged else rows
 
 
 def scan_metrics(path: Path) -> tuple[list[Any], list[int]]:
-    """What each line of a metrics file holds, and the numbers (from 1) of the lines that are not JSON.
+    """The content of each line of a metrics file, and the numbers (from 1) of the lines that are not JSON.
 
-    No file: no lines.
+    Both are empty if there is no file.
     """
     rows: list[Any] = []
     damaged: list[int] = []
@@ -77,13 +77,13 @@ def scan_metrics(path: Path) -> tuple[list[Any], list[int]]:
 
 
 def write_transcripts(path: Path, trajectories: Sequence[Trajectory], count: int = 4) -> None:
-    """The first `count` episodes as plain text."""
+    """Write the first `count` episodes as plain text."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n\n".join(render(t) for t in trajectories[:count]) + "\n", encoding="utf-8")
 
 
 def score_metrics(scores: dict[str, Score]) -> dict[str, float]:
-    """Scores under the names of the metrics file."""
+    """Scores as metrics, under their names in metrics.jsonl."""
     metrics = {"eval/em": macro_average(scores)}
     metrics |= {f"eval/em/{name}": s.em for name, s in scores.items()}
     metrics["eval/f1"] = sum(s.f1 for s in scores.values()) / len(scores)

@@ -1,4 +1,4 @@
-"""`TrainingProgress`: a training run as one live panel, or as plain lines where a terminal can't show one."""
+"""`TrainingProgress`: shows a training run as a live panel, or as plain lines if the terminal can't show a panel."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.text import Text
 from algorithms.common.run.sparklines import flow, sparkline, split
 from igsearch_env.terminal import MAX_WIDTH, frame, visible
 
-MIN_WIDTH = 60  # columns; a narrower terminal gets plain lines
+MIN_WIDTH = 60  # columns; narrower terminals get plain lines
 LABEL = 8  # columns before a sparkline
-PACE = 50  # steps whose mean gives the time that is left: enough to hold evaluations and checkpoints too
-# Parts of a step by what they are called in the metrics; the fill tells them apart without colours.
+PACE = 50  # last steps from which the remaining time is estimated; enough to include evaluations and checkpoints
+# Parts of a step with their metric; the fill characters distinguish them without colours.
 PARTS = (
     ("rollout", "time/rollout", "█", "cyan"),
     ("information gain", "time/information_gain", "▓", "magenta"),
@@ -29,10 +29,10 @@ PARTS = (
 
 
 class TrainingProgress:
-    """A context manager: the panel stays on screen as it was last when the block is left, however it is left.
+    """A context manager: the last state of the panel stays on screen when the block ends, also after an error.
 
-    Plain lines where the console is no terminal, a dumb one, narrower than `MIN_WIDTH` or not Unicode, or NO_COLOR is
-    set; nothing at all on a quiet console. Text is shown as it is, never as rich's markup.
+    Prints plain lines if the console is not a terminal, is a dumb terminal, is narrower than `MIN_WIDTH` or not
+    Unicode, or if NO_COLOR is set; prints nothing on a quiet console. Text is never interpreted as rich's markup.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class TrainingProgress:
         completed: int,
         rows: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """`total` steps of which `completed` are done; `rows` of metrics.jsonl are what a resumed run has seen."""
+        """`total` steps, of which `completed` are done; `rows`: those of metrics.jsonl, for a resumed run."""
         self.console, self.name, self.run_dir = console, name, run_dir
         self.total, self.completed = total, completed
         self.metrics: Mapping[str, float] = {}  # of the last step
         self.rewards: list[float] = []
         self.scores: dict[str, list[tuple[int, float]]] = {"dev": [], "test": []}  # (step, EM)
-        self.evaluation = ""  # what is evaluated now
+        self.evaluation = ""  # the evaluation in progress
         self.failures = 0.0
         self.warning = ""
         for row in rows:
@@ -77,14 +77,14 @@ class TrainingProgress:
         self.close()
 
     def close(self) -> None:
-        """Leave the panel as it is and give the terminal back. Again is fine."""
+        """Stop updating the panel and release the terminal. May be called more than once."""
         if self.live is not None:
             self.live.stop()
 
-    # ---------------------------------------------------------------- what happens
+    # ---------------------------------------------------------------- events
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A training step has ended; `metrics` is its record."""
+        """Report the end of a training step; `metrics` is its record."""
         self._take(metrics)
         self.completed = step
         self.ends.append(self.console.get_time())
@@ -95,18 +95,18 @@ class TrainingProgress:
             self.print(f"{said}  {metrics['time/step']:.2f} s")
 
     def evaluating(self, split: Literal["dev", "test"], questions: int) -> None:
-        """An evaluation on so many questions begins; the panel says so until it has `evaluated`."""
+        """Report the start of an evaluation; the panel shows it until `evaluated` is called."""
         self.evaluation = f"evaluating {questions:,} {split} question{'' if questions == 1 else 's'}"
 
     def evaluated(self, step: int, split: Literal["dev", "test"], em: float) -> None:
-        """The policy after `step` was evaluated."""
+        """Report the result of an evaluation after `step`."""
         self.scores[split].append((step, em))
         self.evaluation = ""
         if self.live is None:
             self.print(f"step {step}: {split} EM {em:.3f}")
 
     def warn(self, message: str) -> None:
-        """Print a warning; the panel keeps the last one."""
+        """Print a warning; the panel shows the latest one."""
         self.warning = message
         self._print(Text(visible(message), style="yellow"))
 
@@ -115,7 +115,8 @@ class TrainingProgress:
         self._print(Text(visible(text)))
 
     def _print(self, text: Text) -> None:
-        # A line of a log stays one line; rich can't keep a panel in place under lines that the terminal wraps.
+        # In a log, lines are not wrapped; above a panel they must be, since rich can't handle lines that the terminal
+        # wraps itself.
         self.console.print(text, soft_wrap=self.live is None)
 
     def _take(self, metrics: Mapping[str, Any]) -> None:
@@ -126,8 +127,8 @@ class TrainingProgress:
     # ---------------------------------------------------------------- the panel
 
     def panel(self) -> Panel:
-        """The run as it stands, as wide as the console allows."""
-        # Two columns stay free for the ^C that a terminal echoes: wrapped, it would shift the panel by a line.
+        """The current state of the run, as wide as the console allows."""
+        # Two columns stay free for the ^C that a terminal echoes: if it wrapped, the panel would shift by a line.
         width = min(self.console.width - 2, MAX_WIDTH)
         inner = width - 4
         lines = [self._steps(inner)]
@@ -154,16 +155,16 @@ class TrainingProgress:
         )
 
     def _clock(self) -> str:
-        """Time left once it can be told, else time since the start."""
+        """Estimated time left if available, else the elapsed time."""
         now = self.console.get_time()
         if self.completed >= self.total:
-            return f"{_hours(now - self.began)} in all"
+            return f"{_hours(now - self.began)} total"
         if len(self.ends) > 1:
             pace = (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
         elif "time/step" in self.metrics:
             pace = self.metrics["time/step"]
         else:
-            return f"{_hours(now - self.began)} so far"
+            return f"{_hours(now - self.began)} elapsed"
         since = now - (self.ends[-1] if self.ends else self.began)
         return f"{_hours(max(0.0, pace * (self.total - self.completed) - since))} left"
 
@@ -185,7 +186,7 @@ class TrainingProgress:
     def _facts(self) -> list[Text]:
         facts = []
         for name, form in (
-            ("searches", "searches {:.2f} a question"),
+            ("searches", "searches {:.2f} per question"),
             ("information_gain/mean", "information gain {:+.2f} nats"),
             ("information_gain/positive_share", "positive {:.0%}"),
             ("all_fail", "all-fail groups {:.0%}"),
@@ -196,13 +197,13 @@ class TrainingProgress:
         return facts
 
     def _times(self, width: int) -> list[Text]:
-        """Seconds of the last step: a bar split by part, and what its parts are."""
+        """Seconds of the last step: a bar split by part, and its legend."""
         if "time/step" not in self.metrics:
             return []
         total = self.metrics["time/step"]
         parts = [(name, self.metrics[key], fill, style) for name, key, fill, style in PARTS if key in self.metrics]
         parts.append(("other", max(0.0, total - sum(seconds for _, seconds, _, _ in parts)), "░", "dim"))
-        label = f"{total:.2f} s a step  "
+        label = f"{total:.2f} s/step  "
         bar = Text(label, "bold")
         shares = split(width - len(label), [seconds for _, seconds, _, _ in parts])
         for (_, _, fill, style), cells in zip(parts, shares, strict=True):

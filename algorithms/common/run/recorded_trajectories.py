@@ -1,6 +1,6 @@
-"""What a run leaves behind of its trajectories: one file a recorded step, with everything that their page shows.
+"""Recorded trajectories of a run: one file per recorded step, with everything that the trajectory page shows.
 
-Neither model nor tokenizer is needed to read it. Numbers have four significant digits; one that is not finite is None.
+Reading a file needs neither model nor tokenizer. Numbers have four significant digits; None stands for non-finite ones.
 
     {"format", "step", "algorithms", "groups": [{"question", "prompt", "trajectories": [{"turns": [...], ...}]}]}
 """
@@ -33,7 +33,7 @@ FORMAT = 1  # of a file
 
 @dataclass(frozen=True)
 class RecordedStep:
-    """A file of `record_trajectories`. `step` None: of no training step. `groups`: plain data, as in the file."""
+    """A file of `record_trajectories`. `step` None: not from a training step. `groups`: plain data, as in the file."""
 
     step: int | None
     algorithms: tuple[str, ...]
@@ -49,10 +49,10 @@ def record_trajectories(
     gains: Mapping[str, Sequence[Gain | None]] | None = None,
     limit: int = 64,
 ) -> None:
-    """Write the buffer's first groups, whole: as many as hold at most `limit` trajectories, but one at least.
+    """Write the first groups of the buffer: complete groups with at most `limit` trajectories, but at least one group.
 
-    `advantages`: one per policy token of the buffer, by algorithm. Raises `RolloutBufferError` for another number.
-    `gains`: one per turn of the buffer, of algorithms that read others than those in its turns.
+    `advantages`: one per policy token of the buffer, by algorithm. Raises `RolloutBufferError` for any other number.
+    `gains`: one per turn of the buffer, for algorithms that use other gains than those stored in the turns.
     """
     tokens = int(buffer.policy_tokens.sum())
     for name, values in advantages.items():
@@ -77,18 +77,18 @@ def record_trajectories(
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
-        # Without a time of writing, so that a repeated run leaves the same bytes.
+        # Without a timestamp, so that a repeated run writes the same bytes.
         partial.write_bytes(gzip.compress(text.encode("utf-8", errors="replace"), mtime=0))
 
 
 def load_recorded(path: str | Path) -> RecordedStep:
-    """Read what `record_trajectories` wrote. Raises `RolloutBufferError` for anything else."""
+    """Read a file of `record_trajectories`. Raises `RolloutBufferError` for anything else."""
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
         version = content.get("format")
     except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
         raise RolloutBufferError(
-            f"{path}: no recorded trajectories ({error}); give a file of a run's folder trajectories/"
+            f"{path}: no recorded trajectories ({error}); give a file from the folder trajectories/ of a run"
         ) from error
     if version != FORMAT:
         raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
@@ -96,7 +96,7 @@ def load_recorded(path: str | Path) -> RecordedStep:
 
 
 def load_readable(paths: Iterable[Path]) -> tuple[list[RecordedStep], list[Path]]:
-    """`load_recorded` of what can be read, and the paths of what can't."""
+    """Load every readable file with `load_recorded`; also returns the paths of damaged files."""
     readable, damaged = [], []
     for path in paths:
         try:
@@ -107,7 +107,7 @@ def load_readable(paths: Iterable[Path]) -> tuple[list[RecordedStep], list[Path]
 
 
 class _Recorder:
-    """Walks through a buffer's policy tokens in the flat order, and knows what each token alone reads."""
+    """Iterates over the policy tokens of a buffer in flat order; caches the text of single tokens."""
 
     def __init__(
         self, tokenizer: PolicyTokenizer, advantages: Mapping[str, Float32s], gains: Mapping[str, Sequence[Gain | None]]
@@ -154,9 +154,9 @@ class _Recorder:
 
 
 def pieces(tokenizer: PolicyTokenizer, ids: Sequence[int], alone: dict[int, str] | None = None) -> list[str]:
-    """The text of each token; together they read as the whole does. `alone` keeps what single tokens read.
+    """The text of each token; joined, they give the decoded text. `alone` caches the text of single tokens.
 
-    Where several tokens make one character, it is whole at the last of them and the others are empty.
+    If several tokens form one character, the last of them has the character and the others are empty.
     """
     alone = {} if alone is None else alone
     written = len(ids) - (len(ids) > 0 and ids[-1] in tokenizer.eos_ids)
@@ -170,7 +170,7 @@ def pieces(tokenizer: PolicyTokenizer, ids: Sequence[int], alone: dict[int, str]
 
 
 def _differences(prefixes: Iterable[str], whole: str) -> list[str]:
-    """What each of the growing prefixes, then the whole, adds to the one before."""
+    """The text that each of the growing prefixes, then the whole, adds to the previous one."""
     cuts = [0]
     for prefix in prefixes:
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(prefix, whole, strict=False))
@@ -188,7 +188,7 @@ def _question(question: Question) -> dict[str, Any]:
 
 
 def _content(action: Action) -> str | None:
-    """The query of a search, the text of an answer; None of what is neither."""
+    """The query of a search or the text of an answer; None for other actions."""
     match action:
         case Search(content) | Answer(content):
             return content
@@ -196,7 +196,7 @@ def _content(action: Action) -> str | None:
 
 
 def _passage(passage: Passage, question: Question) -> dict[str, Any]:
-    """`supporting`: whether the question names the title among those that it needs; None if it names none."""
+    """`supporting`: whether the title is a supporting title of the question; None if the question has none."""
     titles = question.metadata.get("supporting_titles") or ()
     known = {normalize_answer(title) for title in titles}
     return {
@@ -220,5 +220,5 @@ def _gain(gain: Gain | None) -> dict[str, Any] | None:
 
 
 def rounded(value: float) -> float | None:
-    """Four significant digits; None of what is not finite."""
+    """Round to four significant digits; None for a non-finite value."""
     return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""`Run`: one training run on disk and what it trains with: policy, environment, questions, logs, checkpoints."""
+"""`Run`: a training run with its folder, policy, environment, questions, logs and checkpoints."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from retrievers import Retriever
 
 
 class Run:
-    """A run in its folder, new or resumed from its latest checkpoint. One in each process of a run.
+    """A training run in its folder, new or resumed from the latest checkpoint. Each process has its own instance.
 
-    The constructor loads everything that a step needs. As a context manager a run also opens its logs and trackers,
-    which `steps` and `record` write to, and closes what is open at the end.
+    The constructor loads everything that a step needs. As a context manager, a run also opens its logs and trackers,
+    which `steps` and `record` write to, and closes them at the end.
     """
 
     def __init__(self, algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> None:
@@ -75,7 +75,7 @@ class Run:
         self.train_questions = make_questions(config.env.questions, "train")
         self.dev_questions = make_questions(config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")
-        # Rollouts pay outcomes only: gains are measured on whole buffers.
+        # Rollouts compute outcome rewards only: information gain is measured on whole buffers.
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, self.rules)
         self.evaluator = Evaluator(
             self.name,
@@ -92,14 +92,14 @@ class Run:
             self.console.print(f"resuming {self.dir} after step {self.steps_done}")
         self.sampler.start()
 
-        self.log: MetricsLog | None = None  # opened by `__enter__`, in the first process alone
+        self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only
         self.watch: CollapseWatch | None = None
         self.best_dev_em = -1.0
 
-    # ---------------------------------------------------------------- begin and end
+    # ---------------------------------------------------------------- start and end
 
     def __enter__(self) -> Run:
-        """Open the trackers and the log of metrics, which goes back to where the checkpoint was."""
+        """Open the trackers and the metrics log, which is truncated to the step of the checkpoint."""
         rows: list[dict[str, Any]] = []
         if self.processes.is_main:
             trackers = open_trackers(
@@ -122,10 +122,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.close()  # an error in the loop leaves `steps` suspended, and the panel with it
+        self.progress.close()  # after an error in the loop, the generator `steps` is suspended and the panel still open
         failed = kind is not None
         self.close(failed=failed)
-        if not failed:  # NCCL waits here for the others, who may be waiting for what has failed
+        if not failed:  # NCCL waits here for the other processes, which may be waiting for the one that failed
             self.processes.close()
 
     def close(self, *, failed: bool = False) -> None:
@@ -137,7 +137,7 @@ class Run:
     # ---------------------------------------------------------------- the loop
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do, from 1, with their progress shown, evaluations and checkpoints between them."""
+        """Yield the remaining step numbers (from 1); shows progress, evaluates and writes checkpoints between them."""
         config = self.config
         with self.progress:
             if self.steps_done == 0:
@@ -152,7 +152,7 @@ class Run:
                     self.save(step)
 
     def _validate(self, step: int) -> None:
-        """EM on some dev questions, logged; the policy is kept as RUN_DIR/best if it did better than ever."""
+        """Evaluate on some dev questions and log EM; saves the policy to RUN_DIR/best if it is the best so far."""
         self.progress.evaluating("dev", len(self.evaluator.dev_questions))
         scores = self.evaluator.validate()
         em = macro_average(scores)
@@ -160,13 +160,13 @@ class Run:
             self.best_dev_em = em
             write_policy(self.dir / "best", self.policy, self.learner, {"step": step, "dev/em": em})
         if self.log is not None:
-            # The record of the last step is that of the test questions.
+            # At the last step, the other metrics are those of the test questions.
             metrics = score_metrics(scores) if step < self.config.steps else {}
             self.log.write(step, {**metrics, "dev/em": em})
         self.progress.evaluated(step, "dev", em)
 
     def _evaluate(self, step: int) -> None:
-        """Scores on the test questions, logged."""
+        """Evaluate on the test questions and log the scores."""
         self.progress.evaluating("test", len(self.evaluator.test_questions))
         scores = self.evaluator.evaluate(step)
         if self.log is not None:
@@ -174,7 +174,7 @@ class Run:
         self.progress.evaluated(step, "test", macro_average(scores))
 
     def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer, advantages: Float32s) -> None:
-        """Log a training step, warn of what looks like a collapse, and keep some trajectories to look at."""
+        """Log a training step, warn about symptoms of a collapse, and save some trajectories for inspection."""
         if self.log is None or self.watch is None:
             return
         self.log.write(step, metrics)
@@ -201,7 +201,7 @@ class Run:
         )
 
     def information_gain(self, step: int, prefixes: CachedPrefixes | None = None) -> InformationGain:
-        """The measure of a step, by the policy as it is now; `prefixes` is what it has read already."""
+        """The information gain of a step under the current policy; `prefixes`: KV cache of the rollout, if reusable."""
         scorer = self.sampler.scorer(prefixes)
         seed = self.config.seed * 1_000_003 + step
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
@@ -210,12 +210,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Names the run in tables and figures."""
+        """Name of the run in tables and figures."""
         return f"{self.name}, seed {self.config.seed}"
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been evaluated; of the first process."""
+        """Whether the last step has been evaluated; valid on rank 0."""
         return (self.dir / "test_after.json").is_file()
 
     def finish(self) -> None:
@@ -230,4 +230,4 @@ class Run:
         print_scores(self.console, f"{self.title}: greedy test EM", before.scores if before else None, after.scores)
         failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
         if failed:
-            self.console.print(f"retrieval failed for {failed:.0f} episodes: left out of loss and group statistics")
+            self.console.print(f"retrieval failed for {failed:.0f} episodes: excluded from loss and group statistics")

@@ -1,4 +1,4 @@
-"""What a run folder says, for reports: unfinished runs, runs of older versions and damaged last lines included."""
+"""Reads a run folder for reports, including unfinished runs, runs of older versions and incomplete last lines."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from igsearch_env.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run folder as it is now."""
+    """The current content of a run folder."""
 
     folder: Path
     config: dict[str, Any]
-    """config.yaml, with the names that its options have now; empty without one."""
+    """config.yaml, under the current option names; empty if there is no such file."""
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
     before: Result | None
     after: Result | None
     damaged: tuple[int, ...] = ()
-    """Lines of metrics.jsonl that can't be read, but for a last one, which is being written."""
+    """Numbers of the unreadable lines of metrics.jsonl, except a last line, which may still be being written."""
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.folder.resolve().name
 
     @property
     def algorithm(self) -> str:
-        """Its name, where anything tells it."""
+        """Name of the algorithm from config.yaml or a result file; "unknown" if neither has it."""
         headers = [result.header for result in (self.after, self.before) if result is not None]
         return str(next((found["algorithm"] for found in (self.config, *headers) if found.get("algorithm")), "unknown"))
 
     @property
     def seed(self) -> int:
-        """0, the default, without config.yaml."""
+        """Seed of config.yaml; 0, the default, without the file."""
         seed = self.config.get("seed")
         return seed if isinstance(seed, int) else 0
 
     @cached_property
     def training(self) -> list[dict[str, Any]]:
-        """Rows of training steps, in order; of a step that was logged twice, the last."""
+        """Rows of training steps, in order; the last row of a step that was logged twice."""
         return _last_of_each_step(row for row in self.rows if "reward" in row)
 
     @property
@@ -62,15 +62,15 @@ class SavedRun:
 
     @property
     def planned(self) -> int | None:
-        """Steps that the run is to have."""
+        """Number of steps in config.yaml; None without the file."""
         steps = self.config.get("steps")
         return steps if isinstance(steps, int) else None
 
     @cached_property
     def dev(self) -> list[dict[str, Any]]:
-        """Rows of evaluations on dev questions, EM as `dev/em`.
+        """Rows of evaluations on dev questions, with EM as `dev/em`.
 
-        Versions before `dev/em` called it `eval/em`, as that of the test questions at the first and the last step.
+        Older versions used `eval/em` for dev questions, too, and for test questions at the first and the last step.
         """
         marked = [row for row in self.rows if "dev/em" in row]
         if not marked:
@@ -92,12 +92,12 @@ class SavedRun:
 
     @property
     def warnings(self) -> list[str]:
-        """What the run was warned of while it trained, and what of it can't be read."""
+        """The collapse warnings of the run, and a warning about unreadable lines."""
         watch = CollapseWatch()
         told = [message for row in self.training for message in watch.observe(row["step"], row)]
         if self.damaged:
             lines = ", ".join(map(str, self.damaged))
-            told.append(f"metrics.jsonl is damaged in line {lines}. What stood there is missing from this page.")
+            told.append(f"metrics.jsonl is damaged in line {lines}. The content of these lines is missing here.")
         return told
 
     @property
@@ -107,7 +107,7 @@ class SavedRun:
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """What decided the evaluation, where the run says so."""
+        """The evaluation fingerprint of the run, if it has one."""
         return next((r.fingerprint for r in (self.after, self.before) if r is not None and r.fingerprint), None)
 
 
@@ -117,22 +117,22 @@ def _last_of_each_step(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_run(folder: Path) -> SavedRun:
-    """Read a run folder. Raises `ConfigurationError` if it is none, or if a file of it is damaged."""
+    """Read a run folder. Raises `ConfigurationError` if it is not a run folder, or if one of its files is damaged."""
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: no such folder; give the --run-dir of a training run, as runs/grpo-seed0")
+        raise ConfigurationError(f"{folder}: no such folder; give the --run-dir of a run, e.g. runs/grpo-seed0")
     metrics, settings = folder / "metrics.jsonl", folder / "config.yaml"
     if not metrics.is_file() and not settings.is_file():
         raise ConfigurationError(
-            f"{folder} holds neither metrics.jsonl nor config.yaml, so it is no run; give the --run-dir of one"
+            f"{folder} holds neither metrics.jsonl nor config.yaml, so it is not a run; give the --run-dir of a run"
         )
     lines, unreadable = scan_metrics(metrics)
     rows = [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    last = len(lines) + len(unreadable)  # which may just be being written
+    last = len(lines) + len(unreadable)  # this line may still be being written
     damaged = tuple(number for number in unreadable if number < last)
     try:
         before, after = read_tests(folder)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error}, restore it, or delete it to report without") from error
+        raise ConfigurationError(f"{error}, restore it, or delete it to do without it") from error
     return SavedRun(folder, _config(settings), rows, before, after, damaged)
 
 
@@ -142,5 +142,5 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to report without") from error
+        raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to do without it") from error
     return with_present_names(content) if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""What a run trains with, made of its configuration: processes, models, learners, environment, questions of a step."""
+"""Builds the parts of a run from its configuration: processes, models, learners; draws the questions of a step."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from igsearch_env.questions import Question
 
 
 def make_torch_deterministic(seed: int, threads: int | None = None) -> None:
-    """Have torch repeat a run of the same seed, in the whole process. `threads`: of the CPU; None: torch's choice."""
+    """Make torch deterministic and seed it, for the whole process. `threads`: CPU threads; None: torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products of a GPU may differ
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else matrix products on a GPU may differ
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # it is all written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # all is written
 
 
 def start_processes(config: TrainConfig) -> Processes:
-    """Join the processes of the run. Raises `ConfigurationError` if there is no question for each of them."""
+    """Join the process group. Raises `ConfigurationError` if there are fewer questions per step than processes."""
     processes = Processes.start(config.distributed, config.policy.device)
     if config.rollout.questions_per_step < processes.size:
         raise ConfigurationError(
             f"rollout.questions_per_step={config.rollout.questions_per_step} for {processes.size} "
-            "processes: each plays whole groups, so give at least one question for each, or start fewer"
+            "processes: each process plays whole groups, so give at least one question per process, or start fewer"
         )
     return processes
 
@@ -48,7 +48,7 @@ def start_processes(config: TrainConfig) -> Processes:
 def print_plan(
     console: Console, config: TrainConfig, processes: Processes, *, needs_reference: bool, needs_critic: bool
 ) -> None:
-    """Print how much memory the run will take. Raises `ConfigurationError` if the weights alone do not fit."""
+    """Print the estimated memory of the run. Raises `ConfigurationError` if the weights alone do not fit."""
     plan = plan_memory(
         config,
         needs_reference=needs_reference,
@@ -66,8 +66,8 @@ def print_plan(
 
 
 def make_reference(policy: Policy, config: TrainConfig) -> Policy | BasePolicy:
-    """The starting policy, frozen: `policy` without its adapter, or a copy of it before anything is restored."""
-    # A sharded model can't be passed through by the frozen weights alone.
+    """The frozen starting policy: `policy` without its adapter, or a copy made before a checkpoint is restored."""
+    # A sharded model can't run a forward pass without its adapter.
     if policy.adapter is not None and config.distributed.sharding == "none":
         return BasePolicy(policy)
     lower = DTYPES[config.rollout.dtype] if config.rollout.dtype else policy.model.dtype
@@ -80,7 +80,7 @@ def make_critic(policy: Policy, critic: CriticConfig, config: TrainConfig, proce
 
 
 def make_learner(policy: Policy, config: TrainConfig, processes: Processes) -> Learner:
-    """What trains the policy; with sharding the policy itself is sharded from here on."""
+    """The learner of the policy; with sharding, this shards the policy in place."""
     return Learner(
         PolicyModule(policy),
         config.optimizer,
@@ -97,9 +97,9 @@ def make_learner(policy: Policy, config: TrainConfig, processes: Processes) -> L
 def restore_or_make_learner(
     policy: Policy, critic: Critic | None, config: TrainConfig, processes: Processes, run_dir: Path
 ) -> tuple[Learner, int]:
-    """The learner and the number of steps done: those of the latest checkpoint in `run_dir`, which is restored, or 0.
+    """Restore the latest checkpoint in `run_dir`, if any; returns the learner and the number of steps done.
 
-    The weights of `policy` and of `critic` are restored with it.
+    This also restores the weights of `policy` and of `critic`.
     """
     saved = processes.run_on_main(lambda: checkpoints(run_dir / "checkpoints")[-1:])
     steps_done = load_weights(saved[0], policy) if saved else 0  # before the learner shards them
@@ -115,9 +115,9 @@ def restore_or_make_learner(
 def questions_of_step(
     questions: Sequence[Question], count: int, *, seed: int, step: int, refill: int = 0
 ) -> list[Question]:
-    """`count` of the training questions for a step, from 1: without repetition within a pass over all of them.
+    """Draw `count` training questions for a step (from 1), without repetition within an epoch.
 
-    `refill`: the number of a further draw in the same step, from 1, for groups that an algorithm does not keep.
+    `refill`: number of a further draw in the same step (from 1), to replace groups that the algorithm does not keep.
     """
     total = len(questions)
     if refill:

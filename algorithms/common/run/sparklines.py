@@ -1,4 +1,4 @@
-"""What the panel of a run is drawn with: sparklines, bars shared out, and text that flows into lines."""
+"""Drawing helpers of the progress panel: sparklines, bars split by amounts, and text that flows into lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """At most `width` blocks, from 0 to the highest value; each the mean of its share of the values.
+    """At most `width` blocks, scaled from 0 to the highest value; each is the mean of a section of the values.
 
-    Values below 0 are drawn as 0; those that are not finite are left out.
+    Values below 0 are drawn as 0; non-finite values are left out.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite or width < 1:
@@ -26,7 +26,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def split(cells: int, amounts: Sequence[float]) -> list[int]:
-    """`cells` shared out by amounts of at least 0: they add up exactly, and none is off by more than a cell."""
+    """Split `cells` in proportion to the amounts (at least 0): the sum is exact, each part is off by at most a cell."""
     ends = np.cumsum(amounts)
     if cells < 1 or not ends[-1] > 0:
         return [0] * len(amounts)
@@ -35,7 +35,7 @@ def split(cells: int, amounts: Sequence[float]) -> list[int]:
 
 
 def flow(parts: Sequence[Text], width: int) -> list[Text]:
-    """Parts side by side, three columns apart, in as few lines of `width` columns as keep their order."""
+    """Arrange the parts in order, three columns apart, in as few lines of `width` columns as possible."""
     lines: list[Text] = []
     for part in parts:
         if lines and lines[-1].cell_len + 3 + part.cell_len <= width:

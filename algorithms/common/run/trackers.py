@@ -1,8 +1,8 @@
-"""Weights & Biases and trackio: services that metrics may go to besides the run folder.
+"""Weights & Biases and trackio: experiment trackers that receive the metrics in addition to the run folder.
 
-The run folder keeps an id (RUN_DIR/tracker_id), so that a resumed run goes on where it was logged before; without it,
-as after `--overwrite`, it is a new run there. Neither service takes records back: steps that a crash made a run
-repeat are there twice, at the same step and, where the run repeats exactly, with the same values but for times.
+The run folder stores an id (RUN_DIR/tracker_id), so that a resumed run continues its run in the tracker; without the
+id, as after `--overwrite`, a new run is created. Neither tracker can delete records: steps that were repeated after a
+crash appear twice, at the same step and, if the run is exactly reproducible, with the same values except times.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from algorithms.common.base.files import atomic_write
 from igsearch_env.errors import ConfigurationError
 
-FINISH_SECONDS = 300  # that wandb may take to upload the rest at the end; by default it waits for the network for ever
+FINISH_SECONDS = 300  # limit of wandb's upload at the end; by default it waits for the network without limit
 
 
 class Tracker:
-    """A service with an open run. It never stops training: at its first failure it says so, and is left alone then."""
+    """A tracker with an open run. It never stops training: after its first failure it warns and is not used again."""
 
     name: str
 
@@ -31,11 +31,11 @@ class Tracker:
         self.lost = False
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one record; a step may have several."""
+        """Log one record; a step may have several records."""
         self._attempt("write", lambda: self._write(step, values))
 
     def close(self, failed: bool) -> None:
-        """Upload what is left and end the run there, as failed or as finished."""
+        """Upload remaining data and mark the tracker's run as failed or finished."""
         self._attempt("close", lambda: self._close(failed))
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
@@ -49,18 +49,18 @@ class Tracker:
             return
         try:
             action()
-        except Exception as error:  # whatever a service raises
+        except Exception as error:  # trackers raise arbitrary errors
             self.lost = True
             print(
-                f"warning: {self.name} failed to {what} ({type(error).__name__}: {error}): left out from here on; "
-                "metrics.jsonl and TensorBoard have everything",
+                f"warning: {self.name} failed to {what} ({type(error).__name__}: {error}): it is disabled from now on; "
+                "metrics.jsonl and TensorBoard are complete",
                 file=sys.stderr,
             )
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a service is told of a run."""
+    """What a tracker receives about a run."""
 
     project: str
     dir: Path
@@ -72,15 +72,15 @@ class TrackedRun:
 class WandbTracker(Tracker):
     """Weights & Biases, logged in or offline (WANDB_MODE=offline); its files are in RUN_DIR/wandb.
 
-    Steps are a metric of ours and the x-axis of all others. wandb's own step only ever grows, and it drops what is
-    logged below it: the steps that a resumed run repeats.
+    The step is logged as a metric and is the x-axis of all others. wandb's own step must not decrease: it would drop
+    the steps that a resumed run repeats.
     """
 
     name = "wandb"
 
     def __init__(self, wandb: Any, run: TrackedRun) -> None:
         super().__init__()
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))  # versions that don't know it ignore it
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))  # ignored by older versions
         self.run = wandb.init(
             project=run.project, name=run.name, dir=str(run.dir), config=run.config, id=run.id, resume="allow"
         )
@@ -95,9 +95,9 @@ class WandbTracker(Tracker):
 
 
 class TrackioTracker(Tracker):
-    """trackio: on this machine, or wherever its environment variables say.
+    """trackio: on this machine, or where its environment variables point.
 
-    It resumes runs by name, so theirs ends with the id.
+    It resumes runs by name, so the name ends with the id.
     """
 
     name = "trackio"
@@ -114,22 +114,22 @@ class TrackioTracker(Tracker):
         self.trackio.finish()  # it has no failed runs
 
 
-# Each with what to do when it can't be opened.
+# Each tracker with what to do if it can't be opened.
 SERVICES: dict[str, tuple[Callable[[Any, TrackedRun], Tracker], str]] = {
     "wandb": (WandbTracker, "run `wandb login`, or set WANDB_MODE=offline and upload later with `wandb sync`"),
-    "trackio": (TrackioTracker, "look at its TRACKIO_ environment variables"),
+    "trackio": (TrackioTracker, "check its TRACKIO_ environment variables"),
 }
 
 
 def open_trackers(
     names: Sequence[str], *, project: str, run_dir: Path, config: dict[str, Any], run_name: str
 ) -> list[Tracker]:
-    """The trackers of these names ("wandb", "trackio"), each with an open run; `config` is what they show of it.
+    """Open the trackers of these names ("wandb", "trackio"), each with a run; they show `config` as its settings.
 
-    Raises `ConfigurationError` if a library is missing or a service can't be opened: a run that was to be watched stops
-    before its first step rather than go unwatched.
+    Raises `ConfigurationError` if a library is missing or a tracker can't be opened, so that a run which should be
+    tracked stops before its first step.
     """
-    modules = {name: _module(name) for name in names}  # all, before any run is opened
+    modules = {name: _module(name) for name in names}  # import all of them before any run is opened
     trackers: list[Tracker] = []
     for name, module in modules.items():
         tracker, repair = SERVICES[name]
@@ -154,7 +154,7 @@ def _module(name: str) -> Any:
 
 
 def _run_id(run_dir: Path) -> str:
-    """The id of the run in this folder, written when it is first asked for."""
+    """The id of the run in this folder, created on first use."""
     path = run_dir / "tracker_id"
     if not path.is_file():
         with atomic_write(path) as partial:

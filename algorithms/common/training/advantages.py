@@ -38,7 +38,7 @@ def grpo_advantages(
     means, deviations, sizes = group_statistics(rewards, groups_N)
     alone = sizes == 1
     centred = np.where(alone, rewards, rewards - means)
-    centred[~alone & (deviations <= 1e-12)] = 0.0  # equal rewards: nothing but rounding is left
+    centred[~alone & (deviations <= 1e-12)] = 0.0  # equal rewards: only rounding errors are left
     return centred / (np.where(alone, 1.0, deviations) + eps) if scale_by_std else centred
 
 
@@ -56,7 +56,7 @@ def rloo_advantages(rewards_N: ArrayLike, groups_N: ArrayLike) -> Float64s:
 def whiten(values: ArrayLike, *, out: Float64s | None = None) -> Float64s:
     """(x - mean) / sqrt(var + 1e-8) over all values, the variance Bessel-corrected, as in verl.
 
-    `out`, which may be `values`, gets the result: for long vectors new memory costs more time than the arithmetic.
+    `out`, which may be `values`, receives the result: for long vectors, allocation takes longer than the arithmetic.
     """
     x = np.asarray(values, dtype=np.float64)
     centred: Float64s = np.subtract(x, x.mean(), out=out)
@@ -65,7 +65,7 @@ def whiten(values: ArrayLike, *, out: Float64s | None = None) -> Float64s:
 
 
 def discounted_sums(values: ArrayLike, lengths_N: ArrayLike, gamma: float) -> Float64s:
-    """S_t = x_t + gamma S_{t+1} within each of N sequences, which stand one after another in `values`."""
+    """S_t = x_t + gamma S_{t+1} within each of N sequences, which are concatenated in `values`."""
     sums = np.array(values, dtype=np.float64)
     _accumulate(sums, lengths_N, gamma)
     return sums
@@ -74,8 +74,8 @@ def discounted_sums(values: ArrayLike, lengths_N: ArrayLike, gamma: float) -> Fl
 def _accumulate(sums: Float64s, lengths_N: ArrayLike, gamma: float) -> None:
     """`discounted_sums` in place, as cumulative sums from the end: gamma^t S_t = sum_{k >= t} gamma^k x_k.
 
-    A rounding error shrinks like the term that it is in, so this is as precise as the recursion. Sequences are cut into
-    pieces where gamma^k would come near the smallest float.
+    A rounding error shrinks with the term that it is in, so this is as precise as the recursion. Sequences are split
+    into pieces before gamma^k gets close to the smallest float.
     """
     ends = np.cumsum(lengths_N, dtype=np.int64).tolist()
     longest, decay = int(np.max(lengths_N, initial=1)), -math.log(max(gamma, 1e-300))
@@ -94,7 +94,7 @@ def _accumulate(sums: Float64s, lengths_N: ArrayLike, gamma: float) -> None:
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, lengths_N: ArrayLike, *, gamma: float, lam: float) -> Float64s:
-    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) over the policy tokens of N episodes, end to end.
+    """Generalised advantage estimation (arXiv 1506.02438, Eq. 16) over the concatenated policy tokens of N episodes.
 
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}. Observation tokens are not in these
     sequences, so they cost no discount (the hole-aware form of verl).
@@ -117,6 +117,6 @@ def overlong_penalty(lengths_N: ArrayLike, *, max_length: int, buffer_length: in
 
 
 def all_equal_share(rewards_N: ArrayLike, groups_N: ArrayLike) -> float:
-    """Share of groups in which every trajectory earned the same: they carry no outcome signal."""
+    """Share of groups in which all trajectories have the same reward, and which have no outcome signal."""
     _, deviations, sizes = group_statistics(rewards_N, groups_N)
     return float(np.sum((deviations <= 1e-12) / sizes) / np.sum(1 / sizes)) if len(sizes) else 0.0

@@ -9,12 +9,12 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-AUTOJUNK = 200  # characters of a text from which difflib begins no match with those that are over 1% of it
+AUTOJUNK = 200  # from this length, difflib starts no match with characters that are over 1% of a text
 
 
 def anchor_clusters(anchors_S: Sequence[str], groups_S: ArrayLike, similarity: float | None) -> NDArray[np.int64]:
-    """Cluster number of each turn: greedy, against the first member of each cluster of its group in order of birth."""
-    turns: dict[int, dict[str, list[int]]] = {}  # of each group and anchor
+    """Cluster number of each turn: greedy, by the first member of each cluster of its group, oldest cluster first."""
+    turns: dict[int, dict[str, list[int]]] = {}  # by group and anchor
     for turn, (anchor, group) in enumerate(zip(anchors_S, np.asarray(groups_S).tolist(), strict=True)):
         turns.setdefault(group, {}).setdefault(anchor, []).append(turn)
     births = np.empty(len(anchors_S), dtype=np.int64)  # first turn of each turn's cluster
@@ -26,9 +26,9 @@ def anchor_clusters(anchors_S: Sequence[str], groups_S: ArrayLike, similarity: f
 
 
 def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
-    """The first of these texts, no two of them equal, that is similar to each and to none before itself; or itself.
+    """For each of these distinct texts, the founder of its cluster: the first similar founder, or the text itself.
 
-    Similar is a ratio of at least `least` by difflib, which takes milliseconds a pair; most pairs are told without it.
+    Similar means a difflib ratio of at least `least`. difflib takes milliseconds per pair; most pairs do without it.
     """
     frequent = np.ones(256, dtype=np.bool_)  # characters of Latin-1 that are over 1% of every long text
     for text in texts:
@@ -40,7 +40,7 @@ def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
     founders: list[str] = []
     first: dict[str, str] = {}
     for text in texts:
-        # Not from the first character nor to the last: a run has one before it and one after it. The longest tell most.
+        # Without the first and last character, since a run needs one before and after it. Long runs decide most pairs.
         runs = sorted((m.span() for m in pattern.finditer(text, 1, len(text) - 1)), key=lambda run: run[0] - run[1])
         first[text] = next((founder for founder in founders if _alike(text, founder, least, runs)), text)
         if first[text] == text:
@@ -51,15 +51,15 @@ def first_alike(texts: Sequence[str], least: float) -> dict[str, str]:
 def _alike(a: str, b: str, least: float, runs: list[tuple[int, int]]) -> bool:
     """Whether difflib's ratio, 2 matches / (length of a + length of b), reaches `least`.
 
-    Mostly told from `runs` of characters of a that are frequent in b. Each block that difflib matches holds one that is
-    not, so it enters a run from an end; and with more than one character only if b has the three at this end, too, no
-    further off than characters without a match can shift them. A run without either end loses all but two.
+    Mostly decided by `runs` of characters of a that are frequent in b. Each block that difflib matches has one that is
+    not, so it enters a run from an end, and with more than one character only if b also has the three at this end,
+    no further away than unmatched characters can shift them. A run with neither end in b loses all but two.
     """
     needed = int(least * (len(a) + len(b)) / 2)
-    back, ahead = len(a) - needed, len(b) - needed  # characters of a, and of b, that may stay without a match
+    back, ahead = len(a) - needed, len(b) - needed  # characters of a, and of b, that may remain unmatched
     if back < 0 or ahead < 0:
         return False
-    if a.startswith(b) or b.startswith(a):  # difflib's one block is the shorter text
+    if a.startswith(b) or b.startswith(a):  # difflib's only block is the shorter text
         return 2.0 * min(len(a), len(b)) / (len(a) + len(b)) >= least
     lost = 0
     for start, end in runs if len(b) >= AUTOJUNK else ():

@@ -1,4 +1,4 @@
-"""What a batch of rollouts looked like, as numbers for the logs. The names are stable: plots and alerts rely on them.
+"""Metrics of a batch of rollouts for the logs. The names are stable: plots and alerts rely on them.
 
 Shares are in [0, 1], lengths in tokens, gains in nats, times in seconds.
 """
@@ -22,10 +22,10 @@ Flags = NDArray[np.bool_]
 def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: int) -> dict[str, float]:
     """Statistics of a buffer that `check_trainable` accepts; `max_searches` is that of its environment.
 
-    Keys under `information_gain/` are there if any search has a gain. `stop/` and `retrieval_failure_rate` are shares
-    of all `episodes`, those that a failed retrieval left out of the buffer included; `correct` and `answered` are
-    shares of the trajectories, `searches/at_limit` of the attempts. A search that came after the last call was never
-    made, and counts in `searches` alone.
+    Keys under `information_gain/` exist if any search has a gain. `stop/` and `retrieval_failure_rate` are shares of
+    all `episodes`, including those that a failed retrieval excluded from the buffer; `correct` and `answered` are
+    shares of the trajectories, `searches/at_limit` of the attempts. A search after the last allowed call is not
+    executed, and counts in `searches` only.
     """
     trajectories = buffer.trajectories
     turns = [turn for t in trajectories for turn in t.turns]
@@ -64,7 +64,7 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
         "length/total_max": float(totals.max()),
         "length/observation_mean": float(observations[observations > 0].mean()) if observations.any() else 0.0,
         "length/turn_max": float(longest),
-        # A turn that was cut off at its limit holds no complete action, and none is longer.
+        # A turn that was truncated at its limit has no complete action, and no turn is longer.
         "length/cut_share": float((invalid & (buffer.turn_tokens == longest)).mean()),
         "episodes": float(episodes),
         "retrieval_failures": float(buffer.failed),
@@ -90,10 +90,10 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
 
 
 def throughput(buffer: RolloutBuffer, times: Mapping[str, float]) -> dict[str, float]:
-    """Trajectories and tokens a second; `times` holds the seconds of `time/step` and `time/rollout`, above 0.
+    """Trajectories and tokens per second; `times` has the seconds of `time/step` and `time/rollout`, above 0.
 
-    `time/tokens_per_second` counts everything in the trajectories, prompts and passages too;
-    `time/written_tokens_per_second` what the policy wrote, over the time of the rollout alone.
+    `time/tokens_per_second` counts all tokens of the trajectories, including prompts and passages;
+    `time/written_tokens_per_second` counts policy tokens, over the time of the rollout only.
     """
     return {
         "time/tokens_per_second": sum(t.tokens for t in buffer.trajectories) / times["time/step"],
@@ -103,7 +103,7 @@ def throughput(buffer: RolloutBuffer, times: Mapping[str, float]) -> dict[str, f
 
 
 def _places(trajectory: Trajectory) -> Iterator[int]:
-    """The place of each turn within its attempt, from 1: the episode counts searches by it."""
+    """The place of each turn within its attempt, from 1, which the episode's search limit applies to."""
     place = 0
     ends = {attempt.end for attempt in trajectory.attempts}
     for number in range(len(trajectory.turns)):
@@ -112,7 +112,7 @@ def _places(trajectory: Trajectory) -> Iterator[int]:
 
 
 def _repeats(trajectory: Trajectory) -> Iterator[bool]:
-    """For each turn, whether it asks what the trajectory asked before, up to case and white space."""
+    """For each turn, whether it repeats a query of the trajectory, ignoring case and white space."""
     asked: set[str] = set()
     for turn in trajectory.turns:
         query = None if turn.query is None else " ".join(turn.query.casefold().split())
@@ -122,6 +122,6 @@ def _repeats(trajectory: Trajectory) -> Iterator[bool]:
 
 
 def _share(flags: Flags, among: Flags, of: Flags) -> float:
-    """How many turns of `among` have the flag, over how many there are in `of`; 0 if there is none."""
+    """Number of turns in `among` with the flag, divided by the number of turns in `of`; 0 if that is 0."""
     total = int(of.sum())
     return int((flags & among).sum()) / total if total else 0.0

@@ -21,14 +21,14 @@ from igsearch_env.errors import check_range
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """The critic; what is not here (epochs, mini-batches, gradient norm, memory) is as in `optimizer`."""
+    """The critic; other settings (epochs, mini-batches, gradient norm, memory) are those of `optimizer`."""
 
     lr: float = 1e-3
     """Learning rate."""
     warmup_steps: int = 0
-    """Steps of linear warm-up."""
+    """Steps of linear learning rate warm-up."""
     value_clip: float = 0.5
-    """A value may move this far from its old one in an update before it earns nothing more."""
+    """Clip range of a value around its old one in an update, beyond which the loss does not decrease further."""
 
     def __post_init__(self) -> None:
         check_range("critic.lr", self.lr, 0)
@@ -37,11 +37,11 @@ class CriticConfig:
 
 
 class ValueHead(torch.nn.Linear):
-    """The output layer of a critic; a type of its own, so that it is sharded apart from a trunk in bfloat16."""
+    """The output layer of a critic; a separate type, so that it is sharded separately from a trunk in bfloat16."""
 
 
 class ValueModel(torch.nn.Module):
-    """V(s_t): the value of what stands before each policy token. It says 0 everywhere before its first update."""
+    """V(s_t): the value of the state before each policy token. It is 0 everywhere before the first update."""
 
     _no_split_modules = ("ValueHead",)
 
@@ -49,21 +49,21 @@ class ValueModel(torch.nn.Module):
         super().__init__()
         trunk = copy.deepcopy(policy)
         self.trunk = trunk.model.base_model
-        trunk.model.set_output_embeddings(None)  # it is no part of the critic, and large
+        trunk.model.set_output_embeddings(None)  # large, and not part of the critic
         self.head = ValueHead(policy.width, 1, device=policy.device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self._policy = trunk
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Values [n] of the masked tokens, row by row: of the states before them."""
+        """Values [n] of the states before the masked tokens, row by row."""
         hidden_n = self._policy.hidden_states(ids_BT)[:, :-1][mask_BT[:, 1:]]
         values: Tensor = self.head(hidden_n.to(self.head.weight.dtype))[:, 0]
         return values.clone()  # a view would lose FSDP's hooks
 
 
 class Critic:
-    """The value model and how it learns."""
+    """The value model and its optimizer."""
 
     def __init__(
         self,

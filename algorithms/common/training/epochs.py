@@ -14,7 +14,7 @@ from algorithms.common.training.learner import Learner
 
 
 class MiniBatchLoss(Protocol):
-    """The loss of a micro-batch, as its share of the sum of a mini-batch, and what to log of it, summed likewise.
+    """The loss of a micro-batch, as its share of the sum of a mini-batch, and values to log, summed likewise.
 
     The mini-batch has `tokens` policy tokens and `sequences` trajectories.
     """
@@ -40,7 +40,7 @@ def run_epochs(
         shuffle: whether `rng` permutes the trajectories before each pass.
         what: names the update in messages.
 
-    Returns the gradient norm of each optimizer step with the sums of what its loss logs.
+    Returns the gradient norm of each optimizer step with the sums of the values that its loss logs.
     """
     count, options = len(buffer.trajectories), learner.options
     steps = []

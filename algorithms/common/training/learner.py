@@ -1,4 +1,4 @@
-"""`Learner`: a module and its optimizer, on one process or several: an optimizer step of policy and critic."""
+"""`Learner`: a module and its optimizer, in one process or several, used for the policy and the critic."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
 from igsearch_env.errors import check_literals, check_range
 
-# A micro-batch's loss (its share of the mini-batch's sum) and what to log of it, summed likewise.
+# A micro-batch's loss (its share of the mini-batch's sum) and values to log, summed likewise.
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """AdamW and its learning rate schedule."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"token_budget"})
 
@@ -44,21 +44,21 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     beta1: float = 0.9
-    """Decay of the gradient's mean."""
+    """Decay rate of the running mean of the gradient."""
     beta2: float = 0.99
-    """Decay of the gradient's square."""
+    """Decay rate of the running mean of the squared gradient."""
     warmup_steps: int = 5
-    """Steps of linear warm-up."""
+    """Steps of linear learning rate warm-up."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up: constant, or decayed linearly or by a cosine to 0 at the last step."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients are clipped to this norm."""
     epochs: int = 1
-    """Passes over each buffer."""
+    """Passes over each buffer per step."""
     num_minibatches: int = 1
-    """Optimizer steps a pass; trajectories are dealt out at random."""
+    """Optimizer steps per epoch; trajectories are assigned to mini-batches at random."""
     token_budget: int = 2_048
-    """Padded tokens a micro-batch: bounds memory, changes no number."""
+    """Maximum padded tokens per micro-batch: limits memory; does not change results."""
 
     def __post_init__(self) -> None:
         check_literals(self, "optimizer")
@@ -70,7 +70,7 @@ class OptimizerConfig:
         check_range("optimizer.token_budget", self.token_budget, 1)
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step, from 1, of a run of `steps`."""
+        """Learning rate of a step (counted from 1) in a run of `steps`."""
         if step <= self.warmup_steps:
             return self.lr * step / self.warmup_steps
         progress = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
@@ -89,8 +89,8 @@ class Learner:
 
     Args:
         module: called with (ids_BT, mask_BT, ...); its parameters that require a gradient are trained.
-        options: of the optimizer; `lr` and `weight_decay` are given apart, as a critic has its own.
-        dtype: of sharded weights where they compute; None: their own.
+        options: of the optimizer; `lr` and `weight_decay` are given separately, as a critic has its own.
+        dtype: compute precision of sharded weights; None: that of the weights.
     """
 
     def __init__(
@@ -112,26 +112,26 @@ class Learner:
         self.sharded = distributed.sharding == "fsdp2"
         self.module = wrap_module(module, processes, distributed, dtype)
         self.token_budget = options.token_budget
-        self._summing = False  # whether gradients are on their way to other processes
+        self._summing = False  # whether gradients are being summed over the processes
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=lr, betas=(options.beta1, options.beta2), weight_decay=weight_decay
         )
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained."""
+        """The parameters that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def step(
         self, buffer: RolloutBuffer, values: Float32s, rows: Sequence[int], loss_of: LossOf, *, lr: float, what: str
     ) -> tuple[float, dict[str, float]]:
-        """One optimizer step on the trajectories `rows`; `values`, one a policy token, fill `advantages_BT`.
+        """One optimizer step on the trajectories `rows`; `values`, one per policy token, fill `advantages_BT`.
 
-        Returns the norm of the gradient and the sums of what `loss_of` logs. Where a micro-batch does not fit into
-        memory, the budget is halved, for later steps too, and the step starts over.
+        Returns the norm of the gradient and the sums of what `loss_of` logs. If a micro-batch does not fit into memory,
+        the token budget is halved, for later steps too, and the step is repeated.
         """
         mine = list(rows)
-        if self.processes.size > 1:  # long and short ones to everybody
+        if self.processes.size > 1:  # balances long and short ones over the processes
             mine = sorted(mine, key=lambda row: -len(buffer.sequences[row].ids))[
                 self.processes.rank :: self.processes.size
             ]
@@ -152,8 +152,8 @@ class Learner:
         totals = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
         if not np.isfinite(norm):
             raise TrainingError(
-                f"{what}: the gradient norm is {norm}, the losses {totals}; the weights are left as they were. Lower "
-                "optimizer.lr (of a critic: critic.lr), or look for a reward that is not finite; the run "
+                f"{what}: the gradient norm is {norm}, the losses {totals}; the weights are unchanged. Lower "
+                "optimizer.lr (for a critic: critic.lr), or look for a reward that is not finite; the run "
                 "resumes from its last checkpoint"
             )
         for group in self.optimizer.param_groups:
@@ -170,8 +170,8 @@ class Learner:
             if self.sharded:
                 batches = processes.pad_to_longest(batches, lambda: buffer.blank_batch(self.pad_id))
             else:
-                # DistributedDataParallel sums in a backward pass, from its forward pass on: one that teaches nothing,
-                # so that memory that runs out in any other is this process's own affair.
+                # DistributedDataParallel sums gradients in the last pass. That is a batch without loss, so that any
+                # other pass that runs out of memory can be retried locally.
                 batches = [*batches, buffer.blank_batch(self.pad_id)]
         totals: dict[str, float] = {}
         for number, batch in enumerate(batches, start=1):
@@ -179,13 +179,13 @@ class Learner:
             with accumulate_gradients(self.module, last=last), processes.guard("a backward pass"):
                 loss, parts = loss_of(batch.to(self.device))
                 self._summing = last and processes.size > 1
-                (loss * processes.size).backward()  # type: ignore[no-untyped-call] # the gradient is a mean over them
+                (loss * processes.size).backward()  # type: ignore[no-untyped-call] # gradients are means over processes
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
     def _together(self) -> str:
-        """Why this process can't start a step over alone, if it can't."""
+        """Why this process can't repeat a step on its own; empty if it can."""
         return "sharded" if self.sharded else "whose gradients are being summed" if self._summing else ""
 
     def map_policy_tokens(
@@ -209,7 +209,7 @@ class Learner:
     # ---------------------------------------------------------------- disk
 
     def save(self, folder: Path, name: str, *, weights: bool) -> None:
-        """Write the optimizer's state, and the module's weights if asked: `folder`/`name`.pt, or `name`/ in shards."""
+        """Save the optimizer's state, and with `weights` the module's, as `folder`/`name`.pt or sharded in `name`/."""
         state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
         if weights:
             state["model"] = get_model_state_dict(self.module)
@@ -219,7 +219,7 @@ class Learner:
             torch.save(state, folder / f"{name}.pt")
 
     def load(self, folder: Path, name: str, *, weights: bool) -> bool:
-        """Restore what `save` wrote, by whatever number of processes; False if nothing is there."""
+        """Load what `save` wrote, from any number of processes; returns False if there is none."""
         options = StateDictOptions()
         if (folder / name).is_dir():
             state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}

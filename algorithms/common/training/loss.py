@@ -22,25 +22,25 @@ class LossConfig:
     """The policy loss."""
 
     clip_ratio_low: float = 0.2
-    """epsilon below 1: the ratio is clipped at 1 - clip_ratio_low."""
+    """Lower clip range: the ratio is clipped at 1 - clip_ratio_low."""
     clip_ratio_high: float = 0.2
-    """epsilon above 1; 0.28 is DAPO's clip-higher."""
+    """Upper clip range: the ratio is clipped at 1 + clip_ratio_high (DAPO's clip-higher: 0.28)."""
     dual_clip: float | None = None
     """c > 1: for negative advantages the loss is at most -A c (verl: 3.0). None: off (Search-R1)."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of each token (PPO), or its geometric mean over the sequence (GSPO)."""
     aggregation: Aggregation = "token-mean"
-    """How token losses become one number; names as in verl's `agg_loss`."""
+    """How token losses are aggregated; names as in verl's `agg_loss`."""
     horizon: int | None = None
-    """Constant that seq-mean-token-sum-norm divides by (Dr. GRPO: the maximal response length, tokens)."""
+    """Divisor of seq-mean-token-sum-norm (Dr. GRPO: the maximum response length, tokens)."""
     kl_coef: float = 0.0
-    """Weight of the KL term towards the starting policy (Search-R1: 0.001); above 0 keeps a frozen copy of it."""
+    """Weight of the KL term towards the starting policy (Search-R1: 0.001); above 0, a frozen copy of it is kept."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL term (Schulman's names)."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     importance_sampling_cap: float | None = None
-    """C: weigh each token's loss by min(pi_trainer / pi_sampler, C) where another engine or precision sampled
+    """C: weight each token's loss by min(pi_trainer / pi_sampler, C) if another engine or precision sampled
     (truncated importance sampling; 2.0 is usual). None: off."""
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ def importance_weights(
 ) -> NDArray[np.float32]:
     """min(pi_trainer / pi_sampler, cap) of each token (truncated importance sampling, as in verl and TRL).
 
-    The clipped loss is homogeneous in the advantage, so weighing a token's loss by w > 0 is weighing its advantage.
+    The clipped loss is homogeneous in the advantage, so weighting a token's loss by w > 0 weights its advantage.
     """
     weights: NDArray[np.float32] = np.exp(np.clip(trainer_logprobs - sampler_logprobs, -20, 20)).clip(max=cap)
     return weights

@@ -1,6 +1,7 @@
-"""Passes over micro-batches of a bounded number of tokens, halved where memory runs out.
+"""Passes over micro-batches of a limited number of tokens, which is halved when memory runs out.
 
-The split into micro-batches bounds memory and changes no number, so what did not fit is repeated in smaller ones.
+The split into micro-batches limits memory and does not change results, so a pass that did not fit is repeated in
+smaller ones.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ def run_in_micro_batches(
     discard: Callable[[], None] = lambda: None,
     together: Callable[[], str] = lambda: "",
 ) -> tuple[T, int]:
-    """`run(split(max_tokens))`; where memory runs out, `max_tokens` is halved and the work starts over.
+    """`run(split(max_tokens))`; when memory runs out, `max_tokens` is halved and the work is repeated.
 
     Args:
-        split: micro-batches of at most so many padded tokens.
-        run: works on all of them.
-        option: that `max_tokens` is from, for messages.
+        split: returns micro-batches of at most the given number of padded tokens.
+        run: processes all of them.
+        option: the option that sets `max_tokens`, for messages.
         what: names the work in messages.
-        discard: frees what an attempt that failed has left.
-        together: why processes that work on one micro-batch can't start over one by one; empty if they can.
+        discard: frees the memory of a failed attempt.
+        together: why this process can't repeat the work on its own; empty if it can.
 
-    Returns the result and the `max_tokens` that fitted. Raises `TrainingError` where processes can't start over, and
-    where a micro-batch can't be split.
+    Returns the result and the `max_tokens` that fitted. Raises `TrainingError` if the work can't be repeated or a
+    micro-batch can't be split.
     """
     while True:
         batches = split(max_tokens)
@@ -51,7 +52,7 @@ def run_in_micro_batches(
             if not is_out_of_memory(error):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
-        # Outside of the handler, whose traceback holds tensors.
+        # Outside of the handler, whose traceback keeps tensors alive.
         discard()
         max_tokens = _halved(max_tokens, batches, option, reason, what, together())
 
@@ -68,9 +69,9 @@ def map_policy_tokens(
     processes: Processes,
     sharded: bool = False,
 ) -> Float32s:
-    """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout, each process its share.
+    """`compute(ids_BT, mask_BT)` -> [n] over a whole buffer, in its flat layout; each process computes its share.
 
-    `sharded`: `compute` is a pass of a sharded model, of which all processes must make as many.
+    `sharded`: `compute` is a pass of a sharded model, of which all processes must make the same number.
     """
     counts = buffer.policy_tokens
     rows = processes.share(len(counts))
@@ -93,7 +94,7 @@ def map_policy_tokens(
 
 
 def _halved(max_tokens: int, batches: Sequence[MicroBatch], option: str, reason: str, what: str, together: str) -> int:
-    """Half of a number of tokens that did not fit. Raises `TrainingError` where no smaller one can be tried."""
+    """Half of a number of tokens that did not fit. Raises `TrainingError` if no smaller one can be tried."""
     largest = max(batches, key=lambda batch: batch.ids_BT.numel())
     tokens, rows = largest.ids_BT.numel(), len(largest.rows)
     if together or rows == 1:
@@ -106,7 +107,7 @@ def _halved(max_tokens: int, batches: Sequence[MicroBatch], option: str, reason:
     max_tokens = min(max_tokens, tokens) // 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    print(f"{what}: out of memory at {tokens} tokens a micro-batch; continuing with {max_tokens}", flush=True)
+    print(f"{what}: out of memory at {tokens} tokens per micro-batch; continuing with {max_tokens}", flush=True)
     return max_tokens
 
 

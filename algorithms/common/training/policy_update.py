@@ -1,4 +1,4 @@
-"""The update of a policy on one buffer, and the log-probs that it needs: recomputed ones and the reference's."""
+"""The update of a policy on one buffer, and the log-probs that it needs: recomputed ones and those of the reference."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def policy_update(
     step: int,
     seed: int,
 ) -> dict[str, float]:
-    """Gradient steps on one buffer; returns means over them of what the loss logs, the gradient norm and `lr`.
+    """Gradient steps on one buffer; returns the means over them of the logged values, the gradient norm and `lr`.
 
     Args:
-        learner: of a `PolicyModule`; its `options` say how many epochs and mini-batches there are.
+        learner: of a `PolicyModule`; its `options` set the number of epochs and mini-batches.
         reference: the starting policy, needed if `loss.kl_coef` is not 0.
         advantages: one per policy token.
         temperature: at which the buffer was sampled.
-        step: of the run, from 1; with `seed` it decides how trajectories are dealt out to mini-batches.
+        step: of the run, from 1; with `seed`, it determines how trajectories are assigned to mini-batches.
     """
     if buffer.importance is not None:
         advantages = advantages * buffer.importance
@@ -103,9 +103,9 @@ def _micro_batch_loss(
 def recompute_logprobs(
     learner: Learner, buffer: RolloutBuffer, temperature: float, importance_sampling_cap: float | None = None
 ) -> dict[str, float]:
-    """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's were from them.
+    """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's differ from them.
 
-    With a cap also set `buffer.importance`, the weights that correct for the difference.
+    With a cap, also set `buffer.importance`, the weights that correct for the difference.
     """
     sampled = buffer.logprobs
     trained = learner.map_policy_tokens(buffer, lambda ids_BT, mask_BT: learner.module(ids_BT, mask_BT, temperature)[0])

@@ -1,4 +1,4 @@
-"""Generation backends in place of the built-in decoder. A new one needs its own file and its class in `ENGINES`."""
+"""Generation backends besides the built-in decoder. A new one needs its own file and its class in `ENGINES`."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
 ENGINES: dict[str, type[Engine]] = {
     engine.name: engine for engine in (ContinuousBatchingEngine, VllmEngine, VllmServerEngine)
 }
-"""By value of `rollout.engine`."""
+"""Engine classes by value of `rollout.engine`."""

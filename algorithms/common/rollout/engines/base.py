@@ -18,56 +18,56 @@ from igsearch_env.errors import IGSearchError
 
 
 class EngineError(IGSearchError, RuntimeError):
-    """An engine failed, or returned what was not asked for."""
+    """An engine failed, or returned an invalid completion."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The options of generation that an engine may need; each engine reads what concerns it."""
+    """The generation options of a run; each engine uses those that apply to it."""
 
     dtype: str
-    """Precision of the weights that sample."""
+    """Precision of the sampling weights."""
     kv_cache_tokens: int
-    """Tokens whose keys and values are held."""
+    """Tokens in the KV cache."""
     pass_tokens: int
-    """Tokens of one forward pass."""
+    """Maximum tokens of one forward pass."""
     server_url: str
     """Address of a server, or "" for engines in this process."""
     gpu_memory_utilization: float
-    """Share of the GPU's memory, for engines that take a share."""
+    """Fraction of the GPU's memory, for engines that reserve one."""
 
 
 @dataclass(frozen=True)
 class GenerationSizes:
-    """What the memory of generation depends on, beside `EngineSettings`."""
+    """What the memory of generation depends on, besides `EngineSettings`."""
 
     episodes: int
-    """Episodes that are played at once, at most."""
+    """Maximum number of concurrent episodes."""
     context: int
-    """Tokens of the longest episode that the policy takes."""
+    """Maximum tokens of an episode."""
     token_bytes: int
-    """Keys and values of one token, in all layers."""
+    """Bytes of the keys and values of one token, in all layers."""
     vocabulary: int
     """Size of the vocabulary."""
     device_bytes: int
-    """Memory of the device."""
+    """Bytes of memory of the device."""
 
 
 class Engine(ABC):
-    """A persistent backend that completes sequences with the weights it was last given.
+    """A persistent backend that completes sequences with the weights of the last update.
 
     Args:
-        policy: what is trained.
-        turn_end: when a turn is over.
+        policy: the policy that is trained.
+        turn_end: detects the end of a turn.
         settings: the options of the run.
 
-    Raises `ConfigurationError` where the backend is not installed, not reachable or does not fit the policy.
+    Raises `ConfigurationError` if the backend is not installed, not reachable or does not fit the policy.
     """
 
     name: ClassVar[str]
-    """Value of rollout.engine."""
+    """Value of `rollout.engine`."""
     shared: ClassVar[bool] = False
-    """Whether all processes of a run use the same one, so that the first alone gives it weights."""
+    """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
 
     @abstractmethod
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None: ...
@@ -75,30 +75,30 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-        """The memory that the engine takes in this process, on the device that trains; nothing for a server."""
+        """The memory that the engine takes in this process, on the training device; nothing for a server."""
 
     @abstractmethod
     def complete(
         self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
     ) -> list[Completion]:
-        """One turn after each prompt: up to the end of its action, an end of sequence or `max_new_tokens`.
+        """One turn after each prompt: up to the end of its action, an EOS token or `max_new_tokens`.
 
-        The token that ended the turn is its last. Log-probs are of the distribution that was sampled; at temperature 0
-        (greedy), at temperature 1. Raises `EngineError`.
+        The turn includes the token that ended it. Log-probs are those of the sampled distribution, and at temperature 0
+        (greedy) those at temperature 1. Raises `EngineError`.
         """
 
     @abstractmethod
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Complete with these from now on: all weights, adapters merged, by their names in transformers."""
+        """Use these weights from now on: all weights with adapters merged, by their names in transformers."""
 
-    def close(self) -> None:  # noqa: B027 # not every engine holds anything
-        """Free what it holds; it can't be used afterwards."""
+    def close(self) -> None:  # noqa: B027 # not every engine holds resources
+        """Free its resources; it can't be used afterwards."""
 
 
 def until_turn_end(turn_end: TurnEnd, ids: Ids, logprobs: tuple[float, ...]) -> Completion:
-    """A completion without what follows the end of its turn, which changes nothing of what stands before.
+    """A completion without the tokens after the end of its turn, which do not affect those before.
 
-    For engines that stop at a text, and may see it a token late where a token ends inside a character.
+    For engines that stop at a text, and may detect it one token late if a token ends inside a character.
     """
-    end = turn_end.position(ids) if len(ids) == len(logprobs) else None  # else it is refused, whole
+    end = turn_end.position(ids) if len(ids) == len(logprobs) else None  # otherwise it is rejected as a whole later
     return Completion(ids[:end], logprobs[:end])

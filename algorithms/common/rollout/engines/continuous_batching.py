@@ -1,4 +1,4 @@
-"""The continuous batching of transformers: paged keys and values, with flash attention where it is installed."""
+"""The continuous batching of transformers: a paged KV cache, with flash attention if it is installed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 
 PAGE = 256  # tokens of a page, transformers' own default
-POLL_SECONDS = 1.0  # between looks whether the generating thread still lives
+POLL_SECONDS = 1.0  # between checks whether the generating thread is alive
 
 
 class ContinuousBatchingEngine(Engine):
-    """Completes with the policy's own model by transformers' `ContinuousBatchingManager`, on any device.
+    """Completes with the policy's own model and transformers' `ContinuousBatchingManager`, on any device.
 
-    transformers takes no seed per request: one seed, made of those of all requests, decides a whole call. So the same
-    calls give the same turns, but what an episode samples depends on its neighbours. Products are of the precision of
-    the weights, whatever policy.compute_dtype says.
+    transformers has no seed per request: one seed, derived from those of all requests, determines a whole call. So the
+    same calls give the same turns, but the samples of an episode depend on the other requests. Matrix products have the
+    precision of the weights, regardless of policy.compute_dtype.
 
-    It can't stop at strings either. Requests stop at every token that could end a turn, and those whose turn goes on
-    are continued; the pages of what was read stay, so little is read twice.
+    It can't stop at strings either. Requests stop at every token that could end a turn, and those whose turn is not
+    over are continued; cached pages are kept, so little is read twice.
 
-    The policy's weights are shared. At least one context of keys and values is held.
+    The policy's weights are shared. The KV cache holds at least one context.
     """
 
     name = "transformers"
@@ -73,21 +73,23 @@ class ContinuousBatchingEngine(Engine):
         """`Engine.complete`."""
         ids: list[list[int]] = [[] for _ in prompts]
         logprobs: list[list[float]] = [[] for _ in prompts]
-        going_on = list(range(len(prompts)))
+        unfinished = list(range(len(prompts)))
         with self._manager(seeds, temperature) as manager:
-            while going_on:
+            while unfinished:
                 try:
-                    with manager.pause():  # all or none are in the first batch: the draws depend on who is
-                        for i in going_on:
+                    with manager.pause():  # all or none are in the first batch, on which the draws depend
+                        for i in unfinished:
                             left = max_new_tokens - len(ids[i])
                             manager.add_request([*prompts[i], *ids[i]], request_id=str(i), max_new_tokens=left)
-                except RuntimeError as error:  # the generating thread is gone before its first batch
+                except RuntimeError as error:  # the generating thread ended before its first batch
                     raise _stopped(manager.background_thread_status.fatal_error or error) from error
-                for result in self._results(manager, len(going_on)):
+                for result in self._results(manager, len(unfinished)):
                     i = int(result.request_id)
                     ids[i] += result.generated_tokens
                     logprobs[i] += result.logprobs
-                going_on = [i for i in going_on if len(ids[i]) < max_new_tokens and not self.turn_end.is_over(ids[i])]
+                unfinished = [
+                    i for i in unfinished if len(ids[i]) < max_new_tokens and not self.turn_end.is_over(ids[i])
+                ]
         return [Completion(tuple(i), tuple(x)) for i, x in zip(ids, logprobs, strict=True)]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -95,7 +97,7 @@ class ContinuousBatchingEngine(Engine):
 
     @contextmanager
     def _manager(self, seeds: Sequence[int], temperature: float) -> Iterator[Any]:
-        """A running manager. Attention and torch's own generator are afterwards as they were."""
+        """A running manager. The attention implementation and torch's global generator are restored afterwards."""
         from transformers import GenerationConfig
 
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -105,21 +107,21 @@ class ContinuousBatchingEngine(Engine):
         )
         seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
         model, device = self.policy.model, self.policy.device
-        # Flash attention takes no float32, and the manager's thread has no autocast.
+        # Flash attention does not support float32, and the manager's thread has no autocast.
         half = model.dtype in (torch.float16, torch.bfloat16)
         settings = self._make_config(seed=seed, auto_switch_to_flash=half, **self.options)
         own = str(model.config._attn_implementation)
         plain = own_attention(model)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
-                # Of a packed pass and its function transformers' pages know nothing.
+                # The paged cache of transformers does not support packed attention.
                 model.set_attn_implementation(plain if half or "flash" not in plain else "sdpa")
                 manager = model.init_continuous_batching(generation, settings)
                 manager.start()
                 try:
                     yield manager
                 finally:
-                    gc.freeze()  # stopping collects garbage several times, which took half a second a call
+                    gc.freeze()  # stopping collects garbage several times, which took half a second per call
                     manager.stop(block=True, hard_stop=True)
                     manager.destroy()
                     gc.unfreeze()
@@ -139,6 +141,6 @@ class ContinuousBatchingEngine(Engine):
 
 def _stopped(cause: object) -> EngineError:
     return EngineError(
-        f"rollout.engine='transformers' stopped: {cause}; where memory ran out, lower rollout.kv_cache_tokens or "
-        "the tokens of a pass, or use the builtin engine"
+        f"rollout.engine='transformers' stopped: {cause}; if memory ran out, lower rollout.kv_cache_tokens or "
+        "use the builtin engine"
     )

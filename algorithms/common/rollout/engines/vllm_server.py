@@ -1,4 +1,4 @@
-"""A vLLM server, on GPUs of its own.
+"""A vLLM server, on separate GPUs.
 
 Experimental: tested against a fake of vLLM's API (as it is in 0.33), not yet on a GPU.
 """
@@ -34,27 +34,27 @@ from igsearch_env.errors import ConfigurationError
 
 IN_FLIGHT = 128  # requests at once; vLLM batches them itself
 CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
-START_SECONDS = 60.0  # for each question at the start: a server collects what it knows of itself for some seconds
-MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # what reading an answer that is not vLLM's raises
+START_SECONDS = 60.0  # per request at the start: a server may need some seconds to collect its information
+MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # raised by reading an answer that is not vLLM's
 
 
 class VllmServerEngine(Engine):
-    """Completes by a vLLM server. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
+    """Completes with a vLLM server. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
 
-    Start the server (vLLM 0.19.1 or later) with the model that is trained, on a network that you trust, since its
-    development mode lets anyone change the weights:
+    Start the server (vLLM 0.19.1 or later) with the model that is trained, on a trusted network, since its development
+    mode lets anyone change the weights:
 
         VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --max-model-len CONTEXT --dtype bfloat16 \\
             --logprobs-mode processed_logprobs --generation-config vllm
 
-    Weights go over as safetensors in a folder that both can read at the same path, and the server is asked to reload
-    them from there (`/collective_rpc` with `reload_weights`), then to drop the keys and values of the old ones.
-    Each request has a seed of its own, so what an episode samples depends on its neighbours by rounding alone.
+    Weights are passed as safetensors in a folder that both can read at the same path; the server reloads them from
+    there (`/collective_rpc` with `reload_weights`), then drops the KV cache of the old ones. Each request has its own
+    seed, so the samples of an episode depend on other requests only by rounding.
 
     Args:
-        policy, turn_end, settings: as of every engine; the address is `settings.server_url`.
-        seconds: one call may take, and one update of the weights.
-        folder: where weights are handed over; default: the system's temporary files, right for one machine.
+        policy, turn_end, settings: as for every engine; the address is `settings.server_url`.
+        seconds: timeout of one call and of one weight update.
+        folder: where weights are written; default: the system's temporary folder, for a server on this machine.
     """
 
     name = "vllm_server"
@@ -87,7 +87,7 @@ class VllmServerEngine(Engine):
 
     @classmethod
     def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-        """`Engine.memory`: the server has memory of its own."""
+        """`Engine.memory`: nothing, since the server uses its own."""
         yield from ()
 
     def complete(
@@ -108,17 +108,17 @@ class VllmServerEngine(Engine):
         for future in waiting:
             future.cancel()
         for future in done:
-            future.result()  # raises what went wrong
+            future.result()  # raises its error
         if waiting:
             raise EngineError(
                 f"the vLLM server at {self.address} completed {len(done)} of {len(bodies)} turns within "
-                f"{self.seconds:g} s; see whether it is overloaded and what it logs"
+                f"{self.seconds:g} s; check its load and its log"
             )
         return [future.result() for future in futures]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """`Engine.update_weights`; all of them are in this machine's memory for a moment."""
-        assert self._folder is not None  # until close
+        """`Engine.update_weights`; all weights are briefly in this machine's memory."""
+        assert self._folder is not None  # not closed
         self._updates += 1
         path = self._folder / f"{self._updates:06d}"
         _write(weights, path)
@@ -127,36 +127,36 @@ class VllmServerEngine(Engine):
             self._ask("POST", "/collective_rpc", call)
         except EngineError as error:  # vLLM's answer leaves paths out
             raise EngineError(
-                f"{error}. See whether the server, as the user that it runs as, can read {path}; start it anew, since "
-                "it may hold no whole weights"
+                f"{error}. Check that the server, as the user that it runs as, can read {path}; restart it, since its "
+                "weights may be incomplete"
             ) from error
         content = self._ask("POST", "/reset_prefix_cache").content
         if content and not json.loads(content).get("success", True):  # older versions answer without a body
             raise EngineError(
-                f"the vLLM server at {self.address} did not reset its prefix cache after new weights, so what it holds "
-                "is of old ones; let nothing else use the server while weights are updated"
+                f"the vLLM server at {self.address} did not reset its prefix cache after a weight update, so it is "
+                "that of the old weights; let nothing else use the server while weights are updated"
             )
         shutil.rmtree(self._folder / f"{self._updates - 1:06d}", ignore_errors=True)
 
     def close(self) -> None:
-        """End connections and threads, and remove the weights that were handed over."""
+        """Close connections and threads, and remove the weights that were written."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _look_at_server(self) -> str:
-        """The name of the served model. Raises unless the server can do what is needed."""
+        """The name of the served model. Raises an error unless the server meets the requirements."""
         self._ask("GET", "/health", seconds=START_SECONDS)
         answer = self._ask("GET", "/v1/models", seconds=START_SECONDS)
         try:
             card = answer.json()["data"][0]
             name, context = str(card["id"]), int(card["max_model_len"])
         except MALFORMED as error:
-            raise EngineError(f"{self.address}/v1/models is no answer of vLLM: {answer.text[:200]!r}") from error
+            raise EngineError(f"{self.address}/v1/models: not an answer of vLLM: {answer.text[:200]!r}") from error
         if context < self.policy.context_length:
             raise ConfigurationError(
-                f"the vLLM server at {self.address} has a context of {context} tokens, the policy one of "
+                f"the vLLM server at {self.address} has a context of {context} tokens, but the policy one of "
                 f"{self.policy.context_length}; start it with --max-model-len {self.policy.context_length}, or set "
                 "policy.context_length"
             )
@@ -165,15 +165,15 @@ class VllmServerEngine(Engine):
             mode = info["vllm_config"]["model_config"]["logprobs_mode"]
         except EngineError as error:
             raise ConfigurationError(
-                f"{error}. The server must run in development mode, or it takes no weights: start it with "
+                f"{error}. The server must run in development mode to accept weights: start it with "
                 "VLLM_SERVER_DEV_MODE=1"
             ) from error
         except MALFORMED:
-            return name  # another form of its configuration: that changes no token
+            return name  # its configuration has another form: that affects no token
         if mode != LOGPROBS_MODE:
             raise ConfigurationError(
-                f"the vLLM server at {self.address} has logprobs-mode {mode!r}: its log-probs are not of the "
-                f"distribution that it samples; start it with --logprobs-mode {LOGPROBS_MODE}"
+                f"the vLLM server at {self.address} has logprobs-mode {mode!r}: its log-probs are not those of the "
+                f"distribution that it samples from; start it with --logprobs-mode {LOGPROBS_MODE}"
             )
         return name
 
@@ -186,25 +186,25 @@ class VllmServerEngine(Engine):
         except MALFORMED as error:
             raise EngineError(
                 f"{self.address}/v1/completions: no token ids and log-probs in the answer ({error}): "
-                f"{answer.text[:200]!r}; see whether it is a vLLM server, 0.19.1 or later"
+                f"{answer.text[:200]!r}; check that it is a vLLM server, 0.19.1 or later"
             ) from error
 
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = None
     ) -> httpx.Response:
-        """The answer to one request, if its status is 200."""
+        """The answer to one request. Raises `EngineError` unless its status is 200."""
         seconds = min(seconds or self.seconds, self.seconds)
         timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         try:
             try:
                 answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
-                # Once more: the server may have closed an idle connection just now. No request does more when repeated.
+                # Retry once: the server may have just closed an idle connection. All requests are idempotent.
                 answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
         except httpx.HTTPError as error:
             raise EngineError(
                 f"rollout.server_url={self.address!r} did not answer {method} {path} within {seconds:g} s "
-                f"({type(error).__name__}: {error}); see whether it runs and what it logs"
+                f"({type(error).__name__}: {error}); check that it runs, and its log"
             ) from error
         if answer.status_code != 200:
             raise EngineError(
@@ -222,18 +222,18 @@ def _address(text: str) -> str:
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigurationError(f"rollout.server_url={text!r} is no address of a server; give http://HOST:PORT")
+        raise ConfigurationError(f"rollout.server_url={text!r} is not the address of a server; give http://HOST:PORT")
     return address
 
 
 def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
-    """Weights as a folder of one safetensors file, which has its name when it is complete."""
+    """Write weights to a folder with one safetensors file; it gets its name once it is complete."""
     tensors: dict[str, Tensor] = {}
     places: set[tuple[int, int]] = set()
     for name, tensor in weights:
         kept = tensor.detach().cpu().contiguous()
         place = (kept.data_ptr(), kept.numel())
-        if place not in places:  # tied weights that share memory are written once, as checkpoints hold them
+        if place not in places:  # tied weights that share memory are written once, as in checkpoints
             places.add(place)
             tensors[name] = kept
     partial = folder.with_suffix(".partial")

@@ -1,0 +1,218 @@
+"""Checkpoints: whole or not there, the last good one always intact, the best one kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import learner_of, tiny_policy
+from training_runs import question_file, run_ig_grpo, without_times
+
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.run.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    load_optimizers,
+    load_weights,
+    save_checkpoint,
+    write_policy,
+)
+from algorithms.common.training.learner import Learner, OptimizerConfig
+
+
+def trained(policy: Policy) -> Learner:
+    """What trains a policy, after one step."""
+    learner = learner_of(policy)
+    ids_BT = torch.arange(3, 13).reshape(2, 5)
+    learner.module(ids_BT, torch.arange(5).expand(2, 5) > 0)[0].sum().backward()
+    learner.optimizer.step()
+    return learner
+
+
+def save(folder: Path, policy: Policy, learner: Learner, step: int, keep: int = 2) -> Path:
+    """A checkpoint without a critic."""
+    return save_checkpoint(folder, policy, learner, None, step, {}, keep)
+
+
+def weights(policy: Policy) -> list[torch.Tensor]:
+    """A copy."""
+    return [p.detach().clone() for p in policy.model.parameters()]
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    path = save(tmp_path, policy, learner, 7)
+    again = tiny_policy(seed=1)
+    assert load_weights(path, again) == 7
+    assert all(torch.equal(a, b) for a, b in zip(weights(policy), weights(again), strict=True))
+    other = trained(again)
+    load_weights(path, again)
+    load_optimizers(path, other, None)
+    states = [list(made.optimizer.state.values()) for made in (learner, other)]
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(*states, strict=True) for key in a)
+
+
+def test_a_checkpoint_holds_no_object_of_ours(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    path = save(tmp_path, policy, trained(policy), 1)
+    torch.load(path / "optimizer.pt", weights_only=True)  # refuses anything but tensors and plain data
+    assert {file.suffix for file in path.iterdir()} <= {".json", ".safetensors", ".pt"}
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_latest_are_kept(keep: int, tmp_path: Path) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    for step in range(1, 6):
+        save(tmp_path, policy, learner, step, keep)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"step-{step:06d}" for step in range(6 - keep, 6)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in checkpoints(tmp_path)]
+
+
+def broken_tensors(*_: Any, **__: Any) -> None:
+    raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("where", "failure"),
+    [
+        ("torch.save", broken_tensors),
+        ("torch.save", no_space),
+        ("algorithms.common.model.policy.Policy.save", no_space),
+    ],
+)
+def test_a_full_disk_leaves_the_last_good_one(
+    where: str, failure: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    good = save(tmp_path, policy, learner, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, failure)
+        with pytest.raises(CheckpointError, match=r"step-000002: not written.*GB are free.*is intact"):
+            save(tmp_path, policy, learner, 2)
+    assert checkpoints(tmp_path) == [good]
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]  # nothing half-written lies about
+    assert load_weights(good, tiny_policy(seed=1)) == 1
+    assert save(tmp_path, policy, learner, 2).is_dir()  # with room again, it goes on
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system with room for one checkpoint of a tiny policy, not for two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    policy = tiny_policy()
+    save(tmp_path / "size", policy, trained(policy), 1)
+    size = sum(file.stat().st_size for file in (tmp_path / "size").rglob("*") if file.is_file())
+    kilobytes = int(1.5 * size / 1024) + 64
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)], check=False, capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a small file system can't be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    good = save(small_disk, policy, learner, 1, keep=1)
+    with pytest.raises(CheckpointError, match=r"not written.*Free disk space"):
+        save(small_disk, policy, learner, 2, keep=1)
+    assert checkpoints(small_disk) == [good]
+    assert load_weights(good, tiny_policy(seed=1)) == 1
+
+
+def test_a_disk_without_room_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    monkeypatch.setattr(Path, "mkdir", no_space)
+    with pytest.raises(CheckpointError, match=r"not written \(OSError: \[Errno 28\]"):
+        save(tmp_path / "checkpoints", policy, learner, 1)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+
+    def bug(*_: Any, **__: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("torch.save", bug)
+    with pytest.raises(ValueError, match=r"^a bug$"):
+        save(tmp_path, policy, trained(policy), 1)
+
+
+def test_a_policy_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    learner = trained(policy)
+    write_policy(tmp_path / "best", policy, learner, {"step": 1, "dev/em": 0.5})
+    before = {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("algorithms.common.model.policy.Policy.save", no_space)
+        with pytest.raises(CheckpointError, match=r"the previous .*best is intact"):
+            write_policy(tmp_path / "best", policy, learner, {"step": 2, "dev/em": 0.6})
+    assert {file.name: file.read_bytes() for file in (tmp_path / "best").iterdir()} == before
+    write_policy(tmp_path / "best", policy, learner, {"step": 2, "dev/em": 0.6})
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"step": 2, "dev/em": 0.6}
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that validates after every step, and gets better and worse."""
+    folder = tmp_path_factory.mktemp("small")
+    questions = question_file(folder / "questions.jsonl", 7)
+    return {
+        "steps": 4,
+        "eval_every": 1,
+        "eval_limit": 0,
+        "save_every": 1,
+        "policy": PolicyConfig(path="bundled"),
+        "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
+        "rollout": RolloutConfig(questions_per_step=4, group_size=4, max_new_tokens=12),
+        "optimizer": OptimizerConfig(lr=3e-3, warmup_steps=0),
+    }
+
+
+def test_the_best_by_validation_is_kept_also_over_an_interruption(learning: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_ig_grpo(learning, tmp_path / "whole")
+    rows = [row for row in without_times(run_dir) if "dev/em" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    best = max(row["dev/em"] for row in rows)
+    first = next(row["step"] for row in rows if row["dev/em"] == best)
+    assert json.loads((run_dir / "best" / "best.json").read_text()) == {"step": first, "dev/em": best}
+    again = Policy.load(PolicyConfig(path=str(run_dir / "best"), device="cpu"))
+    assert again.model is not None
+    run_ig_grpo(learning, tmp_path / "parts", steps=2)
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000002")  # killed before it was written
+    run_ig_grpo(learning, tmp_path / "parts")
+    assert json.loads((tmp_path / "parts" / "best" / "best.json").read_text()) == {"step": first, "dev/em": best}
+
+
+def test_what_bounds_memory_alone_may_change_when_a_run_resumes(learning: dict[str, Any], tmp_path: Path) -> None:
+    run_dir = run_ig_grpo(learning, tmp_path / "run", steps=1)
+    other = OptimizerConfig(lr=3e-3, warmup_steps=0, token_budget=500)
+    run_ig_grpo(learning, run_dir, steps=2, optimizer=other)
+    assert [row["step"] for row in without_times(run_dir) if "reward" in row] == [1, 2]
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr=0\.003, this command has 0\.001"):
+        run_ig_grpo(learning, run_dir, steps=3, optimizer=OptimizerConfig(lr=1e-3, warmup_steps=0))

@@ -1,0 +1,232 @@
+"""Configuration: command line, YAML file, overrides, and what is said of a mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from algorithms.common.config import TrainConfig, as_dict, parse_config
+from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import LossConfig
+from algorithms.gigpo import GiGPOConfig
+from algorithms.grpo import GRPOConfig
+from algorithms.ig_grpo import IGGRPOConfig
+from algorithms.igpo import IGPOConfig
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.information_gain import InformationGainConfig
+
+
+def write(folder: Path, text: str) -> str:
+    """A YAML file with this text; its name."""
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def parse(*arguments: str) -> IGGRPOConfig:
+    """The configuration of `python algorithms/ig_grpo.py` with these arguments."""
+    return parse_config(IGGRPOConfig, arguments)
+
+
+def test_no_argument_gives_the_defaults() -> None:
+    assert parse() == IGGRPOConfig()
+
+
+def test_steps_seed_and_run_dir() -> None:
+    config = parse("--steps", "3", "--seed", "7", "--run-dir", "runs/mine")
+    assert (config.steps, config.seed, config.run_dir) == (3, 7, Path("runs/mine"))
+    assert dataclasses.replace(config, steps=IGGRPOConfig().steps, seed=0, run_dir=None) == IGGRPOConfig()
+
+
+def test_sections_lists_and_options_of_the_algorithm() -> None:
+    config = parse(
+        *("--rollout.group-size", "5", "--env.questions", "a.jsonl", "b.jsonl", "--loss.dual-clip", "3.0"),
+        *("--no-scale-by-std", "--alpha", "0.5", "--information-gain.soft-clip-form", "log"),
+    )
+    assert config.rollout.group_size == 5
+    assert config.env.questions == ("a.jsonl", "b.jsonl")
+    assert config.loss.dual_clip == 3.0
+    assert (config.scale_by_std, config.alpha) == (False, 0.5)
+    assert config.information_gain.soft_clip_form == "log"
+
+
+def test_an_option_of_another_algorithm_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_config(GRPOConfig, ["--alpha", "0.5"])
+    assert stop.value.code == 2
+    assert "--alpha" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--stepz", "3")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "--stepz" in error
+    assert "--steps" in error
+
+
+# ---------------------------------------------------------------- YAML
+
+EXAMPLE = """
+steps: 12
+run_dir: runs/from_file
+scale_by_std: false
+env:
+  questions: [train.jsonl, more.jsonl]
+  prompt: "Answer: {question}\\n"
+loss:
+  dual_clip: 3.0
+  horizon: null
+optimizer:
+  lr: 1.0e-6
+"""
+
+
+def test_a_file_sets_what_it_names(tmp_path: Path) -> None:
+    config = parse("--config", write(tmp_path, EXAMPLE))
+    assert (config.steps, config.run_dir, config.scale_by_std) == (12, Path("runs/from_file"), False)
+    assert config.env == EnvConfig(questions=("train.jsonl", "more.jsonl"), prompt="Answer: {question}\n")
+    assert (config.loss.dual_clip, config.loss.horizon, config.optimizer.lr) == (3.0, None, 1e-6)
+    assert config.rollout == RolloutConfig()
+
+
+@pytest.mark.parametrize("form", ["--config FILE", "--config=FILE"])
+@pytest.mark.parametrize("before", [True, False])
+def test_the_command_line_overrides_the_file(tmp_path: Path, form: str, before: bool) -> None:
+    file = [word.replace("FILE", write(tmp_path, EXAMPLE)) for word in form.split()]
+    options = ["--steps=4", "--env.questions", "mine.jsonl", "--run_dir", "elsewhere", "--loss.dual-clip", "None"]
+    config = parse(*(options + file if before else file + options))
+    assert (config.steps, config.run_dir) == (4, Path("elsewhere"))
+    assert config.env.questions == ("mine.jsonl",)
+    assert config.loss.dual_clip is None
+    assert config.optimizer.lr == 1e-6  # of the file still
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    config = parse("--config", write(tmp_path, "# nothing yet\n"))
+    assert dataclasses.replace(config, config=None) == IGGRPOConfig()
+
+
+def test_a_configuration_as_plain_data_comes_back_from_yaml(tmp_path: Path) -> None:
+    arguments = ["--seed", "5", "--run-dir", "r", "--env.questions", "a", "b", "--loss.dual-clip", "2.5"]
+    config = parse(
+        *arguments, "--optimizer.lr", "1e-07", "--policy.context-length", "512", "--overwrite", "--policy.chat"
+    )
+    text = yaml.safe_dump(as_dict(config))
+    assert yaml.safe_load(text) == as_dict(config)
+    again = parse("--config", write(tmp_path, text))
+    assert dataclasses.replace(again, config=None) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stpes: 3", "unknown key 'stpes'; did you mean 'steps'"),
+        ("optimizer: {learning_rate: 1, schedul: cosine}", "unknown key 'optimizer.learning_rate'; known keys: .*lr"),
+        ("optimizer: {lr_schedul: cosine}", "unknown key 'optimizer.lr_schedul'; did you mean 'lr_scheduler_type'"),
+        ("policy: {chat: perhaps}", "'policy.chat' is 'perhaps'; it must be true or false"),
+        ("scale_by_std: 1", "'scale_by_std' is 1; it must be true or false"),
+        ("rollout: {groupsize: 4}", "unknown key 'rollout.groupsize'; did you mean 'group_size'"),
+        ("3: 4", "unknown key '3'; known keys: steps"),
+        ("optimizer: 3", "'optimizer' is 3; it must be a section"),
+        ("loss: token-mean", "'loss' is 'token-mean'; it must be a section"),
+        ("env: [bundled]", "'env' is .*; it must be a section"),
+        ("rollout:", "'rollout' is None; it must be a section"),
+        ("- steps", "a list; it must hold `key: value` lines"),
+        ("just words", "a str; it must hold `key: value` lines"),
+        ("steps: [3", "not YAML"),
+        ("\tsteps: 3", "not YAML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=rf"(?s)run\.yaml: .*{message}"):
+        parse("--config", path)
+
+
+def test_an_option_of_another_algorithm_in_the_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "alpha: 0.3")
+    assert parse("--config", path).alpha == 0.3
+    with pytest.raises(ConfigurationError, match="unknown key 'alpha'"):
+        parse_config(GRPOConfig, ["--config", path])
+
+
+@pytest.mark.parametrize("form", [["--config", "absent.yaml"], ["--config=absent.yaml"]])
+def test_a_missing_file_is_named(form: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml: no such file"):
+        parse(*form)
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "said"),
+    [
+        ("steps: -1", ["--steps", "-1"], "steps=-1: must be at least 0"),
+        (
+            "optimizer: {lr_scheduler_type: cosin}",
+            ["--optimizer.lr-scheduler-type", "cosin"],
+            "optimizer.lr_scheduler_type='cosin': must be one",
+        ),
+        ("rollout: {group_size: 0}", ["--rollout.group-size", "0"], "rollout.group_size=0: must be at least 1"),
+        ("steps: many", ["--steps", "many"], "'many'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_rule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, option: list[str], said: str
+) -> None:
+    for arguments in (option, ["--config", write(tmp_path, text)]):
+        with pytest.raises(SystemExit) as stop:
+            parse(*arguments)
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert said in " ".join(" ".join(lines).replace("│", " ").split())  # the message is wrapped in a box
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "message"),
+    [
+        (TrainConfig, {"steps": -1}, "steps=-1: must be at least 0"),
+        (TrainConfig, {"seed": -3}, "seed=-3: must be at least 0"),
+        (TrainConfig, {"save_total_limit": 0}, "save_total_limit=0: must be at least 1"),
+        (
+            TrainConfig,
+            {"optimizer": OptimizerConfig(num_minibatches=1000)},
+            "num_minibatches=1000: must be at most 128",
+        ),
+        (
+            OptimizerConfig,
+            {"lr_scheduler_type": "cosin"},
+            "optimizer.lr_scheduler_type='cosin': .*did you mean 'cosine'",
+        ),
+        (OptimizerConfig, {"lr": float("nan")}, "optimizer.lr=nan: must be at least 0"),
+        (RolloutConfig, {"temperature": 0.0}, "rollout.temperature=0.0: must be at least 0.001"),
+        (EnvConfig, {"protocol": "searchr1"}, "env.protocol='searchr1': .*did you mean 'search_r1'"),
+        (EnvConfig, {"outcome_reward": "F1"}, "env.outcome_reward='F1': must be one of 'em', 'f1', 'autorefine'"),
+        (TrainConfig, {"report_to": ("wandb", "trackioo")}, "report_to='trackioo': must be one of 'wandb', 'trackio'"),
+        (PolicyConfig, {"compute_dtype": "bf16"}, "policy.compute_dtype='bf16': .*did you mean 'bfloat16'"),
+        (PolicyConfig, {"dtype": None}, "policy.dtype=None: must be one of 'float32'"),
+        (RolloutConfig, {"engine": "vlm"}, "rollout.engine='vlm': .*did you mean 'vllm'"),
+        (LossConfig, {"kl_estimator": "k4"}, "loss.kl_estimator='k4': must be one of 'k1', 'k2', 'k3'"),
+        (DistributedConfig, {"sharding": "fsdp"}, "distributed.sharding='fsdp': .*did you mean 'fsdp2'"),
+        (InformationGainConfig, {"context": "skelet"}, "information_gain.context='skelet': .*'skeleton'"),
+        (IGGRPOConfig, {"credit": "all"}, "credit='all': must be one of 'own', 'return'"),
+        (IGPOConfig, {"normalisation": "none"}, "normalisation='none': must be one of 'joint', 'separate'"),
+        (GiGPOConfig, {"episode_statistics": "turns"}, "episode_statistics='turns': .*did you mean 'turn'"),
+        (EnvConfig, {"max_failure_rate": 1.5}, "env.max_failure_rate=1.5: must be from 0 to 1"),
+    ],
+)
+def test_an_unusable_value_is_an_error_in_code_too(
+    section: type[object], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        section(**options)

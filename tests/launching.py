@@ -1,0 +1,14 @@
+"""Commands that start several processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from paths import ROOT
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+# Several processes can't share one GPU.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}

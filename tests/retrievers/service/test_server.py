@@ -1,0 +1,492 @@
+"""The retrieval service: Search-R1's clients find what they expect, and nothing that they send brings it down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from retriever_contract import CORPUS, QUERIES
+from services import process, serving
+
+from retrievers import BM25Retriever, Passage, QueryError, RemoteRetriever, RetrievalError, Retriever
+from retrievers.base import MAX_QUERY_CHARS
+from retrievers.corpus import write_corpus
+from retrievers.service.endpoints import Limits, make_app
+
+BM25 = BM25Retriever(CORPUS)
+APP = make_app(BM25)
+
+
+class GatedRetriever(Retriever):
+    """BM25 that notes what it is asked, and whose searches wait for the gate to open."""
+
+    def __init__(self, *, opened: bool = False) -> None:
+        self.gate = threading.Event()
+        self.searches: list[tuple[list[str], int]] = []
+        self.spoil: Callable[[Sequence[str]], None] = lambda queries: None
+        if opened:
+            self.gate.set()
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.searches.append((list(queries), k))
+        assert self.gate.wait(30)
+        self.spoil(queries)
+        return BM25.search(queries, k)
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
+        return BM25.sample(n, rng)
+
+    def __len__(self) -> int:
+        return len(BM25)
+
+
+def talk(app: FastAPI, conversation: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    """Run a conversation with an application, without a network."""
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            await conversation(client)
+
+    asyncio.run(run())
+
+
+def post(app: FastAPI, path: str = "/retrieve", **request: Any) -> httpx.Response:
+    """The answer to one request."""
+    answers: list[httpx.Response] = []
+
+    async def once(client: httpx.AsyncClient) -> None:
+        answers.append(await client.post(path, **request))
+
+    talk(app, once)
+    return answers[0]
+
+
+async def until_waiting(client: httpx.AsyncClient, queries: int) -> None:
+    """Until so many queries are not answered yet."""
+    while f"retriever_waiting_queries {float(queries)}" not in (await client.get("/metrics")).text:
+        await asyncio.sleep(0.01)
+
+
+def documents(query: str, k: int) -> list[dict[str, str]]:
+    """What is found, as the service writes it."""
+    return [{"id": p.id, "contents": f'"{p.title}"\n{p.text}'} for p in BM25.search([query], k)[0]]
+
+
+# ---------------------------------------------------------------- the format
+
+
+def test_search_r1s_request() -> None:
+    content = b'{"queries": ["capital of France", "river"], "topk": 2, "return_scores": true}'
+    answer = post(APP, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+    (first, *_), river = answer.json()["result"]
+    found = BM25.search(["capital of France"], 1)[0][0]
+    assert first == {
+        "document": {
+            "id": "11",
+            "contents": '"Paris"\nParis is the capital and largest city of France, on the Seine.',
+        },
+        "score": found.score,
+    }
+    assert [item["document"]["id"] for item in river] == ["13"]
+
+
+def test_without_scores_documents_are_bare() -> None:
+    answer = post(APP, json={"queries": ["capital"], "topk": 2})
+    assert answer.json() == {"result": [documents("capital", 2)]}
+
+
+def test_verl_agents_request() -> None:
+    answer = post(APP, json={"query": "capital", "topk": 3, "return_scores": False})
+    assert answer.json() == {"result": [documents("capital", 3)]}
+
+
+@pytest.mark.parametrize("extra", [{}, {"topk": None}])
+def test_topk_has_a_default(extra: dict[str, Any]) -> None:
+    assert len(post(APP, json={"queries": ["capital is the of"], **extra}).json()["result"][0]) == 3
+    small = make_app(BM25Retriever(CORPUS[:2]))
+    assert post(small, json={"queries": ["capital"], **extra}).status_code == 200
+
+
+def test_blank_queries_find_nothing() -> None:
+    retriever = GatedRetriever(opened=True)
+    answer = post(make_app(retriever), json={"queries": ["", "river", " \n"], "topk": 1})
+    assert answer.json() == {"result": [[], documents("river", 1), []]}
+    assert retriever.searches == [(["river"], 1)]
+    assert post(make_app(retriever), json={"queries": []}).json() == {"result": []}
+
+
+def test_health_and_sample() -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        health = (await client.get("/health")).json()
+        assert health == {"status": "ok", "passages": len(CORPUS), "fingerprint": BM25.fingerprint()}
+        drawn = (await client.post("/sample", json={"n": 3, "seed": 7})).json()["result"]
+        assert [d["id"] for d in drawn] == [p.id for p in BM25.sample(3, np.random.default_rng(7))]
+        assert drawn[0] == documents(CORPUS[[p.id for p in CORPUS].index(drawn[0]["id"])].text, 1)[0]
+
+    talk(APP, conversation)
+
+
+def test_metrics_count() -> None:
+    app = make_app(BM25)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        await client.post("/retrieve", json={"queries": ["river", "capital"]})
+        await client.post("/retrieve", json={"queries": 3})
+        text = (await client.get("/metrics")).text
+        assert 'retriever_requests_total{path="/retrieve",status="200"} 1.0' in text
+        assert 'retriever_requests_total{path="/retrieve",status="422"} 1.0' in text
+        assert "retriever_queries_total 2.0" in text
+        assert 'retriever_batch_queries_bucket{le="2.0"} 1.0' in text
+        assert 'retriever_request_seconds_count{path="/retrieve"} 2.0' in text
+        assert "retriever_waiting_queries 0.0" in text
+
+    talk(app, conversation)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "detail"),
+    [
+        ("/retrieve", b"{", 400, r"the body is not JSON in UTF-8 \(.*\); send a JSON object"),
+        ("/retrieve", b"", 400, r"not JSON"),
+        ("/retrieve", '{"queries": ["\xe9"]}'.encode("latin-1"), 400, r"not JSON in UTF-8 \('utf-8' codec"),
+        ("/retrieve", b"[" * 100_000, 400, r"not JSON"),
+        ("/retrieve", b'{"topk": ' + b"9" * 5_000 + b"}", 400, r"not JSON"),
+        ("/retrieve", [1, 2], 422, r"the body is \[1, 2\]; it must be a JSON object"),
+        ("/retrieve", {"question": "q"}, 422, r"the fields are \['question'\]: pass `queries`, a list of strings"),
+        ("/retrieve", {"queries": "river"}, 422, r"queries is 'river': it must be a list of strings, even for one"),
+        ("/retrieve", {"queries": None}, 422, r"queries is None"),
+        ("/retrieve", {"queries": ["river", 7]}, 422, r"query 1 is 7: it must be a string"),
+        ("/retrieve", {"query": ["river"]}, 422, r"query 0 is \['river'\]: it must be a string"),
+        ("/retrieve", {"queries": ["q"] * 1025}, 422, r"1025 queries: at most 1024 per request; split them"),
+        ("/retrieve", {"query": "q" * (MAX_QUERY_CHARS + 1)}, 422, r"65537 characters: at most 65536; shorten 'qq"),
+        ("/retrieve", b'{"query": "\\ud800"}', 422, r"query 0 contains half of a surrogate pair.*correct '.ud800'"),
+        ("/retrieve", {"query": "q", "topk": 0}, 422, r"topk is 0: it must be an integer from 1 to 8 \(8 passages\)"),
+        ("/retrieve", {"query": "q", "topk": 9}, 422, r"topk is 9: .*1 to 8"),
+        ("/retrieve", {"query": "q", "topk": 2.0}, 422, r"topk is 2.0"),
+        ("/retrieve", {"query": "q", "topk": True}, 422, r"topk is True"),
+        ("/retrieve", {"query": "q", "return_scores": "yes"}, 422, r"return_scores is 'yes': it must be true or"),
+        ("/sample", {"seed": 1}, 422, r"n is None: it must be an integer from 1 to 8"),
+        ("/sample", {"n": 9, "seed": 1}, 422, r"n is 9: .*1 to 8"),
+        ("/sample", {"n": 1, "seed": -1}, 422, r"seed is -1: it must be an integer from 0 to"),
+        ("/sample", {"n": 1}, 422, r"seed is None"),
+        ("/search", {"query": "q"}, 404, r"Not Found"),
+    ],
+)
+def test_a_refusal_names_value_rule_and_repair(path: str, body: Any, status: int, detail: str) -> None:
+    answer = post(APP, path, **({"content": body} if isinstance(body, bytes) else {"json": body}))
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert re.search(detail, answer.json()["detail"])
+
+
+def test_get_is_not_for_searches() -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/retrieve")).status_code == 405
+
+    talk(APP, conversation)
+
+
+def test_large_bodies_are_refused_over_a_network() -> None:
+    limits = Limits(max_body_bytes=100_000)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b" " * 10_000
+
+    with serving(make_app(BM25, limits)) as url, httpx.Client(trust_env=False) as client:
+        for content in (b" " * 100_001, b" " * 399_999, chunks()):
+            answer = client.post(f"{url}/retrieve", content=content)
+            assert answer.status_code == 413
+            assert answer.json()["detail"] == "the body has more than 100000 bytes, the maximum: send less"
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as endless:
+            endless.sendall(b"POST /retrieve HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012
+                for _ in range(1000):
+                    endless.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
+        assert client.post(f"{url}/retrieve", json={"query": "river"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"max_k": 0}, "max_k=0: must be at least 1"), ({"default_k": 9, "max_k": 4}, "default_k=9 is above max_k=4")],
+)
+def test_bad_limits_are_named(values: dict[str, int], message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        Limits(**values)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+BODY = st.fixed_dictionaries(
+    {},
+    optional={
+        "queries": st.lists(st.text() | JSON, max_size=3) | JSON,
+        "query": st.text() | JSON,
+        "topk": st.integers(0, 9) | JSON,
+        "return_scores": st.booleans() | JSON,
+        "n": st.integers(0, 9) | JSON,
+        "seed": st.integers(0) | JSON,
+    },
+)
+
+
+@given(st.sampled_from(["/retrieve", "/sample"]), st.binary() | (BODY | JSON).map(json.dumps).map(str.encode))
+def test_any_body_is_answered_or_refused(path: str, body: bytes) -> None:
+    answer = post(APP, path, content=body)
+    assert answer.status_code in (200, 400, 422)
+    assert set(answer.json()) == {"result" if answer.status_code == 200 else "detail"}
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def test_what_arrives_during_a_search_is_searched_together() -> None:
+    retriever = GatedRetriever()
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        async def ask(i: int) -> httpx.Response:
+            return await client.post("/retrieve", json={"queries": [QUERIES[i % 5], f"Paris {i}"], "topk": 1 + i % 4})
+
+        first = asyncio.create_task(ask(0))
+        await until_waiting(client, 2)
+        others = [asyncio.create_task(ask(i)) for i in range(1, 21)]
+        await until_waiting(client, 42)
+        refused = await client.post("/retrieve", json={"queries": [3]})
+        assert refused.status_code == 422
+        retriever.gate.set()
+        for i, answer in enumerate(await asyncio.gather(first, *others)):
+            expected = [documents(query, 1 + i % 4) for query in (QUERIES[i % 5], f"Paris {i}")]
+            assert answer.json() == {"result": expected}
+
+    talk(make_app(retriever), conversation)
+    (_, k), (together, largest) = retriever.searches
+    assert (k, largest) == (1, 4)
+    assert len(together) == 25  # each once: five queries stood in several requests
+
+
+def test_batches_have_a_limit() -> None:
+    retriever = GatedRetriever(opened=True)
+    queries = [f"Paris {i}" for i in range(10)]
+    answer = post(make_app(retriever, Limits(max_batch=4)), json={"queries": queries, "topk": 2})
+    assert answer.json() == {"result": [documents(query, 2) for query in queries]}
+    assert [len(asked) for asked, _ in retriever.searches] == [4, 4, 2]
+
+
+def test_too_many_waiting_are_sent_away() -> None:
+    retriever = GatedRetriever()
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        large = asyncio.create_task(client.post("/retrieve", json={"queries": ["river"] * 9, "topk": 1}))
+        await until_waiting(client, 9)  # alone, it is taken whatever the limit
+        refused = await client.post("/retrieve", json={"queries": ["river"]})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["detail"] == "9 queries are waiting, at most 5 may with yours: retry in a second"
+        retriever.gate.set()
+        assert (await large).status_code == 200
+        assert (await client.post("/retrieve", json={"queries": ["river"]})).status_code == 200
+
+    talk(make_app(retriever, Limits(max_waiting=5)), conversation)
+
+
+def spoilt(*, by: Exception, at: str = "") -> Callable[[Sequence[str]], None]:
+    """What raises an error if `at` stands in one of the queries."""
+
+    def spoil(queries: Sequence[str]) -> None:
+        if any(at in query for query in queries):
+            raise by
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (RetrievalError("the index is gone"), 503, "the index is gone"),
+        (ZeroDivisionError("by zero"), 500, "ZeroDivisionError: by zero"),
+        (StopIteration(), 500, "StopIteration: "),
+    ],
+)
+def test_errors_of_the_engine_are_answered_and_survived(error: Exception, status: int, detail: str) -> None:
+    retriever = GatedRetriever(opened=True)
+    retriever.spoil = spoilt(by=error, at="poison")
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for _ in range(2):
+            answer = await client.post("/retrieve", json={"query": "poison"})
+            assert (answer.status_code, answer.json()) == (status, {"detail": detail})
+        assert (await client.post("/retrieve", json={"query": "river"})).json() == {"result": [documents("river", 3)]}
+
+    talk(make_app(retriever), conversation)
+
+
+def test_one_request_that_breaks_the_engine_does_not_fail_its_neighbours() -> None:
+    retriever = GatedRetriever()
+    retriever.spoil = spoilt(by=ZeroDivisionError("by zero"), at="poison")
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        queries = ["first", "river", "poison", "capital"]
+        asked = []
+        for i, query in enumerate(queries, start=1):
+            asked.append(asyncio.create_task(client.post("/retrieve", json={"query": query})))
+            await until_waiting(client, i)
+        retriever.gate.set()
+        answers = await asyncio.gather(*asked)
+        assert [answer.status_code for answer in answers] == [200, 200, 500, 200]
+        assert answers[3].json() == {"result": [documents("capital", 3)]}
+
+    talk(make_app(retriever), conversation)
+
+
+def test_what_was_found_before_a_failure_in_part_is_given() -> None:
+    class Halfway(GatedRetriever):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+            found = super().search(queries, k)
+            if "lost" not in queries:
+                return found
+            raise RetrievalError(
+                "lost", [None if query == "lost" else f for query, f in zip(queries, found, strict=True)]
+            )
+
+    retriever = Halfway()
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        asked = []
+        for i, query in enumerate(["first", "river", "lost"], start=1):
+            asked.append(asyncio.create_task(client.post("/retrieve", json={"query": query})))
+            await until_waiting(client, i)
+        retriever.gate.set()
+        answers = await asyncio.gather(*asked)
+        assert [answer.status_code for answer in answers] == [200, 200, 503]
+        assert answers[1].json() == {"result": [documents("river", 3)]}
+
+    talk(make_app(retriever), conversation)
+    assert len(retriever.searches) == 2
+
+
+def test_a_client_that_hangs_up_takes_its_queries_with_it() -> None:
+    retriever = GatedRetriever()
+    body = b'{"query": "nobody waits for this"}'
+    request = b"POST /retrieve HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    def waiting(client: httpx.Client, url: str, queries: int) -> None:
+        while f"retriever_waiting_queries {float(queries)}" not in client.get(f"{url}/metrics").text:
+            pass
+
+    with (
+        serving(make_app(retriever)) as url,
+        httpx.Client(trust_env=False, timeout=30) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(client.post, f"{url}/retrieve", json={"query": "river"})
+        waiting(client, url, 1)
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(request)
+            waiting(client, url, 2)
+        waiting(client, url, 1)
+        retriever.gate.set()
+        assert first.result().status_code == 200
+        assert 'status="499"} 1.0' in client.get(f"{url}/metrics").text
+    assert [queries for queries, _ in retriever.searches] == [["river"]]
+
+
+# ---------------------------------------------------------------- as a process
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A corpus file."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    write_corpus(CORPUS, path)
+    return str(path)
+
+
+def test_the_command_serves_and_refuses_a_port_in_use(corpus: str) -> None:
+    command = ["-m", "retrievers.server", "--corpus", corpus, "--retriever", "bm25", "--port"]
+    with process(*command, "0") as (service, url):
+        with closing(RemoteRetriever(url)) as retriever:
+            assert retriever.search(QUERIES, 3) == BM25.search(QUERIES, 3)
+        port = url.rpartition(":")[2]
+        second = subprocess.run([sys.executable, *command, port], capture_output=True, text=True, timeout=60)
+        assert second.returncode == 1
+        expected = rf"error: can't listen on host '127.0.0.1', port {port} \(.*\): use another --port or --host\n"
+        assert re.fullmatch(expected, second.stderr)
+        service.send_signal(signal.SIGINT)
+        assert service.wait(30) == 0
+        assert service.stderr is not None
+        assert service.stderr.read() == ""
+
+
+SLOW_SERVICE = """
+import sys, time
+from retrievers import server
+class Slow(type(server.open_retriever(sys.argv[2]))):
+    def search(self, queries, k):
+        time.sleep(1.0)
+        return super().search(queries, k)
+    def close(self):
+        print("closed", flush=True)
+opened = server.open_retriever
+def open_slowly(*arguments):
+    retriever = opened(*arguments)
+    retriever.__class__ = Slow
+    return retriever
+server.open_retriever = open_slowly
+server.main()
+"""
+
+
+def test_sigterm_lets_what_is_under_way_finish(corpus: str) -> None:
+    with process("-c", SLOW_SERVICE, "--corpus", corpus, "--port", "0") as (service, url):
+        with closing(RemoteRetriever(url, batch_size=1, attempts=1)) as retriever, ThreadPoolExecutor(1) as pool:
+            assert len(retriever) == len(CORPUS)
+            search = pool.submit(retriever.search, QUERIES[:3], 3)
+            with httpx.Client(trust_env=False) as client:
+                while "retriever_waiting_queries 3.0" not in client.get(f"{url}/metrics").text and not search.done():
+                    pass
+            service.send_signal(signal.SIGTERM)
+            assert search.result(30) == BM25.search(QUERIES[:3], 3)
+        assert service.wait(30) == 0
+        assert service.stdout is not None
+        assert service.stdout.read() == "closed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "nothing.jsonl"], "error: nothing.jsonl: no such file"),
+        (["--corpus", "c.jsonl", "--port", "70000"], "error: port=70000: must be from 0 to 65535"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from retrievers import server
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["server", "--port", "0", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        server.main()
+    assert str(caught.value).startswith(message)
