@@ -42,7 +42,7 @@ from igsearch_env.world.demonstrations import (
     Manner,
     demonstrations,
 )
-from igsearch_env.world.generator import CHAINS, NICKNAMED, RENAMED, WORDINGS
+from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
 # The order of the shipped vocabulary.
 TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))

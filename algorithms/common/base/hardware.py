@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -17,6 +18,31 @@ def hardware() -> str:
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{len(os.sched_getaffinity(0))} cores of {model}, {device}, torch {torch.__version__}"
+
+
+def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Free bytes of a device, for this process, and its total bytes.
+
+    On a CPU the cgroup may allow less than the machine has, and the processes of a machine share it equally.
+    """
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        return int(free), int(whole)
+    memory = psutil.virtual_memory()
+    free, whole = memory.available, memory.total
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+            # The page cache counts as used, but is reclaimed when memory is short.
+            statistics = dict(
+                line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+            used -= int(statistics["inactive_file"])
+            free, whole = min(free, int(limit) - used), min(whole, int(limit))
+    except (OSError, ValueError, KeyError):  # not in a cgroup, or in one of another version
+        pass
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.results_section import scored
-from igsearch_env.questions import HubSource
+from igsearch_env.question_sources import HubSource
 
 
 def front_matter(run: ExportedPolicy) -> dict[str, Any]:

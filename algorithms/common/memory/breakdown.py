@@ -36,80 +36,115 @@ HEAP = 0.4
 
 
 def memory_lines(
-    config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, whole: int
+    config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, device_bytes: int
 ) -> Iterator[MemoryLine]:
-    """The items of one process of a run, weights first. `whole`: memory of the device, of which vLLM takes a share."""
-    rollout, policy = config.rollout, replace(config.policy, gradient_checkpointing=False)
-    model = footprint(policy)
-    sharded = config.distributed.sharding == "fsdp2" and processes > 1
-    parts = processes if sharded else 1
-    nth = f", one shard of {parts}" if sharded else ""
-    cuda = device.type == "cuda"
+    """The items of one process of a run, weights first.
 
+    Args:
+        reference, critic: whether the run has these models, too.
+        processes: of the whole run.
+        device_bytes: memory of the device, of which vLLM takes a share.
+    """
+    sizes = _Sizes(config, processes, device)
+    yield from _models(sizes, reference, critic)
+    yield from _rollout(sizes, critic, device_bytes)
+    yield from _update(sizes)
+    step = sizes.model.trained // sizes.parts if sizes.cuda else 2 * sizes.model.largest
+    yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
+
+
+class _Sizes:
+    """What the items are computed from."""
+
+    def __init__(self, config: TrainConfig, processes: int, device: torch.device) -> None:
+        rollout = config.rollout
+        self.config = config
+        self.policy = replace(config.policy, gradient_checkpointing=False)  # `kept_of_layers` accounts for it
+        self.model = footprint(self.policy)
+        self.processes = processes
+        self.cuda = device.type == "cuda"
+        self.sharded = config.distributed.sharding == "fsdp2" and processes > 1
+        self.parts = processes if self.sharded else 1
+        self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
+        self.replica = self.sharded or rollout.dtype is not None  # a copy of the weights samples
+        # Bytes of one element. Under autocast, keys keep the precision of the weights, since rotary embeddings are
+        # applied in it.
+        sampled = DTYPES[self.sampler_dtype].itemsize
+        self.key, self.value = (sampled, sampled) if self.replica else (self.model.element, self.model.compute)
+        self.row = self.model.keys * (self.key + self.value)  # bytes of a token's keys and values in a layer
+        self.trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
+        self.episode = _longest_episode(config, self.model.context)
+
+
+def _models(sizes: _Sizes, reference: bool, critic: bool) -> Iterator[MemoryLine]:
+    """Weights, gradients and optimizer states of every model."""
+    model, policy, parts = sizes.model, sizes.policy, sizes.parts
+    nth = f", one shard of {parts}" if sizes.sharded else ""
     yield MemoryLine("weights", model.weights // parts, f"{model.count / 1e6:,.0f} M in {policy.dtype}{nth}")
     yield MemoryLine("gradients", model.trained // parts, f"of {model.trained / model.weights:.0%} of the weights{nth}")
     yield MemoryLine("optimizer states", 2 * model.trained // parts, f"two moments of AdamW{nth}")
-    if processes > 1 and not sharded:
+    if sizes.processes > 1 and not sizes.sharded:
         yield MemoryLine("gradient buckets", model.trained * (1 + critic), "of DistributedDataParallel")
-    if reference and (sharded or not policy.lora.rank):  # else it is the policy with its adapter disabled
-        kept_in = rollout.dtype or policy.dtype
-        size = model.count * DTYPES[kept_in].itemsize
-        yield MemoryLine("reference policy", size, f"for the KL term, in {kept_in}")
+    if reference and (sizes.sharded or not policy.lora.rank):  # else it is the policy with its adapter disabled
+        dtype = sizes.config.rollout.dtype or policy.dtype
+        yield MemoryLine("reference policy", model.count * DTYPES[dtype].itemsize, f"for the KL term, in {dtype}")
     if critic:
         yield MemoryLine("critic", (model.weights + 3 * model.trained) // parts, "weights, gradients, optimizer states")
-    sampler = rollout.dtype or policy.compute_dtype or policy.dtype
-    replica = sharded or rollout.dtype is not None
-    if replica:
-        yield MemoryLine("sampling weights", model.count * DTYPES[sampler].itemsize, f"a copy in {sampler}")
+    if sizes.replica:
+        dtype = sizes.sampler_dtype
+        yield MemoryLine("sampling weights", model.count * DTYPES[dtype].itemsize, f"a copy in {dtype}")
 
-    # Under autocast, keys keep the precision of the weights, since rotary embeddings are applied in it.
-    sizes = (DTYPES[sampler].itemsize,) * 2 if replica else (model.element, model.compute)
-    row = model.keys * sum(sizes)  # bytes of a token's keys and values in a layer
-    episode = _longest_episode(config, model.context)
-    trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
+
+def _rollout(sizes: _Sizes, critic: bool, device_bytes: int) -> Iterator[MemoryLine]:
+    """Generation and scoring."""
+    model, rollout = sizes.model, sizes.config.rollout
+    settings = rollout.engine_settings(sizes.sampler_dtype)
     generation = GenerationSizes(
-        max(trajectories, EVAL_SLOTS), model.context, model.layers * row, model.vocabulary, whole
+        max(sizes.trajectories, EVAL_SLOTS), model.context, model.layers * sizes.row, model.vocabulary, device_bytes
     )
-    settings = rollout.engine_settings(sampler)
     stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
         stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
         yield from decoder_memory(settings, generation)
     else:
         yield from ENGINES[rollout.engine].memory(settings, generation)
-    if sharded:
+    if sizes.sharded:
         # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
-        later = (1 + critic) * (model.weights + 3 * model.trained) // parts + stored * model.layers * row
+        later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts + stored * generation.token_bytes
         whole_weights = max(0, (1 + critic) * model.weights - later)
         yield MemoryLine("full weights", whole_weights, "before they are sharded", "loading")
     # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded to
     # every query head; in a decoding pass those of less than half of the slots.
-    expanded = 2 * model.queries * sizes[1] if cuda and model.queries > model.keys else 0
-    reading = model.temporaries(rollout.token_budget, sizes[1]) + min(MAX_COLUMNS, stored) * (2 * row + expanded)
-    yield MemoryLine("forward passes", max(reading, stored // 2 * row), f"{rollout.token_budget:,} tokens", "rollout")
-    if model.casts and not replica:
-        yield MemoryLine("cast weights", model.casts, f"to {policy.compute_dtype}, for a pass", "rollout")
+    expanded = 2 * model.queries * sizes.value if sizes.cuda and model.queries > model.keys else 0
+    copied = min(MAX_COLUMNS, stored) * (2 * sizes.row + expanded)
+    prefill = model.temporaries(rollout.token_budget, sizes.value) + copied
+    passes = max(prefill, stored // 2 * sizes.row)
+    yield MemoryLine("forward passes", passes, f"{rollout.token_budget:,} tokens", "rollout")
+    if model.casts and not sizes.replica:
+        yield MemoryLine("cast weights", model.casts, f"to {sizes.policy.compute_dtype}, for a pass", "rollout")
 
-    tokens = min(max(config.optimizer.token_budget, episode), trajectories * episode)
-    rows = max(1, tokens // episode)
-    size, how = kept(policy, rows, tokens // rows), "of a micro-batch"
+
+def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
+    """Forward and backward pass of a micro-batch."""
+    model, config = sizes.model, sizes.config
+    tokens = min(max(config.optimizer.token_budget, sizes.episode), sizes.trajectories * sizes.episode)
+    rows = max(1, tokens // sizes.episode)
+    activations, how = kept(sizes.policy, rows, tokens // rows), "of a micro-batch"
     if config.policy.gradient_checkpointing:
-        size, how = model.kept_of_layers(size, tokens), "of a micro-batch, checkpointed"
-    size += model.temporaries(tokens, model.compute)
-    yield MemoryLine("activations", size, f"{tokens:,} tokens {how}", "update")
-    if not cuda:
-        yield MemoryLine("heap", int(HEAP * size), "freed, but not returned to the system", "update")
+        activations, how = model.kept_of_layers(activations, tokens), "of a micro-batch, checkpointed"
+    activations += model.temporaries(tokens, model.compute)
+    yield MemoryLine("activations", activations, f"{tokens:,} tokens {how}", "update")
+    if not sizes.cuda:
+        yield MemoryLine("heap", int(HEAP * activations), "freed, but not returned to the system", "update")
     chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
     yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
     if model.head:
         # Both gradients of a tied matrix exist at once; those of chunks are accumulated in float32.
-        size = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
-        yield MemoryLine("gradient of the output layer", size, "before it is accumulated", "update")
-    if sharded:
-        size = 2 * model.compute * (2 * model.count // model.layers + model.head)
-        yield MemoryLine("full layers", size, "gathered for a pass, with their gradients", "update")
-    step = model.trained // parts if cuda else 2 * model.largest
-    yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
+        gradients = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
+        yield MemoryLine("gradient of the output layer", gradients, "before it is accumulated", "update")
+    if sizes.sharded:
+        layers = 2 * model.compute * (2 * model.count // model.layers + model.head)
+        yield MemoryLine("full layers", layers, "gathered for a pass, with their gradients", "update")
 
 
 def _longest_episode(config: TrainConfig, context: int) -> int:

@@ -5,20 +5,19 @@ In bytes per process. Only an estimate: allocators round up and fragment, kernel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from algorithms.common.base.hardware import free_memory
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.breakdown import PHASES, memory_lines
+from algorithms.common.rollout.sampler import BUILTIN
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30
@@ -90,10 +89,10 @@ def plan_memory(
     if device is None:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
-    available, whole = memory_of(device)
+    available, device_bytes = free_memory(device)
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
-        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, whole))
+        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, device_bytes))
         return MemoryPlan(lines, available, lambda: _alternatives(config, reference, processes, device, plan))
 
     result = plan(config, needs_reference, world_size)
@@ -104,27 +103,6 @@ def plan_memory(
             f"{_gib(available)} are available on {device}; use a smaller model, policy.dtype bfloat16 or more memory"
         )
     return result
-
-
-def precision_warning(config: TrainConfig) -> str | None:
-    """A warning for float16, or for training all weights in bfloat16 at a small learning rate; else None.
-
-    Float16 has no values between 0 and 6e-8, and a loss is divided by the tokens of its mini-batch. Bfloat16 has 8
-    significant bits, so an update below 2^-9 of a weight is rounded away. AdamW changes a weight by about the learning
-    rate, and weights are about 0.02: below 4e-5 most updates are lost.
-    """
-    policy, lr = config.policy, config.optimizer.lr
-    if "float16" in (policy.dtype, policy.compute_dtype):
-        return (
-            "float16 has no values between 0 and 6e-8, and the loss is not scaled: small gradients of large batches "
-            "underflow to 0; use bfloat16, or float32 on hardware without it"
-        )
-    if policy.dtype != "bfloat16" or policy.lora.rank or lr >= 1e-4:
-        return None
-    return (
-        f"policy.dtype=bfloat16 with optimizer.lr={lr:g}: updates smaller than 2^-9 of a weight are rounded away, "
-        "that is most; train float32 weights with policy.compute_dtype bfloat16, or adapters (policy.lora.rank 16)"
-    )
 
 
 # ---------------------------------------------------------------- settings that save memory
@@ -143,7 +121,7 @@ def _alternatives(
     def changed(text: str, **sections: Any) -> tuple[str, MemoryPlan]:
         return text, plan(replace(config, **sections), reference, processes)
 
-    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == "builtin":
+    if policy.dtype == "float32" and rollout.dtype is None and rollout.engine == BUILTIN:
         yield changed("rollout.dtype bfloat16", rollout=replace(rollout, dtype="bfloat16"))
     if not policy.gradient_checkpointing:
         yield changed("policy.gradient_checkpointing True", policy=replace(policy, gradient_checkpointing=True))
@@ -182,31 +160,6 @@ def _enough(settings: Iterable[tuple[str, MemoryPlan]]) -> list[tuple[str, Memor
         if plan.fits():
             return tried[-1:]
     return [min(tried, key=lambda row: row[1].total)] if tried else []
-
-
-# ---------------------------------------------------------------- available memory
-
-
-def memory_of(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Free bytes of a device, for this process, and its total bytes."""
-    if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        return int(free), int(whole)
-    memory = psutil.virtual_memory()
-    free, whole = memory.available, memory.total
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-            # The page cache counts as used, but is reclaimed when memory is short.
-            statistics = dict(
-                line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
-            )
-            used -= int(statistics["inactive_file"])
-            free, whole = min(free, int(limit) - used), min(whole, int(limit))
-    except (OSError, ValueError, KeyError):  # not in a cgroup, or in one of another version
-        pass
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
 
 
 def _gib(size: float) -> str:

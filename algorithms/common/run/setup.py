@@ -13,12 +13,13 @@ from rich.markup import escape
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.memory.plan import plan_memory, precision_warning
+from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.run.checkpoint import checkpoints, load_optimizers, load_weights
 from algorithms.common.training.critic import Critic, CriticConfig
 from algorithms.common.training.learner import Learner
+from algorithms.common.training.precision import precision_warning
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 
@@ -56,7 +57,7 @@ def print_plan(
         device=processes.device,
     )
     plan.render(console)
-    warning = precision_warning(config)
+    warning = precision_warning(config.policy, config.optimizer.lr)
     if warning:
         console.print(f"[yellow]{escape(warning)}[/yellow]")
 

@@ -17,9 +17,8 @@ from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.memory import plan as memory
 from algorithms.common.memory.footprint import Footprint, footprint
-from algorithms.common.memory.plan import MemoryPlan, plan_memory, precision_warning
+from algorithms.common.memory.plan import MemoryPlan, plan_memory
 from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
@@ -285,23 +284,6 @@ def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes(plan_of(configured())).keys() - sizes(plan).keys() == {"heap (update)"}  # malloc's, of a CPU
 
 
-@pytest.mark.parametrize(
-    ("limit", "used", "free"), [("max", 0, None), (str(2 * GIB), GIB, 1.25 * GIB), (str(2**60), GIB, None)]
-)
-def test_a_cgroup_may_allow_less(tmp_path: Path, limit: str, used: int, free: float | None) -> None:
-    (tmp_path / "memory.max").write_text(f"{limit}\n", encoding="ascii")
-    (tmp_path / "memory.current").write_text(f"{used}\n", encoding="ascii")
-    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 4}\n", encoding="ascii")
-    found = memory.memory_of(CPU, tmp_path)[0]
-    assert found == (pytest.approx(psutil.virtual_memory().available, rel=0.2) if free is None else int(free))
-
-
-def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    alone = memory.memory_of(CPU, tmp_path)[0]
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory.memory_of(CPU, tmp_path)[0] == pytest.approx(alone / 4, rel=0.2)
-
-
 # ---------------------------------------------------------------- what is said
 
 
@@ -384,27 +366,3 @@ def test_weights_that_do_not_fit_are_refused(large: Path, monkeypatch: pytest.Mo
     with pytest.raises(ConfigurationError, match=message):
         plan_of(configured(large), device=CUDA)
     assert not plan_of(configured(large, policy={"dtype": "bfloat16"}), device=CUDA).fits()  # a warning only
-
-
-@pytest.mark.parametrize(
-    ("policy", "lr", "warned"),
-    [
-        ({"dtype": "bfloat16"}, 1e-6, True),
-        ({"dtype": "bfloat16"}, 1e-3, False),
-        ({"dtype": "float32", "compute_dtype": "bfloat16"}, 1e-6, False),
-        ({"dtype": "bfloat16", "lora": LoraConfig(rank=16)}, 1e-6, False),
-    ],
-)
-def test_a_warning_of_small_steps_in_bfloat16(policy: dict[str, Any], lr: float, warned: bool) -> None:
-    warning = precision_warning(configured(policy=policy, optimizer=OptimizerConfig(lr=lr)))
-    assert (warning is not None) == warned
-    if warning:
-        assert "compute_dtype bfloat16" in warning
-        weight = torch.tensor(0.02, dtype=torch.bfloat16)
-        assert weight + lr == weight
-
-
-@pytest.mark.parametrize("policy", [{"compute_dtype": "float16"}, {"dtype": "float16"}])
-def test_a_warning_of_gradients_that_vanish_in_float16(policy: dict[str, Any]) -> None:
-    assert "the loss is not scaled" in (precision_warning(configured(policy=policy)) or "")
-    assert torch.tensor(0.02 / 1_000_000).half() == 0  # of one token in a mean over so many

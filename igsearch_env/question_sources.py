@@ -1,0 +1,157 @@
+"""Sources of questions: each form of source yields rows.
+
+    FILE.jsonl, FILE.jsonl.gz     FlashRAG: `id`, `question`, `golden_answers`
+    FILE.parquet                  Search-R1: the same columns, or `data_source`, `reward_model`, `extra_info`
+    FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
+    hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
+
+Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igsearch_env.errors import ConfigurationError, QuestionError
+from retrievers.base import CorpusError
+from retrievers.corpus import read_jsonl
+
+SPLITS = ("train", "dev", "test")
+_HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
+_NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
+# Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
+_UNREAD = ("prompt", "metadata")
+
+# The location of a row, for error messages, and the row.
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Questions on the Hub: `hf:REPO:SPLIT` or `hf:REPO/CONFIG:SPLIT`."""
+
+    repo: str
+    config: str | None
+    split: str
+
+    @classmethod
+    def read(cls, source: str) -> HubSource:
+        """Parse `source`. Raises `QuestionError` for any other form."""
+        found = _HUB.fullmatch(source)
+        if found is None:
+            raise QuestionError(
+                f"{source}: not hf:REPO/CONFIG:SPLIT; write e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test"
+            )
+        return cls(**found.groupdict())
+
+    @property
+    def dataset(self) -> str:
+        """Data set name for questions without one."""
+        return self.config or self.repo.rpartition("/")[2]
+
+
+def open_source(source: str | Path) -> tuple[Rows, str]:
+    """The rows of a source, and the data set name for rows without one."""
+    if str(source).startswith("hf:"):
+        hub = HubSource.read(str(source))
+        return _hub_rows(str(source), hub), hub.dataset
+    path = Path(source)
+    name = path.name.split(".")[0]
+    if name in SPLITS and path.absolute().parent.name:
+        name = path.absolute().parent.name
+    if path.is_dir():
+        return _saved_rows(path), name
+    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path), name
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    try:
+        for number, row in read_jsonl(path):
+            yield f"{path}, line {number}", row
+    except CorpusError as error:
+        raise QuestionError(str(error)) from error
+
+
+def _parquet_rows(path: Path) -> Rows:
+    if not path.is_file():
+        raise QuestionError(f"{path}: no such file; pass a .jsonl, .jsonl.gz or .parquet file")
+    parquet = _optional("pyarrow.parquet", str(path))
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name not in _UNREAD]
+            for batch in file.iter_batches(4_096, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (OSError, ValueError) as error:
+        raise QuestionError(
+            f"{path}: not a Parquet file, or corrupt after row {number} ({error}); download it again"
+        ) from error
+
+
+def _hub_rows(source: str, hub: HubSource) -> Rows:
+    """Rows of a split on the Hub; without a network, those in the library's cache."""
+    datasets = _optional("datasets", source)
+    try:
+        # Every request times out after HF_HUB_DOWNLOAD_TIMEOUT seconds (an environment variable, 10 by default).
+        rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
+    except Exception as error:  # errors of its HTTP client, its parsers and its own code
+        raise QuestionError(
+            f"{source}: could not be loaded ({type(error).__name__}: {error}); check repository, configuration, "
+            "split and network, or load it once while online: later loads can use the cache (HF_HUB_OFFLINE=1 skips "
+            "the network)"
+        ) from error
+    return _dataset_rows(source, rows, hub.split.partition("[")[0])
+
+
+def _saved_rows(folder: Path) -> Rows:
+    datasets = _optional("datasets", str(folder))
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise QuestionError(
+            f"{folder}: not a folder written by save_to_disk of the datasets library ({error}); pass one, or a file"
+        ) from error
+    if isinstance(saved, Mapping):
+        for split, rows in saved.items():
+            yield from _dataset_rows(f"{folder}/{split}", rows, split)
+    else:
+        yield from _dataset_rows(str(folder), saved, None if saved.split is None else str(saved.split))
+
+
+def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:
+    kept = dataset.remove_columns([name for name in dataset.column_names if name in _UNREAD]).with_format(None)
+    for number, row in enumerate(kept, start=1):
+        yield f"{where}, row {number}", with_split(row, split)
+
+
+def _optional(module: str, source: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{source}: reading it requires {module.split('.')[0]}, which can't be imported ({error}); "
+            "pip install igsearch[benchmarks]"
+        ) from error
+
+
+def split_of_id(id: str) -> str | None:
+    """The split that FlashRAG's ids name (`dev_17`); None if this one does not."""
+    numbered = _NUMBERED.fullmatch(id)
+    return numbered[1] if numbered else None
+
+
+def with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
+    """Add the split of the containing source to a row, unless the row or its id names one.
+
+    Search-R1's test file labels dev questions of HotpotQA, 2Wiki and MuSiQue as `test`; their ids are right.
+    """
+    if split is None or row.get("split") is not None or split_of_id(str(row.get("id"))):
+        return row
+    return {**row, "split": str(split)}

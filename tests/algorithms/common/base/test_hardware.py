@@ -1,0 +1,31 @@
+"""The free memory of a machine, and what a cgroup and other processes leave of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from algorithms.common.base.hardware import free_memory
+
+CPU = torch.device("cpu")
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"), [("max", 0, None), (str(2 * GIB), GIB, 1.25 * GIB), (str(2**60), GIB, None)]
+)
+def test_a_cgroup_may_allow_less(tmp_path: Path, limit: str, used: int, free: float | None) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n", encoding="ascii")
+    (tmp_path / "memory.current").write_text(f"{used}\n", encoding="ascii")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 4}\n", encoding="ascii")
+    found = free_memory(CPU, tmp_path)[0]
+    assert found == (pytest.approx(psutil.virtual_memory().available, rel=0.2) if free is None else int(free))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alone = free_memory(CPU, tmp_path)[0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory(CPU, tmp_path)[0] == pytest.approx(alone / 4, rel=0.2)
