@@ -218,7 +218,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with a collected buffer and its numbers, and what was printed."""
     folder = tmp_path_factory.mktemp("same_buffer")
     files = ("--save", str(folder / "buffer.gz"), "--output", str(folder / "numbers.json"))
-    sizes = ("--questions", "3", "--group-size", "4", "--seed", "1", "--show", "1")
+    sizes = ("--questions-per-step", "3", "--group-size", "4", "--seed", "1", "--show", "1")
     done = subprocess.run(
         [sys.executable, str(FILE), *sizes, *files], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
