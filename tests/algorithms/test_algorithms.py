@@ -337,7 +337,7 @@ def test_a_search_may_earn_the_later_gains_of_its_episode() -> None:
     assert [siblings[start + 2] for start in (0, 5, 10, 19)] == pytest.approx([-5 / 2, 0, 0, 5 / 2])
 
 
-@pytest.mark.parametrize("option", ["gain", "baseline", "credit"])
+@pytest.mark.parametrize("option", ["gain", "gain_baseline", "credit"])
 def test_options_of_ig_grpo_are_checked(option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{option}='x'"):
         IGGRPOConfig(**{option: "x"})

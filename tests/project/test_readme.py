@@ -236,7 +236,7 @@ def run_compare_algorithms(words: list[str], clone: Path, trained: Path) -> None
 
 
 def run_same_buffer(words: list[str], clone: Path, trained: Path) -> None:
-    printed = here([*words, "--questions", "2", "--group-size", "2"], clone)
+    printed = here([*words, "--questions-per-step", "2", "--group-size", "2"], clone)
     assert "IG-GRPO" in printed
     assert "GiGPO" in printed
 

@@ -132,7 +132,7 @@ def test_flash_attention_computes_what_sdpa_computes(
     plain = tiny_policy()
     model = copy.deepcopy(plain.model)
     model.config._attn_implementation_internal = "flash_attention_2"
-    policy = Policy(model, plain.tokenizer, compute_dtype=compute_dtype)
+    policy = Policy(model, plain.tokenizer.hf_tokenizer, compute_dtype=compute_dtype)
     policy.verify_packed()
     assert own_attention(policy.model) == "flash_attention_2"
     with torch.no_grad():
