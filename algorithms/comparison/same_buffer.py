@@ -44,7 +44,7 @@ def notes(buffer: RolloutBuffer, gains: dict[str, Gains]) -> list[str]:
     for name, entry in ALGORITHMS.items():
         if entry.gains is not None and not any(gains[entry.gains.baseline]):
             lacking = f"No information gain over {entry.gains.baseline!r} in this buffer"
-            found.append(f"{lacking}, so {name} has none; see --policy.")
+            found.append(f"{lacking}, so {name} is left out; see --policy.")
     if any(len(trajectory.attempts) > 1 for trajectory in buffer.trajectories):
         found.append("Outcomes are those of last attempts; only MR-Search uses earlier ones.")
     if any(len(group.trajectories) == 1 for group in buffer.groups):

@@ -260,7 +260,7 @@ def test_the_policy_measures_what_a_file_lacks(collected: tuple[Path, str], tmp_
     files = {"buffer": tmp_path / "one_gain.gz", "output": tmp_path / "numbers.json", "show": 0}
     same_buffer.main(same_buffer.Args(**files))
     without = json.loads((tmp_path / "numbers.json").read_text())
-    assert any("igpo is without" in note for note in without["notes"])
+    assert any("igpo is left out" in note for note in without["notes"])
     assert "igpo" not in without["algorithms"]
     same_buffer.main(same_buffer.Args(**files, policy="bundled", seed=1))
     measured, before = (json.loads((place / "numbers.json").read_text()) for place in (tmp_path, folder))
