@@ -148,7 +148,7 @@ def test_a_stale_comment_is_noticed(said: str, other: str, printed: list[str]) -
 
 def run_make(words: list[str], clone: Path, trained: Path) -> None:
     """Prints what it would do: the commands themselves are the tests, the lint, and what is tested below."""
-    printed = elsewhere(["make", "-n", *words[1:]], clone)
+    printed = elsewhere(["make", "--no-print-directory", "-n", *words[1:]], clone)
     if words[1] == "train":
         line = printed.strip().splitlines()[-1]
         command, _, options = line.partition("algorithms/ig_grpo.py")
