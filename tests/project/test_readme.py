@@ -83,9 +83,14 @@ def here(words: list[str], folder: Path, stdin: str = "") -> str:
     return printed.getvalue()
 
 
+MAKE_VARIABLES = ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
+
+
 def elsewhere(words: list[str], folder: Path) -> str:
     """What a command prints as a process of its own."""
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(folder)}
+    # Where the tests themselves are run by make, its variables (ARGS among them) would reach a make that they run.
+    outside = {key: value for key, value in ENVIRONMENT.items() if key not in MAKE_VARIABLES}
+    environment = {**outside, "PYTHONPATH": str(folder)}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
