@@ -39,11 +39,12 @@ from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.policy_update import policy_update, recompute_logprobs
+from algorithms.common.training.policy_update import recompute_logprobs
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes
 from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
 from benchmarks.rollout import AlwaysSearches, FixedTurnEnd, LongPassages
+from benchmarks.training_step import update_policy
 from igsearch_env.information_gain import InformationGainConfig
 
 T = TypeVar("T")
@@ -132,19 +133,7 @@ def lines(args: Args) -> list[Line]:
             _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
             buffer.prefixes = None
             advantages = algorithm.advantages(buffer)
-            update = partial(
-                policy_update,
-                run.learner,
-                run.reference,
-                buffer,
-                advantages,
-                config.loss,
-                temperature=temperature,
-                lr=config.optimizer.learning_rate(step, config.steps),
-                step=step,
-                seed=config.seed,
-            )
-            _timed(args, times, "update", update)
+            _timed(args, times, "update", partial(update_policy, run, buffer, advantages, step))
             _timed(args, times, "weights", run.sampler.sync_weights)
         run.close()
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before

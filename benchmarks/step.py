@@ -18,10 +18,10 @@ from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.trainer import collect_batch
-from algorithms.common.training.policy_update import policy_update
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, seconds
 from benchmarks.policies import layer_parameters, matrix_rate
+from benchmarks.training_step import update_policy
 
 
 class _Clock:
@@ -78,20 +78,7 @@ def lines(repeats: int) -> list[Line]:
             measure = run.information_gain(number, buffer.prefixes)
             gain = seconds(partial(measure_information_gain, buffer, measure))
             advantages = algorithm.advantages(buffer)
-            updated = seconds(
-                partial(
-                    policy_update,
-                    run.learner,
-                    run.reference,
-                    buffer,
-                    advantages,
-                    config.loss,
-                    temperature=config.rollout.temperature,
-                    lr=config.optimizer.learning_rate(number, config.steps),
-                    step=number,
-                    seed=config.seed,
-                )
-            )
+            updated = seconds(partial(update_policy, run, buffer, advantages, number))
             if number > 2:
                 rollouts.append(rollout)
                 gains.append(gain)

@@ -40,9 +40,9 @@ from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.trainer import collect_batch
 from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.policy_update import policy_update
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
+from benchmarks.training_step import update_policy
 from igsearch_env.protocols import Answer, make_protocol, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -136,18 +136,7 @@ class Answering(PolicyTokenizer):
 def ours(run: Run, algorithm: GRPO, step: int) -> Report:
     """One step of `algorithms.common.trainer.train`, without logging."""
     buffer = collect_batch(run, algorithm, step)
-    config = run.config
-    policy_update(
-        run.learner,
-        run.reference,
-        buffer,
-        algorithm.advantages(buffer),
-        config.loss,
-        temperature=config.rollout.temperature,
-        lr=config.optimizer.learning_rate(step, config.steps),
-        step=step,
-        seed=config.seed,
-    )
+    update_policy(run, buffer, algorithm.advantages(buffer), step)
     return {"tokens": int(buffer.policy_tokens.sum()), "reward": float(buffer.outcomes.mean())}
 
 

@@ -30,7 +30,16 @@ class EpisodeRules:
     outcome_reward: str = "em"
 
     def __post_init__(self) -> None:
-        check_range("top_k", self.top_k, 1)
-        check_range("max_searches", self.max_searches, 1, 100)
-        check_range("attempts", self.attempts, 1, 100)
+        check_limits(self.top_k, self.max_searches, self.attempts)
         check_choice("outcome_reward", self.outcome_reward, OUTCOME_REWARDS)
+
+
+def check_limits(top_k: int, max_searches: int, attempts: int, section: str = "") -> None:
+    """Raise `ConfigurationError` unless the limits are in the ranges of `EpisodeRules`.
+
+    `section`: of the configuration that they are from, for messages.
+    """
+    prefix = f"{section}." if section else ""
+    check_range(f"{prefix}top_k", top_k, 1)
+    check_range(f"{prefix}max_searches", max_searches, 1, 100)
+    check_range(f"{prefix}attempts", attempts, 1, 100)

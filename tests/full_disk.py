@@ -26,7 +26,7 @@ def no_space(*_: Any, **__: Any) -> None:
 
 
 def main(folder: str, where: str) -> None:
-    """Prints what every process is told."""
+    """Prints the error of every process."""
     config = DistributedConfig(sharding="fsdp2", timeout_minutes=4)
     processes = Processes.start(config, "cpu")
     policy = Policy.load(PolicyConfig(device="cpu"))

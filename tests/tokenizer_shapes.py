@@ -1,7 +1,7 @@
 """Tokenizers of the shape of published families, trained in a second on a page of text.
 
 Their special tokens, normalisers, pre-tokenizers, decoders, post-processors and chat templates are those of Qwen2.5,
-Llama 3, Gemma and Llama 2; the vocabularies are small. The templates are written anew to the published format.
+Llama 3, Gemma and Llama 2; the vocabularies are small. The templates are our own, in the published format.
 """
 
 from __future__ import annotations

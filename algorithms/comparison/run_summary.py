@@ -93,7 +93,7 @@ class SeedGroup:
     @property
     def final(self) -> Float64s:
         """Macro-averaged test EM of each run."""
-        return np.mean(list(self.families.values()), axis=0)  # type: ignore[no-any-return]
+        return np.mean(list(self.families.values()), axis=0)  # type: ignore[no-any-return] # numpy's mean is Any
 
     @property
     def searches(self) -> float:

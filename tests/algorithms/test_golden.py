@@ -73,10 +73,10 @@ KINDS: dict[str, Kind] = {
 # Kinds of algorithms that nobody asked this project for, by name.
 NOT_ASKED = {
     r"rloo_vectorized_.+": "verl's other RLOO, in which a group of one gets 0",
-    r"rfpp_HOLEBUG_.+": "REINFORCE++ as verl computed it before it mended its returns",
+    r"rfpp_HOLEBUG_.+": "REINFORCE++ as verl computed it before it corrected its returns",
     r"grpo_passk_.+": "pass@k advantages",
     r"opo_.+": "OPO",
-    r"igpo_(?!separate|joint).+": "IGPO's own outcome reward, and versions of its code before it was mended",
+    r"igpo_(?!separate|joint).+": "IGPO's own outcome reward, and versions of its code before it was corrected",
     r"autorefine_document_metrics.*": "AutoRefine's logging of its documents, which earns nothing",
 }
 

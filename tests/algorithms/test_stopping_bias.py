@@ -37,7 +37,7 @@ EXACT = {2: 1e-9, 3: 1e-7, 4: 1e-7}  # thirds aren't float32 numbers, halves are
 
 
 def gigpo(**options: Any) -> Estimator:
-    """GiGPO by means alone, without discount, anchors told apart."""
+    """GiGPO by means alone, without discount, distinguishing anchors."""
     plain: dict[str, Any] = {"scale_by_std": False, "similarity": None, "gamma": 1.0}
     return GiGPO(GiGPOConfig(**{**plain, "episode_statistics": "trajectory", **options})).advantages
 
@@ -350,7 +350,7 @@ def test_ig_grpo_credits_a_search_with_its_own_gain(theta: Array) -> None:
     np.testing.assert_allclose(added, myopic(theta, lambda t, kind: GAINS[kind]), atol=1e-8)
     missing = FREE.gradient(theta, FREE.gains) - added
     assert np.abs(missing[1:]).max() < 1e-8  # nothing follows the second search
-    assert missing[0, 0] < 0  # the first decision isn't told what later searches bring: too much answering
+    assert missing[0, 0] < 0  # the first decision gets no credit for what later searches find: too much answering
     assert (added[:, 0] < 0).all()  # and yet answering loses in every state, as every search is paid
     if theta is THETA:
         assert norm(missing) / norm(FREE.gradient(theta, FREE.gains)) == pytest.approx(0.302, abs=1e-3)

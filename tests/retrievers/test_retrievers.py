@@ -158,7 +158,7 @@ def test_loading_refuses_a_mismatching_corpus(folder: Path, corpus: list[Passage
     write_corpus(corpus, folder / "corpus.jsonl")
     with pytest.raises(IndexMismatchError, match=re.escape(str(folder))):
         close(BM25Retriever.load(folder))
-    gc.collect()  # a file left open would be told here
+    gc.collect()  # a file left open would be reported here
 
 
 def test_bad_top_k_is_named_by_its_own_name() -> None:

@@ -68,7 +68,7 @@ def option_types(cls: type[Any], prefix: str = "") -> dict[str, Any]:
                 continue
             hint = get_args(hint)[0]
         if dataclasses.is_dataclass(hint):
-            found |= option_types(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            found |= option_types(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type] # is_dataclass admits instances
         else:
             found[prefix + field.name] = hint
     return found

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import retrievers.files
+
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
@@ -17,15 +19,10 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     `durable`: return only after the file has been flushed to disk (`flush_to_disk`).
     """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with retrievers.files.atomic_write(path, path.with_name(f".partial-{path.name}")) as partial:
         yield partial
         if durable:
             flush_to_disk(partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     if durable:
         flush_to_disk(path.parent)  # which holds the file name
 

@@ -125,7 +125,7 @@ class Processes:
         value, raised = self.gather(result)[0]
         if raised is not None:
             raise raised
-        return value  # type: ignore[return-value]
+        return value  # type: ignore[return-value] # of rank 0, so it is a T
 
     def pad_to_longest(self, batches: Sequence[T], blank: Callable[[], T]) -> list[T]:
         """`batches`, padded with blank ones to the largest number on any process, and to at least one.

@@ -88,7 +88,7 @@ def describe(trained: TrainedPolicy, name: str, dtype: str, *, merged: bool) -> 
 def is_hub_name(name: str, run: Path) -> bool:
     """Whether a name refers to the Hub, not to `bundled` or a folder here or where the run was started."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # not in its __all__
 
     if name == "bundled" or any((place / name).exists() for place in (Path(), *run.absolute().parents)):
         return False

@@ -60,7 +60,8 @@ class KVCache:
         keys, values = self._layers[layer]
         index_BHc = self._index(rows_Bc, keys.shape[1]).transpose(1, 2)
         # An embedding is the same lookup as indexing, but several times faster on a CPU.
-        return tuple(F.embedding(index_BHc, x.view(-1, x.shape[3])) for x in (keys, values))  # type: ignore[return-value]
+        past_keys, past_values = (F.embedding(index_BHc, x.view(-1, x.shape[3])) for x in (keys, values))
+        return past_keys, past_values
 
     def _index(self, rows: Tensor, heads: int) -> Tensor:
         """Rows of [slots * H * stride, d], with a last dimension for heads added to `rows`."""

@@ -163,7 +163,7 @@ def _packed_attention(
                 f"policy: its attention uses {name!r}, which packed passes do not support; train another architecture"
             )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)  # type: ignore[arg-type] # an int on every attention module
     if packed.rows_n is not None:
         assert packed.store is not None
         packed.store.write(layer, packed.rows_n, k, v)

@@ -216,7 +216,7 @@ class Policy:
         plain = type(head) is torch.nn.Linear and head.bias is None and not self._logit_cap
         if plain and torch.is_grad_enabled():
             dtype = self.compute_dtype or head.weight.dtype
-            chosen, entropy = ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+            chosen, entropy = ChunkedLogprobs.apply(  # type: ignore[no-untyped-call] # torch's apply
                 hidden_n, head.weight, targets_n, temperature / self._logit_scale, size, dtype
             )
             return chosen, entropy if entropy_gradient else entropy.detach()

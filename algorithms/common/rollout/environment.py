@@ -12,7 +12,7 @@ from igsearch_env.errors import ConfigurationError, check_choice, check_literals
 from igsearch_env.protocols import PROTOCOLS, make_protocol
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
-from igsearch_env.rules import EpisodeRules
+from igsearch_env.rules import EpisodeRules, check_limits
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
 from retrievers.open import open_retriever
@@ -21,6 +21,9 @@ from retrievers.open import open_retriever
 @dataclass(frozen=True)
 class EpisodeConfig:
     """The rules of an episode, in both training and evaluation."""
+
+    SECTION: ClassVar[str] = ""
+    """Section of the configuration, for messages."""
 
     top_k: int = 3
     """Passages per search."""
@@ -36,17 +39,18 @@ class EpisodeConfig:
     """Truncate the passages of a search to this many tokens; tags stay closed (Search-R1: 500). None: no limit."""
 
     def __post_init__(self) -> None:
-        check_choice("env.protocol", self.protocol, PROTOCOLS)
-        check_range("env.top_k", self.top_k, 1)
-        check_range("env.max_searches", self.max_searches, 1, 100)
-        check_range("env.attempts", self.attempts, 1, 100)
+        prefix = f"{self.SECTION}." if self.SECTION else ""
+        check_choice(f"{prefix}protocol", self.protocol, PROTOCOLS)
+        check_limits(self.top_k, self.max_searches, self.attempts, self.SECTION)
         if self.max_observation_tokens is not None:
-            check_range("env.max_observation_tokens", self.max_observation_tokens, 1)
+            check_range(f"{prefix}max_observation_tokens", self.max_observation_tokens, 1)
 
 
 @dataclass(frozen=True)
 class EnvConfig(EpisodeConfig):
     """The environment: questions, search engine, protocol."""
+
+    SECTION: ClassVar[str] = "env"
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"max_failure_rate"})
 

@@ -233,7 +233,7 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
 
 
 class Watched(BM25Retriever):
-    """Records what it is asked, and is interrupted or fails where it is told to."""
+    """Records the queries that it gets; is interrupted or fails at a given one."""
 
     interrupt_at: int | None = None
     fails: tuple[str, ...] = ()

@@ -102,7 +102,7 @@ def test_a_kernel_that_is_not_there_is_replaced_by_one_that_the_model_has(wanted
         pytest.skip("there is a GPU: the kernel may be there")
     config = PolicyConfig(str(save_tiny_policy(tmp_path / "model", architecture="gemma2")), "float32", device="cpu")
     config = replace(config, attn_implementation=wanted)
-    assert Footprint(config).count  # what is told before the model is loaded
+    assert Footprint(config).count  # printed before the model is loaded
     assert own_attention(Policy.load(config).model) == "eager"  # no sdpa of transformers bends scores
 
 

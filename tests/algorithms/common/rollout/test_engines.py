@@ -231,7 +231,7 @@ def test_a_prompt_that_fills_the_context_is_completed(engine: Engine, policy: Po
 
 
 class Scripted(Engine):
-    """Returns what it is told, whatever it is asked."""
+    """Returns given completions for any prompts."""
 
     name = "scripted"
 

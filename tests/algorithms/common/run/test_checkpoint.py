@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_last_good_one(
     assert checkpoints(tmp_path) == [good]
     assert [path.name for path in tmp_path.iterdir()] == [good.name]  # nothing half-written lies about
     assert load_weights(good, tiny_policy(seed=1)) == 1
-    assert save(tmp_path, policy, learner, 2).is_dir()  # with room again, it goes on
+    assert save(tmp_path, policy, learner, 2).is_dir()  # with free space again, it is written
 
 
 @pytest.fixture

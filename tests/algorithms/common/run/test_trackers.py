@@ -21,7 +21,7 @@ from igsearch_env.errors import ConfigurationError, literal_choices
 
 
 class FakeWandb(ModuleType):
-    """Keeps the runs of a server. As in wandb, the internal step goes on where a resumed run stopped, and records
+    """Keeps the runs of a server. As in wandb, the internal step continues where a resumed run stopped, and records
     below it are dropped."""
 
     def __init__(self) -> None:
