@@ -164,10 +164,13 @@ class Live:
     problems: list[str]
 
     def log(self, *rows: dict[str, Any]) -> None:
-        """Log rows, and wait until the page shows the last one's step."""
+        """Log rows, and wait until the page has updated and shows the last one's step."""
+        before = self.page.locator("main").get_attribute("data-version")
         for row in rows:
             append(self.server.run_dir, row)
         self.page.clock.run_for(2_100)
+        # A row of a step that the page already shows must have arrived too.
+        self.page.locator(f"main:not([data-version='{before}'])").wait_for()
         self.page.get_by_text(f"{rows[-1]['step']} of 9").wait_for()
 
 
