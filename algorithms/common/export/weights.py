@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from algorithms.common.model.lora import ADAPTER_FILE, load_merged
-from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.model.lora import ADAPTER_FILE
+from algorithms.common.model.pretrained import DTYPES, load_model
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
@@ -34,17 +33,11 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
 
     Raises `ConfigurationError` if weights are missing, or are not finite in `dtype`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     try:
-        if merge:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Found missing adapter keys")
-                model = load_merged(folder, dtype=torch.float32).to(DTYPES[dtype])
-        else:
-            model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], output_loading_info=True)
-            if found["missing_keys"]:
-                raise ValueError(f"no weights for {', '.join(sorted(found['missing_keys']))}")
+        # An adapter is merged in float32, and then rounded once.
+        model = load_model(str(folder), dtype=torch.float32 if merge else DTYPES[dtype]).to(DTYPES[dtype])
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except IGSearchError:
         raise

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from algorithms.common.model.context import longest_context
 from algorithms.common.model.lora import ADAPTER_FILE, add_adapter
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
 from igsearch_env.errors import ConfigurationError
@@ -58,8 +59,8 @@ class Footprint:
         width = int(getattr(text, "head_dim", None) or self.hidden // heads)
         self.queries = heads * width
         self.keys = int(getattr(text, "num_key_value_heads", None) or heads) * width
-        own = int(getattr(text, "max_position_embeddings", None) or 1_000_000)
-        self.context = min(policy.context_length or own, own)
+        longest = longest_context(config)
+        self.context = min(policy.context_length or longest, longest)
         # Autocast makes a copy of every matrix for each pass, except of the embedding, which is only looked up.
         matrices = sum(p.numel() for p in decoder.parameters() if p.ndim > 1) - embedding.numel()
         self.casts = matrices * self.compute if self.compute != self.element else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.model.text_parameters import modules_without_text
 from igsearch_env.errors import ConfigurationError, check_range
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
@@ -44,8 +46,14 @@ def add_adapter(model: Any, config: LoraConfig) -> Any:
 
     _check_targets(model, config.target_modules)
     targets = config.target_modules[0] if config.target_modules == ("all-linear",) else list(config.target_modules)
+    without_text = "|".join(map(re.escape, modules_without_text(model)))
     settings = peft.LoraConfig(
-        task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        exclude_modules=rf"({without_text})(\..*)?" if without_text else None,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
@@ -67,22 +75,17 @@ def _check_targets(model: Any, targets: Sequence[str]) -> None:
             )
 
 
-def load_merged(folder: str | Path, **options: Any) -> Any:
-    """The base model of an adapter folder, with the adapter merged into its weights."""
+def merge_adapter(model: Any, folder: str | Path) -> Any:
+    """`model` with the adapter in `folder` merged into its weights. Raises `ConfigurationError` if some are missing."""
     import peft
-    from transformers import AutoModelForCausalLM
 
-    base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, **options)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{folder}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
-            f"model there, or fix base_model_name_or_path in its {ADAPTER_FILE}"
-        ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as above
-        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        except UserWarning as error:
+            raise ConfigurationError(f"{folder}: {error}; give a complete adapter") from error
 
 
 def load_adapter(adapter: Any, weights: dict[str, Tensor]) -> list[str]:

@@ -195,11 +195,9 @@ def own_attention(model: Any) -> str:
     return str(model.config._attn_implementation).removeprefix("packed_").replace("fa_", "flash_attention_")
 
 
-def install_packed_attention(model: Any) -> None:
-    """Enable packed passes of a model; without `packed=`, it computes the same as before."""
-    base = str(model.config._attn_implementation)
-    if base.startswith("packed_"):
-        return
+def install_packed_attention(model: Any, base: str | None = None) -> None:
+    """Enable packed passes of a model; other passes use `base`, an attention of transformers. Default: its own."""
+    base = base or own_attention(model)
     # For a name that contains `flash`, transformers looks for a library of that name.
     name = f"packed_{base.replace('flash_attention_', 'fa_')}"
     AttentionInterface.register(name, functools.partial(_packed_attention, base))

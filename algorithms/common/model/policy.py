@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.common.distributed.sharding import gather_full_tensor
-from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.checkpointing import checkpoint_activations
+from algorithms.common.model.context import usable_context
 from algorithms.common.model.logprobs import ChunkedLogprobs
-from algorithms.common.model.packing import Block, Pack, install_packed_attention, pack
+from algorithms.common.model.packing import Pack, install_packed_attention, own_attention
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
 from algorithms.common.model.tokenizer import PolicyTokenizer
-from igsearch_env.errors import ConfigurationError
+from algorithms.common.model.verification import verify
 
-HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and similar ones)"
 # Float32 logits that exist at once (128 MiB): logits of more tokens are computed in chunks.
 MAX_LOGITS = 2**25
 
@@ -44,18 +44,15 @@ class Policy:
         eos_ids = configured if isinstance(configured, list) else [configured]
         self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
         install_packed_attention(model)
-        without_dropout(model)  # the sampler and the trainer must use the same distribution
+        # A model stays in evaluation mode, also in updates: the sampler and the trainer must use the same distribution,
+        # and dropout, jitter of routers and the like are random in training mode only.
         model.eval()
+        if gradient_checkpointing:
+            checkpoint_activations(model)
         self.model = model
         self.adapter = adapter
-        self.gradient_checkpointing = gradient_checkpointing
-        if gradient_checkpointing:
-            # The newer name, if this version of transformers has it.
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
         self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
-        own = getattr(model.config, "max_position_embeddings", None) or 1_000_000
-        self.context_length = min(context_length or own, own)
+        self.context_length = usable_context(model.config, context_length)
 
     @classmethod
     def load(cls, config: PolicyConfig) -> Policy:
@@ -70,43 +67,8 @@ class Policy:
             adapter=adapter,
             gradient_checkpointing=config.gradient_checkpointing,
         )
-        policy.verify_packed()
+        verify(policy)
         return policy
-
-    @torch.no_grad()
-    def verify_packed(self) -> None:
-        """Raise `ConfigurationError` unless packed passes and `logits` match the output of the model itself.
-
-        They need plain causal attention: models with recurrent or convolutional layers, or with attention that can't be
-        replaced through transformers, are rejected here rather than trained wrongly.
-        """
-        rows = self.model.get_input_embeddings().num_embeddings
-        tokens = len(self.tokenizer.hf_tokenizer)
-        if tokens > rows:
-            raise ConfigurationError(
-                f"policy: the tokenizer has {tokens} tokens, but the model has embeddings for {rows}; call "
-                "model.resize_token_embeddings(len(tokenizer)) and save both"
-            )
-        ids = [place % tokens for place in range(11)]
-        try:
-            store = KVCache()
-            store.reserve(1, 8)
-            two = pack([Block(ids[3:]), Block(ids[:8])], self.device)  # equal lengths keep their order
-            hidden_n = self.forward_packed(two)[two.first[1] :]
-            self.forward_packed(pack([Block(ids[:5])], self.device, store=store, keep=True))
-            rest_n = self.forward_packed(pack([Block(ids[5:8], 5)], self.device, store=store))
-            with self._autocast():  # flash attention takes no float32
-                output = self.model(input_ids=torch.tensor([ids[:8]], device=self.device), use_cache=False)
-            got = torch.stack([self.logits(hidden_n), torch.cat([self.logits(hidden_n[:5]), self.logits(rest_n)])])
-            difference = float((got - output.logits.float()).abs().max() / output.logits.float().abs().max())
-        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-            raise ConfigurationError(
-                f"policy: {type(self.model).__name__} does not support packed passes ({error}){HINT}"
-            ) from error
-        exact = self.model.dtype == torch.float32 and self.compute_dtype is None
-        if not difference < (1e-3 if exact else 0.2):
-            name = type(self.model).__name__
-            raise ConfigurationError(f"policy: packed passes of {name} are off by {difference:.2g} of its logits{HINT}")
 
     def save(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Save the model, or only its adapter, and the tokenizer in the transformers format.
@@ -129,6 +91,13 @@ class Policy:
         copied.compute_dtype = compute_dtype
         return copied
 
+    def float32_replica(self) -> Policy:
+        """A float32 copy. Flash attention supports no float32: padded passes of its copy use eager attention."""
+        copied = self.replica(torch.float32)
+        if "flash" in own_attention(copied.model):
+            install_packed_attention(copied.model, "eager")
+        return copied
+
     @torch.no_grad()
     def copy_weights(self, source: Policy) -> None:
         """Copy the weights of the policy that this one is a replica of. Every process must call it."""
@@ -144,17 +113,21 @@ class Policy:
         return device
 
     @property
+    def body(self) -> Any:
+        """The part of the model that computes hidden states."""
+        body = self.model.base_model
+        return self.model.get_decoder() if body is self.model else body
+
+    @property
     def width(self) -> int:
         """Size of a hidden state."""
         return int(self.model.config.get_text_config().hidden_size)
 
     def forward_packed(self, packed: Pack) -> Tensor:
         """Last hidden states [n, width] of a packed pass."""
-        if self.model.training:  # after an update with gradient checkpointing
-            self.model.eval()
         no_mask = torch.empty(1, 1, 0, 0)  # four dimensions, so that transformers makes none; it is not read
-        with self._autocast():
-            output = self.model.base_model(
+        with self.autocast():
+            output = self.body(
                 input_ids=packed.ids_n[None],
                 position_ids=packed.positions_n[None],
                 attention_mask=no_mask,
@@ -166,15 +139,13 @@ class Policy:
 
     def hidden_states(self, ids_BT: Tensor) -> Tensor:
         """Last hidden states [B, T, width] of rows padded on the right, which causal attention never reads."""
-        if self.gradient_checkpointing and self.model.training != torch.is_grad_enabled():
-            self.model.train(torch.is_grad_enabled())  # transformers checkpoints only in training mode
-        with self._autocast():
-            states: Tensor = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        with self.autocast():
+            states: Tensor = self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] in float32 of hidden states [..., width]."""
-        with self._autocast():
+        with self.autocast():
             logits: Tensor = self.model.get_output_embeddings()(hidden).float()
         if self._logit_scale != 1.0:
             logits = logits * self._logit_scale
@@ -241,7 +212,8 @@ class Policy:
         cap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
         return cap
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Context of a pass in the compute precision."""
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None)
 
 
@@ -257,15 +229,6 @@ class PolicyModule(torch.nn.Module):
         """As `Policy.token_logprobs`."""
         chosen, entropy = self._policy.token_logprobs(*arguments, **options)
         return chosen.clone(), entropy.clone()  # views would lose FSDP's hooks
-
-
-def without_dropout(model: Any) -> None:
-    """Set every dropout of a model to 0, whether a module or a number that attention reads."""
-    for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-        elif isinstance(getattr(part, "attention_dropout", None), float):
-            part.attention_dropout = 0.0
 
 
 class BasePolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, load_merged
+from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, merge_adapter
+from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -69,19 +71,26 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
     try:
         model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except OSError as error:
+    except (ConfigurationError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise errors of many types
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if isinstance(error, ValueError) and config.attn_implementation != "auto":
+            raise ConfigurationError(
+                f"policy.attn_implementation={config.attn_implementation!r}: {reason}; auto uses "
+                "what the model supports"
+            ) from error
         raise ConfigurationError(
-            f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
+            f"policy.path={config.path!r} can't be loaded ({reason}); give a folder written by "
             "save_pretrained, with its tokenizer, or a model name on the hub"
         ) from error
-    except ValueError as error:
-        if config.attn_implementation == "auto":
-            raise
-        raise ConfigurationError(
-            f"policy.attn_implementation={config.attn_implementation!r}: "
-            f"{str(error).splitlines()[0]}; auto uses what the model supports"
-        ) from error
     adapter = None
+    frozen = freeze_parameters_without_text(model)
+    if frozen:
+        print(
+            f"policy: {len(frozen)} parameters that text does not reach stay as they are ({frozen[0]}, ...)",
+            file=sys.stderr,
+        )
     if config.lora.rank:
         if (Path(path) / ADAPTER_FILE).is_file():
             raise ConfigurationError(
@@ -94,16 +103,72 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
 
 
 def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "auto") -> Any:
-    """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model."""
-    from transformers import AutoModelForCausalLM
+    """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model.
+
+    Quantised weights are converted to `dtype` where transformers can do so, with a notice: they are trained, and saved,
+    in that precision.
+
+    Raises:
+        ConfigurationError: weights are missing, would be initialised at random, or can't be converted.
+        OSError: of transformers, if it can't be found.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype}
     chosen = available_attention(attn_implementation)
     if chosen != "auto":
         options["attn_implementation"] = chosen
     if (Path(path) / ADAPTER_FILE).is_file():
-        return load_merged(path, **options)
-    return AutoModelForCausalLM.from_pretrained(path, **options)
+        from peft import PeftConfig
+
+        base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+        try:
+            model = load_model(base, dtype=dtype, attn_implementation=chosen)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
+                f"model there, or fix base_model_name_or_path in its {ADAPTER_FILE}"
+            ) from error
+        return merge_adapter(model, path)
+    config = full_precision(path, str(dtype).removeprefix("torch."))
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both kinds are reported below
+    model, found = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+    if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigurationError(
+            f"policy.path={path!r}: transformers loads no {type(model).__name__} from what it saves "
+            f"({type(model.config).__name__}); give its text model, or train another architecture"
+        )
+    for what in ("missing", "mismatched"):
+        names = sorted(key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"])
+        if names:  # transformers initialises them at random
+            raise ConfigurationError(
+                f"policy.path={path!r}: {len(names)} weights of {type(model).__name__} are {what}, such as {names[0]}; "
+                "give a complete folder, as save_pretrained writes it"
+            )
+    return model
+
+
+def full_precision(path: str, dtype: str) -> Any:
+    """The configuration of the model in `path`, changed so that quantised weights are converted to `dtype`."""
+    from transformers import AutoConfig
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    config = AutoConfig.from_pretrained(path)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        quantised = getattr(part, "quantization_config", None)
+        if quantised is None:
+            continue
+        settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        method = str(settings.get("quant_method", "bitsandbytes"))
+        kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
+        if kind is None or "dequantize" not in inspect.signature(kind).parameters:
+            raise ConfigurationError(
+                f"policy.path={path!r}: its weights are quantised ({method}), and training needs them in full "
+                "precision; give the model that it was quantised from"
+            )
+        print(f"policy.path={path!r}: its weights ({method}) are converted to {dtype} and stay so", file=sys.stderr)
+        part.quantization_config = {**settings, "dequantize": True}
+    return config
 
 
 def available_attention(name: str) -> str:

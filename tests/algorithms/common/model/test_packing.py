@@ -32,6 +32,7 @@ from algorithms.common.model.kv_cache import CachedPrefixes, KVCache, common_pre
 from algorithms.common.model.packed_attention import Slots
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.verification import verify
 from igsearch_env.errors import ConfigurationError
 
 EVERY = (*ARCHITECTURES, *WINDOWED)
@@ -366,7 +367,7 @@ def test_a_model_that_packed_passes_would_get_wrong_is_refused() -> None:
     ).eval()
     for model in (bloom, convolutional):
         with pytest.raises(ConfigurationError, match="plain causal attention"):
-            _policy(model).verify_packed()
+            verify(_policy(model))
 
 
 def test_logit_scaling_is_the_models_own() -> None:
@@ -374,7 +375,7 @@ def test_logit_scaling_is_the_models_own() -> None:
     cohere = CohereForCausalLM(CohereConfig(**shape, logit_scale=0.25, eos_token_id=1, bos_token_id=0)).eval()
     granite = GraniteForCausalLM(GraniteConfig(**shape, num_key_value_heads=2, logits_scaling=4.0)).eval()
     for model in (cohere, granite):
-        _policy(model).verify_packed()
+        verify(_policy(model))
 
 
 def _policy(model: Any) -> Policy:
