@@ -13,13 +13,10 @@ C_t is what the policy saw up to and including its t-th query (`evidence.py`). B
 from __future__ import annotations
 
 import math
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.evidence import (
@@ -36,6 +33,7 @@ from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever
+from retrievers.random_streams import random_stream
 
 Baseline = Literal["random", "previous", "empty"]
 ContextForm = Literal["trajectory", "skeleton"]
@@ -162,7 +160,7 @@ class InformationGain:
     ) -> list[Evidence]:
         question, wanted = step.trajectory.question, self.config.num_random
         own = (question.dataset, question.id)
-        rng = np.random.default_rng([self.seed, zlib.crc32("\n".join(own).encode()), step.index])
+        rng = random_stream("random evidence", self.seed, *own, step.index)
         real = evidence_of(step, self.protocol)
         low, high = bisect_left(owners, own), bisect_right(owners, own)
         others = len(pool) - (high - low)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import numpy as np
-
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.rewards import normalize_answer
 from retrievers.base import Retriever
+from retrievers.random_streams import random_stream
 
 HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
 
@@ -89,7 +88,7 @@ class UnigramScorer:
         if mu <= 0:
             raise ConfigurationError(f"mu={mu}: must be above 0, or an unseen word has probability 0")
         self.mu = mu
-        passages = retriever.sample(min(sample, len(retriever)), np.random.default_rng(0))
+        passages = retriever.sample(min(sample, len(retriever)), random_stream("background of the unigram scorer", 0))
         counts: Counter[str] = Counter()
         for p in passages:
             counts.update(normalize_answer(f"{p.title} {p.text}").split())

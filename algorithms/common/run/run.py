@@ -28,6 +28,7 @@ from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_tr
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
 from algorithms.common.run.setup import (
+    information_gain_seed,
     make_critic,
     make_reference,
     print_plan,
@@ -202,7 +203,7 @@ class Run:
     def information_gain(self, step: int, prefixes: CachedPrefixes | None = None) -> InformationGain:
         """The information gain of a step under the current policy; `prefixes`: KV cache of the rollout, if reusable."""
         scorer = self.sampler.scorer(prefixes)
-        seed = self.config.seed * 1_000_003 + step
+        seed = information_gain_seed(self.config.seed, step)
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
 
     # ---------------------------------------------------------------- the result
