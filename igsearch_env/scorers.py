@@ -15,6 +15,7 @@ from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
 HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
+WHOLE_TOKENS = 4_096  # IG-Search `ig_reward.py`, `max_context_length`
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,13 @@ class ScoreRequest:
     answer_prefix: str
     answer: str
     head_weight: float = HEAD_WEIGHT
+    whole: bool = False
+    """For a scorer with a tokenizer: encode context, evidence and prefix as one text, in which names of special tokens
+    count as those, and keep its last `WHOLE_TOKENS` tokens, as IG-Search does; the answer is encoded by itself."""
 
 
 class AnswerScorer(Protocol):
-    """Scores answers given evidence."""
+    """Scores answers given evidence. With a tokenizer it also has `decode(ids)`: text, special tokens included."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, in nats."""
