@@ -150,7 +150,7 @@ class RolloutBuffer:
     def check_gains(self) -> None:
         """Raise `RolloutBufferError` if searches found passages, but none has an information gain."""
         searches = [turn for t in self.trajectories for turn in t.turns if turn.is_search]
-        if any(has_evidence(turn.passages) for turn in searches) and not any(turn.gain for turn in searches):
+        if any(has_evidence(turn) for turn in searches) and not any(turn.gain for turn in searches):
             raise RolloutBufferError(
                 f"none of {len(searches)} searches has an information gain: measure it first "
                 "(measure_information_gain), or use an algorithm that needs none"

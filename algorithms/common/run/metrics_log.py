@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.files import atomic_write
-from algorithms.common.evaluation.scores import Score, macro_average
+from algorithms.common.run.evaluation_metrics import with_split_names
 from algorithms.common.run.trackers import Tracker
 from igsearch_env.stepper import render
 from igsearch_env.trajectory import Trajectory
@@ -54,10 +54,13 @@ class MetricsLog:
             tracker.close(failed)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file up to the first damaged line, such as an incomplete last line."""
+def read_metrics(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The records of a metrics file up to the first damaged line, such as an incomplete last line.
+
+    `last_step`: number of steps of the run; identifies the evaluations of the earliest files (`with_split_names`).
+    """
     rows, damaged = scan_metrics(path)
-    return rows[: damaged[0] - 1] if damaged else rows
+    return with_split_names(rows[: damaged[0] - 1] if damaged else rows, last_step)
 
 
 def scan_metrics(path: Path) -> tuple[list[Any], list[int]]:
@@ -80,12 +83,3 @@ def write_transcripts(path: Path, trajectories: Sequence[Trajectory], count: int
     """Write the first `count` episodes as plain text."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n\n".join(render(t) for t in trajectories[:count]) + "\n", encoding="utf-8")
-
-
-def score_metrics(scores: dict[str, Score]) -> dict[str, float]:
-    """Scores as metrics, under their names in metrics.jsonl."""
-    metrics = {"eval/em": macro_average(scores)}
-    metrics |= {f"eval/em/{name}": s.em for name, s in scores.items()}
-    metrics["eval/f1"] = sum(s.f1 for s in scores.values()) / len(scores)
-    metrics["eval/searches"] = sum(s.searches for s in scores.values()) / len(scores)
-    return metrics

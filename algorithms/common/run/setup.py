@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -22,13 +21,14 @@ from algorithms.common.training.learner import Learner
 from algorithms.common.training.precision import precision_warning
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
+from retrievers.random_streams import random_stream, stream_seed
 
 
 def make_torch_deterministic(seed: int, threads: int | None = None) -> None:
     """Make torch deterministic and seed it, for the whole process. `threads`: CPU threads; None: torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed("torch", seed))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else matrix products on a GPU may differ
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # all is written
@@ -112,6 +112,11 @@ def restore_or_make_learner(
 # ---------------------------------------------------------------- questions
 
 
+def information_gain_seed(seed: int, step: int) -> int:
+    """Seed of the random evidence of a step."""
+    return stream_seed("information gain of a step", seed, step)
+
+
 def questions_of_step(
     questions: Sequence[Question], count: int, *, seed: int, step: int, refill: int = 0
 ) -> list[Question]:
@@ -121,9 +126,9 @@ def questions_of_step(
     """
     total = len(questions)
     if refill:
-        rng = np.random.default_rng([seed, step, refill, 2])
+        rng = random_stream("questions of a refill", seed, step, refill)
         return [questions[i] for i in rng.choice(total, count, replace=total < count)]
     places = range((step - 1) * count, step * count)
     epochs = {place // total for place in places}
-    orders = {e: np.random.default_rng([seed, e, 3]).permutation(total) for e in epochs}
+    orders = {e: random_stream("questions of an epoch", seed, e).permutation(total) for e in epochs}
     return [questions[orders[place // total][place % total]] for place in places]

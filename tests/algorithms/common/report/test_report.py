@@ -103,9 +103,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """A run whose every text tries to become part of the page."""
-    rows: list[dict[str, Any]] = [{"step": 0, "eval/em": 0.2, f"eval/em/{HOSTILE}": 0.2}]
+    rows: list[dict[str, Any]] = [{"step": 0, "test/em": 0.2, f"test/em/{HOSTILE}": 0.2}]
     rows += [training_row(step, **{f"stop/{HOSTILE}": 0.5, f"time/{HOSTILE}": 0.1}) for step in (1, 2, 3)]
-    rows += [{"step": 3, "eval/em": 0.5, f"eval/em/{HOSTILE}": 0.5}]
+    rows += [{"step": 3, "test/em": 0.5, f"test/em/{HOSTILE}": 0.5}]
     run = write_run(tmp_path / "run", rows, {HOSTILE: [0, 1, 1]}, policy={"path": HOSTILE}, algorithm=HOSTILE)
     (run / "transcripts").mkdir()
     for step in (1, 2, 3):
@@ -143,13 +143,19 @@ def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
 
 
 def test_dev_and_test_questions_are_told_apart(tmp_path: Path) -> None:
-    rows = [{"step": 0, "eval/em": 0.1}, training_row(1), {"step": 1, "eval/em": 0.3, "dev/em": 0.3}]
-    rows += [training_row(2), {"step": 2, "dev/em": 0.4}, {"step": 2, "eval/em": 0.6}]
-    older = [{key: value for key, value in row.items() if key != "dev/em"} for row in rows if row != rows[4]]
-    for name, found, dev in (("new", rows, [(1, 0.3), (2, 0.4)]), ("older", older, [(1, 0.3)])):
+    rows = [{"step": 0, "test/em": 0.1}, training_row(1), {"step": 1, "dev/em": 0.3, "dev/em/a": 0.3}]
+    rows += [training_row(2), {"step": 2, "dev/em": 0.4}, {"step": 2, "test/em": 0.6}]
+    # As written before the scores of the two had different names, and before that.
+    older = [rows[1], {"step": 0, "eval/em": 0.1}, {"step": 1, "eval/em": 0.3, "eval/em/a": 0.3, "dev/em": 0.3}]
+    older += [{"step": 2, "dev/em": 0.4}, {"step": 2, "eval/em": 0.6}]
+    oldest = [{"step": 0, "eval/em": 0.1}, {"step": 1, "eval/em": 0.3, "eval/em/a": 0.3}, {"step": 2, "eval/em": 0.6}]
+    both = [(1, 0.3), (2, 0.4)]
+    for name, found, dev in (("new", rows, both), ("older", older, both), ("oldest", oldest, both[:1])):
         run = read_run(write_run(tmp_path / name, found, steps=2))
         assert [(row["step"], row["dev/em"]) for row in run.dev] == dev
-        assert [(row["step"], row["eval/em"]) for row in run.test] == [(0, 0.1), (2, 0.6)]
+        assert run.dev[0]["dev/em/a"] == 0.3
+        assert [(row["step"], row["test/em"]) for row in run.test] == [(0, 0.1), (2, 0.6)]
+        assert not any(key.startswith("eval/") for row in run.rows for key in row)
 
 
 def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
@@ -168,7 +174,7 @@ def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
     ("rows", "said"),
     [
         ([], "No step has been logged yet."),
-        ([{"step": 0, "eval/em": 0.1}], "0 of 3 unfinished"),
+        ([{"step": 0, "test/em": 0.1}], "0 of 3 unfinished"),
         ([training_row(1)], "1 of 3 unfinished"),
         ([{"step": 1, "reward": 0.5}], "1 of 3 unfinished"),
         ([training_row(1), {"reward": 1.0}, training_row(2)], "2 of 3 unfinished"),

@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 def full_rows(steps: int) -> list[dict[str, Any]]:
     """Rows with every kind of chart in them; data sets and stop reasons have hostile names."""
-    rows: list[dict[str, Any]] = [{"step": 0, "eval/em": 0.1, "eval/em/a": 0.1, f"eval/em/{HOSTILE}": 0.1}]
+    rows: list[dict[str, Any]] = [{"step": 0, "test/em": 0.1, "test/em/a": 0.1, f"test/em/{HOSTILE}": 0.1}]
     for step in range(1, steps + 1):
         wave = math.sin(step)
         gain = {"p10": wave - 1, "p50": wave, "p90": wave + 1, "mean": wave + 0.1}
@@ -56,8 +56,8 @@ def full_rows(steps: int) -> list[dict[str, Any]]:
                 **{f"stop/{HOSTILE}": 0.1, "all_fail": 0.3, "time/information_gain": 0.2},
             )
         )
-    rows.append({"step": steps // 2, "dev/em": 0.3, "eval/em": 0.3, "eval/em/a": 0.3, f"eval/em/{HOSTILE}": 0.2})
-    return [*rows, {"step": steps, "eval/em": 0.6, "eval/em/a": 0.7, f"eval/em/{HOSTILE}": 0.5}]
+    rows.append({"step": steps // 2, "dev/em": 0.3, "dev/em/a": 0.3, f"dev/em/{HOSTILE}": 0.2})
+    return [*rows, {"step": steps, "test/em": 0.6, "test/em/a": 0.7, f"test/em/{HOSTILE}": 0.5}]
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
 def test_the_live_view_keeps_what_is_scrolled_and_its_focus(live: Live) -> None:
     page = live.page
     page.set_viewport_size({"width": NARROW, "height": 600})
-    live.log({"step": 2, "eval/em": 0.5, **{f"eval/em/a family of questions {n}": 0.5 for n in range(9)}})
+    live.log({"step": 2, "test/em": 0.5, **{f"test/em/a family of questions {n}": 0.5 for n in range(9)}})
     table = page.get_by_role("region", name="Slowest steps")
     table.focus()
     assert table.evaluate("(one) => { one.scrollLeft = 40; return one.scrollLeft; }") == 40

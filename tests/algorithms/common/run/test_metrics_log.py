@@ -26,3 +26,15 @@ def test_opening_a_log_drops_later_steps_and_damaged_lines(tmp_path: Path) -> No
     log.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 0}, {"step": 1, "reward": 0.5}]
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_scores_of_earlier_versions_are_read_only_where_their_questions_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": step, "eval/em": em, "eval/f1": em} for step, em in ((0, 0.1), (2, 0.3), (4, 0.6))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start, middle, end = read_metrics(path)
+    assert start == {"step": 0, "test/em": 0.1, "test/f1": 0.1}
+    assert (middle, end) == tuple(rows[1:])  # either could be of dev questions
+    _, middle, end = read_metrics(path, last_step=4)
+    assert middle == {"step": 2, "dev/em": 0.3, "dev/f1": 0.3}
+    assert end == {"step": 4, "test/em": 0.6, "test/f1": 0.6}

@@ -142,12 +142,12 @@ def logged(trackers: Sequence[Tracker], steps: Sequence[int]) -> None:
     for step in steps:
         for tracker in trackers:
             tracker.write(step, {"reward": step / 10})
-            tracker.write(step, {"eval/em": step / 20})
+            tracker.write(step, {"test/em": step / 20})
 
 
 def both(steps: Sequence[int]) -> list[tuple[int, dict[str, float]]]:
     """What `logged` should have left."""
-    return [(step, values) for step in steps for values in ({"reward": step / 10}, {"eval/em": step / 20})]
+    return [(step, values) for step in steps for values in ({"reward": step / 10}, {"test/em": step / 20})]
 
 
 def test_every_tracker_of_the_configuration_can_be_opened() -> None:
@@ -314,11 +314,11 @@ class Recorder(Tracker):
 def test_the_metrics_log_sends_its_numbers_to_every_tracker(tmp_path: Path) -> None:
     trackers = [Recorder(), Recorder()]
     log = MetricsLog(tmp_path, 0, trackers)
-    log.write(0, {"eval/em": 0.1})
+    log.write(0, {"test/em": 0.1})
     log.write(1, {"reward": 0.5, "note": "text"})
     log.close(failed=True)
     for tracker in trackers:
-        assert tracker.records == [(0, {"eval/em": 0.1}), (1, {"reward": 0.5})]
+        assert tracker.records == [(0, {"test/em": 0.1}), (1, {"reward": 0.5})]
         assert tracker.ended is True
     assert read_metrics(tmp_path / "metrics.jsonl")[1] == {"step": 1, "reward": 0.5, "note": "text"}
 
