@@ -32,7 +32,8 @@ class RemoteRetriever(Retriever):
             separated by commas.
         passages: the corpus, to draw random passages from; required if the service has no /sample.
         deadline: time limit of a call in seconds, including retries. An attempt gets the time left divided by the
-            attempts left, so that a replica which hangs does not use it up.
+            attempts left, from resolving the name to the last byte: then its connection is closed and the replica
+            counts as failed, even if it is still sending.
         attempts: maximum number of times one request is sent; at least once to each replica.
         backoff: seconds before the first retry at the same replica, with a jitter of 50%.
         batch_size: maximum queries per request; the requests of a batch are sent at once, to the replicas in turn.

@@ -15,6 +15,7 @@ from typing import TypeVar
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
+from retrievers.service.deadline import make_client
 from retrievers.service.request import AttemptError, Request
 from retrievers.service.wire import INDEX_HEADER
 
@@ -78,15 +79,14 @@ class Replicas:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=WORKERS)
-        self._client = httpx.Client(transport=transport, limits=limits, trust_env=False)
+        self._client = make_client(WORKERS, transport)
 
     def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError]:
         """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
         Raises `RefusedError` and `IndexMismatchError`.
         """
-        # In own threads, since httpx's timeouts apply to single reads and writes, but the deadline to the whole call.
+        # Attempts keep their time; the limit here is for requests that wait until one of the threads is free.
         futures = [self._pool.submit(self._try_in_turn, request, ends) for request in requests]
         wait(futures, timeout=max(ends - time.monotonic(), 0.0) + GRACE)
         answers: list[T | RetrievalError] = []

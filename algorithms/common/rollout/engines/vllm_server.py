@@ -31,6 +31,7 @@ from algorithms.common.rollout.engines.base import (
 from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE, sampling
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
+from retrievers.service.deadline import OverdueError, make_client, within
 
 IN_FLIGHT = 128  # requests at once; vLLM batches them itself
 CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
@@ -74,8 +75,7 @@ class VllmServerEngine(Engine):
         self.address = _address(settings.server_url)
         self.seconds = seconds
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT)
-        self._client = httpx.Client(limits=limits, trust_env=False)
+        self._client = make_client(IN_FLIGHT)
         self._folder: Path | None = None
         self._updates = 0
         try:
@@ -195,13 +195,17 @@ class VllmServerEngine(Engine):
         """The answer to one request. Raises `EngineError` unless its status is 200."""
         seconds = min(seconds or self.seconds, self.seconds)
         timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        try:
+
+        def send() -> httpx.Response:
             try:
-                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
+                return self._client.request(method, self.address + path, json=body, timeout=timeout)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 # Retry once: the server may have just closed an idle connection. All requests are idempotent.
-                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
-        except httpx.HTTPError as error:
+                return self._client.request(method, self.address + path, json=body, timeout=timeout)
+
+        try:
+            answer = within(seconds, send)
+        except (httpx.HTTPError, OverdueError) as error:
             raise EngineError(
                 f"rollout.server_url={self.address!r} did not answer {method} {path} within {seconds:g} s "
                 f"({type(error).__name__}: {error}); check that it runs, and its log"
