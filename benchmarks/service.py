@@ -28,8 +28,8 @@ import tyro
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
-from retrievers.server import bind, spare_processors
-from retrievers.service.connections import make_server
+from retrievers.server import spare_processors
+from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
 
 CLIENTS = 8

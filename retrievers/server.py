@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from retrievers.base import QueryError, RetrieverError
+from retrievers.base import RetrieverError
 from retrievers.open import open_retriever
-from retrievers.service.connections import make_server
+from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
 
 
@@ -76,23 +75,6 @@ def serve(args: Args) -> None:
             server.run(sockets=[listener])
         finally:
             retriever.close()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket; port 0 for any free one. Raises `QueryError`."""
-    if not 0 <= port <= 65535:
-        raise QueryError(f"port={port}: must be from 0 to 65535")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With an explicit protocol, asyncio sets TCP_NODELAY; else each response waits 40 ms for the client's ACK.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        raise QueryError(
-            f"can't listen on host {host!r}, port {port} ({error}): use another --port or --host"
-        ) from error
-    return listener
 
 
 def main() -> None:

@@ -17,8 +17,7 @@ from fastapi import FastAPI
 from retriever_contract import CORPUS
 
 from retrievers import Retriever
-from retrievers.server import bind
-from retrievers.service.connections import make_server
+from retrievers.service.connections import bind, make_server
 
 
 @contextmanager

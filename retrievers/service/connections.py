@@ -8,13 +8,17 @@ many connections, the one that has waited longest in the middle of its request m
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import h11
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from retrievers.base import QueryError
 
 HEAD_SECONDS = 10.0  # from the connection, or the first byte of a further request, to the end of the head
 BODY_SECONDS = 20.0  # from the end of the head to that of the body
@@ -29,7 +33,26 @@ FULL = (
 )
 
 
-def make_server(app: FastAPI, max_connections: int) -> uvicorn.Server:
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; port 0 for any free one. Raises `QueryError`."""
+    if not 0 <= port <= 65535:
+        raise QueryError(f"port={port}: must be from 0 to 65535")
+    with ExitStack() as failed:
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            # With an explicit protocol, asyncio sets TCP_NODELAY; else each response waits 40 ms for the client's ACK.
+            listener = failed.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except (OSError, OverflowError) as error:
+            raise QueryError(
+                f"can't listen on host {host!r}, port {port} ({error}): use another --port or --host"
+            ) from error
+        failed.pop_all()  # it stays open
+    return listener
+
+
+def make_server(app: ASGIApp, max_connections: int) -> uvicorn.Server:
     """A server of an application; `run(sockets=[...])` serves until `should_exit` is set.
 
     Running requests are then completed within `SHUTDOWN_SECONDS`. Incomplete ones are dropped at once.
