@@ -25,13 +25,14 @@ from typing import Annotated
 import tyro
 
 from retrievers.base import RetrieverError
+from retrievers.credentials import MaskedRepr, mask
 from retrievers.open import open_retriever
 from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(MaskedRepr):
     """Options of the service."""
 
     corpus: str
@@ -82,7 +83,7 @@ def main() -> None:
     try:
         serve(tyro.cli(Args, description=__doc__))
     except (RetrieverError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {mask(str(error))}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import TypeVar
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
+from retrievers.service.address import split_address
 from retrievers.service.deadline import make_client
 from retrievers.service.request import AttemptError, Request
 from retrievers.service.wire import INDEX_HEADER
@@ -39,7 +40,7 @@ class _Replica:
     """One address, avoided for a while after a failure: 5 seconds, doubled each time, at most 60."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.auth = _address(url)
         self.avoided_until = 0.0
         self.cooldown = COOLDOWN
 
@@ -67,12 +68,12 @@ class Replicas:
         backoff: float,
         transport: httpx.BaseTransport | None,
     ) -> None:
-        self.urls = [_address(url) for url in urls]
+        self._replicas = [_Replica(url) for url in urls]
+        self.urls = [replica.url for replica in self._replicas]
         self.stats = RemoteStats()
         self.deadline = deadline
         self.attempts = max(attempts, len(self.urls))
         self.backoff = backoff
-        self._replicas = [_Replica(url) for url in self.urls]
         self._index: str | None = None
         self._turn = itertools.count()
         self._jitter = random.Random()  # affects only the timing of requests, never the results
@@ -124,7 +125,7 @@ class Replicas:
                 break
             self._count(requests=1, retries=int(again), failovers=int(attempt > 0 and not again))
             try:
-                answer = request.send(self._client, replica.url, left / (self.attempts - attempt))
+                answer = request.send(self._client, replica.url, left / (self.attempts - attempt), replica.auth)
                 self._check_index(replica, answer.headers.get(INDEX_HEADER))
                 result = request.result(answer)
             except AttemptError as error:
@@ -165,13 +166,9 @@ class Replicas:
             self.stats.failures += failures
 
 
-def _address(url: str) -> str:
-    """The address without /retrieve."""
-    address = url.strip().rstrip("/").removesuffix("/retrieve").rstrip("/")
+def _address(url: str) -> tuple[str, httpx.Auth | None]:
+    """The address without /retrieve and credentials, and these."""
     try:
-        parsed = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise QueryError(f"{url!r} is not an address ({error}): use http://HOST:PORT") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise QueryError(f"{url!r} is not the address of a service: it must be http:// or https:// and a host")
-    return address
+        return split_address(url.strip().rstrip("/").removesuffix("/retrieve").rstrip("/"))
+    except ValueError as error:
+        raise QueryError(str(error)) from error

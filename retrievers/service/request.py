@@ -58,14 +58,14 @@ class Request(Generic[T]):
     body: dict[str, Any] | None
     read: Callable[[bytes], T]
 
-    def send(self, client: httpx.Client, url: str, seconds: float) -> Answer:
+    def send(self, client: httpx.Client, url: str, seconds: float, auth: httpx.Auth | None = None) -> Answer:
         """The response of one address, with status 200, within `seconds`.
 
         Raises `AttemptError` if the same request may succeed later or elsewhere, `RefusedError` if not.
         """
         where = url + self.path
         try:
-            answer = within(seconds, partial(_receive, client, self.method, where, self.body, seconds))
+            answer = within(seconds, partial(_receive, client, self.method, where, self.body, seconds, auth))
         except OverdueError as error:
             raise AttemptError(f"ReadTimeout: the response was {error}") from error
         except httpx.HTTPError as error:
@@ -87,9 +87,11 @@ class Request(Generic[T]):
             raise AttemptError(f"not a response of a retrieval service ({error}): {answer}") from error
 
 
-def _receive(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Answer:
+def _receive(
+    client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float, auth: httpx.Auth | None
+) -> Answer:
     timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-    with client.stream(method, url, json=body, timeout=timeout) as response:
+    with client.stream(method, url, json=body, timeout=timeout, auth=auth) as response:
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk

@@ -20,13 +20,14 @@ from algorithms.common.rollout.engines import ENGINES
 from algorithms.common.rollout.engines.base import Engine, EngineSettings
 from algorithms.common.rollout.turn_decoder import TurnDecoder
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+from retrievers.credentials import MaskedRepr
 
 BUILTIN = "builtin"  # the decoder of this project
 EVAL_SLOTS = 128  # questions that are answered concurrently in an evaluation
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(MaskedRepr):
     """How rollouts are collected."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(

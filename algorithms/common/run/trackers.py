@@ -20,6 +20,7 @@ from typing import Any
 
 from algorithms.common.base.files import atomic_write
 from igsearch_env.errors import ConfigurationError
+from retrievers.credentials import mask
 from retrievers.service.deadline import within
 
 OPEN_SECONDS, WRITE_SECONDS = 180, 60  # limits of opening a tracker and of logging one record
@@ -61,8 +62,8 @@ class Tracker:
         except Exception as error:  # trackers raise arbitrary errors
             self.lost = True
             print(
-                f"warning: {self.name} failed to {what} ({type(error).__name__}: {error}): it is disabled from now on; "
-                "metrics.jsonl and TensorBoard are complete",
+                f"warning: {self.name} failed to {what} ({type(error).__name__}: {mask(str(error))}): it is disabled "
+                "from now on; metrics.jsonl and TensorBoard are complete",
                 file=sys.stderr,
             )
 

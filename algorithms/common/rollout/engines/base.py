@@ -15,6 +15,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import IGSearchError
+from retrievers.credentials import MaskedRepr
 
 
 class EngineError(IGSearchError, RuntimeError):
@@ -22,7 +23,7 @@ class EngineError(IGSearchError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(MaskedRepr):
     """The generation options of a run; each engine uses those that apply to it."""
 
     dtype: str

@@ -31,6 +31,7 @@ from algorithms.common.rollout.engines.base import (
 from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE, sampling
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
+from retrievers.service.address import split_address
 from retrievers.service.deadline import OverdueError, make_client, within
 
 IN_FLIGHT = 128  # requests at once; vLLM batches them itself
@@ -72,7 +73,7 @@ class VllmServerEngine(Engine):
     ) -> None:
         self.policy = policy
         self.turn_end = turn_end
-        self.address = _address(settings.server_url)
+        self.address, self._auth = _address(settings.server_url)
         self.seconds = seconds
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm")
         self._client = make_client(IN_FLIGHT)
@@ -198,10 +199,10 @@ class VllmServerEngine(Engine):
 
         def send() -> httpx.Response:
             try:
-                return self._client.request(method, self.address + path, json=body, timeout=timeout)
+                return self._client.request(method, self.address + path, json=body, timeout=timeout, auth=self._auth)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 # Retry once: the server may have just closed an idle connection. All requests are idempotent.
-                return self._client.request(method, self.address + path, json=body, timeout=timeout)
+                return self._client.request(method, self.address + path, json=body, timeout=timeout, auth=self._auth)
 
         try:
             answer = within(seconds, send)
@@ -218,16 +219,14 @@ class VllmServerEngine(Engine):
         return answer
 
 
-def _address(text: str) -> str:
-    """An address without /v1."""
-    address = text.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+def _address(text: str) -> tuple[str, httpx.Auth | None]:
+    """An address without /v1 and credentials, and these."""
     try:
-        parsed = httpx.URL(address)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigurationError(f"rollout.server_url={text!r} is not the address of a server; give http://HOST:PORT")
-    return address
+        return split_address(text.strip().rstrip("/").removesuffix("/v1").rstrip("/"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"rollout.server_url is not the address of a server; give http://HOST:PORT: {error}"
+        ) from error
 
 
 def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
