@@ -86,6 +86,11 @@ class VllmServerEngine(Engine):
             self.close()
             raise
 
+    @property
+    def place(self) -> str:
+        """`Engine.place`, with the address."""
+        return f"rollout.engine={self.name!r} at {self.address}"
+
     @classmethod
     def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
         """`Engine.memory`: nothing, since the server uses its own."""
@@ -163,7 +168,9 @@ class VllmServerEngine(Engine):
             )
         try:
             info = self._ask("GET", "/server_info?config_format=json", seconds=START_SECONDS).json()
-            mode = info["vllm_config"]["model_config"]["logprobs_mode"]
+            model = info["vllm_config"]["model_config"]
+            mode = model["logprobs_mode"]
+            self.dtype = str(model.get("dtype", "unknown")).removeprefix("torch.")
         except EngineError as error:
             raise ConfigurationError(
                 f"{error}. The server must run in development mode to accept weights: start it with "
@@ -232,13 +239,12 @@ def _address(text: str) -> tuple[str, httpx.Auth | None]:
 def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     """Write weights to a folder with one safetensors file; it gets its name once it is complete."""
     tensors: dict[str, Tensor] = {}
-    places: set[tuple[int, int]] = set()
+    places: set[int] = set()
     for name, tensor in weights:
         kept = tensor.detach().cpu().contiguous()
-        place = (kept.data_ptr(), kept.numel())
-        if place not in places:  # tied weights that share memory are written once, as in checkpoints
-            places.add(place)
-            tensors[name] = kept
+        # Tied weights share memory, which safetensors refuses; the server needs both names (`with_tied_head`).
+        tensors[name] = kept.clone() if kept.data_ptr() in places else kept
+        places.add(kept.data_ptr())
     partial = folder.with_suffix(".partial")
     partial.mkdir()
     save_file(tensors, partial / "model.safetensors")
