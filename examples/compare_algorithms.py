@@ -34,6 +34,7 @@ from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from retrievers.credentials import masked, without_credentials
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
@@ -87,7 +88,7 @@ class Job:
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps, not of this run
-        (self.folder / "command.json").write_text(json.dumps(self.command))
+        (self.folder / "command.json").write_text(json.dumps(masked(self.command)))
         with self.log.open("ab") as log:
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
             return processes.pop(self.log).wait()
@@ -112,7 +113,7 @@ def _essence(command: Sequence[str], *also: str) -> list[str]:
     """A command with current option names, without options that depend on the machine."""
     return [
         word
-        for word in command_with_present_names(command)
+        for word in command_with_present_names(without_credentials(list(command)))
         if not word.startswith(("--run-dir=", "--policy.path=", *also))
     ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ import tyro
 import yaml
 
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
+from retrievers.credentials import masked
 
 C = TypeVar("C")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -43,12 +45,27 @@ def parse_options(
     """
     types = option_types(cls)
     try:
-        words = _checked(sys.argv[1:] if arguments is None else arguments, types, renamed)
+        words = _checked(command_line() if arguments is None else arguments, types, renamed)
     except ConfigurationError as error:
         refuse(error)
     help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
     with contextlib.redirect_stdout(help_text):
+        if (shown := masked(words)) != words:
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    return tyro.cli(cls, args=words, description=description)
+            except SystemExit as end:
+                if not end.code:
+                    raise
+            tyro.cli(cls, args=shown, description=description)  # the same error, which repeats arguments
         return tyro.cli(cls, args=words, description=description)
+
+
+def command_line() -> list[str]:
+    """The arguments of this process. From then on `sys.argv` is masked, for trackers and others that record it."""
+    arguments = sys.argv[1:]
+    sys.argv[1:] = masked(arguments)
+    return arguments
 
 
 def refuse(error: ConfigurationError) -> NoReturn:

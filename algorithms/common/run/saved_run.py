@@ -18,6 +18,7 @@ from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.evaluation_metrics import with_split_names
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
+from retrievers.credentials import masked
 
 
 @dataclass(frozen=True)
@@ -133,4 +134,4 @@ def _config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to do without it") from error
-    return with_present_names(content) if isinstance(content, dict) else {}
+    return with_present_names(masked(content)) if isinstance(content, dict) else {}  # older versions saved passwords

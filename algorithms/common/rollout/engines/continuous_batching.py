@@ -38,6 +38,7 @@ class ContinuousBatchingEngine(Engine):
     """
 
     name = "transformers"
+    own_weights = False
 
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None:
         try:
@@ -53,6 +54,7 @@ class ContinuousBatchingEngine(Engine):
             ) from error
         self.policy = policy
         self.turn_end = turn_end
+        self.dtype = str(policy.model.dtype).removeprefix("torch.")
         self.options: dict[str, Any] = {
             "return_logprobs": True,
             "page_size": PAGE,

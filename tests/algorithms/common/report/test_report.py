@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
-from algorithms.common.report.live import LiveServer
+from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
 from algorithms.common.report.run_report import run_report, write_reports
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
@@ -478,7 +481,7 @@ def test_a_report_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
 def live(tmp_path: Path) -> Iterator[LiveServer]:
     """The live view of a run of one step so far."""
     with LiveServer(write_run(tmp_path / "run", [training_row(1)], steps=9), 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
         server.shutdown()
@@ -525,6 +528,31 @@ def test_the_live_view_answers_to_its_own_name_alone(live: LiveServer) -> None:
         get(live.url, Host="elsewhere.example")
     with refused.value as answer:
         assert answer.code == 403
+
+
+@pytest.mark.parametrize("path", ["", "version", "trajectories.html", "x/", "x/version", "%2e%2e/", "é/"])
+def test_the_live_view_needs_its_token(live: LiveServer, path: str) -> None:
+    host = live.url.removesuffix(f"{live.token}/")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(host + urllib.parse.quote(path))
+    with refused.value as answer:
+        assert answer.code == 404
+        assert live.token not in answer.read().decode()
+
+
+def test_live_views_have_different_tokens(live: LiveServer) -> None:
+    with LiveServer(live.run_dir, 0) as other:
+        assert len(live.token) >= 20
+        assert other.token != live.token
+
+
+def test_many_connections_to_the_live_view_keep_nobody_out(live: LiveServer) -> None:
+    with ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", live.server_port)))
+            half.sendall(b"GET / HTTP")
+        assert "1 of 9" in get(live.url)
+        assert threading.active_count() < MAX_CONNECTIONS
 
 
 def test_a_port_that_is_taken_is_named(live: LiveServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pytest
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.run import trackers
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
@@ -223,6 +225,24 @@ def test_a_tracker_that_can_not_close_does_not_spoil_the_end(
     wandb.runs[0].broken = True
     tracker.close(failed=False)
     assert "Timed out finishing run." in capsys.readouterr().err
+
+
+def test_a_tracker_that_hangs_is_given_up(
+    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = threading.Event()
+    try:
+        (tracker,) = opened(tmp_path, "wandb")
+        monkeypatch.setattr(trackers, "WRITE_SECONDS", 0.1)
+        monkeypatch.setattr(FakeWandbRun, "log", lambda self, data: held.wait())
+        tracker.write(0, {"reward": 0.0})
+        assert "wandb failed to write (OverdueError: not complete within 0.1 s)" in capsys.readouterr().err
+        monkeypatch.setattr(trackers, "OPEN_SECONDS", 0.1)
+        monkeypatch.setattr(wandb, "init", lambda **options: held.wait())
+        with pytest.raises(ConfigurationError, match=r"wandb can't be opened \(OverdueError: not complete"):
+            opened(tmp_path, "wandb")
+    finally:
+        held.set()
 
 
 def test_an_interruption_is_no_failure_of_the_tracker(
