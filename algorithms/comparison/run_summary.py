@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from algorithms.common.base.typed import as_type
 from algorithms.common.evaluation.intervals import Float64s
 from algorithms.common.evaluation.results import read_result
 from algorithms.common.run.metrics_log import read_metrics
+from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, read_json_lines
 
 MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
 
@@ -64,8 +66,10 @@ class RunSummary:
 
 def read_records(path: Path) -> list[RunSummary]:
     """The summaries in a file that `write_report` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [RunSummary(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
+    try:
+        return [as_type(RunSummary, row, f"{path}, line {number}") for number, row in read_json_lines(path)]
+    except FileError as error:
+        raise ConfigurationError(f"{error}; give a file that write_report wrote") from error
 
 
 @dataclass(frozen=True)
