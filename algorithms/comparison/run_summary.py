@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.common.base.typed import as_type
 from algorithms.common.evaluation.intervals import Float64s
 from algorithms.common.evaluation.results import read_result
 from algorithms.common.run.evaluation_metrics import Split
 from algorithms.common.run.metrics_log import read_metrics
+from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, read_json_lines
 
 SPLITS: dict[Split, str] = {"dev": "dev/em", "test": "test/em"}  # with their metric
 MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
@@ -67,15 +69,18 @@ class RunSummary:
 
 def read_records(path: Path) -> list[RunSummary]:
     """The summaries in a file that `write_report` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [RunSummary(**_with_split_curves(row)) for row in rows]
+    try:
+        rows = ((f"{path}, line {number}", _with_split_curves(row)) for number, row in read_json_lines(path))
+        return [as_type(RunSummary, row, where) for where, row in rows]
+    except FileError as error:
+        raise ConfigurationError(f"{error}; give a file that write_report wrote") from error
 
 
-def _with_split_curves(row: dict[str, Any]) -> dict[str, Any]:
+def _with_split_curves(row: Any) -> Any:
     """A row with its curves by split. Earlier versions joined them: test questions at both ends, dev in between."""
-    joined = row.pop("curve", None)
-    found = row["curves"] if joined is None else {"dev": joined[1:-1], "test": [joined[0], joined[-1]]}
-    return {**row, "curves": {split: [(step, em) for step, em in found[split]] for split in SPLITS}}
+    if not isinstance(row, dict) or not isinstance(joined := row.pop("curve", None), list) or len(joined) < 2:
+        return row
+    return {**row, "curves": {"dev": joined[1:-1], "test": [joined[0], joined[-1]]}}
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
-import yaml
 
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
 from retrievers.credentials import masked
+from retrievers.reading import FileError, read_yaml
 
 C = TypeVar("C")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -177,9 +177,9 @@ def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTH
     if not path.is_file():
         raise ConfigurationError(f"--config {path}: no such file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML ({' '.join(str(error).split())}); correct the file") from error
+        content = read_yaml(path) or {}
+    except FileError as error:
+        raise ConfigurationError(str(error)) from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
     return [word for option in _options(cls, content, str(path), "", renamed) for word in option]

@@ -13,6 +13,7 @@ import torch
 from algorithms.common.model.lora import ADAPTER_FILE, load_merged
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -37,15 +38,18 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     try:
+        check_model_folder(folder)
         if merge:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message="Found missing adapter keys")
                 model = load_merged(folder, dtype=torch.float32).to(DTYPES[dtype])
         else:
-            model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], output_loading_info=True)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=DTYPES[dtype], output_loading_info=True, **SAFE
+            )
             if found["missing_keys"]:
                 raise ValueError(f"no weights for {', '.join(sorted(found['missing_keys']))}")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
     except IGSearchError:
         raise
     except Exception as error:  # safetensors, peft and transformers raise different errors
@@ -78,14 +82,14 @@ def adapter_alone(folder: Path, dtype: str | None) -> Weights:
 
     Raises `ConfigurationError` if it can't be loaded.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 
+    check_model_folder(folder)
     try:
         weights = load_file(folder / ADAPTER_WEIGHTS)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+    except Exception as error:  # safetensors, tokenizers and transformers raise different errors
         raise ConfigurationError(f"{folder}: can't be loaded ({error}); export another checkpoint") from error
     if dtype is not None:
         weights = {name: weight.to(DTYPES[dtype]) for name, weight in weights.items()}

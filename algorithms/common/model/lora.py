@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError, check_range
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
@@ -72,9 +73,11 @@ def load_merged(folder: str | Path, **options: Any) -> Any:
     import peft
     from transformers import AutoModelForCausalLM
 
+    check_model_folder(folder)
     base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, **options)
+        check_model_folder(str(base))
+        model = AutoModelForCausalLM.from_pretrained(base, **SAFE, **options)
     except OSError as error:
         raise ConfigurationError(
             f"{folder}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "

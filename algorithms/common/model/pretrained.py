@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, load_merged
+from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -68,19 +69,16 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"policy.path={config.path!r} can't be loaded ({str(error).splitlines()[0]}); give a folder written by "
-            "save_pretrained, with its tokenizer, or a model name on the hub"
-        ) from error
-    except ValueError as error:
-        if config.attn_implementation == "auto":
-            raise
-        raise ConfigurationError(
-            f"policy.attn_implementation={config.attn_implementation!r}: "
-            f"{str(error).splitlines()[0]}; auto uses what the model supports"
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFE)
+    except (ConfigurationError, ImportError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file gives errors of transformers, safetensors, tokenizers, peft and torch
+        if isinstance(error, ValueError) and config.attn_implementation != "auto":
+            raise ConfigurationError(
+                f"policy.attn_implementation={config.attn_implementation!r}: "
+                f"{str(error).splitlines()[0]}; auto uses what the model supports"
+            ) from error
+        raise unreadable(f"policy.path={config.path!r}", error) from error
     adapter = None
     if config.lora.rank:
         if (Path(path) / ADAPTER_FILE).is_file():
@@ -103,7 +101,12 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
         options["attn_implementation"] = chosen
     if (Path(path) / ADAPTER_FILE).is_file():
         return load_merged(path, **options)
-    return AutoModelForCausalLM.from_pretrained(path, **options)
+    check_model_folder(path)
+    model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **SAFE, **options)
+    if found["missing_keys"]:  # transformers would fill them with random numbers
+        missing = ", ".join(sorted(found["missing_keys"]))
+        raise ConfigurationError(f"{path}: no weights for {missing}; restore its files")
+    return model
 
 
 def available_attention(name: str) -> str:

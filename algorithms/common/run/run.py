@@ -89,9 +89,9 @@ class Run:
             dev_questions=self.dev_questions,
             test_questions=self.test_questions,
         )
-        self.learner, self.steps_done = restore_or_make_learner(policy, self.critic, config, processes, self.dir)
-        if self.steps_done:
-            self.console.print(f"resuming {self.dir} after step {self.steps_done}")
+        self.learner, self.steps_done = restore_or_make_learner(
+            policy, self.critic, config, processes, self.dir, self.console
+        )
         self.sampler.start()
 
         self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from algorithms.common.config import with_present_names
 from algorithms.common.evaluation.fingerprint import Fingerprint
 from algorithms.common.evaluation.results import Result, read_tests
@@ -19,6 +17,7 @@ from algorithms.common.run.evaluation_metrics import with_split_names
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
 from retrievers.credentials import masked
+from retrievers.reading import FileError, read_yaml
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,12 @@ def read_run(folder: Path) -> SavedRun:
         raise ConfigurationError(
             f"{folder} holds neither metrics.jsonl nor config.yaml, so it is not a run; give the --run-dir of a run"
         )
-    lines, unreadable = scan_metrics(metrics)
-    rows = [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    last = len(lines) + len(unreadable)  # this line may still be being written
-    damaged = tuple(number for number in unreadable if number < last)
+    try:
+        lines, unreadable = scan_metrics(metrics)
+    except FileError as error:
+        raise ConfigurationError(f"{error}; restore it, or delete it to do without it") from error
+    rows = [row for row in lines if row is not None]
+    damaged = tuple(number for number in unreadable if number < len(lines))  # the last may still be being written
     try:
         before, after = read_tests(folder)
     except ConfigurationError as error:
@@ -131,7 +132,7 @@ def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to do without it") from error
+        content = read_yaml(path)
+    except FileError as error:
+        raise ConfigurationError(f"{error}; restore it, or delete it to do without it") from error
     return with_present_names(masked(content)) if isinstance(content, dict) else {}  # older versions saved passwords

@@ -15,7 +15,7 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.run.checkpoint import checkpoints, load_optimizers, load_weights
+from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights
 from algorithms.common.training.critic import Critic, CriticConfig
 from algorithms.common.training.learner import Learner
 from algorithms.common.training.precision import precision_warning
@@ -95,17 +95,28 @@ def make_learner(policy: Policy, config: TrainConfig, processes: Processes) -> L
 
 
 def restore_or_make_learner(
-    policy: Policy, critic: Critic | None, config: TrainConfig, processes: Processes, run_dir: Path
+    policy: Policy,
+    critic: Critic | None,
+    config: TrainConfig,
+    processes: Processes,
+    run_dir: Path,
+    console: Console,
 ) -> tuple[Learner, int]:
-    """Restore the latest checkpoint in `run_dir`, if any; returns the learner and the number of steps done.
+    """Restore the latest intact checkpoint in `run_dir`, if any; returns the learner and the number of steps done.
 
-    This also restores the weights of `policy` and of `critic`.
+    This also restores the weights of `policy` and of `critic`. With `config.overwrite`, nothing is restored.
     """
-    saved = processes.run_on_main(lambda: checkpoints(run_dir / "checkpoints")[-1:])
-    steps_done = load_weights(saved[0], policy) if saved else 0  # before the learner shards them
+    saved: Path | None = None
+    told: list[str] = []
+    if not config.overwrite:
+        saved, told = processes.run_on_main(lambda: latest_intact(run_dir / "checkpoints"))
+    for line in told:
+        console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
+    steps_done = load_weights(saved, policy) if saved else 0  # before the learner shards them
     learner = make_learner(policy, config, processes)
     if saved:
-        load_optimizers(saved[0], learner, critic.learner if critic else None)
+        load_optimizers(saved, learner, critic.learner if critic else None)
+        console.print(f"resuming {run_dir} after step {steps_done}")
     return learner, steps_done
 
 
