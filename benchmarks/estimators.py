@@ -32,6 +32,7 @@ from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
+from retrievers.random_streams import random_stream
 
 GROUPS, GROUP_SIZE, TOKENS = 512, 5, 2_000  # questions, episodes of each, mean policy tokens of an episode
 DOCUMENTS, SHOWN, SENTENCES = 6, 3, 6  # of a question, by a search, in a document
@@ -60,9 +61,9 @@ def lines(repeats: int = 5) -> list[Line]:
     Args:
         repeats: Repetitions of each measurement; the fastest is reported, because the work is the same each time.
     """
-    groups = made_up_groups(np.random.default_rng(0))
+    groups = made_up_groups(random_stream("groups of the estimator benchmark", 0))
     tokens = int(RolloutBuffer(groups).policy_tokens.sum())
-    values = np.random.default_rng(1).normal(0.5, 0.2, tokens).astype(np.float32)
+    values = random_stream("values of the estimator benchmark", 0).normal(0.5, 0.2, tokens).astype(np.float32)
 
     processor: dict[str, list[float]] = {name: [] for name in SIDES}
 

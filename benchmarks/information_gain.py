@@ -16,6 +16,7 @@ from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
 from igsearch_env.protocols import make_protocol
 from igsearch_env.scorers import ScoreRequest, Segment
+from retrievers.random_streams import random_stream
 
 PREFIX = make_protocol().answer_prefix
 
@@ -37,7 +38,7 @@ def make_requests(
 
     Tokens are random words of the vocabulary; the answer has about ten tokens including its tag.
     """
-    rng = np.random.default_rng(seed)
+    rng = random_stream("tokens of the information gain benchmark", seed)
     spacing = max(evidence + 20, 2 * context // (2 * searches - 1))
     ends = [context - (searches - 1 - t) * spacing for t in range(searches)]
     if ends[0] < 1:

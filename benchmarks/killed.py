@@ -18,18 +18,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from algorithms.common.run.metrics_log import read_metrics
 from benchmarks.measure import Line
+from retrievers.random_streams import random_stream
 
 ROOT = Path(__file__).parent.parent
 
 
 def lines(kills: int = 20, steps: int = 8) -> list[Line]:
     """The share of killed runs that reproduce the uninterrupted result."""
-    rng = np.random.default_rng(0)
+    rng = random_stream("moments of kills", 0)
     moments: Counter[str] = Counter()
     same = 0
     with tempfile.TemporaryDirectory() as name:

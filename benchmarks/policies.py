@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from algorithms.common.model.policy import Policy
 from igsearch_env.world.bundled import POLICY_FOLDER
+from retrievers.random_streams import stream_seed
 
 # From the config.json of each model; "small" is ours.
 SHAPES: dict[str, dict[str, int]] = {
@@ -48,7 +49,7 @@ def random_policy(
 ) -> Policy:
     """A Qwen2 model of a shape with `layers` layers; `vocabulary` defaults to that of the bundled tokenizer."""
     tokenizer: Any = AutoTokenizer.from_pretrained(POLICY_FOLDER)
-    torch.manual_seed(0)
+    torch.manual_seed(stream_seed("weights of benchmark policies", 0))
     config = Qwen2Config(
         **(SHAPES[shape] if isinstance(shape, str) else shape),
         vocab_size=vocabulary or len(tokenizer),

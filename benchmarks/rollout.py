@@ -26,6 +26,7 @@ from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, Retriever
+from retrievers.random_streams import random_stream
 
 TURN, OBSERVATION, EPISODES = 32, 430, 16  # long rollout: tokens per turn, tokens per observation; episodes
 
@@ -110,7 +111,7 @@ class LongPassages(Retriever):
 
     def __init__(self, policy: Policy, tokens: int) -> None:
         self.tokenizer, self.length = policy.tokenizer.hf_tokenizer, tokens // 3
-        self.passages = self.sample(3, np.random.default_rng(0))
+        self.passages = self.sample(3, random_stream("passages of the rollout benchmark", 0))
 
     def __len__(self) -> int:
         return 3

@@ -27,6 +27,7 @@ from rich.console import Console
 from algorithms.common.base.command_line import parse_options
 from retrievers.index.recall import exact_search, recall
 from retrievers.index.vector_index import VectorIndex
+from retrievers.random_streams import random_stream
 
 DIMENSION, LATENT, CLUSTERS = 384, 48, 2_000
 SHARD = 500_000
@@ -70,7 +71,7 @@ class Row:
 
 def made_up_vectors(count: int, seed: int = 0) -> Iterator[NDArray[np.float16]]:
     """Unit vectors [at most SHARD, DIMENSION] in clusters on a curved surface of LATENT dimensions."""
-    rng = np.random.default_rng([seed, 7])
+    rng = random_stream("vectors of the scale benchmark", seed)
     lift = rng.standard_normal((LATENT, DIMENSION), dtype=np.float32) / np.sqrt(LATENT)
     centres = rng.standard_normal((CLUSTERS, LATENT), dtype=np.float32)
     for start in range(0, count, SHARD):
@@ -90,7 +91,7 @@ def measure(size: int, specs: tuple[str, ...], console: Console) -> Iterator[Row
         for number, shard in enumerate(made_up_vectors(size)):
             np.save(folder / f"{number:03d}.npy", shard)
             shards.append(np.load(folder / f"{number:03d}.npy", mmap_mode="r"))
-        rng = np.random.default_rng(1)
+        rng = random_stream("queries of the scale benchmark", 0)
         near = np.asarray(shards[-1][np.sort(rng.choice(len(shards[-1]), QUERIES, replace=False))], np.float32)
         queries = near + 0.02 * rng.standard_normal(near.shape, dtype=np.float32)
         np.save(folder / "queries.npy", queries)

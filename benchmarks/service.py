@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-import uvicorn
 
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
-from retrievers.server import bind, spare_processors
-from retrievers.service.endpoints import make_app
+from retrievers.server import spare_processors
+from retrievers.service.connections import bind, make_server
+from retrievers.service.endpoints import Limits, make_app
 
 CLIENTS = 8
 QUERIES = 256  # of each side in each round
@@ -137,7 +137,7 @@ def _serve(engine: str, pipe: Connection) -> None:
     app = make_app(_dense() if engine == "dense" else bundled_retriever())
     listener.listen()
     pipe.send(listener.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    make_server(app, Limits().max_connections).run(sockets=[listener])
 
 
 def _dense() -> Retriever:

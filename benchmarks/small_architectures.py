@@ -71,7 +71,14 @@ _FILLED = ("sliding_window", "head_dim", "num_key_value_heads")
 _SPECIAL: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_group": 1, "topk_group": 1, "num_expert_group": 1},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
-    "dots1": {"n_shared_experts": 1, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    "dots1": {
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 16,
+        "num_experts_per_tok": 2,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+    },
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "xmod": {"default_language": "en_XX"},
     "qwen4_exp_text": {"token_budget": 16, "compress_ratio": 4},

@@ -27,7 +27,7 @@ def lines(repeats: int) -> list[Line]:
         minutes = (time.perf_counter() - start) / 60
         peak = peak_gigabytes(resource.RUSAGE_CHILDREN)
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    em = [row["eval/em"] for row in rows if "eval/em" in row]
+    em = [row["test/em"] for row in rows if "test/em" in row]
     return [
         Line("default training run", minutes, "min", 3, at_most=True),
         Line("greedy test EM before it", em[0], "", 0.30, at_most=True),

@@ -21,6 +21,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.training.loss import LossConfig, policy_loss
 from benchmarks.measure import Line, peak_gigabytes, seconds
 from benchmarks.policies import random_policy
+from retrievers.random_streams import stream_seed
 
 VOCABULARY, SEQUENCES, LENGTH = 151_936, 2, 2_048
 
@@ -40,7 +41,7 @@ class Args:
 def main(args: Args) -> None:
     """Print seconds and peak memory of forward and backward, and a checksum of the gradient."""
     policy = random_policy("qwen2.5-0.5b", 1, vocabulary=VOCABULARY)
-    torch.manual_seed(1)
+    torch.manual_seed(stream_seed("weights of the update benchmark", 0))
     ids_BT = torch.randint(300, 1_200, (SEQUENCES, LENGTH))
     first = max(1, LENGTH - int(args.share * LENGTH))  # the first token has no prediction
     mask_BT = (torch.arange(LENGTH) >= first).expand(SEQUENCES, -1)

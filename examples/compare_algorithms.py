@@ -29,11 +29,14 @@ from rich.console import Console
 from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.typed import as_type
 from algorithms.common.config import command_with_present_names
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from retrievers.credentials import masked, without_credentials
+from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
@@ -87,7 +90,7 @@ class Job:
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps, not of this run
-        (self.folder / "command.json").write_text(json.dumps(self.command))
+        (self.folder / "command.json").write_text(json.dumps(masked(self.command)))
         with self.log.open("ab") as log:
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
             return processes.pop(self.log).wait()
@@ -95,7 +98,10 @@ class Job:
     def done(self) -> bool:
         """Whether the run is complete. Raises `ConfigurationError` if its folder holds a run of another command."""
         record = self.folder / "command.json"
-        before = json.loads(record.read_text()) if record.is_file() else self.command
+        try:
+            before = as_type(list[str], read_json(record), str(record)) if record.is_file() else self.command
+        except FileError as error:
+            raise ConfigurationError(f"{error}; delete the file, or give another --output") from error
         if _essence(before, "--steps=") != _essence(self.command, "--steps="):
             raise ConfigurationError(
                 f"{self.folder} holds a run of another command ({shlex.join(before)}); "
@@ -112,7 +118,7 @@ def _essence(command: Sequence[str], *also: str) -> list[str]:
     """A command with current option names, without options that depend on the machine."""
     return [
         word
-        for word in command_with_present_names(command)
+        for word in command_with_present_names(without_credentials(list(command)))
         if not word.startswith(("--run-dir=", "--policy.path=", *also))
     ]
 

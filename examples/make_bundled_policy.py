@@ -43,6 +43,7 @@ from igsearch_env.world.demonstrations import (
     demonstrations,
 )
 from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
+from retrievers.random_streams import stream_seed
 
 # The order of the shipped vocabulary.
 TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
@@ -141,12 +142,13 @@ def encode(tokenizer: Any, demonstration: Demonstration, manner: Manner) -> tupl
 
 def _produce(queue: Any, manner: Manner, seed: int, batch_size: int) -> None:
     tokenizer = build_tokenizer()
+    rng = random.Random(stream_seed("order of the batches of demonstrations", seed))
     stream = (encode(tokenizer, demonstration, manner) for demonstration in demonstrations(manner, seed))
     while True:
         # Sorted by length within a pool of batches, to reduce padding; then the batches are shuffled.
         pool = sorted(itertools.islice(stream, 8 * batch_size), key=lambda example: len(example[0]))
         batches = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-        random.Random(seed).shuffle(batches)
+        rng.shuffle(batches)
         for batch in batches:
             queue.put(batch)
 
@@ -216,7 +218,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Train and save the policy."""
-    torch.manual_seed(args.seed)
+    torch.manual_seed(stream_seed("weights of the bundled policy", args.seed))
     tokenizer = build_tokenizer()
     pad = tokenizer.pad_token_id
     if args.reader is not None and (args.reader / "config.json").is_file():
@@ -225,13 +227,14 @@ def main(args: Args) -> None:
         model = make_model(tokenizer)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
         for number, (manner, steps) in enumerate(((COPYING, args.copying_steps), (READING, args.reading_steps))):
-            seed, batch_size = args.seed + 10 * number, (2 if manner is COPYING else 1) * args.batch_size
+            seed = stream_seed("phase of the bundled policy", args.seed, number)
+            batch_size = (2 if manner is COPYING else 1) * args.batch_size
             train(model, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed, pad=pad)
         if args.reader is not None:
             model.save_pretrained(args.reader)
             tokenizer.save_pretrained(args.reader)
     manner = {"bundled": BUNDLED, "cold": COLD}[args.manner]
-    seed = args.seed + 100
+    seed = stream_seed("last phase of the bundled policy", args.seed)
     train(model, manner, steps=args.manner_steps, batch_size=args.batch_size, lr=args.lr / 2, seed=seed, pad=pad)
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

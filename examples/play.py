@@ -54,7 +54,7 @@ def main(args: Args) -> None:
     )
     protocol = make_protocol()
     for episode in range(args.episodes):
-        env.reset(seed=args.seed + episode)
+        env.reset(seed=None if episode else args.seed)
         ended = False
         while not ended:
             line = console.input("query, or = answer > ").strip()

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from rich.console import Console
 
 from algorithms.common.base.command_line import parse_options
@@ -33,6 +32,7 @@ from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig, make_questions, make_retriever, make_rules
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.recorded_trajectories import load_recorded, record_trajectories
+from algorithms.common.run.setup import information_gain_seed, questions_of_step
 from algorithms.comparison.advantages import all_advantages
 from algorithms.comparison.gains import Gains, measured_gains, set_gains, store_gains, stored_gains
 from algorithms.comparison.registry import ALGORITHMS
@@ -95,8 +95,7 @@ def main(args: Args) -> None:
         policy, retriever = Policy.load(PolicyConfig(args.policy or "bundled")), make_retriever(env.corpus)
         buffer = buffer or collect_buffer(args, env, policy, retriever)
         scorer, protocol = PolicyScorer(policy), make_rules(env, policy.tokenizer).protocol
-        # The seed is that of the first step of a training run, too.
-        gains = measured_gains(buffer, scorer, protocol, retriever, args.seed * 1_000_003 + 1)
+        gains = measured_gains(buffer, scorer, protocol, retriever, information_gain_seed(args.seed, step=1))
     report = analyse(buffer, gains)
     print_report(Console(width=max(WIDTH, Console().width)), report, args.show)
     if args.save is not None:
@@ -137,8 +136,7 @@ def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retrie
     rollout = RolloutConfig(args.questions_per_step, args.group_size)
     questions = make_questions(env.questions, "train")
     check_range("questions_per_step", args.questions_per_step, 1, len(questions))
-    order = np.random.default_rng([args.seed, 0, 3]).permutation(len(questions))
-    chosen = [questions[place] for place in order[: args.questions_per_step]]
+    chosen = questions_of_step(questions, args.questions_per_step, seed=args.seed, step=1)
     rules = make_rules(env, policy.tokenizer)
     stepper = EpisodeStepper(chosen, retriever, None, rules)
     turn_end = TurnEnd(policy.tokenizer, rules.protocol.stop_strings)

@@ -14,9 +14,14 @@ from collections.abc import Iterable
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from retrievers.credentials import masked
+
 
 class IGSearchError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package. Credentials in the message are masked."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(masked, args))
 
 
 class ConfigurationError(IGSearchError, ValueError):

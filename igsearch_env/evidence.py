@@ -2,12 +2,12 @@
 
 The evidence is the block of passages; in the autorefine family the (passages, refine) pair, replaced jointly.
 
-Context forms: "trajectory" is exactly what the policy saw; "skeleton" is what the authors' released code builds
-(later thoughts dropped, blocks joined by newlines), for parity.
+This is the context form "trajectory": exactly what the policy saw. `skeleton.py` has the form "skeleton".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ import numpy as np
 
 from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import Segment
-from igsearch_env.trajectory import Trajectory
-from retrievers.base import Passage, Retriever
+from igsearch_env.trajectory import Trajectory, Turn
+from retrievers.base import Retriever
 
 MIN_EVIDENCE_CHARS = 10  # searches with less evidence have no gain (IG-Search `ig_reward.py`)
+_MARKUP = re.compile(r"</?\w+>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +36,20 @@ def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
         SearchStep(trajectory, index)
         for trajectory in trajectories
         for index, turn in enumerate(trajectory.turns)
-        if turn.is_search and has_evidence(turn.passages)
+        if turn.is_search and has_evidence(turn)
     ]
 
 
-def has_evidence(passages: Sequence[Passage]) -> bool:
-    """Whether passages have at least `MIN_EVIDENCE_CHARS` characters: with a title, `Doc 1(Title: t)` alone has."""
-    return any(p.title for p in passages) or sum(len(p.text) for p in passages) >= MIN_EVIDENCE_CHARS
+def has_evidence(turn: Turn) -> bool:
+    """Whether a search found passages that read as at least `MIN_EVIDENCE_CHARS` characters, markup not counted."""
+    if not turn.observation:  # made by hand
+        return any(p.title for p in turn.passages) or sum(len(p.text) for p in turn.passages) >= MIN_EVIDENCE_CHARS
+    return bool(turn.passages) and len(_MARKUP.sub("", turn.observation).strip()) >= MIN_EVIDENCE_CHARS
 
 
-def context(step: SearchStep, form: str, protocol: Protocol) -> tuple[Segment, ...]:
+def context(step: SearchStep) -> tuple[Segment, ...]:
     """The text before the evidence of a step, up to and including its query."""
-    trajectory = step.trajectory
-    if form == "trajectory":
-        return (*history(trajectory, step.index), _written(trajectory, step.index))
-    first = trajectory.turns[0]
-    opened = protocol.search_start(first.text)
-    start = trajectory.prompt + first.text[: 0 if opened is None else opened]
-    blocks: list[str] = []
-    for index in range(step.index + 1):
-        turn = trajectory.turns[index]
-        if not turn.is_search:
-            continue
-        span = protocol.action_span(turn.text)
-        assert span is not None  # a search has one
-        blocks.append(turn.text[span.outer_start : span.outer_end])
-        if index < step.index:
-            blocks.append(turn.observation.strip())
-            refined = _refinement(trajectory, index, protocol)
-            if refined:
-                blocks.append(refined)
-    return (Segment(start + "\n".join(blocks)),)
+    return (*history(step.trajectory, step.index), _written(step.trajectory, step.index))
 
 
 def history(trajectory: Trajectory, end: int) -> tuple[Segment, ...]:
@@ -105,20 +89,23 @@ def evidence_of(step: SearchStep, protocol: Protocol) -> Evidence:
     return Evidence((question.dataset, question.id), step.index, protocol.evidence(turn.passages), refine)
 
 
-def segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
+def skeleton_segment(evidence: Evidence) -> Segment:
+    """An evidence as it reads in a skeleton."""
+    return Segment("\n" + evidence.block + (f"\n{evidence.refine}" if evidence.refine else ""))
+
+
+def segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Segment:
     """An evidence as it reads in place of the real one of `step`."""
-    if form == "skeleton":
-        return Segment("\n" + evidence.block + (f"\n{evidence.refine}" if evidence.refine else ""))
     # Text of the environment after the block (the last call) is kept for every evidence.
     after = protocol.after_evidence(step.trajectory.turns[step.index].observation)
     return Segment(f"\n\n{evidence.block}{after}{evidence.refine}")
 
 
-def real_segment(evidence: Evidence, step: SearchStep, form: str, protocol: Protocol) -> Segment:
+def real_segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Segment:
     """The evidence of `step` itself, with the token ids that the policy read, if they are known."""
-    real = segment(evidence, step, form, protocol)
+    real = segment(evidence, step, protocol)
     turn = step.trajectory.turns[step.index]
-    if form == "trajectory" and not evidence.refine and turn.observation_ids:
+    if not evidence.refine and turn.observation_ids:
         return Segment(real.text, turn.observation_ids)
     return real
 

@@ -13,13 +13,11 @@ C_t is what the policy saw up to and including its t-th query (`evidence.py`). B
 from __future__ import annotations
 
 import math
-import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
-
-import numpy as np
 
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.evidence import (
@@ -31,12 +29,16 @@ from igsearch_env.evidence import (
     history,
     real_segment,
     segment,
+    skeleton_segment,
 )
 from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
+from igsearch_env.skeleton import SkeletonReader
 from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever
+from retrievers.random_streams import random_stream
 
+Read = Callable[[SearchStep], Evidence]
 Baseline = Literal["random", "previous", "empty"]
 ContextForm = Literal["trajectory", "skeleton"]
 SoftClipForm = Literal["none", "tanh", "log", "hard"]
@@ -71,7 +73,7 @@ class InformationGainConfig:
     def __post_init__(self) -> None:
         check_literals(self, "information_gain")
         check_range("information_gain.num_random", self.num_random, 1)
-        check_range("information_gain.head_weight", self.head_weight, 0)
+        check_range("information_gain.head_weight", self.head_weight, 1e-6)  # short answers have no other weight
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)
         check_range("information_gain.soft_clip", self.soft_clip, 1e-6)
@@ -104,6 +106,10 @@ class InformationGain:
     retriever: Retriever | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.config.context == "skeleton":
+            self.protocol.skeleton("", 0)  # raises if the protocol has none
+
     def measure(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep] | None = None) -> list[Gain]:
         """One gain per step, scored in one call. `pool`: searches to draw random evidence from (default `steps`)."""
         requests, evidences = self.requests(steps, pool)
@@ -125,45 +131,46 @@ class InformationGain:
 
         One request per step, real branch first; for the baseline "previous" two per step: after and before the search.
         """
-        form, protocol, weight = self.config.context, self.protocol, self.config.head_weight
-        drawn = self._draw(steps, steps if pool is None else pool)
+        protocol, weight = self.protocol, self.config.head_weight
+        skeletons = SkeletonReader(protocol, getattr(self.scorer, "decode", None))
+        is_skeleton = self.config.context == "skeleton"
+        read = skeletons.evidence if is_skeleton else partial(evidence_of, protocol=protocol)
+        drawn = self._draw(steps, steps if pool is None else pool, read)
         requests, texts = [], []
         for step, baselines in zip(steps, drawn, strict=True):
-            real = evidence_of(step, protocol)
-            branches = [
-                real_segment(real, step, form, protocol),
-                *(segment(baseline, step, form, protocol) for baseline in baselines),
-            ]
-            answer = step.trajectory.question.golden_answers[0]
+            real, answer = read(step), step.trajectory.question.golden_answers[0]
             prefix, target = protocol.answer_prefix, protocol.answer_space + answer
-            if form == "skeleton":
+            before: tuple[Segment, ...]
+            if is_skeleton:
+                before, branches = (skeletons.context(step),), [*map(skeleton_segment, (real, *baselines))]
                 prefix, target = f"\n{prefix}{protocol.answer_space}", answer
-            elif real.refine:
-                prefix = "\n" + prefix
-            requests.append(ScoreRequest(context(step, form, protocol), tuple(branches), prefix, target, weight))
+            else:
+                before = context(step)
+                branches = [real_segment(real, step, protocol), *(segment(e, step, protocol) for e in baselines)]
+                prefix = "\n" + prefix if real.refine else prefix
+            requests.append(ScoreRequest(before, tuple(branches), prefix, target, weight, is_skeleton))
             if self.config.baseline == "previous":
-                before = history(step.trajectory, step.index)
-                requests.append(ScoreRequest(before, (Segment("", ()),), prefix, target, weight))
+                past = history(step.trajectory, step.index)
+                requests.append(ScoreRequest(past, (Segment("", ()),), prefix, target, weight))
             texts.append(tuple(branch.text for branch in branches[1:]))
         return requests, texts
 
-    def _draw(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep]) -> list[list[Evidence]]:
+    def _draw(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep], read: Read) -> list[list[Evidence]]:
         if self.config.baseline == "previous":
             return [[] for _ in steps]
         if self.config.baseline == "empty":
             return [[Evidence(("", ""), 0, self.protocol.evidence(()), "")] for _ in steps]
         from_batch = self.config.random_source == "batch"
-        sorted_pool = sorted({evidence_of(step, self.protocol) for step in pool}) if from_batch else []
+        sorted_pool = sorted({read(step) for step in pool}) if from_batch else []
         owners = [evidence.question for evidence in sorted_pool]
-        return [self._draw_one(step, sorted_pool, owners) for step in steps]
+        return [self._draw_one(step, read(step), sorted_pool, owners) for step in steps]
 
     def _draw_one(
-        self, step: SearchStep, pool: Sequence[Evidence], owners: Sequence[tuple[str, str]]
+        self, step: SearchStep, real: Evidence, pool: Sequence[Evidence], owners: Sequence[tuple[str, str]]
     ) -> list[Evidence]:
         question, wanted = step.trajectory.question, self.config.num_random
         own = (question.dataset, question.id)
-        rng = np.random.default_rng([self.seed, zlib.crc32("\n".join(own).encode()), step.index])
-        real = evidence_of(step, self.protocol)
+        rng = random_stream("random evidence", self.seed, *own, step.index)
         low, high = bisect_left(owners, own), bisect_right(owners, own)
         others = len(pool) - (high - low)
         # A few extra: another question may have retrieved the same passages, which are no baseline.

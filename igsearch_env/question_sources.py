@@ -89,7 +89,7 @@ def _parquet_rows(path: Path) -> Rows:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (OSError, ValueError) as error:
+    except Exception as error:  # errors of pyarrow, and of values that it can't convert
         raise QuestionError(
             f"{path}: not a Parquet file, or corrupt after row {number} ({error}); download it again"
         ) from error
@@ -114,7 +114,9 @@ def _saved_rows(folder: Path) -> Rows:
     datasets = _optional("datasets", str(folder))
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+        for part in saved.values() if isinstance(saved, Mapping) else [saved]:
+            part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
+    except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
         raise QuestionError(
             f"{folder}: not a folder written by save_to_disk of the datasets library ({error}); pass one, or a file"
         ) from error

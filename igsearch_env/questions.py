@@ -124,6 +124,10 @@ def _question(row: dict[str, Any], default_dataset: str, where: str) -> Question
         if row.get(name) is None:
             other = " or reward_model.ground_truth.target" if name == "golden_answers" and searchr1 else ""
             raise QuestionError(f"{where}: no field {name!r}{other} (found {sorted(row)}); add it")
+    for name in ("id", "question", "dataset"):
+        value = row.get(name, "")
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise QuestionError(f"{where}: {name} is {str(value)[:80]!r}; it must be a string")
     answers = row["golden_answers"]
     if isinstance(answers, str) or not isinstance(answers, Sequence):
         raise QuestionError(f"{where}: golden_answers is {answers!r}; it must be a list of strings")

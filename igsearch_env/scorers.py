@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import numpy as np
-
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.rewards import normalize_answer
 from retrievers.base import Retriever
+from retrievers.random_streams import random_stream
 
 HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
+WHOLE_TOKENS = 4_096  # IG-Search `ig_reward.py`, `max_context_length`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,13 @@ class ScoreRequest:
     answer_prefix: str
     answer: str
     head_weight: float = HEAD_WEIGHT
+    whole: bool = False
+    """For a scorer with a tokenizer: encode context, evidence and prefix as one text, in which names of special tokens
+    count as those, and keep its last `WHOLE_TOKENS` tokens, as IG-Search does; the answer is encoded by itself."""
 
 
 class AnswerScorer(Protocol):
-    """Scores answers given evidence."""
+    """Scores answers given evidence. With a tokenizer it also has `decode(ids)`: text, special tokens included."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, in nats."""
@@ -89,7 +92,7 @@ class UnigramScorer:
         if mu <= 0:
             raise ConfigurationError(f"mu={mu}: must be above 0, or an unseen word has probability 0")
         self.mu = mu
-        passages = retriever.sample(min(sample, len(retriever)), np.random.default_rng(0))
+        passages = retriever.sample(min(sample, len(retriever)), random_stream("background of the unigram scorer", 0))
         counts: Counter[str] = Counter()
         for p in passages:
             counts.update(normalize_answer(f"{p.title} {p.text}").split())

@@ -102,7 +102,7 @@ class EpisodeStepper:
         steps: list[SearchStep] = []
         payees: list[Episode] = []
         for episode in episodes:
-            index = episode.take_measurable(has_evidence(episode.trajectory.turns[-1].passages))
+            index = episode.take_measurable(has_evidence(episode.trajectory.turns[-1]))
             if index is not None:
                 steps.append(SearchStep(episode.trajectory, index))
                 payees.append(episode)

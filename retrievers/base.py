@@ -18,12 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from retrievers.credentials import masked
+
 # Longer queries are rejected. A policy's queries are shorter: the environment limits the length of an action.
 MAX_QUERY_CHARS = 65_536
 
 
 class RetrieverError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package. Credentials in the message are masked."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(masked, args))
 
 
 class CorpusError(RetrieverError, ValueError):

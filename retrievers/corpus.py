@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -18,6 +16,7 @@ import numpy as np
 
 from retrievers.base import CorpusError, Passage
 from retrievers.files import atomic_write
+from retrievers.reading import MAX_LINE, FileError, parse_json, read_json_lines, read_lines
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -25,22 +24,14 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
     path = Path(path)
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; pass a .jsonl or .jsonl.gz file")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        try:
-            for number, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield number, _parse(raw, f"{path}, line {number}")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise CorpusError(f"{path}: corrupt ({error}); download it again") from error
-
-
-def _parse(raw: bytes, where: str) -> dict[str, object]:
     try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not a JSON object ({error}); write one object per line") from error
+        for number, row in read_json_lines(path):
+            yield number, _object(row, f"{path}, line {number}")
+    except FileError as error:
+        raise CorpusError(f"{error}; write one JSON object per line") from error
+
+
+def _object(row: object, where: str) -> dict[str, object]:
     if not isinstance(row, dict):
         raise CorpusError(f"{where}: a {type(row).__name__}, not a JSON object; write one object per line")
     return row
@@ -53,6 +44,8 @@ def _passage(row: dict[str, object], where: str, verbatim_titles: bool) -> Passa
     contents = row["contents"]
     if not isinstance(contents, str) or not contents.strip():
         raise CorpusError(f"{where}: contents is {contents!r}; it must be a non-empty string")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+        raise CorpusError(f"{where}: id is {str(row['id'])[:80]!r}; it must be a string or a whole number")
     return Passage.from_contents(str(row["id"]), contents, verbatim_title=verbatim_titles)
 
 
@@ -162,16 +155,23 @@ class DiskCorpus(Sequence[Passage]):
         table = self.path.with_name(self.path.name + ".offsets.npy") if offsets is None else Path(offsets)
         if not table.is_file() or table.stat().st_mtime < self.path.stat().st_mtime:
             self._write_offsets(table)
-        self.offsets = np.load(table, mmap_mode="r")
+        try:
+            self.offsets = np.load(table, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise CorpusError(f"{table}: damaged ({error}); delete it, and it is written again") from error
+        if self.offsets.dtype != np.int64 or self.offsets.ndim != 1 or not len(self.offsets):
+            raise CorpusError(f"{table}: not a table of line offsets; delete it, and it is written again")
         self.file = open(self.path, "rb")  # noqa: SIM115 (stays open as long as the corpus)
 
     def _write_offsets(self, table: Path) -> None:
         offsets, position = [], 0
-        with open(self.path, "rb") as file:
-            for raw in file:
+        try:
+            for _, raw in read_lines(self.path):
                 if raw.strip():
                     offsets.append(position)
                 position += len(raw)
+        except FileError as error:
+            raise CorpusError(str(error)) from error
         if not offsets:
             raise CorpusError(f"{self.path}: contains no passages; a corpus needs at least one")
         with atomic_write(table) as partial, open(partial, "wb") as file:
@@ -188,14 +188,20 @@ class DiskCorpus(Sequence[Passage]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         offset = int(self.offsets[index])
+        where = f"{self.path}, passage {index}"
+        if offset < 0:
+            raise CorpusError(f"{where}: its offset is {offset}; delete the table of offsets")
         raw = os.pread(self.file.fileno(), 1 << 16, offset)
-        while b"\n" not in raw:
+        while b"\n" not in raw and len(raw) <= MAX_LINE:
             more = os.pread(self.file.fileno(), 1 << 20, offset + len(raw))
             if not more:
                 break
             raw += more
-        where = f"{self.path}, passage {index}"
-        return _passage(_parse(raw.split(b"\n", 1)[0], where), where, self.verbatim_titles)
+        try:
+            row = parse_json(raw.split(b"\n", 1)[0], where)
+        except FileError as error:
+            raise CorpusError(f"{error}; the file has changed, or its table of offsets is damaged") from error
+        return _passage(_object(row, where), where, self.verbatim_titles)
 
     def close(self) -> None:
         """Close the file; the corpus can't be read afterwards."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from retrievers.base import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.corpus import load_corpus
+from retrievers.credentials import split
 from retrievers.hybrid import HybridRetriever
 from retrievers.index.manifest import index_kind
 from retrievers.service.wire import is_address
@@ -50,7 +51,7 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
         engine = _open(corpus, "", None)
     else:
         passages = None if is_address(corpus) or _is_index(corpus) else load_corpus(corpus)
-        parts = [_open(part, corpus, passages) for part in retriever.split("+")]
+        parts = [_open(part, corpus, passages) for part in split(retriever, "+")]
         engine = parts[0] if len(parts) == 1 else HybridRetriever(parts)
     if rerank:
         from retrievers.rerank import RerankingRetriever

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
+from retrievers.credentials import split
 from retrievers.service.replicas import RemoteStats, Replicas
 from retrievers.service.request import RefusedError, Request
 from retrievers.service.wire import is_address, read_health, read_result, read_sample, unicode
@@ -29,10 +30,11 @@ class RemoteRetriever(Retriever):
 
     Args:
         urls: addresses of replicas that serve the same index, with or without `/retrieve`; a string may hold several,
-            separated by commas.
+            separated by commas. `http://USER:PASSWORD@HOST` is basic authentication; it appears in no message.
         passages: the corpus, to draw random passages from; required if the service has no /sample.
         deadline: time limit of a call in seconds, including retries. An attempt gets the time left divided by the
-            attempts left, so that a replica which hangs does not use it up.
+            attempts left, from resolving the name to the last byte: then its connection is closed and the replica
+            counts as failed, even if it is still sending.
         attempts: maximum number of times one request is sent; at least once to each replica.
         backoff: seconds before the first retry at the same replica, with a jitter of 50%.
         batch_size: maximum queries per request; the requests of a batch are sent at once, to the replicas in turn.
@@ -57,7 +59,7 @@ class RemoteRetriever(Retriever):
                 f"deadline={deadline}, attempts={attempts}, backoff={backoff}, batch_size={batch_size}: deadline must "
                 "be above 0, attempts and batch_size at least 1, backoff at least 0"
             )
-        urls = urls.split(",") if isinstance(urls, str) else urls
+        urls = split(urls, ",") if isinstance(urls, str) else urls
         if not urls:
             raise QueryError("urls is empty: pass at least one address, http://HOST:PORT")
         self.deadline = deadline

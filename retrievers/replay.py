@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrievers.base import IndexMismatchError, Passage, QueryError, Retriever
+from retrievers.reading import FileError, parse_json, read_lines
 
 FORMAT = 2
 
@@ -106,7 +108,10 @@ class ReplayRetriever(Retriever):
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
         self.check_count(n, "n")
         row = self._row({"sample": n, "rng": _state(rng)})
-        rng.bit_generator.state = row["after"]  # the state that the recorded draw left
+        try:
+            rng.bit_generator.state = row["after"]  # the state that the recorded draw left
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise QueryError(f"{self.path}: a draw has no state of a generator ({error}); record again") from error
         return _passages(row)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -145,16 +150,52 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and rows by key. An incomplete last line is removed from the file."""
     if not path.is_file():
         raise IndexMismatchError(f"{path}: no such file; pass a record written by RecordingRetriever")
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    header: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
+    size = 0
     try:
-        header, *rows = [json.loads(line) for line in whole.splitlines()]
-        version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IndexMismatchError(f"{path}: not a record of searches ({error}); record again") from error
-    if version != FORMAT:
-        raise IndexMismatchError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
-    if len(whole) < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(len(whole))
-    return header, {_key(row): row for row in rows}
+        for number, raw in read_lines(path):
+            if not raw.endswith(b"\n"):
+                os.truncate(path, size)
+                break
+            size += len(raw)
+            row = parse_json(raw, f"{path}, line {number}")
+            if number == 1:
+                header = _header(row, path)
+            else:
+                _check_row(row, f"{path}, line {number}")
+                rows[_key(row)] = row
+    except FileError as error:
+        raise IndexMismatchError(f"{path}: not a record of searches ({error.inside(path)}); record again") from error
+    if not header:
+        raise IndexMismatchError(f"{path}: not a record of searches (it has no line); record again")
+    return header, rows
+
+
+def _header(row: Any, path: Path) -> dict[str, Any]:
+    types = {"format": int, "corpus": str, "passages": int, "fingerprint": dict}
+    if not isinstance(row, dict) or not isinstance(row.get("format"), int):
+        raise FileError(f"{path}, line 1", "it has no format")
+    if row["format"] != FORMAT:
+        raise IndexMismatchError(f"{path}: format {row['format']!r}, this version reads {FORMAT}; record again")
+    for key, kind in types.items():
+        if not isinstance(row.get(key), kind):
+            raise FileError(f"{path}, line 1", f"{key} is not a {kind.__name__}")
+    return row
+
+
+def _check_row(row: Any, where: str) -> None:
+    """Raise `FileError` unless a row is a search or a draw, with passages as `_passages` makes them."""
+    if not isinstance(row, dict):
+        raise FileError(where, f"a {type(row).__name__}")
+    search = isinstance(row.get("query"), str) and isinstance(row.get("k"), int)
+    draw = isinstance(row.get("rng"), str) and isinstance(row.get("sample"), int) and isinstance(row.get("after"), dict)
+    found = row.get("found")
+    if not (search or draw) or not isinstance(found, list):
+        raise FileError(where, "neither a search nor a draw")
+    for passage in found:
+        match passage:
+            case [str(), str(), str(), int() | float()]:
+                pass
+            case _:
+                raise FileError(where, f"{str(passage)[:80]!r} is not a passage")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever
-from retrievers.index.encoder import EncoderError
+from retrievers.index.encoder import EncoderError, check_modules
 
 # Relevance of (query, passage) pairs, one number each, higher is better.
 Scorer = Callable[[list[tuple[str, str]]], Sequence[float]]
@@ -70,10 +70,11 @@ class RerankingRetriever(WrappingRetriever):
 def _cross_encoder(name: str, batch_size: int) -> Scorer:
     from sentence_transformers import CrossEncoder
 
+    check_modules(name)
     try:
-        model = CrossEncoder(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        model = CrossEncoder(name, trust_remote_code=False)
+    except Exception as error:  # a damaged folder gives errors of torch, transformers, safetensors and tokenizers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(f"{name}: can't be loaded as a cross-encoder ({reason}); pass a name or a folder") from error
     if model.num_labels != 1:
         raise EncoderError(f"{name} has {model.num_labels} outputs: a cross-encoder for ranking has one; use another")

@@ -8,32 +8,31 @@
     GET  /health    {"status": "ok", "passages": 2984, "fingerprint": {...}}
     GET  /metrics   for Prometheus
 
-Errors are {"detail": "..."}: 400 not JSON, 413 too large, 422 an invalid value, 429 too many waiting queries (with
-Retry-After), 503 the search failed, 500 a bug. SIGTERM and SIGINT: running requests are completed, then it exits.
+Errors are {"detail": "..."}: 400 not JSON, 403 an unknown Host, 413 too large, 415 a Content-Type other than
+application/json, 422 an invalid value, 429 too many waiting queries (with Retry-After), 503 the search failed, 500 a
+bug. Connections whose request is incomplete are closed after a time. SIGTERM and SIGINT: running requests are completed
+within 25 seconds, incomplete ones dropped, then it exits.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
-import uvicorn
 
-from retrievers.base import QueryError, RetrieverError
+from retrievers.base import RetrieverError
+from retrievers.credentials import MaskedRepr, mask
 from retrievers.open import open_retriever
+from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
-
-KEEP_ALIVE = 75  # seconds; longer than clients keep connections, so that the clients close them
-SHUTDOWN_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(MaskedRepr):
     """Options of the service."""
 
     corpus: str
@@ -46,6 +45,8 @@ class Args:
     """Address to listen on; 0.0.0.0 for all interfaces. There is no authentication."""
     port: int = 8000
     """Port; 0 for any free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which clients address it, besides localhost, the name of this machine, `host` and IP addresses."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     """Limits on requests and queues."""
 
@@ -64,18 +65,12 @@ def serve(args: Args) -> None:
     with bind(args.host, args.port) as listener:  # before the index is opened, which may take minutes
         retriever = open_retriever(args.corpus, args.retriever, args.rerank)
         try:
-            config = uvicorn.Config(
-                make_app(retriever, args.limits),
-                log_level="warning",
-                access_log=False,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            )
-            server = uvicorn.Server(config)
+            app = make_app(retriever, args.limits, (args.host, *args.allowed_hosts))
+            server = make_server(app, args.limits.max_connections)
             for number in (signal.SIGTERM, signal.SIGINT):
                 # uvicorn raises the signal again after its shutdown; this handler then has no effect.
                 signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-            listener.listen(config.backlog)
+            listener.listen(server.config.backlog)
             host = f"[{args.host}]" if ":" in args.host else args.host
             print(f"serving {len(retriever)} passages on http://{host}:{listener.getsockname()[1]}", flush=True)
             server.run(sockets=[listener])
@@ -83,29 +78,12 @@ def serve(args: Args) -> None:
             retriever.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket; port 0 for any free one. Raises `QueryError`."""
-    if not 0 <= port <= 65535:
-        raise QueryError(f"port={port}: must be from 0 to 65535")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With an explicit protocol, asyncio sets TCP_NODELAY; else each response waits 40 ms for the client's ACK.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        raise QueryError(
-            f"can't listen on host {host!r}, port {port} ({error}): use another --port or --host"
-        ) from error
-    return listener
-
-
 def main() -> None:
     """Run the service; print errors in one line."""
     try:
         serve(tyro.cli(Args, description=__doc__))
     except (RetrieverError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {mask(str(error))}")
 
 
 if __name__ == "__main__":

@@ -129,8 +129,12 @@ class StopRules(TurnEnd):
 class Core:
     """The engine behind `LLM` and the server."""
 
-    def __init__(self, model: str, max_model_len: int | None, logprobs_mode: str) -> None:
+    def __init__(self, model: str, max_model_len: int | None, logprobs_mode: str, head: str = "tied") -> None:
         self.policy = Policy.load(PolicyConfig(path=model, device="cpu", context_length=max_model_len))
+        self.head = head
+        if head != "tied":  # a copy in another layout, as vLLM on a CPU makes it
+            packed = self.policy.model.get_output_embeddings()
+            packed.weight = torch.nn.Parameter(packed.weight.detach().clone())
         self.logprobs_mode = logprobs_mode
         self.new_weights: dict[str, torch.Tensor] | None = None
         self.batches: list[int] = []  # sizes
@@ -195,6 +199,8 @@ class Core:
                 raise RuntimeError(f"Cannot find any model weights with `{weights_path}`")
             weights_iterator = [pair for file in files for pair in load_file(file).items()]
         self.new_weights = {name: tensor.clone() for name, tensor in weights_iterator}
+        if self.head == "kept":
+            self.new_weights.pop("lm_head.weight", None)
 
     def reset_prefix_cache(self) -> bool:
         """Now the new weights are seen in everything."""
@@ -279,10 +285,13 @@ class Server:
     max_model_len: int | None = None
     logprobs_mode: str = "processed_logprobs"
     dev_mode: bool = True
+    head: str = "tied"
+    """The output layer: `tied` to the embedding, `packed` (a copy that is renewed by a tensor of its name), `kept`."""
+    dtype: str = "torch.float32"
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.core = Core(self.model, self.max_model_len, self.logprobs_mode)
+        self.core = Core(self.model, self.max_model_len, self.logprobs_mode, self.head)
         self.app = FastAPI()
         self.app.get("/health")(lambda: Response())
         self.app.get("/v1/models")(self.models)
@@ -297,7 +306,8 @@ class Server:
         return {"object": "list", "data": [card]}
 
     def server_info(self, config_format: str = "text") -> dict[str, Any]:
-        config = {"model_config": {"model": self.model, "logprobs_mode": self.logprobs_mode}}
+        model = {"model": self.model, "logprobs_mode": self.logprobs_mode, "dtype": self.dtype}
+        config = {"model_config": model}
         return {"vllm_config": config if config_format == "json" else str(config), "vllm_env": {}, "system_env": {}}
 
     def completions(self, body: dict[str, Any]) -> JSONResponse:

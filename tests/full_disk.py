@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint import filesystem
-
+from algorithms.common.distributed import tensor_files
 from algorithms.common.distributed.failures import end_process
 from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.model.policy import Policy, PolicyModule
@@ -43,7 +42,7 @@ def main(folder: str, where: str) -> None:
     if where == "policy":
         Policy.save = no_space  # type: ignore[method-assign]
     else:
-        filesystem._write_item = no_space  # type: ignore[assignment]
+        tensor_files.save_file = no_space  # type: ignore[assignment]
     try:
         save_checkpoint(Path(folder), policy, learner, None, 1, {}, 2)
     except CheckpointError as error:

@@ -13,19 +13,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from retriever_contract import CORPUS
 
 from retrievers import Retriever
-from retrievers.server import bind
+from retrievers.service.connections import bind, make_server
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """The address of an application that uvicorn serves in a thread."""
+def serving(app: FastAPI, max_connections: int = 512) -> Iterator[str]:
+    """The address of an application that is served in a thread."""
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = make_server(app, max_connections)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

@@ -7,13 +7,12 @@ lists the options of a section that may change when a run is resumed, because th
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from algorithms.common.base.command_line import parse_options, yaml_arguments
+from algorithms.common.base.command_line import command_line, parse_options, yaml_arguments
 from algorithms.common.distributed.processes import DistributedConfig
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.environment import EnvConfig
@@ -22,6 +21,7 @@ from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
+from retrievers.credentials import masked
 
 # Option names of earlier versions and their current names: errors name the current one, and old runs can still be read.
 RENAMED = {
@@ -103,7 +103,7 @@ class TrainConfig:
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
-    """A configuration as plain data (paths as strings), as saved in config.yaml."""
+    """A configuration as plain data (paths as strings) with masked credentials, as saved in config.yaml."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -112,7 +112,7 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
             return [plain(v) for v in value]
         return str(value) if isinstance(value, Path) else value
 
-    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    result: dict[str, Any] = masked(plain(dataclasses.asdict(config)))
     return result
 
 
@@ -124,7 +124,7 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
 
     Raises `ConfigurationError` if the file is invalid; exits the program if the command line is invalid.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = command_line() if argv is None else list(argv)
     file = _config_file(arguments)
     from_file = [] if file is None else yaml_arguments(config_class, file, RENAMED)
     # Later arguments win, so the command line overrides the file.

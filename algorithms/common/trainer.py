@@ -88,9 +88,9 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
                 metrics: dict[str, float] = {}
-                if config.rollout.recompute_logprobs or not run.sampler.exact:
+                cap = config.loss.importance_sampling_cap
+                if config.rollout.recompute_logprobs or cap is not None or not run.sampler.exact:
                     with timed("old_logprobs", times):
-                        cap = config.loss.importance_sampling_cap
                         metrics |= recompute_logprobs(run.learner, buffer, temperature, cap)
                 if algorithm.needs_information_gain:
                     with timed("information_gain", times):

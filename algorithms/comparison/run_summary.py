@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from algorithms.common.base.typed import as_type
 from algorithms.common.evaluation.intervals import Float64s
 from algorithms.common.evaluation.results import read_result
+from algorithms.common.run.evaluation_metrics import Split
 from algorithms.common.run.metrics_log import read_metrics
+from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, read_json_lines
 
+SPLITS: dict[Split, str] = {"dev": "dev/em", "test": "test/em"}  # with their metric
 MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
 
 
@@ -30,8 +35,8 @@ class RunSummary:
     """By data set, a 0 or 1 for each test question, in order of their ids."""
     searches: dict[str, float]
     """By data set, searches per test question."""
-    curve: list[tuple[int, float]]
-    """Step and EM of each evaluation."""
+    curves: dict[Split, list[tuple[int, float]]]
+    """Step and EM of each evaluation, by the questions evaluated."""
     rewards: list[float]
     """Mean outcome of each training step."""
     means: dict[str, float]
@@ -46,7 +51,7 @@ class RunSummary:
     def of_run(cls, folder: Path, label: str, seed: int, start: str, command: Sequence[str]) -> RunSummary:
         """The summary of a finished run. Test questions must be scored 0 or 1."""
         result = read_result(folder / "test_after.json")
-        metrics = read_metrics(folder / "metrics.jsonl")
+        metrics = read_metrics(folder / "metrics.jsonl", result.header.get("step"))
         steps = [row for row in metrics if "reward" in row]
         ordered = {name: sorted(found, key=lambda row: row.id) for name, found in result.rows.items()}
         return cls(
@@ -56,7 +61,7 @@ class RunSummary:
             list(command),
             {name: "".join(str(int(row.em)) for row in found) for name, found in ordered.items()},
             {name: round(score.searches, 4) for name, score in result.scores.items()},
-            [(row["step"], round(row["eval/em"], 5)) for row in metrics if "eval/em" in row],
+            {split: [(r["step"], round(r[key], 5)) for r in metrics if key in r] for split, key in SPLITS.items()},
             [round(row["reward"], 5) for row in steps],
             {key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5) for key in MEANS},
         )
@@ -64,8 +69,18 @@ class RunSummary:
 
 def read_records(path: Path) -> list[RunSummary]:
     """The summaries in a file that `write_report` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [RunSummary(**{**row, "curve": [(step, em) for step, em in row["curve"]]}) for row in rows]
+    try:
+        rows = ((f"{path}, line {number}", _with_split_curves(row)) for number, row in read_json_lines(path))
+        return [as_type(RunSummary, row, where) for where, row in rows]
+    except FileError as error:
+        raise ConfigurationError(f"{error}; give a file that write_report wrote") from error
+
+
+def _with_split_curves(row: Any) -> Any:
+    """A row with its curves by split. Earlier versions joined them: test questions at both ends, dev in between."""
+    if not isinstance(row, dict) or not isinstance(joined := row.pop("curve", None), list) or len(joined) < 2:
+        return row
+    return {**row, "curves": {"dev": joined[1:-1], "test": [joined[0], joined[-1]]}}
 
 
 @dataclass(frozen=True)
@@ -100,18 +115,19 @@ class SeedGroup:
         """Searches per test question, macro-averaged."""
         return float(np.mean([list(record.searches.values()) for record in self.records]))
 
-    @cached_property
-    def curve(self) -> tuple[list[int], Float64s]:
-        """Steps of the evaluations that all runs have, and EM [seeds, steps] there."""
-        points = [dict(record.curve) for record in self.records]
+    def curve(self, split: Split) -> tuple[list[int], Float64s]:
+        """Steps of the evaluations on these questions that all runs have, and EM [seeds, steps] there."""
+        points = [dict(record.curves[split]) for record in self.records]
         steps = sorted(set.intersection(*(set(p) for p in points)))
-        return steps, np.array([[p[step] for step in steps] for p in points])
+        return steps, np.array([[p[step] for step in steps] for p in points]).reshape(len(points), len(steps))
 
     @property
-    def area(self) -> float:
-        """Area under the learning curve divided by its length: mean EM during training."""
-        steps, values = self.curve
-        return float((np.trapezoid(values, steps, axis=1) / max(steps[-1] - steps[0], 1)).mean())
+    def area(self) -> float | None:
+        """Area under the curve of dev EM divided by its length: mean EM during training. None below two points."""
+        steps, values = self.curve("dev")
+        if len(steps) < 2:
+            return None
+        return float((np.trapezoid(values, steps, axis=1) / (steps[-1] - steps[0])).mean())
 
     def per_step(self, key: str) -> float:
         """A metric of the training steps, mean over steps and runs."""

@@ -19,6 +19,7 @@ from algorithms.common.base.hardware import hardware
 from algorithms.common.evaluation.intervals import paired_difference, verdict
 from algorithms.common.report.charts import table_html
 from algorithms.common.report.page import page, write
+from algorithms.common.run.evaluation_metrics import Split
 from algorithms.comparison.run_summary import RunSummary, SeedGroup, make_seed_groups
 from igsearch_env.errors import ConfigurationError
 
@@ -56,7 +57,7 @@ def write_report(
 
 def overview(entries: Sequence[SeedGroup]) -> list[list[str]]:
     """One row per algorithm, after a header."""
-    head = ["algorithm", "seeds", "test EM", "min to max", "area under curve", "searches", "all-fail groups"]
+    head = ["algorithm", "seeds", "test EM", "min to max", "area under dev curve", "searches", "all-fail groups"]
     rows = [[*head, "attempts/step", "s/step", "IG time"]]
     for entry in entries:
         rows.append(
@@ -65,7 +66,7 @@ def overview(entries: Sequence[SeedGroup]) -> list[list[str]]:
                 str(len(entry.records)),
                 f"{entry.final.mean():.3f}",
                 f"{entry.final.min():.3f} to {entry.final.max():.3f}",
-                f"{entry.area:.3f}",
+                "" if entry.area is None else f"{entry.area:.3f}",
                 f"{entry.searches:.2f}",
                 f"{entry.per_step('all_fail'):.2f}",
                 f"{entry.per_step('attempts'):.0f}",
@@ -102,16 +103,20 @@ def differences(entries: Sequence[SeedGroup], other: SeedGroup) -> list[list[str
 
 
 def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
-    """Learning curves: mean over seeds, with a band from minimum to maximum; evaluation left, training right."""
+    """Learning curves: mean over seeds, with a band from minimum to maximum; evaluation left, training right.
+
+    The evaluations are those on dev questions, or on test questions where a group has no dev evaluation.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    split: Split = "dev" if all(entry.curve("dev")[0] for entry in entries) else "test"
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), sharey=True)
     for number, entry in enumerate(entries):
         look: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
-        steps, values = entry.curve
+        steps, values = entry.curve(split)
         left.plot(steps, values.mean(axis=0), label=entry.label, **look)
         left.fill_between(steps, values.min(axis=0), values.max(axis=0), alpha=0.12, color=look["color"])
         shortest = min(len(record.rewards) for record in entry.records)
@@ -119,7 +124,7 @@ def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
         width = min(5, len(mean))
         smooth = np.convolve(mean, np.ones(width) / width, mode="valid")
         right.plot(np.arange(len(smooth)) + width, smooth, **look)
-    left.set(xlabel="step", ylabel="EM, macro-average", title=f"greedy evaluation, start: {start}")
+    left.set(xlabel="step", ylabel="EM, macro-average", title=f"greedy, {split} questions, start: {start}")
     right.set(xlabel="step", title="training outcome (sampled), mean of 5 steps")
     left.legend(fontsize=8)
     for axis in (left, right):

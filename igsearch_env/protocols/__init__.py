@@ -6,7 +6,6 @@ To add one, write its class in its own file and list the class in `PROTOCOLS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
@@ -15,6 +14,7 @@ from igsearch_env.protocols.prompts import BARE
 from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.protocols.search_r1 import SearchR1
 from igsearch_env.protocols.tags import MAX_ACTION_CHARS, parse
+from retrievers.reading import FileError, read_text
 
 PROTOCOLS: dict[str, type[Protocol]] = {protocol.name: protocol for protocol in (SearchR1, AutoRefine)}
 PROMPTS: dict[str, str] = {"bare": BARE, **{name: protocol.own_prompt for name, protocol in PROTOCOLS.items()}}
@@ -51,9 +51,9 @@ def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str]
     template, shown = PROMPTS.get(prompt, prompt), repr(prompt)
     if prompt.startswith("@"):
         try:
-            template = Path(prompt[1:]).read_text(encoding="utf-8")
+            template = read_text(prompt[1:])
             shown = f"{prompt!r} ({template[:80]!r})"
-        except (OSError, UnicodeDecodeError) as error:
+        except FileError as error:
             raise ConfigurationError(f"prompt={prompt!r}: {error}; pass a UTF-8 text file") from error
     if template and "{question}" not in template:
         raise ConfigurationError(

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
 from igsearch_env.protocols.prompts import BARE, REFLECTION
+from igsearch_env.protocols.skeleton import Skeleton
 from retrievers.base import Passage
 
 
@@ -73,10 +74,6 @@ class Protocol(ABC):
         """Position of the search or answer that `parse` returns; None if there is none."""
 
     @abstractmethod
-    def search_start(self, text: str) -> int | None:
-        """Start of the first search of a turn, including its markup, complete or not; None if there is none."""
-
-    @abstractmethod
     def write(self, action: Search | Answer) -> str:
         """The text of a turn that consists of this action alone: what scripted policies write."""
 
@@ -115,6 +112,16 @@ class Protocol(ABC):
     @abstractmethod
     def after_evidence(self, observation: str) -> str:
         """The text after the evidence in the observation of a search, which does not depend on the evidence."""
+
+    def skeleton(self, transcript: str, start: int) -> Skeleton:
+        """The blocks of a transcript whose prompt ends at character `start`, for `information_gain.context=skeleton`.
+
+        Raises `ConfigurationError` if the format has no such form, which is defined for tags alone.
+        """
+        raise ConfigurationError(
+            f"information_gain.context='skeleton' is defined for tags; protocol={self.name!r} has none: "
+            "use context='trajectory'"
+        )
 
     def observation(self, passages: Sequence[Passage]) -> str:
         """What the policy reads after a search."""

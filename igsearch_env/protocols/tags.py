@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
 from igsearch_env.protocols.protocol import Protocol
+from igsearch_env.protocols.skeleton import Skeleton, read_skeleton
 from retrievers.base import Passage
 
 MAX_ACTION_CHARS = 16_384
@@ -34,11 +35,6 @@ class TagProtocol(Protocol):
     def action_span(self, text: str) -> ActionSpan | None:
         """`Protocol.action_span`."""
         return action_span(text)
-
-    def search_start(self, text: str) -> int | None:
-        """`Protocol.search_start`."""
-        at = text.find("<search>")
-        return at if at >= 0 else None
 
     def write(self, action: Search | Answer) -> str:
         """`Protocol.write`."""
@@ -73,6 +69,10 @@ class TagProtocol(Protocol):
         """The block of passages, tags included; `cut` applies only to the text between them."""
         text = _disarm(format_passages(passages).strip())
         return f"<{self.evidence_tag}>{text if self.cut is None else self.cut(text)}</{self.evidence_tag}>"
+
+    def skeleton(self, transcript: str, start: int) -> Skeleton:
+        """`Protocol.skeleton`, see `skeleton.py`."""
+        return read_skeleton(transcript, start, self.evidence_tag, refines=self.refines)
 
     def after_evidence(self, observation: str) -> str:
         """What follows the closing tag of the passages."""

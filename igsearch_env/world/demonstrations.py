@@ -16,6 +16,7 @@ from igsearch_env.world import names
 from igsearch_env.world.generator import Hop, World, generate_world
 from retrievers.base import Passage
 from retrievers.bm25 import BM25Retriever
+from retrievers.random_streams import stream_seed
 
 KEYWORDS = {
     "born": ("born", "birthplace", "born birthplace"),
@@ -93,7 +94,7 @@ COLD = Manner(
 
 def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
     """An endless stream of demonstrations; a new world every few thousand."""
-    rng = random.Random(seed)
+    rng = random.Random(stream_seed("demonstrations", seed))
     while True:
         world = generate_world(rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000)))
         retriever = BM25Retriever(world.passages)

@@ -12,6 +12,7 @@ import psutil
 from numpy.typing import NDArray
 
 from retrievers.base import IndexMismatchError, Passage, RetrieverError
+from retrievers.reading import FileError, read_json
 
 Vectors = NDArray[np.float32]
 
@@ -67,6 +68,28 @@ def prefixes_of(name: str) -> tuple[str, str]:
     return next((prefixes for part, prefixes in PREFIXES if part in name), ("", ""))
 
 
+def check_modules(name: str) -> None:
+    """Raise `EncoderError` if a model folder names modules of another library, which importing would run."""
+    path = Path(name) / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        modules = read_json(path)
+    except FileError as error:
+        raise EncoderError(f"{error}; restore the file") from error
+    for module in modules if isinstance(modules, list) else [modules]:
+        kind = module.get("type") if isinstance(module, dict) else module
+        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+            raise EncoderError(
+                f"{path}: module type {str(kind)[:80]!r}; only modules of sentence_transformers are loaded, since the "
+                "import of any other would run its code"
+            )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
 class SentenceEncoder:
     """A sentence-transformers model.
 
@@ -99,11 +122,15 @@ class SentenceEncoder:
             raise EncoderError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
         self.device = device or get_device_name()
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
+        check_modules(name)
         try:
-            self.model = SentenceTransformer(name, device=self.device, model_kwargs={"dtype": self.dtype})
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise EncoderError(f"{name}: can't be loaded as a sentence-transformers model ({reason})") from error
+            self.model = SentenceTransformer(
+                name, device=self.device, model_kwargs={"dtype": self.dtype}, trust_remote_code=False
+            )
+        except Exception as error:  # a damaged folder gives errors of torch, transformers, safetensors and tokenizers
+            raise EncoderError(
+                f"{name}: can't be loaded as a sentence-transformers model ({_reason(error)})"
+            ) from error
         limit = self.model.get_max_seq_length() or 512
         if max_length is not None and not 1 <= max_length <= limit:
             raise EncoderError(f"max_length={max_length}: must be from 1 to the {limit} tokens that {name} supports")

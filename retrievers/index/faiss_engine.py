@@ -21,6 +21,7 @@ from retrievers.index.engine import (
     graph_seconds,
     reason,
 )
+from retrievers.random_streams import random_stream
 
 
 class FaissEngine(Engine):
@@ -131,7 +132,7 @@ def _train(index: Any, spec: str, shards: Shards, seed: int) -> None:
         raise VectorIndexError(
             f"index={spec!r} with {total} vectors: it needs at least one vector per list; use fewer lists"
         )
-    rows = np.sort(np.random.default_rng([seed, 5]).choice(total, wanted, replace=False))
+    rows = np.sort(random_stream("vectors that train an index", seed).choice(total, wanted, replace=False))
     starts = np.cumsum([0, *map(len, shards)])
     parts = [
         np.asarray(shard[rows[(rows >= start) & (rows < start + len(shard))] - start], np.float32)

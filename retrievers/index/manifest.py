@@ -8,6 +8,7 @@ from typing import Any
 
 from retrievers.base import IndexMismatchError
 from retrievers.files import atomic_write
+from retrievers.reading import FileError, read_json_object
 
 FORMAT = 2  # of index folders
 
@@ -38,10 +39,10 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]
     if not path.is_file():
         raise IndexMismatchError(f"{folder}: no manifest.json; it is not an index completed by build_index")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, found = manifest["format"], manifest["kind"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IndexMismatchError(f"{path}: not a manifest ({error!r}); build the index again") from error
+        manifest = read_json_object(path)
+    except FileError as error:
+        raise IndexMismatchError(f"{path}: not a manifest ({error.inside(path)}); build the index again") from error
+    version, found = manifest.get("format"), manifest.get("kind")
     if version != FORMAT:
         raise IndexMismatchError(f"{folder}: format {version!r}, this version reads {FORMAT}; build the index again")
     if kind is not None and found != kind:

@@ -10,6 +10,7 @@ from retrievers.corpus import DiskCorpus
 from retrievers.index.encoder import Encoder
 from retrievers.index.engine import Ids, Shards, Vectors, blocks
 from retrievers.index.vector_index import VectorIndex
+from retrievers.random_streams import random_stream
 
 RECALL_AT = (1, 3, 10)
 
@@ -23,7 +24,7 @@ def title_recall(
     progress: Callable[[int], None],
 ) -> dict[str, float]:
     """`recall@1`, `recall@3` and `recall@10` of an index, with the titles of random passages as queries."""
-    rows = np.random.default_rng(0).choice(len(corpus), min(queries, len(corpus)), replace=False)
+    rows = random_stream("queries that measure recall", 0).choice(len(corpus), min(queries, len(corpus)), replace=False)
     passages = [corpus[int(row)] for row in rows]
     vectors = encoder.encode_queries([p.title or p.text[:60] for p in passages])
     depths = [k for k in RECALL_AT if k <= len(corpus)]

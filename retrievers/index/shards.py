@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from retrievers.corpus import DiskCorpus
 from retrievers.files import atomic_write
 from retrievers.index.encoder import Encoder, check_encoder
 from retrievers.index.manifest import read_manifest, write_json
+from retrievers.reading import FileError, read_json_object
 
 SETTINGS = "settings.json"
 ENCODE_AT_ONCE = 1_024  # passages between two progress reports
@@ -51,7 +51,10 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Raise `IndexMismatchError` if `folder` contains vectors made with other settings."""
     if not (folder / SETTINGS).is_file():
         return
-    before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    try:
+        before = read_json_object(folder / SETTINGS)
+    except FileError as error:
+        raise IndexMismatchError(f"{error}; remove {folder.parent} to start a new build") from error
     for key, value in settings.items():
         if before.get(key) != value:
             raise IndexMismatchError(
@@ -69,12 +72,24 @@ def encoded(folder: Path, settings: dict[str, Any], passages: int) -> int:
 
 def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
     """All shards in order, memory-mapped. Raises `IndexMismatchError` unless there is one vector per passage."""
-    shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("shard-*.npy"))]
-    if sum(map(len, shards)) != passages:
+    shards = [_open_shard(path) for path in sorted(folder.glob("shard-*.npy"))]
+    if len({shard.shape[1] for shard in shards}) > 1 or sum(map(len, shards)) != passages:
         raise IndexMismatchError(
             f"{folder}: {sum(map(len, shards))} vectors for {passages} passages; remove it and build the index again"
         )
     return shards
+
+
+def _open_shard(path: Path) -> NDArray[np.float16]:
+    try:
+        shard: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise IndexMismatchError(f"{path}: damaged ({error}); remove it and build the index again") from error
+    if shard.ndim != 2 or shard.dtype != np.float16:
+        raise IndexMismatchError(
+            f"{path}: {shard.dtype} of shape {shard.shape}, not vectors; remove it and build again"
+        )
+    return shard
 
 
 def kept_vectors(index: Path, corpus_hash: str, encoder: Encoder) -> Path:

@@ -8,7 +8,7 @@ import logging
 import re
 import reprlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from retrievers.base import MAX_QUERY_CHARS, Passage, QueryError, RetrievalError, Retriever
+from retrievers.service.admission import Admission
 from retrievers.service.batching import Batcher, BrokenError, BusyError
 from retrievers.service.wire import INDEX_HEADER, index_mark, write_passages
 
@@ -38,12 +39,16 @@ class Limits:
     """Maximum passages per query."""
     max_queries: int = 1024
     """Maximum queries per request."""
+    max_results: int = 16_384
+    """Maximum passages per request: its queries times topk."""
     max_body_bytes: int = 8 * 2**20
     """Maximum bytes of a request's body."""
     max_batch: int = 256
     """Maximum queries per search."""
     max_waiting: int = 4096
     """Maximum waiting queries; further requests get status 429."""
+    max_connections: int = 512
+    """Maximum open connections; beyond it, one that is idle or has an incomplete request is closed for the next."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -51,6 +56,10 @@ class Limits:
                 raise QueryError(f"{name}={value}: must be at least 1")
         if self.default_k > self.max_k:
             raise QueryError(f"default_k={self.default_k} is above max_k={self.max_k}: lower it or raise max_k")
+        if self.max_k > self.max_results:
+            raise QueryError(
+                f"max_k={self.max_k} is above max_results={self.max_results}: lower it or raise max_results"
+            )
 
 
 class _RefusalError(Exception):
@@ -134,6 +143,13 @@ class _Service:
 
     async def _retrieve(self, body: dict[str, Any]) -> list[list[dict[str, Any]]]:
         queries, k, scores = self._queries(body), self._count(body, "topk", self.max_k), _flag(body, "return_scores")
+        most = self.limits.max_results
+        if len(queries) * k > most:
+            raise _RefusalError(
+                422,
+                f"{len(queries)} queries with topk {k} are {len(queries) * k} passages: at most {most} per request; "
+                f"split the queries, {most // k} a request, or lower topk",
+            )
         self.queries.inc(len(queries))
         asked = [i for i, query in enumerate(queries) if query.strip()]
         found: list[list[Passage]] = [[] for _ in queries]
@@ -181,10 +197,12 @@ class _Service:
         return count
 
 
-def make_app(retriever: Retriever, limits: Limits | None = None) -> FastAPI:
-    """The service as an ASGI application; the caller closes the retriever."""
+def make_app(retriever: Retriever, limits: Limits | None = None, hosts: Iterable[str] = ()) -> FastAPI:
+    """The service as an ASGI application; the caller closes the retriever. `hosts`: see `Admission`."""
     service = _Service(retriever, limits or Limits())
-    app = FastAPI(title="IGSearch retrieval", openapi_url=None)  # bodies are parsed manually: there is no schema
+    # Bodies are parsed manually, so there is no schema. A redirect would go to the host that the client names.
+    app = FastAPI(title="IGSearch retrieval", openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Admission, hosts=tuple(hosts))
     app.add_api_route("/retrieve", service.retrieve, methods=["POST"], response_model=None)
     app.add_api_route("/sample", service.sample, methods=["POST"], response_model=None)
     app.add_api_route("/health", service.health, methods=["GET"], response_model=None)

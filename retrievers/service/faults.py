@@ -20,8 +20,10 @@ from typing import Any
 import httpx
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever
+from retrievers.service.deadline import make_transport
 
 RETRIEVER_FAULTS = ("latency", "error", "outage", "timeout", "empty")
+KEPT = 16  # unused connections that stay open
 TRANSPORT_FAULTS = (
     *("latency", "connect", "timeout", "half_closed"),
     *("status_429", "status_500", "status_503", "html", "truncated", "wrong_count"),
@@ -135,7 +137,7 @@ class FaultyTransport(httpx.BaseTransport):
         kinds: Sequence[str] = TRANSPORT_FAULTS,
         delay: float = 0.05,
     ) -> None:
-        self.transport = transport or httpx.HTTPTransport()
+        self.transport = transport or make_transport(KEPT)
         self.delay = delay
         self._schedule = _Schedule(rate, seed, kinds, TRANSPORT_FAULTS)
         self.injected = self._schedule.injected

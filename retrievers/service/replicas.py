@@ -15,6 +15,8 @@ from typing import TypeVar
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
+from retrievers.service.address import split_address
+from retrievers.service.deadline import make_client
 from retrievers.service.request import AttemptError, Request
 from retrievers.service.wire import INDEX_HEADER
 
@@ -38,7 +40,7 @@ class _Replica:
     """One address, avoided for a while after a failure: 5 seconds, doubled each time, at most 60."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.auth = _address(url)
         self.avoided_until = 0.0
         self.cooldown = COOLDOWN
 
@@ -66,27 +68,26 @@ class Replicas:
         backoff: float,
         transport: httpx.BaseTransport | None,
     ) -> None:
-        self.urls = [_address(url) for url in urls]
+        self._replicas = [_Replica(url) for url in urls]
+        self.urls = [replica.url for replica in self._replicas]
         self.stats = RemoteStats()
         self.deadline = deadline
         self.attempts = max(attempts, len(self.urls))
         self.backoff = backoff
-        self._replicas = [_Replica(url) for url in self.urls]
         self._index: str | None = None
         self._turn = itertools.count()
         self._jitter = random.Random()  # affects only the timing of requests, never the results
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=WORKERS)
-        self._client = httpx.Client(transport=transport, limits=limits, trust_env=False)
+        self._client = make_client(WORKERS, transport)
 
     def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError]:
         """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
         Raises `RefusedError` and `IndexMismatchError`.
         """
-        # In own threads, since httpx's timeouts apply to single reads and writes, but the deadline to the whole call.
+        # Attempts keep their time; the limit here is for requests that wait until one of the threads is free.
         futures = [self._pool.submit(self._try_in_turn, request, ends) for request in requests]
         wait(futures, timeout=max(ends - time.monotonic(), 0.0) + GRACE)
         answers: list[T | RetrievalError] = []
@@ -124,7 +125,7 @@ class Replicas:
                 break
             self._count(requests=1, retries=int(again), failovers=int(attempt > 0 and not again))
             try:
-                answer = request.send(self._client, replica.url, left / (self.attempts - attempt))
+                answer = request.send(self._client, replica.url, left / (self.attempts - attempt), replica.auth)
                 self._check_index(replica, answer.headers.get(INDEX_HEADER))
                 result = request.result(answer)
             except AttemptError as error:
@@ -165,13 +166,9 @@ class Replicas:
             self.stats.failures += failures
 
 
-def _address(url: str) -> str:
-    """The address without /retrieve."""
-    address = url.strip().rstrip("/").removesuffix("/retrieve").rstrip("/")
+def _address(url: str) -> tuple[str, httpx.Auth | None]:
+    """The address without /retrieve and credentials, and these."""
     try:
-        parsed = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise QueryError(f"{url!r} is not an address ({error}): use http://HOST:PORT") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise QueryError(f"{url!r} is not the address of a service: it must be http:// or https:// and a host")
-    return address
+        return split_address(url.strip().rstrip("/").removesuffix("/retrieve").rstrip("/"))
+    except ValueError as error:
+        raise QueryError(str(error)) from error

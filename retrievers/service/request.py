@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import httpx
 
 from retrievers.base import QueryError
+from retrievers.service.deadline import OverdueError, within
 from retrievers.service.wire import MALFORMED
 
 T = TypeVar("T")
@@ -57,14 +58,16 @@ class Request(Generic[T]):
     body: dict[str, Any] | None
     read: Callable[[bytes], T]
 
-    def send(self, client: httpx.Client, url: str, seconds: float) -> Answer:
+    def send(self, client: httpx.Client, url: str, seconds: float, auth: httpx.Auth | None = None) -> Answer:
         """The response of one address, with status 200, within `seconds`.
 
         Raises `AttemptError` if the same request may succeed later or elsewhere, `RefusedError` if not.
         """
         where = url + self.path
         try:
-            answer = _receive(client, self.method, where, self.body, seconds)
+            answer = within(seconds, partial(_receive, client, self.method, where, self.body, seconds, auth))
+        except OverdueError as error:
+            raise AttemptError(f"ReadTimeout: the response was {error}") from error
         except httpx.HTTPError as error:
             raise AttemptError(f"{type(error).__name__}: {error}") from error
         if answer.status in TRANSIENT:
@@ -84,15 +87,14 @@ class Request(Generic[T]):
             raise AttemptError(f"not a response of a retrieval service ({error}): {answer}") from error
 
 
-def _receive(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Answer:
-    ends = time.monotonic() + seconds
+def _receive(
+    client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float, auth: httpx.Auth | None
+) -> Answer:
     timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-    with client.stream(method, url, json=body, timeout=timeout) as response:
+    with client.stream(method, url, json=body, timeout=timeout, auth=auth) as response:
         content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
-            if time.monotonic() > ends:  # a slow stream never hits the read timeout
-                raise httpx.ReadTimeout(f"the response was not complete within {seconds:.1f} s")
             if len(content) > MAX_ANSWER_BYTES:
                 raise httpx.DecodingError(f"the response has more than {MAX_ANSWER_BYTES} bytes")
         return Answer(response.status_code, response.headers, bytes(content))

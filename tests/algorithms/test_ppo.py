@@ -15,6 +15,7 @@ from buffers import answer_turn, buffer_of, mixed_buffer, search_turn, trajector
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_policy
+from safetensors.torch import load_file
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.environment import EnvConfig
@@ -355,9 +356,10 @@ def test_an_interrupted_run_resumes_with_its_critic(
     assert [path.name for path in checkpoints(tmp_path / "broken" / "checkpoints")] == ["step-000001"]
     assert run_ppo(config, tmp_path / "broken") == whole
     saved = [
-        torch.load(tmp_path / name / "checkpoints" / "step-000003" / "critic.pt", weights_only=True)["model"]
+        load_file(tmp_path / name / "checkpoints" / "step-000003" / "critic" / "00000.safetensors")
         for name in ("whole", "broken")
     ]
+    assert {name.partition("/")[0] for name in saved[0]} == {"model", "optimizer"}
     assert all(torch.equal(weight, saved[1][name]) for name, weight in saved[0].items())
 
 

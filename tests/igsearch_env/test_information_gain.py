@@ -49,9 +49,10 @@ def test_recorded_token_ids_are_handed_on_untouched() -> None:
 
 def test_skeleton_context_drops_later_thoughts() -> None:
     trajectory = two_searches()
+    trajectory.turns[1].observation = "\n\nTry again.\n\n"  # with tags in it, the next search would be another one
     (_, second), _ = measured(search_steps([trajectory]), context="skeleton")
     assert read(second, 0) == (
-        trajectory.prompt + "<think> who </think> "
+        trajectory.prompt + "<think> who </think>\n"
         "<search> Alan Brin </search>\n"
         "<information>Doc 1(Title: Alan Brin) Alan Brin was born in Tolona.</information>\n"
         "<search>Tolona</search>\n" + make_protocol().evidence(PASSAGES[1:3])

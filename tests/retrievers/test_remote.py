@@ -385,6 +385,39 @@ def trickle(connection: socket.socket, ended: threading.Event) -> None:
         connection.sendall(b" ")
 
 
+def drip_status(connection: socket.socket, ended: threading.Event) -> None:
+    """Send a status line that never ends, a byte at a time."""
+    connection.sendall(b"HTTP/1.1 200 ")
+    while not ended.wait(0.01):
+        connection.sendall(b"O")
+
+
+def drip_headers(connection: socket.socket, ended: threading.Event) -> None:
+    """Send one header after another, a byte at a time."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        for byte in b"x-name: value\r\n":
+            if ended.wait(0.01):
+                return
+            connection.sendall(bytes([byte]))
+
+
+def drip_chunks(connection: socket.socket, ended: threading.Event) -> None:
+    """Send a body of chunks of one byte."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while not ended.wait(0.01):
+        connection.sendall(b"1\r\n \r\n")
+
+
+def drip_informational(connection: socket.socket, ended: threading.Event) -> None:
+    """Say that the response will come, again and again."""
+    while not ended.wait(0.01):
+        connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+
+DRIPS = [trickle, drip_status, drip_headers, drip_chunks, drip_informational]
+
+
 def hang_up(connection: socket.socket, ended: threading.Event) -> None:
     """Read the request, and close the connection."""
     connection.recv(65536)
@@ -396,7 +429,7 @@ def babble(connection: socket.socket, ended: threading.Event) -> None:
     connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
 
 
-@pytest.mark.parametrize("behaviour", [hang, trickle, hang_up, babble])
+@pytest.mark.parametrize("behaviour", [hang, *DRIPS, hang_up, babble])
 def test_a_replica_that_misbehaves_costs_no_query(url: str, behaviour: Any) -> None:
     with (
         raw_service(behaviour) as bad,
@@ -408,12 +441,51 @@ def test_a_replica_that_misbehaves_costs_no_query(url: str, behaviour: Any) -> N
         assert retriever.stats.failovers >= 1
 
 
+@pytest.mark.parametrize("behaviour", DRIPS)
+def test_the_connection_of_a_late_attempt_is_closed(url: str, behaviour: Any) -> None:
+    closed = threading.Event()
+
+    def until_closed(connection: socket.socket, ended: threading.Event) -> None:
+        try:
+            behaviour(connection, ended)
+        except OSError:
+            closed.set()
+
+    with raw_service(until_closed) as bad, closing(RemoteRetriever([bad, url], passages=CORPUS, deadline=3.0)) as found:
+        assert found.search(QUERIES, 3) == BM25.search(QUERIES, 3)
+        assert closed.wait(30)
+
+
+def test_a_body_that_is_read_slowly_is_given_up(url: str) -> None:
+    def sip(connection: socket.socket, ended: threading.Event) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        while connection.recv(64) and not ended.wait(0.01):
+            pass
+
+    queries = ["river " * 9_000 + str(i) for i in range(64)]  # 3.5 MB, more than the buffers of a connection
+    with raw_service(sip) as bad, closing(RemoteRetriever([bad, url], passages=CORPUS, deadline=6.0)) as retriever:
+        assert retriever.search(queries, 1) == BM25.search(queries, 1)
+        assert retriever.stats.failovers == 1
+
+
+def test_many_searches_at_once_beside_a_dripping_replica(url: str) -> None:
+    with (
+        raw_service(drip_headers) as bad,
+        closing(RemoteRetriever([bad, url], passages=CORPUS, deadline=6.0)) as retriever,
+        ThreadPoolExecutor(14) as pool,
+    ):
+        searches = [pool.submit(retriever.search, [f"river {i}"], 2) for i in range(14)]
+        assert [search.result() for search in searches] == [BM25.search([f"river {i}"], 2) for i in range(14)]
+        assert retriever.stats.failures == 0
+        assert retriever.stats.failovers >= 1
+
+
 def slow_client(url: str) -> RemoteRetriever:
     """A client that waits little."""
     return RemoteRetriever(url, passages=CORPUS, deadline=0.6, backoff=0.0)
 
 
-@pytest.mark.parametrize("behaviour", [hang, trickle])
+@pytest.mark.parametrize("behaviour", [hang, *DRIPS])
 def test_the_deadline_holds_for_the_whole_call(behaviour: Any) -> None:
     with raw_service(behaviour) as bad, closing(slow_client(bad)) as retriever:
         start = time.monotonic()
@@ -430,7 +502,7 @@ def test_the_deadline_holds_whatever_the_transport_does() -> None:
         return good(request)
 
     with closing(remote(answer, deadline=0.2)) as retriever:
-        with pytest.raises(RetrievalError, match=r"no response from http://a within the deadline of 0.2 s; raise it"):
+        with pytest.raises(RetrievalError, match=r"3 attempts.*of 0.2 s.*ReadTimeout: the response was not"):
             retriever.search(["river"], 3)
         ended.set()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,10 @@ from types import MappingProxyType, NoneType
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
-import yaml
 
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
+from retrievers.credentials import masked
+from retrievers.reading import FileError, read_yaml
 
 C = TypeVar("C")
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -43,12 +45,27 @@ def parse_options(
     """
     types = option_types(cls)
     try:
-        words = _checked(sys.argv[1:] if arguments is None else arguments, types, renamed)
+        words = _checked(command_line() if arguments is None else arguments, types, renamed)
     except ConfigurationError as error:
         refuse(error)
     help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
     with contextlib.redirect_stdout(help_text):
+        if (shown := masked(words)) != words:
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    return tyro.cli(cls, args=words, description=description)
+            except SystemExit as end:
+                if not end.code:
+                    raise
+            tyro.cli(cls, args=shown, description=description)  # the same error, which repeats arguments
         return tyro.cli(cls, args=words, description=description)
+
+
+def command_line() -> list[str]:
+    """The arguments of this process. From then on `sys.argv` is masked, for trackers and others that record it."""
+    arguments = sys.argv[1:]
+    sys.argv[1:] = masked(arguments)
+    return arguments
 
 
 def refuse(error: ConfigurationError) -> NoReturn:
@@ -160,9 +177,9 @@ def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTH
     if not path.is_file():
         raise ConfigurationError(f"--config {path}: no such file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML ({' '.join(str(error).split())}); correct the file") from error
+        content = read_yaml(path) or {}
+    except FileError as error:
+        raise ConfigurationError(str(error)) from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
     return [word for option in _options(cls, content, str(path), "", renamed) for word in option]

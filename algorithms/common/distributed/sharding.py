@@ -51,6 +51,13 @@ def wrap_module(
         return wrapper(module, **still)
 
 
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module that `wrap_module` was given: DistributedDataParallel is a module around it, sharding is in place."""
+    inner = module.module if isinstance(module, torch.nn.parallel.DistributedDataParallel) else module
+    assert isinstance(inner, torch.nn.Module)
+    return inner
+
+
 def accumulate_gradients(module: torch.nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Context of a forward and backward pass: gradients are synchronised in that of the last micro-batch only."""
     if isinstance(module, torch.nn.parallel.DistributedDataParallel) and not last:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrievers.random_streams import random_stream
+
 Float64s = NDArray[np.float64]
 
 # Student's t, 97.5%, for 1, 2, ... degrees of freedom; the last is used for all above, which is conservative.
@@ -22,7 +24,7 @@ def bootstrap_ci95(*samples: Sequence[float], resamples: int = 2_000, seed: int 
 
     Each sample is resampled separately, so a macro-average's interval treats its data sets as fixed.
     """
-    rng = np.random.default_rng(seed)
+    rng = random_stream("bootstrap of a mean", seed)
     means = np.zeros(resamples)
     for values in samples:
         array = np.asarray(values, dtype=np.float64)
@@ -60,7 +62,7 @@ def paired_difference(
     """
     differences = [np.asarray(ours[name], np.float64) - np.asarray(theirs[name], np.float64) for name in ours]
     seeds = len(differences[0])
-    rng = np.random.default_rng(seed)
+    rng = random_stream("bootstrap of a difference", seed)
     drawn = rng.integers(0, seeds, (resamples, seeds))
     means = np.zeros(resamples)
     for values in differences:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.files import atomic_write
+from algorithms.common.base.typed import as_type
 from algorithms.common.evaluation.fingerprint import Fingerprint, differences
 from algorithms.common.evaluation.scores import QuestionResult, Score, by_dataset, macro_average, macro_averages
 from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, parse_json, read_json_object, read_lines
 
 
 def write_result(
@@ -50,29 +52,32 @@ class Result:
 def read_result(path: Path) -> Result:
     """Read a file that `write_result` wrote. Raises `ConfigurationError` for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        datasets = content.pop("datasets")
+        content = read_json_object(path)
+        found = as_type(dict[str, dict[str, Any]], content.pop("datasets", None), "datasets")
         rows = {
-            name: [QuestionResult(dataset=name, **row) for row in found["rows"]] for name, found in datasets.items()
+            name: as_type(list[QuestionResult], _with_dataset(name, part.get("rows")), f"rows of {name}")
+            for name, part in found.items()
         }
-        scores = {name: _stored_score(found) for name, found in datasets.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        scores = {name: as_type(Score, part, f"scores of {name}") for name, part in found.items()}
+        if not isinstance(content.get("fingerprint", {}), dict | None):
+            raise FileError(path, "its fingerprint is not an object")
+    except FileError as error:
         raise ConfigurationError(
-            f"{path}: not a result file ({type(error).__name__}: {error}); give one that examples/evaluate.py wrote"
+            f"{path}: not a result file ({error.inside(path)}); give one that examples/evaluate.py wrote"
         ) from error
     return Result(content, scores, rows)
+
+
+def _with_dataset(name: str, rows: Any) -> Any:
+    if not isinstance(rows, list):
+        return rows
+    return [{**row, "dataset": name} if isinstance(row, dict) else row for row in rows]
 
 
 def read_tests(run: Path) -> tuple[Result | None, Result | None]:
     """The test results before and after training in a run folder; None for one that is not there."""
     before, after = (run / f"test_{when}.json" for when in ("before", "after"))
     return read_result(before) if before.is_file() else None, read_result(after) if after.is_file() else None
-
-
-def _stored_score(found: Mapping[str, Any]) -> Score:
-    low, high = found["em_ci95"]
-    failed = found.get("failed", 0)  # missing in older files
-    return Score(found["n"], found["em"], found["f1"], (low, high), found["searches"], failed)
 
 
 class PartialResult:
@@ -85,28 +90,32 @@ class PartialResult:
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path = path
         self.rows: dict[tuple[str, str], QuestionResult] = {}
-        content = path.read_bytes() if path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            self._read(number, line, fingerprint)
-        if whole:
-            os.truncate(path, len(whole))
+        size = 0
+        try:
+            for number, line in read_lines(path) if path.exists() else ():
+                if line.endswith(b"\n"):
+                    self._read(number, parse_json(line, f"{path}, line {number}"), fingerprint)
+                    size += len(line)
+        except FileError as error:
+            raise ConfigurationError(
+                f"{error.where}: damaged ({error.reason}); delete the file to start over"
+            ) from error
+        if size:
+            os.truncate(path, size)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
 
-    def _read(self, number: int, line: bytes, fingerprint: Fingerprint) -> None:
-        try:
-            found = json.loads(line)
-            if number > 1:
-                row = QuestionResult(**found)
-                self.rows[row.key] = row
-                return
-            unlike = differences(found["fingerprint"], fingerprint)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"{self.path}, line {number}: damaged ({error}); delete the file to start over"
-            ) from error
+    def _read(self, number: int, found: Any, fingerprint: Fingerprint) -> None:
+        where = f"{self.path}, line {number}"
+        if number > 1:
+            row = as_type(QuestionResult, found, where)
+            self.rows[row.key] = row
+            return
+        started = found.get("fingerprint") if isinstance(found, dict) else None
+        if not isinstance(started, dict):
+            raise FileError(where, "it has no fingerprint")
+        unlike = differences(started, fingerprint)
         if unlike:
             raise ConfigurationError(
                 f"{self.path} was started with other settings ({'; '.join(unlike)}); run that command again, "

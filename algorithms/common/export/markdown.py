@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+from retrievers.credentials import without_credentials
 
 
 def without_passwords(text: str) -> str:
     """The text without USER:PASSWORD@ in its addresses, which must not be published."""
-    return _USERINFO.sub("", text)
+    published: str = without_credentials(text)
+    return published
 
 
 def if_known(template: str, value: Any) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from algorithms.common.evaluation.results import Result, read_tests
 from algorithms.common.model.lora import ADAPTER_FILE
 from algorithms.common.run.checkpoint import checkpoints
 from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, read_json_object, read_yaml
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(f"{path}: damaged ({error}); restore it, or export another checkpoint") from error
-    return content
+        return read_json_object(path)
+    except FileError as error:
+        raise ConfigurationError(
+            f"{path}: damaged ({error.inside(path)}); restore it, or export another checkpoint"
+        ) from error
 
 
 def _read_settings(run: Path) -> dict[str, Any]:
@@ -82,9 +81,9 @@ def _read_settings(run: Path) -> dict[str, Any]:
         repair = f"it is inside a run: give {inside}" if inside else "give the --run-dir of a training command"
         raise ConfigurationError(f"{run}: not the folder of a run (it has no config.yaml); {repair}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML ({error}); restore the file") from error
+        settings = read_yaml(path)
+    except FileError as error:
+        raise ConfigurationError(f"{error}; restore the file") from error
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path}: a {type(settings).__name__}; it must hold the run's settings, restore it")
     return settings

@@ -12,6 +12,7 @@ import torch
 from algorithms.common.model.lora import ADAPTER_FILE
 from algorithms.common.model.pretrained import DTYPES, load_model
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -38,7 +39,7 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
     try:
         # An adapter is merged in float32, and then rounded once.
         model = load_model(str(folder), dtype=torch.float32 if merge else DTYPES[dtype]).to(DTYPES[dtype])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
     except IGSearchError:
         raise
     except Exception as error:  # safetensors, peft and transformers raise different errors
@@ -71,14 +72,14 @@ def adapter_alone(folder: Path, dtype: str | None) -> Weights:
 
     Raises `ConfigurationError` if it can't be loaded.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 
+    check_model_folder(folder)
     try:
         weights = load_file(folder / ADAPTER_WEIGHTS)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+    except Exception as error:  # safetensors, tokenizers and transformers raise different errors
         raise ConfigurationError(f"{folder}: can't be loaded ({error}); export another checkpoint") from error
     if dtype is not None:
         weights = {name: weight.to(DTYPES[dtype]) for name, weight in weights.items()}

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from algorithms.common.model.context import longest_context
 from algorithms.common.model.lora import ADAPTER_FILE, add_adapter
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
+from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -111,13 +112,18 @@ def _configuration(policy: PolicyConfig) -> Any:
     from transformers import AutoConfig
 
     path = str(POLICY_FOLDER) if policy.path == "bundled" else policy.path
+    check_model_folder(path)
     if (Path(path) / ADAPTER_FILE).is_file():
         import peft
 
-        path = str(peft.PeftConfig.from_pretrained(path).base_model_name_or_path)
+        try:
+            path = str(peft.PeftConfig.from_pretrained(path).base_model_name_or_path)
+        except (TypeError, ValueError, KeyError) as error:
+            raise unreadable(f"policy.path={policy.path!r}", error) from error
+        check_model_folder(path)
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(path, **SAFE)
+    except Exception as error:  # a configuration may hold any value of any type
         raise ConfigurationError(
             f"policy.path={policy.path!r}: no model found ({str(error).splitlines()[0]}); give a folder written by "
             "save_pretrained, a model name, or 'bundled'"

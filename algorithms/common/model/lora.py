@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.text_parameters import modules_without_text
+from algorithms.common.model.untrusted import check_model_folder
 from igsearch_env.errors import ConfigurationError, check_range
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
@@ -79,6 +80,7 @@ def merge_adapter(model: Any, folder: str | Path) -> Any:
     """`model` with the adapter in `folder` merged into its weights. Raises `ConfigurationError` if some are missing."""
     import peft
 
+    check_model_folder(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as above
         warnings.filterwarnings("error", message="Found missing adapter keys")

@@ -14,6 +14,7 @@ import torch
 
 from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, merge_adapter
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
+from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -70,20 +71,16 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFE)
     except (ConfigurationError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise errors of many types
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    except Exception as error:  # a damaged file gives errors of transformers, safetensors, tokenizers, peft and torch
         if isinstance(error, ValueError) and config.attn_implementation != "auto":
             raise ConfigurationError(
-                f"policy.attn_implementation={config.attn_implementation!r}: {reason}; auto uses "
-                "what the model supports"
+                f"policy.attn_implementation={config.attn_implementation!r}: "
+                f"{str(error).splitlines()[0]}; auto uses what the model supports"
             ) from error
-        raise ConfigurationError(
-            f"policy.path={config.path!r} can't be loaded ({reason}); give a folder written by "
-            "save_pretrained, with its tokenizer, or a model name on the hub"
-        ) from error
+        raise unreadable(f"policy.path={config.path!r}", error) from error
     adapter = None
     frozen = freeze_parameters_without_text(model)
     if frozen:
@@ -121,6 +118,7 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     if (Path(path) / ADAPTER_FILE).is_file():
         from peft import PeftConfig
 
+        check_model_folder(path)
         base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
         try:
             model = load_model(base, dtype=dtype, attn_implementation=chosen)
@@ -130,9 +128,10 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
                 f"model there, or fix base_model_name_or_path in its {ADAPTER_FILE}"
             ) from error
         return merge_adapter(model, path)
+    check_model_folder(path)
     config = full_precision(path, str(dtype).removeprefix("torch."))
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both kinds are reported below
-    model, found = AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+    model, found = AutoModelForCausalLM.from_pretrained(path, config=config, **SAFE, **options)
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigurationError(
             f"policy.path={path!r}: transformers loads no {type(model).__name__} from what it saves "
@@ -153,7 +152,7 @@ def full_precision(path: str, dtype: str) -> Any:
     from transformers import AutoConfig
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, **SAFE)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         quantised = getattr(part, "quantization_config", None)
         if quantised is None:

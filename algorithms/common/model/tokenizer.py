@@ -118,6 +118,10 @@ class PolicyTokenizer:
             return ids[ids.index(before[-1]) + 1 :]
         return ids
 
+    def encode_whole(self, text: str) -> Ids:
+        """Ids of a whole text, in which names of special tokens count as those: the inverse of `decode_whole`."""
+        return self._encode(text)
+
     def _encode(self, text: str, **options: bool) -> Ids:
         # Lengths are checked against the context elsewhere: the tokenizer need not warn about them.
         return tuple(self.hf_tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
@@ -202,6 +206,10 @@ class PolicyTokenizer:
         """Text of ids that follow other ids."""
         anchor, characters = self._anchor
         return self._decode((*anchor, *ids))[characters:]
+
+    def decode_whole(self, ids: Sequence[int]) -> str:
+        """Text of the ids of a whole episode, special tokens included."""
+        return self._decode(ids)
 
     def text_of(self, token: int) -> str:
         """Text of a single id."""

@@ -27,7 +27,7 @@ def comparison_charts(entries: Sequence[SeedGroup]) -> list[Chart]:
 def _evaluations(entries: Sequence[SeedGroup]) -> Chart:
     """EM on dev questions, or on test questions if no run has dev evaluations."""
     dev = any(run.dev for entry in entries for run in entry.runs)
-    key = "dev/em" if dev else "eval/em"
+    key = "dev/em" if dev else "test/em"
     found = [[(run.dev if dev else run.test) for run in entry.runs] for entry in entries]
     steps = sorted({row["step"] for group in found for rows in group for row in rows})
     lines: list[Line] = []

@@ -2,72 +2,138 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import secrets
+import threading
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from algorithms.common.report.run_report import recorded_page, run_report
 from algorithms.common.run.saved_run import read_run
 from igsearch_env.errors import ConfigurationError
+from retrievers.base import QueryError
+from retrievers.service.admission import Admission
+from retrievers.service.connections import bind, make_server
 
 HOST = "127.0.0.1"
+MAX_CONNECTIONS = 32  # a browser opens six
 WATCHED = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "transcripts", "trajectories")
+STYLE = (
+    "#live { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; } "
+    "#live button { font: inherit; min-height: 1.75rem; }"
+)
 BAR = (
-    "<style>#live { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; } "
-    "#live button { font: inherit; min-height: 1.75rem; }</style>"
     '<div id="live"><span id="live-state">Live: waiting for updates</span>'
     '<button type="button" id="live-pause" aria-pressed="false">Pause</button></div>'
 )
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "frame-ancestors 'none'",  # the rest stands in the page
+    "referrer-policy": "no-referrer",  # its address is a secret
+    "x-content-type-options": "nosniff",
+}
 
 
-class LiveServer(ThreadingHTTPServer):
+class LiveServer:
     """Serves the report and the trajectory page of a run folder; each is rebuilt when its files have changed.
 
-    `port` 0 selects a free port. Raises `ConfigurationError` if the folder is not a run or the port can't be opened.
+    Other users of this machine can reach the port as well, so its address contains a random token. `port` 0 selects a
+    free port. Raises `ConfigurationError` if the folder is not a run or the port can't be opened.
     """
-
-    daemon_threads = True
 
     def __init__(self, run_dir: Path, port: int) -> None:
         read_run(run_dir)
         self.run_dir = run_dir
-        self.made: tuple[str, str] = ("", "")
-        self.recorded: tuple[str, str | None] = ("", None)
+        self.token = secrets.token_urlsafe(16)
+        self._made: dict[str, tuple[str, str | None]] = {}  # page: version, document
+        self._lock = threading.Lock()
         try:
-            super().__init__((HOST, port), _Handler)
-        except (OSError, OverflowError) as error:
+            self._listener = bind(HOST, port)
+        except QueryError as error:
             raise ConfigurationError(
                 f"--port {port} on {HOST} can't be opened ({error}); give another one, or 0 for any free port"
             ) from error
+        self._listener.listen()
+        self.server_port = int(self._listener.getsockname()[1])
+        app = Starlette(routes=[Route("/{token}/{page:path}", self._answer)])
+        app.router.redirect_slashes = False
+        app.add_middleware(Admission)
+        self._server = make_server(app, MAX_CONNECTIONS)
+        self._ended = threading.Event()
+
+    def __enter__(self) -> LiveServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._listener.close()
 
     @property
     def url(self) -> str:
         """Address of the report."""
-        return f"http://{HOST}:{self.server_port}/"
+        return f"http://{HOST}:{self.server_port}/{self.token}/"
+
+    def serve_forever(self) -> None:
+        """Serve until `shutdown` or Ctrl-C."""
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self._ended.set()
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, which runs in another thread."""
+        self._server.should_exit = True
+        self._ended.wait()
 
     def version(self) -> str:
         """A string that changes whenever a file of the report changes."""
         return " ".join(_state(self.run_dir / name) for name in WATCHED)
 
-    def report(self) -> str:
+    def report(self) -> str | None:
         """The report of the current version."""
-        version, document = self.made
-        now = self.version()
-        if now != version:
-            script = files("algorithms.common.report").joinpath("live.js").read_text(encoding="utf-8")
-            document = run_report(self.run_dir, bar=BAR, script=script, version=now)
-            self.made = (now, document)
-        return document
+        version = self.version()
+        script = files("algorithms.common.report").joinpath("live.js").read_text(encoding="utf-8")
+        return self._current(
+            "report", version, lambda: run_report(self.run_dir, bar=BAR, style=STYLE, script=script, version=version)
+        )
 
     def trajectories(self) -> str | None:
         """The page of the trajectories recorded so far; None if there are none."""
-        version, document = self.recorded
-        now = _state(self.run_dir / "trajectories")
-        if now != version:
-            document = recorded_page(self.run_dir)
-            self.recorded = (now, document)
-        return document
+        return self._current("trajectories", _state(self.run_dir / "trajectories"), lambda: recorded_page(self.run_dir))
+
+    def _current(self, page: str, version: str, make: Callable[[], str | None]) -> str | None:
+        with self._lock:  # requests are answered by several threads; a page is made once
+            if self._made.get(page, ("", None))[0] != version:
+                self._made[page] = (version, make())
+            return self._made[page][1]
+
+    def _answer(self, request: Request) -> Response:
+        """The report, its version or the trajectory page; no other file of the machine."""
+        if not secrets.compare_digest(request.path_params["token"].encode(), self.token.encode()):
+            return _response(404, "not found: open the address that the program printed")
+        page = request.path_params["page"]
+        if page == "version":
+            return _response(200, self.version())
+        make = {"": self.report, "trajectories.html": self.trajectories}.get(page)
+        if make is None:
+            return _response(404, "not found")
+        try:
+            document = make()
+        except ConfigurationError as error:
+            return _response(503, str(error))
+        if document is None:
+            return _response(404, "no trajectories have been recorded yet")
+        return _response(200, document, "text/html")
+
+
+def _response(status: int, text: str, kind: str = "text/plain") -> Response:
+    content = text.encode(errors="replace")  # names of folders may not be valid Unicode
+    return Response(content, status, HEADERS, media_type=f"{kind}; charset=utf-8")
 
 
 def _state(path: Path) -> str:
@@ -76,39 +142,3 @@ def _state(path: Path) -> str:
     except OSError:
         return "none"
     return f"{found.st_size}-{found.st_mtime_ns}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: LiveServer
-
-    def do_GET(self) -> None:
-        """Serve the report, its version or the trajectory page; no other file of the machine."""
-        # Protects against DNS rebinding: a page of another host name must not read the run.
-        if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
-            self._answer(HTTPStatus.FORBIDDEN, f"use {self.server.url}")
-        elif self.path == "/version":
-            self._answer(HTTPStatus.OK, self.server.version())
-        elif make := {"/": self.server.report, "/trajectories.html": self.server.trajectories}.get(self.path):
-            try:
-                document = make()
-            except ConfigurationError as error:
-                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-                return
-            if document is None:
-                self._answer(HTTPStatus.NOT_FOUND, "no trajectories have been recorded yet")
-            else:
-                self._answer(HTTPStatus.OK, document, "text/html")
-        else:
-            self._answer(HTTPStatus.NOT_FOUND, "not found")
-
-    def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
-        content = text.encode(errors="replace")  # names of folders may not be valid Unicode
-        self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: the page polls the server every few seconds."""

@@ -107,7 +107,7 @@ def _learning(run: SavedRun) -> Chart:
         Line("reward, each step", rewards, 0, faint=True),
         Line(f"reward, mean over {width} steps", smooth(rewards, width), 0),
         Line("dev EM", at_steps(run.dev, "dev/em", steps), 1, sparse=True),
-        Line("test EM", at_steps(run.test, "eval/em", steps), 2, sparse=True),
+        Line("test EM", at_steps(run.test, "test/em", steps), 2, sparse=True),
     ]
     least = min((value for value in rewards if value is not None), default=0.0)
     most = max((value for value in rewards if value is not None), default=0.0)
@@ -118,9 +118,9 @@ def _learning(run: SavedRun) -> Chart:
 
 def _by_dataset(run: SavedRun) -> Chart:
     """EM on dev questions if they were evaluated by data set at least twice, else on test questions."""
-    prefix = "eval/em/"
-    dev = [row for row in run.dev if any(key.startswith(prefix) for key in row)]
+    dev = [row for row in run.dev if any(key.startswith("dev/em/") for key in row)]
     kind, rows = ("dev", dev) if len(dev) > 1 else ("test", run.test)
+    prefix = f"{kind}/em/"
     names = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
     lines = [Line(key.removeprefix(prefix), column(rows, key), style, sparse=True) for style, key in enumerate(names)]
     steps = [row["step"] for row in rows]

@@ -21,8 +21,8 @@ from algorithms.common.report.run_sections import (
 from algorithms.common.run.saved_run import read_run
 
 
-def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str = "") -> str:
-    """The report as one HTML document. The live view adds `bar` (HTML), `script` and its `version`.
+def run_report(run_dir: Path, *, bar: str = "", style: str = "", script: str = "", version: str = "") -> str:
+    """The report as one HTML document. The live view adds `bar` (HTML), `style`, `script` and its `version`.
 
     Raises `ConfigurationError` if the folder is not a run.
     """
@@ -44,7 +44,7 @@ def run_report(run_dir: Path, *, bar: str = "", script: str = "", version: str =
     main = (
         f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
     )
-    return page(title, f"{header}\n{main}", css=css() + STYLE, js=js() + script)
+    return page(title, f"{header}\n{main}", css=css() + STYLE + style, js=js() + script, connect=bool(script))
 
 
 def write_reports(run_dir: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
 from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import InformationGain
-from igsearch_env.scorers import ScoreRequest, Segment, weighted_mean
+from igsearch_env.scorers import WHOLE_TOKENS, ScoreRequest, Segment, weighted_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,10 @@ class PolicyScorer:
         scores = iter(self._score_shared(trunks, branches) if self.shared else self._score_plain(trunks, branches))
         return [[next(scores) for _ in request.evidences] for request in requests]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids of a whole episode, special tokens included."""
+        return self.policy.tokenizer.decode_whole(ids)
+
     # ---------------------------------------------------------------- trunks and branches
 
     def plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
@@ -81,6 +85,9 @@ class PolicyScorer:
         branches: list[Branch] = []
         known: dict[str, Ids] = {}  # the same evidences are drawn many times
         for request in requests:
+            if request.whole:
+                self._plan_whole(request, trunks, branches)
+                continue
             answer = self._encode(request.answer, known)
             tail = self._encode(request.answer_prefix, known) + answer
             evidences = [self._ids((evidence,), known) for evidence in request.evidences]
@@ -99,6 +106,19 @@ class PolicyScorer:
                 start, own = len(context) + common, ids[common:] + tail
                 branches.append(Branch(trunk, start, own, len(answer), request.head_weight))
         return trunks, branches
+
+    def _plan_whole(self, request: ScoreRequest, trunks: list[Ids], branches: list[Branch]) -> None:
+        """Add a trunk and the branches of a request whose branches are each one text (`ScoreRequest.whole`)."""
+        encode = self.policy.tokenizer.encode_whole
+        answer = encode(request.answer)
+        longest = min(WHOLE_TOKENS, self.policy.context_length - len(answer))
+        context = "".join(segment.text for segment in request.context)
+        texts = [context + evidence.text + request.answer_prefix for evidence in request.evidences]
+        read = [encode(text)[-longest:] for text in texts]
+        trunks.append(read[0])
+        for ids in read:
+            common = min(common_prefix(read[0], ids), len(ids) - 1)  # the token before the answer predicts it
+            branches.append(Branch(len(trunks) - 1, common, ids[common:] + answer, len(answer), request.head_weight))
 
     def _ids(self, segments: Sequence[Segment], known: dict[str, Ids]) -> Ids:
         return tuple(chain.from_iterable(s.ids if s.ids is not None else self._encode(s.text, known) for s in segments))

@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from algorithms.common.base.files import atomic_write
+from algorithms.common.base.typed import as_type
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.rollout.buffer_json import group_row, read_group
 from algorithms.common.rollout.sequences import MicroBatch, TokenSequence, token_sequence
 from igsearch_env.errors import IGSearchError
 from igsearch_env.evidence import has_evidence
 from igsearch_env.trajectory import Group, Trajectory, Turn
+from retrievers.reading import FileError, parse_json, read_lines
 
 FORMAT = 2  # of a saved buffer
 MAX_PADDING = 1.05  # maximum ratio of padded to real tokens in a micro-batch
@@ -150,7 +152,7 @@ class RolloutBuffer:
     def check_gains(self) -> None:
         """Raise `RolloutBufferError` if searches found passages, but none has an information gain."""
         searches = [turn for t in self.trajectories for turn in t.turns if turn.is_search]
-        if any(has_evidence(turn.passages) for turn in searches) and not any(turn.gain for turn in searches):
+        if any(has_evidence(turn) for turn in searches) and not any(turn.gain for turn in searches):
             raise RolloutBufferError(
                 f"none of {len(searches)} searches has an information gain: measure it first "
                 "(measure_information_gain), or use an algorithm that needs none"
@@ -226,12 +228,22 @@ class RolloutBuffer:
     @classmethod
     def load(cls, path: str | Path) -> RolloutBuffer:
         """Read what `save` wrote. Raises `RolloutBufferError` for a file of another version, or a damaged one."""
+        header: dict[str, Any] = {}
+        groups: list[Group] = []
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                header, *rows = [json.loads(line) for line in file]
-            version = header.get("format")
-        except (gzip.BadGzipFile, EOFError, ValueError, AttributeError) as error:
-            raise RolloutBufferError(f"{path}: not a saved buffer ({error}); give a file that save() wrote") from error
-        if version != FORMAT:
-            raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; collect again")
-        return cls([read_group(row) for row in rows], header["failed"], header["metadata"])
+            for number, line in read_lines(path, packed=True):
+                where = f"{path}, line {number}"
+                if number > 1:
+                    groups.append(read_group(parse_json(line, where), where))
+                    continue
+                header = as_type(dict[str, Any], parse_json(line, where), where)
+                if header.get("format") != FORMAT:
+                    version = header.get("format")
+                    raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; collect again")
+            failed = as_type(int, header.get("failed"), f"{path}: failed")
+            metadata = as_type(dict[str, Any], header.get("metadata"), f"{path}: metadata")
+        except FileError as error:
+            raise RolloutBufferError(
+                f"{path}: not a saved buffer ({error.inside(path)}); give a file that save() wrote"
+            ) from error
+        return cls(groups, failed, metadata)

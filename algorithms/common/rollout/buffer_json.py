@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from algorithms.common.base.typed import as_type
 from igsearch_env.protocols import Action, Answer, Invalid, Search
 from igsearch_env.questions import Question
-from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
-from retrievers.base import Passage
+from igsearch_env.trajectory import Group, Trajectory, Turn
+from retrievers.reading import FileError
 
 ACTIONS: dict[str, Callable[[str], Action]] = {"Search": Search, "Answer": Answer, "Invalid": Invalid}
 
@@ -22,10 +23,16 @@ def group_row(group: Group) -> dict[str, Any]:
     }
 
 
-def read_group(row: dict[str, Any]) -> Group:
-    """The group that `group_row` wrote."""
-    question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
-    return Group(question, [_trajectory(question, trajectory) for trajectory in row["trajectories"]])
+def read_group(row: Any, where: str) -> Group:
+    """The group that `group_row` wrote. Raises `FileError` that begins with `where` for anything else."""
+    try:
+        question = as_type(Question, row["question"], f"{where}: question")
+        trajectories = [_trajectory(question, trajectory, where) for trajectory in row["trajectories"]]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(where, f"{type(error).__name__}: {error}") from error
+    return Group(question, trajectories)
 
 
 def _question_row(question: Question) -> dict[str, Any]:
@@ -68,32 +75,15 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _trajectory(question: Question, row: dict[str, Any]) -> Trajectory:
-    return Trajectory(
-        question,
-        row["prompt"],
-        [_turn(turn) for turn in row["turns"]],
-        row["prediction"],
-        row["outcome"],
-        row["stop_reason"],
-        tuple(row["prompt_ids"]),
-        [Attempt(*fields) for fields in row["attempts"]],
-    )
+def _trajectory(question: Question, row: dict[str, Any], where: str) -> Trajectory:
+    attempts = [dict(zip(("end", "prediction", "outcome"), fields, strict=True)) for fields in row["attempts"]]
+    content = {**row, "question": question, "attempts": attempts, "turns": [_turn(turn) for turn in row["turns"]]}
+    return as_type(Trajectory, content, f"{where}: trajectory")
 
 
-def _turn(row: dict[str, Any]) -> Turn:
+def _turn(row: dict[str, Any]) -> dict[str, Any]:
     kind, value = row["action"]
-    gain = row["gain"]
-    return Turn(
-        text=row["text"],
-        action=ACTIONS[kind](value),
-        observation=row["observation"],
-        passages=tuple(Passage(*fields) for fields in row["passages"]),
-        gain=None if gain is None else Gain(**{**gain, "baseline_evidences": tuple(gain["baseline_evidences"])}),
-        reward=row["reward"],
-        completion_ids=tuple(row["completion_ids"]),
-        logprobs=tuple(row["logprobs"]),
-        query_span=None if row["query_span"] is None else (row["query_span"][0], row["query_span"][1]),
-        search_span=None if row["search_span"] is None else (row["search_span"][0], row["search_span"][1]),
-        observation_ids=tuple(row["observation_ids"]),
-    )
+    if not isinstance(value, str):
+        raise TypeError(f"{kind} of {str(value)[:60]!r}")
+    passages = [dict(zip(("id", "title", "text", "score"), fields, strict=True)) for fields in row["passages"]]
+    return {**row, "action": ACTIONS[kind](value), "passages": passages}

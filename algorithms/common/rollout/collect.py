@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
-
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.turn_decoder import Completion, TurnDecoder
@@ -23,6 +21,7 @@ from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
+from retrievers.random_streams import random_stream
 
 
 def collect(
@@ -36,8 +35,9 @@ def collect(
 ) -> RolloutBuffer:
     """Play every question `group_size` times and return the groups.
 
-    `seed` (any integers) and the place in the batch determine all draws; `first` is the place of the first question, if
-    these are a part of a batch. Trajectories whose retrieval failed are left out of their group and counted.
+    `seed` (a seed and any counters, such as the step) and the place in the batch determine all draws; `first` is the
+    place of the first question, if these are a part of a batch. Trajectories whose retrieval failed are left out of
+    their group and counted.
     """
     repeated = [question for question in questions for _ in range(group_size)]
     trajectories = play(decoder, stepper, repeated, seed=seed, first=first * group_size)
@@ -61,7 +61,7 @@ def play(
     while live or waiting:
         while waiting and decoder.free:
             number, episode = waiting.popleft()
-            generator = np.random.default_rng([*seed, number])
+            generator = random_stream("episode", *seed, number)
             live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
         for slot in _advance(decoder, stepper, live):
             trajectory = live[slot].trajectory

@@ -15,11 +15,12 @@ from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Retriever
+from retrievers.credentials import MaskedRepr
 from retrievers.open import open_retriever
 
 
 @dataclass(frozen=True)
-class EpisodeConfig:
+class EpisodeConfig(MaskedRepr):
     """The rules of an episode, in both training and evaluation."""
 
     SECTION: ClassVar[str] = ""

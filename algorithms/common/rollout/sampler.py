@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
+
+import torch
 
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
@@ -17,16 +20,18 @@ from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines import ENGINES
-from algorithms.common.rollout.engines.base import Engine, EngineSettings
+from algorithms.common.rollout.engines.base import Engine, EngineSettings, with_tied_head
+from algorithms.common.rollout.probe import check_weights
 from algorithms.common.rollout.turn_decoder import TurnDecoder
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+from retrievers.credentials import MaskedRepr
 
 BUILTIN = "builtin"  # the decoder of this project
 EVAL_SLOTS = 128  # questions that are answered concurrently in an evaluation
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(MaskedRepr):
     """How rollouts are collected."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
@@ -46,7 +51,8 @@ class RolloutConfig:
     token_budget: int = 4_096
     """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
     recompute_logprobs: bool = False
-    """Recompute the old log-probs before the update; always done if another engine or precision sampled."""
+    """Recompute the old log-probs before the update; always done if another engine or precision, or any precision
+    below float32, sampled, and with loss.importance_sampling_cap."""
     engine: str = BUILTIN
     """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
@@ -112,6 +118,7 @@ class Sampler:
             self.policy = trained.replica(dtype)
         self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
+        self.transfers = 0  # of weights to the engine
         self.store = KVCache()  # reused by one decoder after another
 
     def start(self) -> None:
@@ -121,19 +128,31 @@ class Sampler:
 
     @property
     def exact(self) -> bool:
-        """Whether its log-probs are those of the trained weights, in the precision of training."""
-        return self.policy is self.trained and self.engine is None
+        """Whether its log-probs are those that the trainer would compute, so that they need not be recomputed.
+
+        In less than float32 they are not: the passes of sampling and training have different shapes and round
+        differently, by up to 0.06 nats in bfloat16.
+        """
+        precision = self.trained.compute_dtype or self.trained.model.dtype
+        return self.policy is self.trained and self.engine is None and precision in (torch.float32, torch.float64)
 
     def sync_weights(self) -> None:
-        """Copy the current trained weights to the sampler. Every process must call it."""
+        """Copy the current trained weights to the sampler. Every process must call it.
+
+        Raises `EngineError` if an engine does not sample from them afterwards.
+        """
         if self.policy is not self.trained:
             self.policy.copy_weights(self.trained)
         if self.engine is not None:
-            weights = merged_weights(self.trained.model)
+            weights = with_tied_head(self.trained.model, merged_weights(self.trained.model))
             if self.processes.is_main or not self.engine.shared:
                 self.engine.update_weights(weights)
             else:
                 deque(weights, maxlen=0)  # takes part in gathering sharded tensors
+            if self.transfers == 0 or self.engine.own_weights:
+                check = partial(check_weights, self.engine, self.policy, self.turn_end, self.transfers)
+                self.processes.run_on_main(check) if self.engine.shared else check()
+            self.transfers += 1
             self.processes.barrier()
 
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:

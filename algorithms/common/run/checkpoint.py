@@ -1,11 +1,13 @@
 """Checkpoints: everything that a run needs to resume and reproduce the uninterrupted result, written atomically.
 
 Every random draw of a run is derived from (seed, step), so a checkpoint holds weights, optimizer state and the step.
-It does not depend on the number of processes: any number of them, sharded or not, may resume.
+It does not depend on the number of processes: any number of them, sharded or not, may resume. It holds JSON and
+safetensors only, so that nothing in it can run code.
 
-    RUN_DIR/checkpoints/step-000020/   model (or adapter) and tokenizer in the transformers format, state.json,
-                                       optimizer.pt, or optimizer/ in shards where the run was sharded;
-                                       with a critic critic.pt, or critic/, of its weights and optimizer
+    RUN_DIR/checkpoints/step-000020/   model (or adapter) and tokenizer in the transformers format,
+                                       optimizer/, and with a critic critic/ (weights and optimizer), in a file per
+                                       process (`distributed/tensor_files.py`),
+                                       state.json: the step, the shapes, size and hash of every other file
     RUN_DIR/best/, RUN_DIR/policy/     the policy with the best validation score (and best.json), the final policy
 """
 
@@ -14,23 +16,30 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from algorithms.common.base.files import flush_to_disk
 from algorithms.common.distributed.processes import Processes
+from algorithms.common.distributed.tensor_files import INDEX, TensorFileError
 from algorithms.common.model.lora import load_adapter
 from algorithms.common.model.policy import Policy
 from algorithms.common.training.learner import Learner
 from igsearch_env.errors import IGSearchError
+from retrievers.digests import check_files, folder_digest
+from retrievers.reading import FileError, read_json_object
 
-FORMAT = 2
+FORMAT = 3
+OPTIMIZER, CRITIC, STATE = "optimizer", "critic", "state.json"
+DAMAGED = "damaged-"  # prefix of the new name of a damaged checkpoint
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -54,14 +63,15 @@ def save_checkpoint(
 
     def write_state(partial: Path) -> None:
         if processes.is_main:
-            (partial / "state.json").write_text(json.dumps(header))
+            files = folder_digest(partial, (file for file in partial.rglob("*") if file.is_file()))
+            (partial / STATE).write_text(json.dumps({**header, "files": files}), encoding="utf-8")
 
     parts: list[Callable[[Path], None]] = [
         lambda partial: save_policy(partial, policy, learner),
-        lambda partial: learner.save(partial, "optimizer", weights=False),
+        lambda partial: learner.save(partial / OPTIMIZER, weights=False),
     ]
     if critic is not None:
-        parts.append(lambda partial: critic.save(partial, "critic", weights=True))
+        parts.append(lambda partial: critic.save(partial / CRITIC, weights=True))
     target = folder / f"step-{step:06d}"
     _whole_or_not(target, [*parts, write_state], processes, f"the last good checkpoint in {folder} is intact")
     if processes.is_main:
@@ -113,12 +123,10 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         failure = None
         try:
             write(partial)
-        # torch and safetensors raise different errors when a disk is full; that of sharded saves is no Exception.
-        except (Exception, CheckpointException) as error:
-            cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-            if not _is_disk_error(cause, target.parent):
+        except Exception as error:  # safetensors and tokenizers raise errors of their own when a disk is full
+            if not _is_disk_error(error, target.parent):
                 raise
-            failure = f"{type(cause).__name__}: {cause}"
+            failure = f"{type(error).__name__}: {error}"
         failures = [f for f in processes.gather(failure) if f]
         if failures:
             break
@@ -148,51 +156,118 @@ def _is_disk_error(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)
     text = str(error).lower()
-    written = any(
-        word in text for word in ("no space", "file write failed", "i/o error", "pytorchstreamwriter", "quota")
-    )
-    return written or "SafetensorError" in type(error).__name__ or shutil.disk_usage(folder).free < 2**20
+    written = any(word in text for word in ("no space", "file write failed", "i/o error", "quota"))
+    return written or isinstance(error, SafetensorError) or shutil.disk_usage(folder).free < 2**20
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path.parent for path in folder.glob("step-*/state.json"))
+    """Complete checkpoints, oldest first; they may have been damaged since (`latest_intact`)."""
+    return [path for path in _step_folders(folder) if (path / STATE).is_file()]
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name) and path.is_dir())
+
+
+def latest_intact(folder: Path) -> tuple[Path | None, list[str]]:
+    """The latest checkpoint whose files are all as they were written, None if there is none; and what to tell.
+
+    Reads every byte of it. Damaged checkpoints after it are renamed, so that they are not taken for the latest ones.
+    Raises `CheckpointError` if all of them are damaged, or one is of another version.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file where the folder of the checkpoints belongs; move it away")
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(_step_folders(folder)):
+        problem = _damage(path)
+        if not problem:
+            for broken, _ in damaged:
+                aside = broken.with_name(DAMAGED + broken.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(broken, aside)
+            return path, [
+                f"{broken.name} is damaged ({why}): renamed to {DAMAGED}{broken.name}" for broken, why in damaged
+            ]
+        damaged.append((path, problem))
+    if damaged:
+        raise CheckpointError(
+            f"{damaged[0][0]} is damaged ({damaged[0][1]}), and there is no intact checkpoint in {folder}; restore it, "
+            "or give --overwrite to start over, or another --run-dir"
+        )
+    return None, []
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a checkpoint; "" if nothing is. Raises `CheckpointError` for another version."""
+    try:
+        return check_files(path, read_state(path)["files"], whole=True)
+    except FileError as error:
+        return str(error)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint. Raises `FileError` if it is damaged, `CheckpointError` for another version."""
+    state = read_json_object(path / STATE)
+    if isinstance(state.get("format"), int) and state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {state['format']}, this version reads {FORMAT}; resume it with the version that wrote it, "
+            "or start a new run"
+        )
+    types = {"format": int, "step": int, "shapes": dict, "files": dict}
+    for key, kind in types.items():
+        if not isinstance(state.get(key), kind):
+            raise FileError(path / STATE, f"{key} is {str(state.get(key))[:60]!r}, not a {kind.__name__}")
+    if path.name != f"step-{state['step']:06d}":
+        raise FileError(path / STATE, f"it is of step {state['step']}")
+    return state
 
 
 def load_weights(path: Path, policy: Policy) -> int:
-    """Restore the weights of a policy that is not sharded yet; returns the number of steps done."""
-    state = json.loads((path / "state.json").read_text())
-    if state["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {state['format']}, this version reads {FORMAT}; start a new run")
-    shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
-    if shapes != state["shapes"]:
-        differing = next(
-            name for name in sorted({*shapes, *state["shapes"]}) if shapes.get(name) != state["shapes"].get(name)
-        )
-        raise CheckpointError(
-            f"{path}: the checkpoint is of another model ({differing} has shape {state['shapes'].get(differing)}, "
-            f"{shapes.get(differing)} in policy.path); give the policy of the checkpoint, or another run_dir"
-        )
-    from safetensors.torch import load_file
+    """Restore the weights of a policy that is not sharded yet; returns the number of steps done.
 
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        weights.update(load_file(file))
-    if policy.adapter is not None:
-        unexpected = load_adapter(policy.adapter, weights)
-        missing: set[str] = set()
-    else:
-        absent, unexpected = policy.model.load_state_dict(weights, strict=False)
-        tied = getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", [])
-        missing = set(absent) - set(tied)
+    Raises `CheckpointError` for a checkpoint that is damaged or of another model.
+    """
+    try:
+        state = read_state(path)
+        shapes = {name: list(p.shape) for name, p in policy.model.named_parameters()}
+        if shapes != state["shapes"]:
+            differing = next(
+                name for name in sorted({*shapes, *state["shapes"]}) if shapes.get(name) != state["shapes"].get(name)
+            )
+            raise CheckpointError(
+                f"{path}: the checkpoint is of another model ({differing} has shape "
+                f"{state['shapes'].get(differing)}, {shapes.get(differing)} in policy.path); give the policy of the "
+                "checkpoint, or another run_dir"
+            )
+        weights: dict[str, torch.Tensor] = {}
+        for name in sorted(state["files"]):
+            if re.fullmatch(r"[\w.-]+\.safetensors", name):  # those in folders are optimizers
+                weights.update(load_file(path / name))
+        unexpected, missing = _set_weights(policy, weights)
+    except (FileError, OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
     if unexpected or missing:
         raise CheckpointError(f"{path}: missing weights {sorted(missing)}, unexpected {unexpected}; start a new run")
     return int(state["step"])
 
 
+def _set_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> tuple[list[str], set[str]]:
+    """Load weights; returns the unexpected and the missing names."""
+    if policy.adapter is not None:
+        return load_adapter(policy.adapter, weights), set()
+    absent, unexpected = policy.model.load_state_dict(weights, strict=False)
+    tied = getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", [])
+    return list(unexpected), set(absent) - set(tied or ())
+
+
 def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> None:
-    """Restore the state of the optimizer, and the critic with its optimizer."""
-    loaded = learner.load(path, "optimizer", weights=False)
-    if not (loaded and (critic is None or critic.load(path, "critic", weights=True))):
-        name = "critic" if loaded else "optimizer"
-        raise CheckpointError(f"{path}: it has no {name}, which this algorithm needs; start a new run")
+    """Restore the state of the optimizer, and the critic with its optimizer, from the folders that state.json names."""
+    for name, owner, weights in ((OPTIMIZER, learner, False), (CRITIC, critic, True)):
+        if owner is None:
+            continue
+        try:
+            if f"{name}/{INDEX}" not in read_state(path)["files"]:
+                raise CheckpointError(f"{path}: it has no {name}, which this algorithm needs; start a new run")
+            owner.load(path / name, weights=weights)
+        except (FileError, TensorFileError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error

@@ -12,6 +12,7 @@ import yaml
 from algorithms.common.base.flat import flat
 from algorithms.common.config import TrainConfig, as_dict, with_present_names
 from algorithms.common.run.checkpoint import CheckpointError
+from retrievers.credentials import without_credentials
 
 
 def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
@@ -29,7 +30,7 @@ def open_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
         if config.optimizer.lr_scheduler_type != "constant":
             may_change.remove("steps")  # a decaying schedule depends on it
         for key in after:
-            if key in may_change or after[key] == before.get(key):
+            if key in may_change or without_credentials(after[key]) == without_credentials(before.get(key)):
                 continue
             raise CheckpointError(
                 f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; "

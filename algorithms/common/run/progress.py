@@ -56,8 +56,8 @@ class TrainingProgress:
         for row in rows:
             if "dev/em" in row:
                 self.scores["dev"].append((row["step"], row["dev/em"]))
-            elif "eval/em" in row:
-                self.scores["test"].append((row["step"], row["eval/em"]))
+            elif "test/em" in row:
+                self.scores["test"].append((row["step"], row["test/em"]))
             else:
                 self._take(row)
         self.began = console.get_time()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from algorithms.common.base.files import atomic_write
+from algorithms.common.base.typed import as_type
 from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from igsearch_env.protocols import Action, Answer, Search
@@ -27,6 +27,7 @@ from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, normalize_answer
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn
 from retrievers.base import Passage
+from retrievers.reading import FileError, parse_json, read_bytes
 
 FORMAT = 1  # of a file
 
@@ -84,15 +85,15 @@ def record_trajectories(
 def load_recorded(path: str | Path) -> RecordedStep:
     """Read a file of `record_trajectories`. Raises `RolloutBufferError` for anything else."""
     try:
-        content = json.loads(gzip.decompress(Path(path).read_bytes()))
+        content = as_type(dict[str, Any], parse_json(read_bytes(path, packed=True), str(path)), str(path))
         version = content.get("format")
-    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
+        if version != FORMAT:
+            raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
+        return as_type(RecordedStep, content, str(path))
+    except FileError as error:
         raise RolloutBufferError(
-            f"{path}: no recorded trajectories ({error}); give a file from the folder trajectories/ of a run"
+            f"{path}: no recorded trajectories ({error.inside(path)}); give a file from the folder trajectories/ of a run"
         ) from error
-    if version != FORMAT:
-        raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
-    return RecordedStep(content["step"], tuple(content["algorithms"]), content["groups"])
 
 
 def load_readable(paths: Iterable[Path]) -> tuple[list[RecordedStep], list[Path]]:

@@ -21,12 +21,14 @@ from algorithms.common.rollout.environment import make_questions, make_retriever
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.run.checkpoint import save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
+from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
 from algorithms.common.run.folder import open_folder
-from algorithms.common.run.metrics_log import MetricsLog, read_metrics, score_metrics, write_transcripts
+from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
 from algorithms.common.run.setup import (
+    information_gain_seed,
     make_critic,
     make_reference,
     print_plan,
@@ -87,9 +89,9 @@ class Run:
             dev_questions=self.dev_questions,
             test_questions=self.test_questions,
         )
-        self.learner, self.steps_done = restore_or_make_learner(policy, self.critic, config, processes, self.dir)
-        if self.steps_done:
-            self.console.print(f"resuming {self.dir} after step {self.steps_done}")
+        self.learner, self.steps_done = restore_or_make_learner(
+            policy, self.critic, config, processes, self.dir, self.console
+        )
         self.sampler.start()
 
         self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only
@@ -160,9 +162,7 @@ class Run:
             self.best_dev_em = em
             write_policy(self.dir / "best", self.policy, self.learner, {"step": step, "dev/em": em})
         if self.log is not None:
-            # At the last step, the other metrics are those of the test questions.
-            metrics = score_metrics(scores) if step < self.config.steps else {}
-            self.log.write(step, {**metrics, "dev/em": em})
+            self.log.write(step, score_metrics("dev", scores))
         self.progress.evaluated(step, "dev", em)
 
     def _evaluate(self, step: int) -> None:
@@ -170,7 +170,7 @@ class Run:
         self.progress.evaluating("test", len(self.evaluator.test_questions))
         scores = self.evaluator.evaluate(step)
         if self.log is not None:
-            self.log.write(step, score_metrics(scores))
+            self.log.write(step, score_metrics("test", scores))
         self.progress.evaluated(step, "test", macro_average(scores))
 
     def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer, advantages: Float32s) -> None:
@@ -203,7 +203,7 @@ class Run:
     def information_gain(self, step: int, prefixes: CachedPrefixes | None = None) -> InformationGain:
         """The information gain of a step under the current policy; `prefixes`: KV cache of the rollout, if reusable."""
         scorer = self.sampler.scorer(prefixes)
-        seed = self.config.seed * 1_000_003 + step
+        seed = information_gain_seed(self.config.seed, step)
         return InformationGain(self.config.information_gain, scorer, self.protocol, self.retriever, seed)
 
     # ---------------------------------------------------------------- the result

@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from algorithms.common.config import with_present_names
 from algorithms.common.evaluation.fingerprint import Fingerprint
 from algorithms.common.evaluation.results import Result, read_tests
 from algorithms.common.run.collapse import CollapseWatch
+from algorithms.common.run.evaluation_metrics import with_split_names
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
+from retrievers.credentials import masked
+from retrievers.reading import FileError, read_yaml
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SavedRun:
     config: dict[str, Any]
     """config.yaml, under the current option names; empty if there is no such file."""
     rows: list[dict[str, Any]]
-    """metrics.jsonl."""
+    """metrics.jsonl, under the current names."""
     before: Result | None
     after: Result | None
     damaged: tuple[int, ...] = ()
@@ -68,27 +69,13 @@ class SavedRun:
 
     @cached_property
     def dev(self) -> list[dict[str, Any]]:
-        """Rows of evaluations on dev questions, with EM as `dev/em`.
-
-        Older versions used `eval/em` for dev questions, too, and for test questions at the first and the last step.
-        """
-        marked = [row for row in self.rows if "dev/em" in row]
-        if not marked:
-            ends = (0, self.planned)
-            marked = [{**row, "dev/em": row["eval/em"]} for row in self._evaluations if row["step"] not in ends]
-        return _last_of_each_step(row for row in marked if math.isfinite(row["dev/em"]))
+        """Rows of evaluations on dev questions."""
+        return _last_of_each_step(row for row in self.rows if math.isfinite(row.get("dev/em", math.nan)))
 
     @cached_property
     def test(self) -> list[dict[str, Any]]:
         """Rows of evaluations on test questions."""
-        found = [row for row in self._evaluations if "dev/em" not in row]
-        if not any("dev/em" in row for row in self.rows):
-            found = [row for row in found if row["step"] in (0, self.planned)]
-        return _last_of_each_step(found)
-
-    @property
-    def _evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if "eval/em" in row]
+        return _last_of_each_step(row for row in self.rows if "test/em" in row)
 
     @property
     def warnings(self) -> list[str]:
@@ -125,22 +112,27 @@ def read_run(folder: Path) -> SavedRun:
         raise ConfigurationError(
             f"{folder} holds neither metrics.jsonl nor config.yaml, so it is not a run; give the --run-dir of a run"
         )
-    lines, unreadable = scan_metrics(metrics)
-    rows = [row for row in lines if isinstance(row, dict) and isinstance(row.get("step"), int)]
-    last = len(lines) + len(unreadable)  # this line may still be being written
-    damaged = tuple(number for number in unreadable if number < last)
+    try:
+        lines, unreadable = scan_metrics(metrics)
+    except FileError as error:
+        raise ConfigurationError(f"{error}; restore it, or delete it to do without it") from error
+    rows = [row for row in lines if row is not None]
+    damaged = tuple(number for number in unreadable if number < len(lines))  # the last may still be being written
     try:
         before, after = read_tests(folder)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}, restore it, or delete it to do without it") from error
-    return SavedRun(folder, _config(settings), rows, before, after, damaged)
+    config = _config(settings)
+    steps = config.get("steps")
+    rows = with_split_names(rows, steps if isinstance(steps, int) else None)
+    return SavedRun(folder, config, rows, before, after, damaged)
 
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not YAML ({error}); restore it, or delete it to do without it") from error
-    return with_present_names(content) if isinstance(content, dict) else {}
+        content = read_yaml(path)
+    except FileError as error:
+        raise ConfigurationError(f"{error}; restore it, or delete it to do without it") from error
+    return with_present_names(masked(content)) if isinstance(content, dict) else {}  # older versions saved passwords

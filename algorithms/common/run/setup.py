@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -16,19 +15,20 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.run.checkpoint import checkpoints, load_optimizers, load_weights
+from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights
 from algorithms.common.training.critic import Critic, CriticConfig
 from algorithms.common.training.learner import Learner
 from algorithms.common.training.precision import precision_warning
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
+from retrievers.random_streams import random_stream, stream_seed
 
 
 def make_torch_deterministic(seed: int, threads: int | None = None) -> None:
     """Make torch deterministic and seed it, for the whole process. `threads`: CPU threads; None: torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    torch.manual_seed(stream_seed("torch", seed))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else matrix products on a GPU may differ
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # all is written
@@ -95,21 +95,37 @@ def make_learner(policy: Policy, config: TrainConfig, processes: Processes) -> L
 
 
 def restore_or_make_learner(
-    policy: Policy, critic: Critic | None, config: TrainConfig, processes: Processes, run_dir: Path
+    policy: Policy,
+    critic: Critic | None,
+    config: TrainConfig,
+    processes: Processes,
+    run_dir: Path,
+    console: Console,
 ) -> tuple[Learner, int]:
-    """Restore the latest checkpoint in `run_dir`, if any; returns the learner and the number of steps done.
+    """Restore the latest intact checkpoint in `run_dir`, if any; returns the learner and the number of steps done.
 
-    This also restores the weights of `policy` and of `critic`.
+    This also restores the weights of `policy` and of `critic`. With `config.overwrite`, nothing is restored.
     """
-    saved = processes.run_on_main(lambda: checkpoints(run_dir / "checkpoints")[-1:])
-    steps_done = load_weights(saved[0], policy) if saved else 0  # before the learner shards them
+    saved: Path | None = None
+    told: list[str] = []
+    if not config.overwrite:
+        saved, told = processes.run_on_main(lambda: latest_intact(run_dir / "checkpoints"))
+    for line in told:
+        console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
+    steps_done = load_weights(saved, policy) if saved else 0  # before the learner shards them
     learner = make_learner(policy, config, processes)
     if saved:
-        load_optimizers(saved[0], learner, critic.learner if critic else None)
+        load_optimizers(saved, learner, critic.learner if critic else None)
+        console.print(f"resuming {run_dir} after step {steps_done}")
     return learner, steps_done
 
 
 # ---------------------------------------------------------------- questions
+
+
+def information_gain_seed(seed: int, step: int) -> int:
+    """Seed of the random evidence of a step."""
+    return stream_seed("information gain of a step", seed, step)
 
 
 def questions_of_step(
@@ -121,9 +137,9 @@ def questions_of_step(
     """
     total = len(questions)
     if refill:
-        rng = np.random.default_rng([seed, step, refill, 2])
+        rng = random_stream("questions of a refill", seed, step, refill)
         return [questions[i] for i in rng.choice(total, count, replace=total < count)]
     places = range((step - 1) * count, step * count)
     epochs = {place // total for place in places}
-    orders = {e: np.random.default_rng([seed, e, 3]).permutation(total) for e in epochs}
+    orders = {e: random_stream("questions of an epoch", seed, e).permutation(total) for e in epochs}
     return [questions[orders[place // total][place % total]] for place in places]

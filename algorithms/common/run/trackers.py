@@ -12,31 +12,41 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.files import atomic_write
 from igsearch_env.errors import ConfigurationError
+from retrievers.credentials import mask
+from retrievers.service.deadline import within
 
+OPEN_SECONDS, WRITE_SECONDS = 180, 60  # limits of opening a tracker and of logging one record
 FINISH_SECONDS = 300  # limit of wandb's upload at the end; by default it waits for the network without limit
+CLOSE_SECONDS = FINISH_SECONDS + 60
 
 
 class Tracker:
-    """A tracker with an open run. It never stops training: after its first failure it warns and is not used again."""
+    """A tracker with an open run. It never stops training: after its first failure it warns and is not used again.
+
+    A call that takes too long is a failure. All calls share a context, in which trackio keeps its run.
+    """
 
     name: str
 
     def __init__(self) -> None:
         self.lost = False
+        self.context = Context()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log one record; a step may have several records."""
-        self._attempt("write", lambda: self._write(step, values))
+        self._attempt("write", WRITE_SECONDS, lambda: self._write(step, values))
 
     def close(self, failed: bool) -> None:
         """Upload remaining data and mark the tracker's run as failed or finished."""
-        self._attempt("close", lambda: self._close(failed))
+        self._attempt("close", CLOSE_SECONDS, lambda: self._close(failed))
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         raise NotImplementedError
@@ -44,16 +54,16 @@ class Tracker:
     def _close(self, failed: bool) -> None:
         raise NotImplementedError
 
-    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+    def _attempt(self, what: str, seconds: float, action: Callable[[], None]) -> None:
         if self.lost:
             return
         try:
-            action()
+            within(seconds, partial(self.context.run, action))
         except Exception as error:  # trackers raise arbitrary errors
             self.lost = True
             print(
-                f"warning: {self.name} failed to {what} ({type(error).__name__}: {error}): it is disabled from now on; "
-                "metrics.jsonl and TensorBoard are complete",
+                f"warning: {self.name} failed to {what} ({type(error).__name__}: {mask(str(error))}): it is disabled "
+                "from now on; metrics.jsonl and TensorBoard are complete",
                 file=sys.stderr,
             )
 
@@ -133,11 +143,15 @@ def open_trackers(
     trackers: list[Tracker] = []
     for name, module in modules.items():
         tracker, repair = SERVICES[name]
+        context = copy_context()
         try:
-            trackers.append(tracker(module, TrackedRun(project, run_dir, config, run_name, _run_id(run_dir))))
+            run = TrackedRun(project, run_dir, config, run_name, _run_id(run_dir))
+            opened = within(OPEN_SECONDS, partial(context.run, tracker, module, run))
+            opened.context = context
+            trackers.append(opened)
         except Exception as error:
-            for opened in trackers:
-                opened.close(failed=True)
+            for other in trackers:
+                other.close(failed=True)
             raise ConfigurationError(
                 f"report_to: {name} can't be opened ({type(error).__name__}: {error}); {repair}, or leave it out"
             ) from error

@@ -17,6 +17,7 @@ from algorithms.common.training.epochs import run_epochs
 from algorithms.common.training.learner import Learner, OptimizerConfig
 from algorithms.common.training.loss import value_loss
 from igsearch_env.errors import check_range
+from retrievers.random_streams import random_stream
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Critic:
             buffer,
             targets,
             loss_of,
-            rng=np.random.default_rng([seed, step, 4]),
+            rng=random_stream("mini-batches of the critic", seed, step),
             shuffle=True,
             lr=self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1)),
             what=f"step {step}, the critic",

@@ -6,24 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
-from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.distributed.processes import DistributedConfig, Processes
-from algorithms.common.distributed.sharding import accumulate_gradients, gather_full_tensor, wrap_module
+from algorithms.common.distributed.sharding import accumulate_gradients, gather_full_tensor, unwrapped, wrap_module
+from algorithms.common.distributed.tensor_files import TensorFileError, load_tensors, save_tensors, saved_names
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
@@ -82,6 +74,7 @@ class OptimizerConfig:
 
 
 TOKEN_BUDGET = "optimizer.token_budget"  # for messages
+MOMENTS, WEIGHTS = "optimizer/", "model/"  # prefixes of the names of saved tensors
 
 
 class Learner:
@@ -208,30 +201,38 @@ class Learner:
 
     # ---------------------------------------------------------------- disk
 
-    def save(self, folder: Path, name: str, *, weights: bool) -> None:
-        """Save the optimizer's state, and with `weights` the module's, as `folder`/`name`.pt or sharded in `name`/."""
-        state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
+    def save(self, folder: Path, *, weights: bool) -> None:
+        """Save the optimizer's state, and with `weights` the module's, in a new folder. Every process must call it."""
+        tensors = {
+            f"{MOMENTS}{name}.{key}": value
+            for name, parameter in self._named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
         if weights:
-            state["model"] = get_model_state_dict(self.module)
-        if self.sharded:
-            save_shards(state, checkpoint_id=folder / name)
-        elif self.processes.is_main:
-            torch.save(state, folder / f"{name}.pt")
+            tensors |= {f"{WEIGHTS}{name}": value for name, value in unwrapped(self.module).state_dict().items()}
+        save_tensors(folder, tensors, self.processes)
 
-    def load(self, folder: Path, name: str, *, weights: bool) -> bool:
-        """Load what `save` wrote, from any number of processes; returns False if there is none."""
-        options = StateDictOptions()
-        if (folder / name).is_dir():
-            state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.module, self.optimizer)}
-            if weights:
-                state["model"] = get_model_state_dict(self.module)
-            load_shards(state, checkpoint_id=folder / name)
-        elif (folder / f"{name}.pt").is_file():
-            state = torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu")
-            options = StateDictOptions(full_state_dict=self.sharded)
-        else:
-            return False
+    def load(self, folder: Path, *, weights: bool) -> None:
+        """Load what `save` wrote, from any number of processes.
+
+        Raises `TensorFileError` for a folder that is damaged or of another module.
+        """
+        saved = saved_names(folder)
+        tensors: dict[str, Tensor] = {}
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for name, parameter in self._named_parameters():
+            if f"{MOMENTS}{name}.step" in saved:  # not if the parameter had no gradient yet
+                states[parameter] = {"step": torch.zeros(())}
+                states[parameter] |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                tensors |= {f"{MOMENTS}{name}.{key}": value for key, value in states[parameter].items()}
         if weights:
-            set_model_state_dict(self.module, state["model"], options=options)
-        set_optimizer_state_dict(self.module, self.optimizer, state["optimizer"], options=options)
-        return True
+            tensors |= {f"{WEIGHTS}{name}": value for name, value in unwrapped(self.module).state_dict().items()}
+        if unknown := saved - tensors.keys():
+            raise TensorFileError(f"{folder}: it holds {min(unknown)}, which this algorithm and policy do not have")
+        load_tensors(folder, tensors)
+        self.optimizer.state.clear()
+        self.optimizer.state.update(states)
+
+    def _named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that are trained, under names that do not depend on the number of processes."""
+        return [(name, p) for name, p in unwrapped(self.module).named_parameters() if p.requires_grad]

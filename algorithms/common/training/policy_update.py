@@ -21,6 +21,7 @@ from algorithms.common.training.loss import (
     policy_loss,
     token_weights,
 )
+from retrievers.random_streams import random_stream
 
 
 def policy_update(
@@ -51,7 +52,7 @@ def policy_update(
         buffer,
         advantages,
         partial(_micro_batch_loss, learner.module, reference, loss, temperature),
-        rng=np.random.default_rng([seed, step, 1]),
+        rng=random_stream("mini-batches of the policy", seed, step),
         shuffle=learner.options.num_minibatches > 1,
         lr=lr,
         what=f"step {step}",

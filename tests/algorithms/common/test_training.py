@@ -65,7 +65,9 @@ def test_two_runs_of_one_seed_are_identical_and_another_seed_is_not(small: dict[
     assert first == again
     assert first != other
     assert [row["step"] for row in first if "reward" in row] == [1, 2, 3, 4]
-    assert [row["step"] for row in first if "eval/em" in row] == [0, 2, 4]
+    assert [row["step"] for row in first if "test/em" in row] == [0, 4]
+    assert [row["step"] for row in first if "dev/em" in row] == [2, 4]
+    assert all({key.partition("/")[0] for key in row} <= {"step", "dev"} for row in first if "dev/em" in row)
     required = {"reward", "searches", "all_fail", "time/step", "time/rollout", "time/information_gain", "time/update"}
     assert all(required <= row.keys() for row in read_metrics(tmp_path / "a" / "metrics.jsonl") if "reward" in row)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from algorithms.common.evaluation.intervals import Difference, paired_difference
 from algorithms.common.evaluation.results import read_result, write_result
 from algorithms.common.evaluation.scores import QuestionResult, score
 from algorithms.comparison.registry import ALGORITHMS
-from algorithms.comparison.run_summary import make_seed_groups, read_records
+from algorithms.comparison.run_summary import RunSummary, make_seed_groups, read_records
 from examples.compare_algorithms import COMMANDS, Args, Job, make_jobs
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
@@ -122,6 +123,27 @@ def test_a_result_file_holds_scores_and_a_row_per_question(tmp_path: Path) -> No
     assert result.scores == score(played)
     assert [(row.id, row.em) for row in result.rows["a"]] == [("0", 0.0), ("1", 1.0), ("2", 1.0)]
     assert result.header["algorithm"] == "x"
+
+
+def test_curves_of_dev_and_of_test_questions_are_kept_apart(tmp_path: Path) -> None:
+    played = [Trajectory(Question("0", "q?", ("yes",), "a"), "q?", [], "yes", 1.0, ANSWERED)]
+    rows = [QuestionResult.of(t) for t in played]
+    write_result(tmp_path / "test_after.json", rows, score(played), algorithm="x", step=4)
+    metrics = [{"step": 0, "test/em": 0.1}, {"step": 1, "reward": 0.5}, {"step": 2, "dev/em": 0.3}]
+    metrics += [{"step": 4, "dev/em": 0.5}, {"step": 4, "test/em": 0.7}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    record = RunSummary.of_run(tmp_path, "x", 0, "bundled", [])
+    assert record.curves == {"dev": [(2, 0.3), (4, 0.5)], "test": [(0, 0.1), (4, 0.7)]}
+    (group,) = make_seed_groups([record])
+    assert group.area == pytest.approx(0.4)
+
+    now = asdict(record)
+    joined = {key: value for key, value in now.items() if key != "curves"} | {"curve": [[0, 0.1], [2, 0.3], [4, 0.7]]}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(now) + "\n" + json.dumps(joined) + "\n")
+    again, older = read_records(tmp_path / "runs.jsonl")  # the second as earlier versions wrote it
+    assert again == record
+    assert older.curves == {"dev": [(2, 0.3)], "test": [(0, 0.1), (4, 0.7)]}
+    assert make_seed_groups([older])[0].area is None
 
 
 # ---------------------------------------------------------------- jobs

@@ -59,10 +59,6 @@ class Lines(Protocol):
                 return ActionSpan("search" if kind == "search" else "answer", start, end, at, end + 1)
         return None
 
-    def search_start(self, text: str) -> int | None:
-        at = text.find("find:")
-        return at if at >= 0 else None
-
     def write(self, action: Search | Answer) -> str:
         return f"find: {action.query};" if isinstance(action, Search) else f"final: {action.text};"
 
@@ -99,7 +95,7 @@ class Writes(Engine):
 
 
 def test_the_environment_speaks_it_by_name() -> None:
-    env = make_env(protocol="lines")
+    env = make_env(protocol="lines", seed=1)
     prompt, _ = env.reset(options={"question": KARITH})
     assert prompt == "Find the answer. Which river flows through Karith?\n"
     observation, reward, terminated, _, info = env.step("Let me see.\nfind: Karith river;")
@@ -161,6 +157,11 @@ def test_information_gain_scores_the_answer_after_its_prefix() -> None:
     assert all(evidence.text.startswith("\n\n[") and evidence.text.endswith("]\n\n") for evidence in request.evidences)
     (measured,) = gain.measure(steps)
     assert measured.value == pytest.approx(measured.logprob_real - measured.logprob_baseline)
+
+
+def test_what_is_defined_for_tags_alone_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"context='skeleton' is defined for tags; protocol='lines'"):
+        make_env(protocol="lines", information_gain={"context": "skeleton"})
 
 
 def test_its_name_is_offered() -> None:

@@ -32,6 +32,8 @@ from retrievers.service.endpoints import Limits, make_app
 
 BM25 = BM25Retriever(CORPUS)
 APP = make_app(BM25)
+HEAD = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+JSON_TYPE = {"content-type": "application/json"}
 
 
 class GatedRetriever(Retriever):
@@ -61,7 +63,7 @@ def talk(app: FastAPI, conversation: Callable[[httpx.AsyncClient], Awaitable[Non
     """Run a conversation with an application, without a network."""
 
     async def run() -> None:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             await conversation(client)
 
     asyncio.run(run())
@@ -72,7 +74,7 @@ def post(app: FastAPI, path: str = "/retrieve", **request: Any) -> httpx.Respons
     answers: list[httpx.Response] = []
 
     async def once(client: httpx.AsyncClient) -> None:
-        answers.append(await client.post(path, **request))
+        answers.append(await client.post(path, **{"headers": JSON_TYPE, **request}))
 
     talk(app, once)
     return answers[0]
@@ -199,6 +201,85 @@ def test_a_refusal_names_value_rule_and_repair(path: str, body: Any, status: int
     assert re.search(detail, answer.json()["detail"])
 
 
+def test_passages_per_request_have_a_limit() -> None:
+    app = make_app(BM25, Limits(max_results=20, max_k=8))
+    assert post(app, json={"queries": ["river"] * 5, "topk": 4}).status_code == 200
+    refused = post(app, json={"queries": ["river"] * 5, "topk": 5})
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "5 queries with topk 5 are 25 passages: at most 20 per request; split the queries, 4 a request, or lower topk"
+    )
+    many = make_app(BM25Retriever([*CORPUS] + [Passage(f"n{i}", "River", f"{i}") for i in range(100)]))
+    assert post(many, json={"queries": ["river"] * 1024, "topk": 100}).status_code == 422
+
+
+# ---------------------------------------------------------------- requests that a page of another site could send
+
+
+@pytest.mark.parametrize("kind", [None, "", "text/plain", "text/plain; application/json", "multipart/form-data"])
+@pytest.mark.parametrize("path", ["/retrieve", "/sample"])
+def test_a_body_that_is_not_declared_as_json_is_refused(kind: str | None, path: str) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    refused = post(APP, path, content=b'{"query": "river", "n": 1, "seed": 1}', headers=headers)
+    assert refused.status_code == 415
+    assert re.search(r"Content-Type is '.*': it must be application/json; send", refused.json()["detail"])
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_json_may_be_declared_with_parameters(kind: str) -> None:
+    assert post(APP, content=b'{"query": "river"}', headers={"content-type": kind}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "localhost@evil",
+        "",
+        "[::1",
+        "0x7f.1",
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/retrieve"])
+def test_an_unknown_host_is_refused(host: str, path: str) -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        body = {"query": "river"} if path == "/retrieve" else None
+        answer = await client.request("POST" if body else "GET", path, json=body, headers={"host": host})
+        assert answer.status_code == 403
+        assert f"Host is {host!r}: it must be an IP address, or one of " in answer.json()["detail"]
+        assert "--allowed-hosts" in answer.json()["detail"]
+
+    talk(APP, conversation)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]:80", "10.0.0.7", socket.gethostname()]
+)
+def test_known_hosts_are_answered(host: str) -> None:
+    assert post(APP, json={"query": "river"}, headers={"host": host}).status_code == 200
+
+
+def test_further_hosts_can_be_named() -> None:
+    app = make_app(BM25, hosts=["search.internal"])
+    assert post(app, json={"query": "river"}, headers={"host": "Search.internal:8000"}).status_code == 200
+
+
+def test_no_other_site_gets_leave_and_nothing_redirects() -> None:
+    async def conversation(client: httpx.AsyncClient) -> None:
+        asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+        preflight = await client.options("/retrieve", headers=asked)
+        assert preflight.status_code == 405
+        answers = [preflight, await client.post("/retrieve", json={"query": "river"}, headers=asked)]
+        assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
+        slashed = await client.post("/retrieve/", json={"query": "river"})
+        assert (slashed.status_code, slashed.headers.get("location")) == (404, None)
+
+    talk(APP, conversation)
+
+
 def test_get_is_not_for_searches() -> None:
     async def conversation(client: httpx.AsyncClient) -> None:
         assert (await client.get("/retrieve")).status_code == 405
@@ -215,11 +296,11 @@ def test_large_bodies_are_refused_over_a_network() -> None:
 
     with serving(make_app(BM25, limits)) as url, httpx.Client(trust_env=False) as client:
         for content in (b" " * 100_001, b" " * 399_999, chunks()):
-            answer = client.post(f"{url}/retrieve", content=content)
+            answer = client.post(f"{url}/retrieve", content=content, headers=JSON_TYPE)
             assert answer.status_code == 413
             assert answer.json()["detail"] == "the body has more than 100000 bytes, the maximum: send less"
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as endless:
-            endless.sendall(b"POST /retrieve HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            endless.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
             with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012
                 for _ in range(1000):
                     endless.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
@@ -228,7 +309,11 @@ def test_large_bodies_are_refused_over_a_network() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"max_k": 0}, "max_k=0: must be at least 1"), ({"default_k": 9, "max_k": 4}, "default_k=9 is above max_k=4")],
+    [
+        ({"max_k": 0}, "max_k=0: must be at least 1"),
+        ({"default_k": 9, "max_k": 4}, "default_k=9 is above max_k=4"),
+        ({"max_k": 9, "max_results": 8}, "max_k=9 is above max_results=8"),
+    ],
 )
 def test_bad_limits_are_named(values: dict[str, int], message: str) -> None:
     with pytest.raises(QueryError, match=message):
@@ -389,7 +474,7 @@ def test_what_was_found_before_a_failure_in_part_is_given() -> None:
 def test_a_client_that_hangs_up_takes_its_queries_with_it() -> None:
     retriever = GatedRetriever()
     body = b'{"query": "nobody waits for this"}'
-    request = b"POST /retrieve HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    request = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
     def waiting(client: httpx.Client, url: str, queries: int) -> None:
         while f"retriever_waiting_queries {float(queries)}" not in client.get(f"{url}/metrics").text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import IGSearchError
+from retrievers.credentials import MaskedRepr
 
 
 class EngineError(IGSearchError, RuntimeError):
@@ -22,7 +23,7 @@ class EngineError(IGSearchError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(MaskedRepr):
     """The generation options of a run; each engine uses those that apply to it."""
 
     dtype: str
@@ -68,9 +69,18 @@ class Engine(ABC):
     """Value of `rollout.engine`."""
     shared: ClassVar[bool] = False
     """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
+    own_weights: ClassVar[bool] = True
+    """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
+    dtype: str = "unknown"
+    """Precision of its weights."""
 
     @abstractmethod
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None: ...
+
+    @property
+    def place(self) -> str:
+        """Name for messages."""
+        return f"rollout.engine={self.name!r}"
 
     @classmethod
     @abstractmethod
@@ -89,10 +99,34 @@ class Engine(ABC):
 
     @abstractmethod
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Use these weights from now on: all weights with adapters merged, by their names in transformers."""
+        """Use these weights from now on: all weights with adapters merged, by their names in transformers.
+
+        A tied output layer is among them under its own name too (`with_tied_head`).
+        """
 
     def close(self) -> None:  # noqa: B027 # not every engine holds resources
         """Free its resources; it can't be used afterwards."""
+
+
+def with_tied_head(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a transformers model, followed by a tied output layer under its own name.
+
+    The parameters of a model name a tied tensor once, as its embedding. An engine may hold the output layer in a form
+    of its own, which it renews only if it gets a tensor of that name: vLLM does on a CPU. Others skip it.
+    """
+    places = {part: name for name, part in model.named_modules()}
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)) and head in places
+    source, target = (f"{places.get(part, '')}.weight" for part in (embedding, head))
+    kept: Tensor | None = None
+    for name, weight in weights:
+        yield name, weight
+        if name == target:
+            tied = False
+        if name == source:
+            kept = weight
+    if tied and kept is not None:
+        yield target, kept
 
 
 def until_turn_end(turn_end: TurnEnd, ids: Ids, logprobs: tuple[float, ...]) -> Completion:

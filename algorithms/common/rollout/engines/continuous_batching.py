@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.engines.base import Engine, EngineError, EngineSettings, GenerationSizes
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
+from retrievers.random_streams import stream_seed
 
 PAGE = 256  # tokens of a page, transformers' own default
 POLL_SECONDS = 1.0  # between checks whether the generating thread is alive
@@ -38,6 +38,7 @@ class ContinuousBatchingEngine(Engine):
     """
 
     name = "transformers"
+    own_weights = False
 
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None:
         try:
@@ -53,6 +54,7 @@ class ContinuousBatchingEngine(Engine):
             ) from error
         self.policy = policy
         self.turn_end = turn_end
+        self.dtype = str(policy.model.dtype).removeprefix("torch.")
         self.options: dict[str, Any] = {
             "return_logprobs": True,
             "page_size": PAGE,
@@ -105,7 +107,7 @@ class ContinuousBatchingEngine(Engine):
             eos_token_id=sorted(self.turn_end.eos_ids | self.turn_end.closing_ids),
             **(sampling if temperature > 0 else {"do_sample": False}),
         )
-        seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
+        seed = stream_seed("a call of the continuous batching engine", 0, *seeds) % 2**32
         model, device = self.policy.model, self.policy.device
         # Flash attention does not support float32, and the manager's thread has no autocast.
         half = model.dtype in (torch.float16, torch.bfloat16)

@@ -62,6 +62,7 @@ class VllmEngine(Engine):
         # Otherwise it limits this whole process to one thread, including the encoder and the trainer.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         self.turn_end = turn_end
+        self.dtype = settings.dtype
         self._make_params = vllm.SamplingParams
         self.llm: Any = vllm.LLM(
             model=policy.model.config.name_or_path,  # the base model, if there is an adapter

@@ -31,6 +31,8 @@ from algorithms.common.rollout.engines.base import (
 from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE, sampling
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
+from retrievers.service.address import split_address
+from retrievers.service.deadline import OverdueError, make_client, within
 
 IN_FLIGHT = 128  # requests at once; vLLM batches them itself
 CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
@@ -71,11 +73,10 @@ class VllmServerEngine(Engine):
     ) -> None:
         self.policy = policy
         self.turn_end = turn_end
-        self.address = _address(settings.server_url)
+        self.address, self._auth = _address(settings.server_url)
         self.seconds = seconds
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="vllm")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT)
-        self._client = httpx.Client(limits=limits, trust_env=False)
+        self._client = make_client(IN_FLIGHT)
         self._folder: Path | None = None
         self._updates = 0
         try:
@@ -84,6 +85,11 @@ class VllmServerEngine(Engine):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def place(self) -> str:
+        """`Engine.place`, with the address."""
+        return f"rollout.engine={self.name!r} at {self.address}"
 
     @classmethod
     def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
@@ -162,7 +168,9 @@ class VllmServerEngine(Engine):
             )
         try:
             info = self._ask("GET", "/server_info?config_format=json", seconds=START_SECONDS).json()
-            mode = info["vllm_config"]["model_config"]["logprobs_mode"]
+            model = info["vllm_config"]["model_config"]
+            mode = model["logprobs_mode"]
+            self.dtype = str(model.get("dtype", "unknown")).removeprefix("torch.")
         except EngineError as error:
             raise ConfigurationError(
                 f"{error}. The server must run in development mode to accept weights: start it with "
@@ -195,13 +203,17 @@ class VllmServerEngine(Engine):
         """The answer to one request. Raises `EngineError` unless its status is 200."""
         seconds = min(seconds or self.seconds, self.seconds)
         timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        try:
+
+        def send() -> httpx.Response:
             try:
-                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
+                return self._client.request(method, self.address + path, json=body, timeout=timeout, auth=self._auth)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 # Retry once: the server may have just closed an idle connection. All requests are idempotent.
-                answer = self._client.request(method, self.address + path, json=body, timeout=timeout)
-        except httpx.HTTPError as error:
+                return self._client.request(method, self.address + path, json=body, timeout=timeout, auth=self._auth)
+
+        try:
+            answer = within(seconds, send)
+        except (httpx.HTTPError, OverdueError) as error:
             raise EngineError(
                 f"rollout.server_url={self.address!r} did not answer {method} {path} within {seconds:g} s "
                 f"({type(error).__name__}: {error}); check that it runs, and its log"
@@ -214,28 +226,25 @@ class VllmServerEngine(Engine):
         return answer
 
 
-def _address(text: str) -> str:
-    """An address without /v1."""
-    address = text.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+def _address(text: str) -> tuple[str, httpx.Auth | None]:
+    """An address without /v1 and credentials, and these."""
     try:
-        parsed = httpx.URL(address)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigurationError(f"rollout.server_url={text!r} is not the address of a server; give http://HOST:PORT")
-    return address
+        return split_address(text.strip().rstrip("/").removesuffix("/v1").rstrip("/"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"rollout.server_url is not the address of a server; give http://HOST:PORT: {error}"
+        ) from error
 
 
 def _write(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     """Write weights to a folder with one safetensors file; it gets its name once it is complete."""
     tensors: dict[str, Tensor] = {}
-    places: set[tuple[int, int]] = set()
+    places: set[int] = set()
     for name, tensor in weights:
         kept = tensor.detach().cpu().contiguous()
-        place = (kept.data_ptr(), kept.numel())
-        if place not in places:  # tied weights that share memory are written once, as in checkpoints
-            places.add(place)
-            tensors[name] = kept
+        # Tied weights share memory, which safetensors refuses; the server needs both names (`with_tied_head`).
+        tensors[name] = kept.clone() if kept.data_ptr() in places else kept
+        places.add(kept.data_ptr())
     partial = folder.with_suffix(".partial")
     partial.mkdir()
     save_file(tensors, partial / "model.safetensors")

@@ -33,6 +33,7 @@ from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory
 from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
+from retrievers.random_streams import random_stream
 
 
 def row(dataset: str = "nq", id: str = "0", em: float = 1.0, **changes: Any) -> QuestionResult:
@@ -127,7 +128,7 @@ def test_a_score_is_a_mean_of_samples_not_of_batches() -> None:
 
 def test_the_bootstrap_of_one_sample_is_the_plain_one() -> None:
     values = (np.random.default_rng(3).random(60) < 0.4).astype(float)
-    drawn = np.random.default_rng(0).integers(0, 60, (2_000, 60))
+    drawn = random_stream("bootstrap of a mean", 0).integers(0, 60, (2_000, 60))
     assert bootstrap_ci95(list(values)) == tuple(np.percentile(values[drawn].mean(axis=1), [2.5, 97.5]))
 
 

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
-from algorithms.common.report.live import LiveServer
+from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
 from algorithms.common.report.run_report import run_report, write_reports
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
@@ -103,9 +106,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """A run whose every text tries to become part of the page."""
-    rows: list[dict[str, Any]] = [{"step": 0, "eval/em": 0.2, f"eval/em/{HOSTILE}": 0.2}]
+    rows: list[dict[str, Any]] = [{"step": 0, "test/em": 0.2, f"test/em/{HOSTILE}": 0.2}]
     rows += [training_row(step, **{f"stop/{HOSTILE}": 0.5, f"time/{HOSTILE}": 0.1}) for step in (1, 2, 3)]
-    rows += [{"step": 3, "eval/em": 0.5, f"eval/em/{HOSTILE}": 0.5}]
+    rows += [{"step": 3, "test/em": 0.5, f"test/em/{HOSTILE}": 0.5}]
     run = write_run(tmp_path / "run", rows, {HOSTILE: [0, 1, 1]}, policy={"path": HOSTILE}, algorithm=HOSTILE)
     (run / "transcripts").mkdir()
     for step in (1, 2, 3):
@@ -143,13 +146,19 @@ def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
 
 
 def test_dev_and_test_questions_are_told_apart(tmp_path: Path) -> None:
-    rows = [{"step": 0, "eval/em": 0.1}, training_row(1), {"step": 1, "eval/em": 0.3, "dev/em": 0.3}]
-    rows += [training_row(2), {"step": 2, "dev/em": 0.4}, {"step": 2, "eval/em": 0.6}]
-    older = [{key: value for key, value in row.items() if key != "dev/em"} for row in rows if row != rows[4]]
-    for name, found, dev in (("new", rows, [(1, 0.3), (2, 0.4)]), ("older", older, [(1, 0.3)])):
+    rows = [{"step": 0, "test/em": 0.1}, training_row(1), {"step": 1, "dev/em": 0.3, "dev/em/a": 0.3}]
+    rows += [training_row(2), {"step": 2, "dev/em": 0.4}, {"step": 2, "test/em": 0.6}]
+    # As written before the scores of the two had different names, and before that.
+    older = [rows[1], {"step": 0, "eval/em": 0.1}, {"step": 1, "eval/em": 0.3, "eval/em/a": 0.3, "dev/em": 0.3}]
+    older += [{"step": 2, "dev/em": 0.4}, {"step": 2, "eval/em": 0.6}]
+    oldest = [{"step": 0, "eval/em": 0.1}, {"step": 1, "eval/em": 0.3, "eval/em/a": 0.3}, {"step": 2, "eval/em": 0.6}]
+    both = [(1, 0.3), (2, 0.4)]
+    for name, found, dev in (("new", rows, both), ("older", older, both), ("oldest", oldest, both[:1])):
         run = read_run(write_run(tmp_path / name, found, steps=2))
         assert [(row["step"], row["dev/em"]) for row in run.dev] == dev
-        assert [(row["step"], row["eval/em"]) for row in run.test] == [(0, 0.1), (2, 0.6)]
+        assert run.dev[0]["dev/em/a"] == 0.3
+        assert [(row["step"], row["test/em"]) for row in run.test] == [(0, 0.1), (2, 0.6)]
+        assert not any(key.startswith("eval/") for row in run.rows for key in row)
 
 
 def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
@@ -168,7 +177,7 @@ def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
     ("rows", "said"),
     [
         ([], "No step has been logged yet."),
-        ([{"step": 0, "eval/em": 0.1}], "0 of 3 unfinished"),
+        ([{"step": 0, "test/em": 0.1}], "0 of 3 unfinished"),
         ([training_row(1)], "1 of 3 unfinished"),
         ([{"step": 1, "reward": 0.5}], "1 of 3 unfinished"),
         ([training_row(1), {"reward": 1.0}, training_row(2)], "2 of 3 unfinished"),
@@ -472,7 +481,7 @@ def test_a_report_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
 def live(tmp_path: Path) -> Iterator[LiveServer]:
     """The live view of a run of one step so far."""
     with LiveServer(write_run(tmp_path / "run", [training_row(1)], steps=9), 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
         server.shutdown()
@@ -519,6 +528,31 @@ def test_the_live_view_answers_to_its_own_name_alone(live: LiveServer) -> None:
         get(live.url, Host="elsewhere.example")
     with refused.value as answer:
         assert answer.code == 403
+
+
+@pytest.mark.parametrize("path", ["", "version", "trajectories.html", "x/", "x/version", "%2e%2e/", "é/"])
+def test_the_live_view_needs_its_token(live: LiveServer, path: str) -> None:
+    host = live.url.removesuffix(f"{live.token}/")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(host + urllib.parse.quote(path))
+    with refused.value as answer:
+        assert answer.code == 404
+        assert live.token not in answer.read().decode()
+
+
+def test_live_views_have_different_tokens(live: LiveServer) -> None:
+    with LiveServer(live.run_dir, 0) as other:
+        assert len(live.token) >= 20
+        assert other.token != live.token
+
+
+def test_many_connections_to_the_live_view_keep_nobody_out(live: LiveServer) -> None:
+    with ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", live.server_port)))
+            half.sendall(b"GET / HTTP")
+        assert "1 of 9" in get(live.url)
+        assert threading.active_count() < MAX_CONNECTIONS
 
 
 def test_a_port_that_is_taken_is_named(live: LiveServer) -> None:

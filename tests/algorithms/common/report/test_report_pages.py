@@ -16,6 +16,7 @@ from run_folders import HOSTILE, append, training_row, write_run
 
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import LiveServer
+from algorithms.common.report.page import page as page_of
 from algorithms.common.report.page import write
 from algorithms.common.report.run_report import write_reports
 
@@ -43,7 +44,7 @@ def browser() -> Iterator[Any]:
 
 def full_rows(steps: int) -> list[dict[str, Any]]:
     """Rows with every kind of chart in them; data sets and stop reasons have hostile names."""
-    rows: list[dict[str, Any]] = [{"step": 0, "eval/em": 0.1, "eval/em/a": 0.1, f"eval/em/{HOSTILE}": 0.1}]
+    rows: list[dict[str, Any]] = [{"step": 0, "test/em": 0.1, "test/em/a": 0.1, f"test/em/{HOSTILE}": 0.1}]
     for step in range(1, steps + 1):
         wave = math.sin(step)
         gain = {"p10": wave - 1, "p50": wave, "p90": wave + 1, "mean": wave + 0.1}
@@ -56,8 +57,8 @@ def full_rows(steps: int) -> list[dict[str, Any]]:
                 **{f"stop/{HOSTILE}": 0.1, "all_fail": 0.3, "time/information_gain": 0.2},
             )
         )
-    rows.append({"step": steps // 2, "dev/em": 0.3, "eval/em": 0.3, "eval/em/a": 0.3, f"eval/em/{HOSTILE}": 0.2})
-    return [*rows, {"step": steps, "eval/em": 0.6, "eval/em/a": 0.7, f"eval/em/{HOSTILE}": 0.5}]
+    rows.append({"step": steps // 2, "dev/em": 0.3, "dev/em/a": 0.3, f"dev/em/{HOSTILE}": 0.2})
+    return [*rows, {"step": steps, "test/em": 0.6, "test/em/a": 0.7, f"test/em/{HOSTILE}": 0.5}]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,22 @@ def test_hostile_names_are_text(browser: Any, pages: dict[str, Path]) -> None:
             assert "<img src=x" in page.locator("body").inner_text()
 
 
+def test_the_policy_of_a_page_allows_its_own_style_and_script_alone(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    attack = (
+        "<script>document.title = 'taken'</script><style>p { color: rgb(9, 9, 9); }</style>"
+        "<p style='color: rgb(8, 8, 8)' onclick=\"document.title = 'taken'\">text</p>"
+    )
+    write(path, page_of("a title", attack, css="body { color: rgb(1, 2, 3); }", js="document.title += '!';"))
+    assert "unsafe" not in path.read_text()
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.locator("p").click()
+    assert page.title() == "a title!"
+    assert page.locator("p").evaluate("(part) => getComputedStyle(part).color") == "rgb(1, 2, 3)"
+    page.close()
+
+
 @dataclass
 class Live:
     """The live view of a run, and a page of it whose time passes when a test says so."""
@@ -182,7 +199,7 @@ def live(browser: Any, tmp_path: Path) -> Iterator[Live]:
     (run / "transcripts" / "step-000001.txt").write_text("an episode")
     problems: list[str] = []
     with LiveServer(run, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         page = browser.new_page(viewport={"width": WIDE, "height": 600})
         page.on("console", lambda message: problems.append(message.text))
@@ -219,7 +236,6 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
     page.get_by_text("4 of 9").wait_for()
     assert live.problems == []
     live.server.shutdown()
-    live.server.server_close()
     page.clock.run_for(2_100)
     page.get_by_text("the server has stopped").wait_for()
 
@@ -227,7 +243,7 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
 def test_the_live_view_keeps_what_is_scrolled_and_its_focus(live: Live) -> None:
     page = live.page
     page.set_viewport_size({"width": NARROW, "height": 600})
-    live.log({"step": 2, "eval/em": 0.5, **{f"eval/em/a family of questions {n}": 0.5 for n in range(9)}})
+    live.log({"step": 2, "test/em": 0.5, **{f"test/em/a family of questions {n}": 0.5 for n in range(9)}})
     table = page.get_by_role("region", name="Slowest steps")
     table.focus()
     assert table.evaluate("(one) => { one.scrollLeft = 40; return one.scrollLeft; }") == 40

@@ -512,6 +512,23 @@ def test_a_server_that_never_answers_is_given_up(policy: Policy) -> None:
         VllmServerEngine(policy, turn_end(policy), settings(server_url=address), seconds=0.3)
 
 
+def test_a_server_that_sends_its_headers_byte_by_byte_is_given_up(policy: Policy) -> None:
+    closed = threading.Event()
+
+    def drip(connection: socket.socket, ended: threading.Event) -> None:
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nx-name: ")
+            while not ended.wait(0.01):
+                connection.sendall(b"a")
+        except OSError:
+            closed.set()
+
+    with raw_service(drip) as address:
+        with pytest.raises(EngineError, match=r"did not answer GET /health within 0.3 s .*not complete"):
+            VllmServerEngine(policy, turn_end(policy), settings(server_url=address), seconds=0.3)
+        assert closed.wait(30)
+
+
 def test_a_completion_that_does_not_come_is_given_up(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     server, held = fake_vllm.Server(MODEL), threading.Event()
     generate = server.core.generate

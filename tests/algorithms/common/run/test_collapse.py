@@ -119,7 +119,7 @@ def test_evaluations_and_missing_or_undefined_values_change_nothing() -> None:
     said = []
     for step in range(1, 6):
         said += watch.observe(step, bad)
-        said += watch.observe(step, {"eval/em": 0.3, "eval/searches": 0.0})
+        said += watch.observe(step, {"test/em": 0.3, "test/searches": 0.0})
         said += watch.observe(step, {**HEALTHY, "searches": float("nan")})
     assert len(said) == 1
     assert "since step 1." in said[0]
@@ -138,7 +138,7 @@ def test_a_resumed_run_warns_as_an_uninterrupted_one(plan: tuple[list[tuple[dict
     changes = [change for change, length in spells for _ in range(length)]
     whole = watched(*changes)
     rows = [{"step": step, **HEALTHY, **change} for step, change in enumerate(changes[:cut], 1)]
-    rows = [json.loads(json.dumps(row)) for row in [{"step": 0, "eval/em": 0.1}, *rows]]
+    rows = [json.loads(json.dumps(row)) for row in [{"step": 0, "test/em": 0.1}, *rows]]
     resumed = CollapseWatch.resumed(rows)
     assert watched(*changes[cut:], watch=resumed, first=cut + 1) == whole[cut:]
 

@@ -137,10 +137,10 @@ def test_what_was_not_measured_is_not_shown() -> None:
 
 def test_a_resumed_run_goes_on_from_its_rows() -> None:
     rows = [
-        {"step": 0, "eval/em": 0.05, "eval/em/a": 0.05},
+        {"step": 0, "test/em": 0.05, "test/em/a": 0.05},
         {"step": 1, **METRICS, "reward": 0.0, "retrieval_failures": 3.0},
         {"step": 2, **METRICS, "reward": 0.5},
-        {"step": 2, "eval/em": 0.2, "dev/em": 0.2},
+        {"step": 2, "dev/em": 0.2, "dev/em/a": 0.2},
     ]
     resumed, whole = progress(terminal(), completed=2, rows=rows), progress(terminal())
     whole.evaluated(0, "test", 0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pytest
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.run import trackers
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.run.trackers import SERVICES, Tracker, open_trackers
@@ -142,12 +144,12 @@ def logged(trackers: Sequence[Tracker], steps: Sequence[int]) -> None:
     for step in steps:
         for tracker in trackers:
             tracker.write(step, {"reward": step / 10})
-            tracker.write(step, {"eval/em": step / 20})
+            tracker.write(step, {"test/em": step / 20})
 
 
 def both(steps: Sequence[int]) -> list[tuple[int, dict[str, float]]]:
     """What `logged` should have left."""
-    return [(step, values) for step in steps for values in ({"reward": step / 10}, {"eval/em": step / 20})]
+    return [(step, values) for step in steps for values in ({"reward": step / 10}, {"test/em": step / 20})]
 
 
 def test_every_tracker_of_the_configuration_can_be_opened() -> None:
@@ -223,6 +225,24 @@ def test_a_tracker_that_can_not_close_does_not_spoil_the_end(
     wandb.runs[0].broken = True
     tracker.close(failed=False)
     assert "Timed out finishing run." in capsys.readouterr().err
+
+
+def test_a_tracker_that_hangs_is_given_up(
+    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = threading.Event()
+    try:
+        (tracker,) = opened(tmp_path, "wandb")
+        monkeypatch.setattr(trackers, "WRITE_SECONDS", 0.1)
+        monkeypatch.setattr(FakeWandbRun, "log", lambda self, data: held.wait())
+        tracker.write(0, {"reward": 0.0})
+        assert "wandb failed to write (OverdueError: not complete within 0.1 s)" in capsys.readouterr().err
+        monkeypatch.setattr(trackers, "OPEN_SECONDS", 0.1)
+        monkeypatch.setattr(wandb, "init", lambda **options: held.wait())
+        with pytest.raises(ConfigurationError, match=r"wandb can't be opened \(OverdueError: not complete"):
+            opened(tmp_path, "wandb")
+    finally:
+        held.set()
 
 
 def test_an_interruption_is_no_failure_of_the_tracker(
@@ -314,11 +334,11 @@ class Recorder(Tracker):
 def test_the_metrics_log_sends_its_numbers_to_every_tracker(tmp_path: Path) -> None:
     trackers = [Recorder(), Recorder()]
     log = MetricsLog(tmp_path, 0, trackers)
-    log.write(0, {"eval/em": 0.1})
+    log.write(0, {"test/em": 0.1})
     log.write(1, {"reward": 0.5, "note": "text"})
     log.close(failed=True)
     for tracker in trackers:
-        assert tracker.records == [(0, {"eval/em": 0.1}), (1, {"reward": 0.5})]
+        assert tracker.records == [(0, {"test/em": 0.1}), (1, {"reward": 0.5})]
         assert tracker.ended is True
     assert read_metrics(tmp_path / "metrics.jsonl")[1] == {"step": 1, "reward": 0.5, "note": "text"}
 

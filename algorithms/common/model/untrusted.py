@@ -1,0 +1,53 @@
+"""Model folders of anyone: what is checked before transformers or peft reads them.
+
+transformers itself asks at the terminal whether code of a model may run; here it never may (`SAFE`). Weights are
+safetensors, or tensors of pytorch_model.bin, which torch reads without unpickling objects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from igsearch_env.errors import ConfigurationError
+from retrievers.reading import FileError, read_json_object
+
+# Options of every `from_pretrained`.
+SAFE: dict[str, Any] = {"trust_remote_code": False}
+# Settings that make transformers or peft import other code than their own, by file.
+_FORBIDDEN = {"config.json": ("attn_implementation",), "adapter_config.json": ("megatron_config",)}
+_ATTENTION = "attn_implementation"
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Raise `ConfigurationError` if a file of settings in a folder is damaged, or names code to run.
+
+    Does nothing for the name of a model on the hub.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        return
+    for file in sorted(path.glob("*.json")):
+        if file.name in ("tokenizer.json", "vocab.json"):  # large; read by a library of their own
+            continue
+        try:
+            content = read_json_object(file)
+        except FileError as error:
+            raise ConfigurationError(f"{error}; restore the file, or give another folder") from error
+        for key in _FORBIDDEN.get(file.name, ()):
+            value = content.get(key)
+            # The name of a repository is that of a kernel: code from the hub.
+            if value and (key != _ATTENTION or "/" in str(value)):
+                raise ConfigurationError(
+                    f"{file}: {key}={str(value)[:80]!r} would load code that is not part of transformers or peft; "
+                    "remove it, or give another folder"
+                )
+
+
+def unreadable(what: str, error: BaseException) -> ConfigurationError:
+    """The error to raise for any error of transformers, peft, safetensors or tokenizers while a folder is read."""
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return ConfigurationError(
+        f"{what} can't be loaded ({type(error).__name__}: {reason}); give a folder written by save_pretrained, with "
+        "its tokenizer, or a model name on the hub"
+    )

@@ -1,0 +1,102 @@
+"""A check that an engine samples from the policy: fixed prompts are continued, and its log-probs are compared.
+
+An engine with weights of its own can miss a part of an update without an error, as a vLLM server on a CPU did: it kept
+the old output layer of a model whose embeddings are tied. Everything that it samples is then off-policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from algorithms.common.model.kv_cache import Ids
+from algorithms.common.model.policy import Policy
+from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.engine_decoder import EngineDecoder
+from algorithms.common.rollout.engines.base import Engine, EngineError
+
+SEED = 20_261  # of the prompts and samples
+PROMPTS, TOKENS = 8, 16  # prompts, and tokens of a prompt and of its continuation
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest differences of log-probs, in nats."""
+
+    mean: float
+    most: float
+
+
+# The same weights differ by 5e-5 in float32 (vLLM on a CPU), by up to 1e-3 with TF32, and in bfloat16 by some
+# hundredths on average; single tokens of a low probability by more.
+FULL = Tolerance(mean=0.005, most=0.05)
+HALF = Tolerance(mean=0.1, most=2.0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two log-probs of the same tokens are apart, in nats."""
+
+    mean: float
+    most: float
+    tokens: int
+
+
+def check_weights(engine: Engine, policy: Policy, turn_end: TurnEnd, transfer: int) -> Difference:
+    """Compare the log-probs of what an engine samples at temperature 1 with those of the policy.
+
+    `transfer` is the number of updates that the engine has received, for the message; the first, 0, sends the weights
+    that the process started with. Raises `EngineError` if the two are further apart than their precision explains.
+    """
+    found = difference(engine, policy, turn_end)
+    precise = {str(d).removeprefix("torch.") for d in (engine.dtype, policy.model.dtype, policy.compute_dtype) if d}
+    allowed = FULL if precise == {"float32"} else HALF
+    if found.mean <= allowed.mean and found.most <= allowed.most:
+        return found
+    which = "the weights at the start" if transfer == 0 else f"the weights after update {transfer} of this process"
+    precision = " and ".join(sorted(precise))
+    raise EngineError(
+        f"{engine.place} does not sample from the policy: with {which}, the log-probs of {found.tokens} probe tokens "
+        f"differ by {found.mean:.4f} nats on average and {found.most:.4f} at most, more than {precision} "
+        f"explains ({allowed.mean:g} and {allowed.most:g}). Its weights are not those that it was sent, or it runs "
+        "another model: restart it with the model that is trained, use another version of it, or the builtin engine; "
+        "the last checkpoint is intact"
+    )
+
+
+@torch.no_grad()
+def difference(engine: Engine, policy: Policy, turn_end: TurnEnd) -> Difference:
+    """How far the log-probs of an engine and of a policy are apart on what the engine samples."""
+    prompts = _prompts(policy)
+    writer = EngineDecoder(
+        engine, policy, turn_end, slots=len(prompts), max_new_tokens=len(prompts[0]), temperature=1.0
+    )
+    slots = {writer.begin(prompt, np.random.default_rng([SEED, n])): prompt for n, prompt in enumerate(prompts)}
+    writer.prefill()
+    apart: list[float] = []
+    while writer.writing:
+        for slot, turn in writer.decode_step():
+            own = _logprobs(policy, slots[slot], turn.ids)
+            apart += np.abs(np.subtract(own, turn.logprobs)).tolist()
+    return Difference(float(np.mean(apart)), float(np.max(apart)), len(apart))
+
+
+def _prompts(policy: Policy) -> list[Ids]:
+    """Random tokens without special ones: what follows them is uncertain, so that every part of the model matters."""
+    tokenizer = policy.tokenizer.hf_tokenizer
+    size = min(len(tokenizer), int(policy.model.config.get_text_config().vocab_size))
+    plain = np.setdiff1d(np.arange(size), tokenizer.all_special_ids)
+    length = max(1, min(TOKENS, policy.context_length // 2))
+    drawn = np.random.default_rng(SEED).choice(plain, (PROMPTS, length))
+    return [tuple(int(token) for token in row) for row in drawn]
+
+
+def _logprobs(policy: Policy, prompt: Ids, ids: Sequence[int]) -> list[float]:
+    row = torch.tensor([[*prompt, *ids]], device=policy.device)
+    mask = torch.zeros(row.shape, dtype=torch.bool, device=policy.device)
+    mask[0, len(prompt) :] = True
+    chosen: list[float] = policy.token_logprobs(row, mask)[0].float().tolist()
+    return chosen
