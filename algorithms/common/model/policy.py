@@ -51,6 +51,7 @@ class Policy:
             checkpoint_activations(model)
         self.model = model
         self.adapter = adapter
+        self.saving_verified = False  # whether `verify_saved` has passed
         self.compute_dtype = DTYPES[compute_dtype] if compute_dtype else None
         self.context_length = usable_context(model.config, context_length)
 

@@ -32,8 +32,9 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.distributed.tensor_files import INDEX, TensorFileError
 from algorithms.common.model.lora import load_adapter
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.saved import load_saved_weights, verify_saved
 from algorithms.common.training.learner import Learner
-from igsearch_env.errors import IGSearchError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.digests import check_files, folder_digest
 from retrievers.reading import FileError, read_json_object
 
@@ -87,6 +88,9 @@ def save_policy(folder: Path, policy: Policy, learner: Learner) -> None:
         weights = get_model_state_dict(policy.adapter or policy.model, options=_WHOLE)
     if learner.processes.is_main:
         policy.save(folder, weights)
+        if not policy.saving_verified:  # once per run: it loads a second copy of the weights
+            verify_saved(folder, policy, weights)
+            policy.saving_verified = True
 
 
 def write_policy(target: Path, policy: Policy, learner: Learner, about: dict[str, Any] | None = None) -> None:
@@ -239,25 +243,19 @@ def load_weights(path: Path, policy: Policy) -> int:
                 f"{state['shapes'].get(differing)}, {shapes.get(differing)} in policy.path); give the policy of the "
                 "checkpoint, or another run_dir"
             )
+        if policy.adapter is None:
+            load_saved_weights(path, policy)
+            return int(state["step"])
         weights: dict[str, torch.Tensor] = {}
         for name in sorted(state["files"]):
             if re.fullmatch(r"[\w.-]+\.safetensors", name):  # those in folders are optimizers
                 weights.update(load_file(path / name))
-        unexpected, missing = _set_weights(policy, weights)
-    except (FileError, OSError, SafetensorError, RuntimeError) as error:
+        unexpected = load_adapter(policy.adapter, weights)
+    except (FileError, OSError, SafetensorError, RuntimeError, ConfigurationError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
-    if unexpected or missing:
-        raise CheckpointError(f"{path}: missing weights {sorted(missing)}, unexpected {unexpected}; start a new run")
+    if unexpected:
+        raise CheckpointError(f"{path}: unexpected weights {unexpected}; start a new run")
     return int(state["step"])
-
-
-def _set_weights(policy: Policy, weights: dict[str, torch.Tensor]) -> tuple[list[str], set[str]]:
-    """Load weights; returns the unexpected and the missing names."""
-    if policy.adapter is not None:
-        return load_adapter(policy.adapter, weights), set()
-    absent, unexpected = policy.model.load_state_dict(weights, strict=False)
-    tied = getattr(policy.model, "all_tied_weights_keys", None) or getattr(policy.model, "_tied_weights_keys", [])
-    return list(unexpected), set(absent) - set(tied or ())
 
 
 def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> None:
