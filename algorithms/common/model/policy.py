@@ -117,7 +117,9 @@ class Policy:
     def body(self) -> Any:
         """The part of the model that computes hidden states."""
         body = self.model.base_model
-        return self.model.get_decoder() if body is self.model else body
+        if body is self.model:  # where the model does not know the name of its body
+            body = self.model.get_decoder()
+        return self.model.model if body is self.model else body
 
     @property
     def width(self) -> int:
