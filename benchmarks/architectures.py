@@ -34,6 +34,7 @@ from benchmarks.small_architectures import CONTEXT, ORIGINAL, WINDOW, small_mode
 from igsearch_env.errors import ConfigurationError
 
 LIMIT = 1e-4  # nats
+NEWLINE = "\n"
 LENGTHS = (44, 13, 5, 44, 29)  # tokens of the texts: longer than windows and original lengths, and shorter
 PAST = (9, 3, 1, 37, 20)  # tokens of their stored prefixes
 ROPES: dict[str, dict[str, Any]] = {
@@ -183,13 +184,13 @@ def check(kind: str, rope: str | None, tokenizer: Any) -> tuple[str, str, str]:
         with torch.no_grad():
             alone(model, list(range(3, 3 + 2 * WINDOW)))
     except Exception as error:  # whatever a configuration of foreign sizes may raise
-        return name, "not built", f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+        return name, "not built", f"{type(error).__name__}: {str(error).partition(NEWLINE)[0][:100]}"
     try:
         figures = dict(measure(model, tokenizer))
     except ConfigurationError as error:
         return name, "refused", str(error).removeprefix("policy: ").partition("; train a model")[0]
     except Exception as error:  # an accepted model that can't be used is a fault, of whatever kind
-        return name, "WRONG", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        return name, "WRONG", f"{type(error).__name__}: {str(error).partition(NEWLINE)[0][:120]}"
     worst = max(figures, key=lambda what: figures[what])
     verdict = "right" if figures[worst] <= LIMIT else "WRONG"
     return name, verdict, f"{worst} {figures[worst]:.1e}"

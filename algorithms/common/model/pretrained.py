@@ -134,14 +134,14 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     model, found = AutoModelForCausalLM.from_pretrained(path, config=config, **SAFE, **options)
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigurationError(
-            f"policy.path={path!r}: transformers loads no {type(model).__name__} from what it saves "
+            f"{path}: transformers loads no {type(model).__name__} from what it saves "
             f"({type(model.config).__name__}); give its text model, or train another architecture"
         )
     for what in ("missing", "mismatched"):
         names = sorted(key if isinstance(key, str) else key[0] for key in found[f"{what}_keys"])
         if names:  # transformers initialises them at random
             raise ConfigurationError(
-                f"policy.path={path!r}: {len(names)} weights of {type(model).__name__} are {what}, such as {names[0]}; "
+                f"{path}: {len(names)} weights of {type(model).__name__} are {what}, such as {names[0]}; "
                 "give a complete folder, as save_pretrained writes it"
             )
     return model
@@ -162,10 +162,10 @@ def full_precision(path: str, dtype: str) -> Any:
         kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
         if kind is None or "dequantize" not in inspect.signature(kind).parameters:
             raise ConfigurationError(
-                f"policy.path={path!r}: its weights are quantised ({method}), and training needs them in full "
+                f"{path}: its weights are quantised ({method}), and training needs them in full "
                 "precision; give the model that it was quantised from"
             )
-        print(f"policy.path={path!r}: its weights ({method}) are converted to {dtype} and stay so", file=sys.stderr)
+        print(f"{path}: its weights ({method}) are converted to {dtype} and stay so", file=sys.stderr)
         part.quantization_config = {**settings, "dequantize": True}
     return config
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from algorithms.common.model.checkpointing import layers_of
+from igsearch_env.errors import ConfigurationError
 
 PROBE = 8  # tokens
 
@@ -31,6 +32,13 @@ def freeze_parameters_without_text(model: Any) -> list[str]:
         inside = {p for layer in called for p in layer.parameters(recurse=False)}
         candidates = [p for p in parameters if p not in inside]
         gradients = torch.autograd.grad(output, candidates, allow_unused=True) if candidates else ()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of any architecture
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigurationError(
+            f"policy: {type(model).__name__} does not read plain text ({reason}); train another architecture"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

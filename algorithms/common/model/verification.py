@@ -132,9 +132,9 @@ def _compare(policy: Verifiable, length: int, tolerance: float) -> None:
     try:
         expected = [_own_logprobs(policy, ids) for ids in texts]
         reads = dict(_reads(policy, texts))
-    except (RuntimeError, ValueError, AttributeError, TypeError, IndexError, KeyError, NotImplementedError) as error:
-        if isinstance(error, (torch.OutOfMemoryError, ConfigurationError)):
-            raise
+    except (ConfigurationError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # code of any architecture, called as it does not expect
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
             f"policy: {name} does not support packed passes ({type(error).__name__}: {reason}){HINT}"
