@@ -19,13 +19,15 @@ def group_row(group: Group) -> dict[str, Any]:
     return {
         "question": _question_row(group.question),
         "trajectories": [_trajectory_row(trajectory) for trajectory in group.trajectories],
+        "failed": group.failed,
     }
 
 
 def read_group(row: dict[str, Any]) -> Group:
     """The group that `group_row` wrote."""
     question = Question(**{**row["question"], "golden_answers": tuple(row["question"]["golden_answers"])})
-    return Group(question, [_trajectory(question, trajectory) for trajectory in row["trajectories"]])
+    members = [_trajectory(question, trajectory) for trajectory in row["trajectories"]]
+    return Group(question, members, row.get("failed", 0))  # missing in older files
 
 
 def _question_row(question: Question) -> dict[str, Any]:
