@@ -131,16 +131,19 @@ def test_golden_answers_that_an_empty_prediction_would_equal_are_left_out(
     assert Question("1", "Which?", ("*", "x", "The A"), "nq").golden_answers == ("x",)
     with pytest.raises(QuestionError, match=r"'9': golden_answers is \('The A', '\*'\); .*nothing is left.*remove"):
         Question("9", "Which?", ("The A", "*"), "nq")
-    rows = [row(golden_answers=["$", "dollar"]), row(id="b", golden_answers=["("]), row(id="c", golden_answers=["#"])]
-    path = write(tmp_path / "nq.jsonl", *rows, row(id="d"))
-    assert [(q.id, q.golden_answers) for q in load_questions(path)][:1] == [("a1", ("dollar",))]
-    said = [record.getMessage() for record in caplog.records]
-    assert [question.id for question in load_questions(path)] == ["a1", "d"]
-    assert said[0] == f"{path}: answers that normalise to nothing are left out of 1 questions"
-    assert said[1].startswith(
+    dollar, bracket, hash_sign = (
+        row(id=i, golden_answers=g) for i, g in (("a", ["$", "x"]), ("b", ["("]), ("c", ["#"]))
+    )
+    path = write(tmp_path / "nq.jsonl", dollar, bracket, hash_sign, row(id="d"))
+    found = load_questions(path)
+    assert [(question.id, question.golden_answers) for question in found][0] == ("a", ("x",))
+    assert [question.id for question in found] == ["a", "d"]
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == f"{path}: answers that normalise to nothing are left out of 1 questions"
+    assert second.startswith(
         f"{path}: 2 questions are left out: {path}, line 2: question 'b': golden_answers is ('(',)"
     )
-    only = write(tmp_path / "only.jsonl", *rows[1:])
+    only = write(tmp_path / "only.jsonl", bracket, hash_sign)
     with pytest.raises(QuestionError, match=r"no questions with an answer that can be scored \(.*line 1: question 'b'"):
         load_questions(only)
 
