@@ -27,7 +27,7 @@ import numpy as np
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
-from algorithms.common.rollout.buffer import Float32s, Ints, RolloutBuffer
+from algorithms.common.rollout.buffer import Flags, Float32s, Ints, RolloutBuffer
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import discounted_sums, group_statistics, grpo_advantages
 from algorithms.common.training.anchor_states import anchor_clusters
@@ -84,6 +84,7 @@ class GiGPO(Algorithm):
             np.repeat(np.arange(len(trajectories)), counts),
             [anchor for t in trajectories for anchor in anchor_states(t)],
             self.config,
+            bereft_S=np.repeat(buffer.bereft, counts),
         )
         return buffer.broadcast_turns(per_turn)
 
@@ -95,12 +96,25 @@ def anchor_states(trajectory: Trajectory) -> list[str]:
 
 
 def turn_advantages(
-    scores_S: Values, returns_S: Values, groups_S: Ints, episodes_S: Ints, anchors_S: Sequence[str], config: GiGPOConfig
+    scores_S: Values,
+    returns_S: Values,
+    groups_S: Ints,
+    episodes_S: Ints,
+    anchors_S: Sequence[str],
+    config: GiGPOConfig,
+    *,
+    bereft_S: Flags | None = None,
 ) -> Values:
-    """A^E + omega A^S of S turns, from episode scores, returns, group and episode numbers, and anchor states."""
+    """A^E + omega A^S of S turns, from episode scores, returns, group and episode numbers, and anchor states.
+
+    `bereft_S`: turns of episodes that have lost all siblings to failed retrievals; their A^E is 0.
+    """
     clusters = anchor_clusters(anchors_S, groups_S, config.similarity)
     per_step = step_advantages(returns_S, clusters, config.scale_by_std)
-    return episode_advantages(scores_S, groups_S, episodes_S, config) + config.omega * per_step
+    per_episode = episode_advantages(scores_S, groups_S, episodes_S, config)
+    if bereft_S is not None:
+        per_episode = np.where(bereft_S, 0.0, per_episode)
+    return per_episode + config.omega * per_step
 
 
 def episode_advantages(scores_S: Values, groups_S: Ints, episodes_S: Ints, config: GiGPOConfig) -> Values:

@@ -2,7 +2,8 @@
 
     A_i = (r_i - mean_group) / (std_group + eps)                                   on every policy token of i
 
-`std` is Bessel-corrected and eps is 1e-6, as in verl and Search-R1; a group of one keeps its reward. Variants:
+`std` is Bessel-corrected and eps is 1e-6, as in verl and Search-R1; a group of one keeps its reward, unless it had more
+members, whose retrieval failed: then A is 0. Variants:
 
     Dr. GRPO (2503.20783)   --no-scale-by-std --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
     DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling --overlong-buffer L
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import grpo_advantages, overlong_penalty
 from igsearch_env.errors import check_range
@@ -43,6 +44,8 @@ class GRPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("overlong_buffer", self.overlong_buffer, 0, self.max_response)
+        if self.dynamic_sampling:
+            check_siblings(self.rollout.group_size, "dynamic_sampling=True", "set --no-dynamic-sampling")
 
     @property
     def max_response(self) -> int:
@@ -69,7 +72,8 @@ class GRPO(Algorithm):
                 buffer_length=config.overlong_buffer,
                 factor=config.overlong_factor,
             )
-        return buffer.broadcast(grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std))
+        advantages = grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std)
+        return buffer.broadcast(np.where(buffer.bereft, 0.0, advantages))
 
     def keep(self, group: Group) -> bool:
         """With dynamic sampling, keep only groups whose outcomes differ."""

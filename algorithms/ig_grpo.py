@@ -27,6 +27,7 @@ from typing import Literal
 
 import numpy as np
 
+from algorithms.common.config import check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
@@ -54,6 +55,8 @@ class IGGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, 0)
+        if self.gain_baseline == "siblings":
+            check_siblings(self.rollout.group_size, "gain_baseline='siblings'", "set --gain-baseline none")
 
 
 class IGGRPO(GRPO):

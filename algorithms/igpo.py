@@ -2,7 +2,8 @@
 
     g_t   = p_t - p_{t-1},  p_t = exp(mean token log-prob of the golden answer after turn t)     searches    (Eq. 5)
     r     = g_t for a search, the outcome for the last turn
-    r^    = (r - mean_group) / std_group       "separate": gains and outcomes separately; "joint": together
+    r^    = (r - mean_group) / std_group       "separate": gains and outcomes separately; "joint": together;
+                                               --no-scale-by-std: r - mean_group
     A_t   = r^_t + gamma A_{t+1}               over turns; on every policy token of turn t                  (Eq. 8, 9)
 
 p is the policy's own probability, without gradient: IG-GRPO's scorer with the baseline `previous` and equal weights for
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics
 from igsearch_env.errors import ConfigurationError, check_range
@@ -43,6 +44,8 @@ class IGPOConfig(TrainConfig):
     """Information gain as a difference of probabilities (paper), or of mean log-probs, in nats."""
     normalisation: Literal["joint", "separate"] = "joint"
     """Normalise gains and outcomes together (code) or separately (the authors' training script)."""
+    scale_by_std: bool = True
+    """Divide by the standard deviation as well (`norm_adv_by_std_in_grpo` in the authors' code)."""
     information_gain: InformationGainConfig = field(
         default_factory=lambda: InformationGainConfig(baseline="previous", head_weight=1.0)
     )
@@ -50,6 +53,8 @@ class IGPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
+        if self.normalisation == "separate":
+            check_siblings(self.rollout.group_size, "normalisation='separate'", "set --normalisation joint")
         if self.information_gain.baseline != "previous":
             raise ConfigurationError(
                 f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the previous turn; "
@@ -77,7 +82,9 @@ class IGPO(Algorithm):
                 for t in trajectory.turns[:-1]
             ]
             rewards.append([*gains, float(trajectory.outcome)])
-        per_turn = turn_advantages(rewards, buffer.group_index, config.normalisation, config.gamma)
+        per_turn = turn_advantages(
+            rewards, buffer.group_index, config.normalisation, config.gamma, scale_by_std=config.scale_by_std
+        )
         return buffer.broadcast_turns(np.concatenate(per_turn))
 
 
@@ -91,6 +98,8 @@ def turn_advantages(
     groups: NDArray[np.int64],
     normalisation: str,
     gamma: float,
+    *,
+    scale_by_std: bool = True,
 ) -> list[NDArray[np.float64]]:
     """Advantage of each turn, by trajectory.
 
@@ -99,6 +108,7 @@ def turn_advantages(
         groups: group number of each trajectory.
         normalisation: joint or separate.
         gamma: discount factor per turn.
+        scale_by_std: divide by the standard deviation of the group.
     """
     lengths = [len(turns) for turns in rewards]
     ends = np.cumsum(lengths)
@@ -110,7 +120,9 @@ def turn_advantages(
     earned = np.array(values, dtype=np.float64)[there]
     means, deviations, _ = group_statistics(earned, keys[there], ddof=0)
     scaled = np.zeros(len(values))
-    scaled[there] = (earned - means) / (np.sqrt(deviations**2 + 1e-8) + 1e-6)
+    scaled[there] = earned - means
+    if scale_by_std:
+        scaled[there] /= np.sqrt(deviations**2 + 1e-8) + 1e-6
     return np.split(discounted_sums(scaled, lengths, gamma), ends[:-1])
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.training.advantages import Float64s as Values
@@ -45,6 +45,7 @@ class MRSearchConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
+        check_siblings(self.rollout.group_size, "MR-Search", "train with algorithms/reinforce_plus_plus.py")
 
 
 class MRSearch(Algorithm):

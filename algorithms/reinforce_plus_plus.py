@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import group_statistics, whiten
 from igsearch_env.errors import check_range
@@ -36,6 +36,8 @@ class ReinforcePlusPlusConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
+        if self.group_baseline:
+            check_siblings(self.rollout.group_size, "group_baseline=True", "set --no-group-baseline")
 
 
 class ReinforcePlusPlus(Algorithm):

@@ -31,6 +31,7 @@ from algorithms.common.evaluation.scores import (
     score_rows,
 )
 from algorithms.common.evaluation.tables import print_scores
+from algorithms.common.model.chat_template import DATE
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
@@ -70,6 +71,10 @@ class Args(EpisodeConfig):
     """Cross-encoder that reranks the retrieved passages; empty: no reranking."""
     chat: bool = False
     """Apply the tokenizer's chat template to the prompt."""
+    chat_template_arguments: str = ""
+    """Arguments of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    chat_template_date: str = DATE
+    """The date that a chat template reads, whatever day it is."""
     max_new_tokens: int = 32
     """Maximum tokens per turn."""
     context_length: int | None = None
@@ -86,6 +91,18 @@ class Args(EpisodeConfig):
     """Maximum number of concurrent episodes."""
     max_failure_rate: float = 0.2
     """Stop if retrieval fails for more than this share of the questions between two progress updates."""
+
+    @property
+    def model(self) -> PolicyConfig:
+        """The policy, if it is not a scripted one."""
+        return PolicyConfig(
+            path=self.policy,
+            chat=self.chat,
+            chat_template_arguments=self.chat_template_arguments,
+            chat_template_date=self.chat_template_date,
+            dtype=self.dtype,
+            context_length=self.context_length,
+        )
 
     @property
     def partial(self) -> Path | None:
@@ -107,6 +124,7 @@ def main(args: Args) -> None:
             policy=args.policy,
             rules=rules,
             chat=args.chat,
+            chat_template=args.model.chat_template.fingerprint,
             max_new_tokens=args.max_new_tokens,
             context_length=args.context_length,
             dtype=args.dtype,
@@ -142,9 +160,7 @@ def make_player(args: Args, retriever: Retriever) -> tuple[Player, EpisodeRules]
     if args.policy in SCRIPTED:
         scripted, rules = make_scripted_policy(args.policy), make_rules(args)
         return lambda batch: play_scripted(scripted, EpisodeStepper(batch, retriever, None, rules), batch), rules
-    policy = Policy.load(
-        PolicyConfig(path=args.policy, chat=args.chat, dtype=args.dtype, context_length=args.context_length)
-    )
+    policy = Policy.load(args.model)
     rules = make_rules(args, policy.tokenizer)
     decoder = Decoder(
         policy,

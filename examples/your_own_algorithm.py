@@ -55,7 +55,8 @@ class FirstSight(Algorithm):
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token, in the buffer's flat layout."""
-        advantages = buffer.broadcast(rloo_advantages(buffer.outcomes, buffer.group_index))
+        compared = rloo_advantages(buffer.outcomes, buffer.group_index)
+        advantages = buffer.broadcast(np.where(buffer.bereft, 0.0, compared))  # bereft: nothing to compare with
         places, returns, siblings = [], [], []
         for row, trajectory in enumerate(buffer.trajectories):
             starts = buffer.first_token[row] + np.cumsum([0, *(len(turn.completion_ids) for turn in trajectory.turns)])

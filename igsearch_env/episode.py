@@ -35,9 +35,10 @@ class Episode:
         turn = Turn(text, action)
         trajectory.turns.append(turn)
         if isinstance(action, Answer):
-            refined = [self.rules.protocol.refined_text(t.text) for t in trajectory.turns[-self._turns :]]
+            written = [t.text for t in trajectory.turns[-self._turns :]]
+            refined = [block for text in written for block in self.rules.protocol.finished_refinements(text)]
             turn.reward = outcome_reward(
-                self.rules.outcome_reward, action.text, trajectory.question.golden_answers, [r for r in refined if r]
+                self.rules.outcome_reward, action.text, trajectory.question.golden_answers, refined
             )
             self._end_attempt(action.text, ANSWERED)
             return None

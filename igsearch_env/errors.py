@@ -32,6 +32,10 @@ class QuestionError(IGSearchError, ValueError):
     """An invalid question or question file."""
 
 
+class UnscorableError(QuestionError):
+    """No golden answer of a question can be scored: normalisation leaves nothing of any of them."""
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise `ConfigurationError` unless `value` is one of `choices`; the message suggests the closest one."""
     choices = list(choices)

@@ -42,9 +42,10 @@ def search_steps(trajectories: Sequence[Trajectory]) -> list[SearchStep]:
 
 def has_evidence(turn: Turn) -> bool:
     """Whether a search found passages that read as at least `MIN_EVIDENCE_CHARS` characters, markup not counted."""
-    if not turn.observation:  # made by hand
-        return any(p.title for p in turn.passages) or sum(len(p.text) for p in turn.passages) >= MIN_EVIDENCE_CHARS
-    return bool(turn.passages) and len(_MARKUP.sub("", turn.observation).strip()) >= MIN_EVIDENCE_CHARS
+    if any(p.title for p in turn.passages):
+        return True  # `Doc 1(Title: t)` alone has as many
+    shown = _MARKUP.sub("", turn.observation) or "".join(p.text for p in turn.passages)  # the latter if made by hand
+    return bool(turn.passages) and len(shown.strip()) >= MIN_EVIDENCE_CHARS
 
 
 def context(step: SearchStep) -> tuple[Segment, ...]:

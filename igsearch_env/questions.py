@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from igsearch_env.errors import ConfigurationError, QuestionError
+from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
 from igsearch_env.question_sources import open_source, split_of_id, with_split
+from igsearch_env.rewards import normalize_answer
 
+logger = logging.getLogger(__name__)
 _SEARCH_R1 = ("data_source", "ability", "reward_model", "extra_info")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. `golden_answers`: accepted answers; information gain scores the first one."""
+    """One question. `golden_answers`: accepted answers; information gain scores the first one.
+
+    Answers that normalise to nothing ("*", "The A") are left out, since an empty prediction would equal them. Raises
+    `QuestionError` if the text is empty, or if no answer is left.
+    """
 
     id: str
     text: str
@@ -32,6 +39,14 @@ class Question:
                 f"question {self.id!r}: golden_answers is {answers!r}; "
                 "it must be a tuple of at least one answer, none of them empty"
             )
+        if not all(map(normalize_answer, answers)):
+            left = tuple(filter(normalize_answer, answers))
+            if not left:
+                raise UnscorableError(
+                    f"question {self.id!r}: golden_answers is {answers!r}; without punctuation and articles nothing is "
+                    "left of them, so an empty answer would be right; add another answer or remove the question"
+                )
+            object.__setattr__(self, "golden_answers", left)
 
     @property
     def split(self) -> str | None:
@@ -49,12 +64,21 @@ def load_questions(source: str | Path) -> list[Question]:
     A row without `dataset` gets the name of the file, the folder or the Hub configuration as its data set
     (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
     row, empty golden answers or a repeated id, and `ConfigurationError` if a library is missing.
+
+    Golden answers that normalise to nothing are left out, as are questions with no other answer; the log says how many.
     """
     rows, dataset = open_source(source)
     questions: list[Question] = []
+    unscorable: list[str] = []
+    answers = 0
     first: dict[tuple[str, str], str] = {}
     for where, row in rows:
-        question = _question(row, dataset, where)
+        try:
+            question = _question(row, dataset, where)
+        except UnscorableError as error:
+            unscorable.append(str(error))
+            continue
+        answers += len(_plain(row)["golden_answers"]) > len(question.golden_answers)
         key = (question.dataset, question.id)
         if key in first:
             place = first[key].rpartition(", ")[2]
@@ -62,7 +86,12 @@ def load_questions(source: str | Path) -> list[Question]:
         first[key] = where
         questions.append(question)
     if not questions:
-        raise QuestionError(f"{source}: contains no questions; at least one is required")
+        reason = f" with an answer that can be scored ({unscorable[0]})" if unscorable else ""
+        raise QuestionError(f"{source}: contains no questions{reason}; at least one is required")
+    if answers:
+        logger.warning("%s: answers that normalise to nothing are left out of %s questions", source, f"{answers:,}")
+    if unscorable:
+        logger.warning("%s: %s questions are left out: %s", source, f"{len(unscorable):,}", unscorable[0])
     return questions
 
 
@@ -141,4 +170,4 @@ def _question(row: dict[str, Any], default_dataset: str, where: str) -> Question
             metadata={key: value for key, value in row.items() if key not in known},
         )
     except QuestionError as error:
-        raise QuestionError(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error

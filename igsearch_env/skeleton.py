@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.evidence import Evidence, SearchStep
 from igsearch_env.protocols import Protocol
 from igsearch_env.protocols.skeleton import Skeleton
 from igsearch_env.scorers import Segment
-from igsearch_env.trajectory import Trajectory
+from igsearch_env.trajectory import Trajectory, Turn
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -53,13 +54,24 @@ class SkeletonReader:
             self._read[key] = (step.trajectory, self._parse(step.trajectory))
         _, read = self._read[key]
         start, end = read.observations[step.index]
-        return read, next(i for i, found in enumerate(read.skeleton.steps) if start < found.end <= end)
+        for number, found in enumerate(read.skeleton.steps):
+            if start < found.end <= end:
+                return read, number
+        shown = step.trajectory.turns[step.index].observation
+        raise ConfigurationError(
+            f"question {step.trajectory.question.id!r}: the observation {shown!r} contains no passages in the form of "
+            f"protocol={self.protocol.name!r}; measure trajectories with the protocol that they were played with"
+        )
+
+    def _observation(self, turn: Turn) -> str:
+        """What was read after a turn; a search that was made by hand may say only what was found."""
+        return turn.observation or (self.protocol.observation(turn.passages) if turn.passages else "")
 
     def _parse(self, trajectory: Trajectory) -> _Read:
         turns = trajectory.turns
         recorded = trajectory.prompt_ids and all(turn.completion_ids for turn in turns)
         if self.decode is None or not recorded:
-            pieces = [trajectory.prompt, *chain(*((turn.text, turn.observation) for turn in turns))]
+            pieces = [trajectory.prompt, *chain(*((turn.text, self._observation(turn)) for turn in turns))]
             text = "".join(pieces)
             ends = list(accumulate(map(len, pieces)))
         else:

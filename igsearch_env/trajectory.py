@@ -126,3 +126,4 @@ class Group:
 
     question: Question
     trajectories: list[Trajectory]
+    failed: int = 0  # trajectories left out because their retrieval failed

@@ -140,6 +140,9 @@ def sequences(case: Case) -> Outputs:
     The transcripts are those of the parsing case. The inputs don't name the golden answers, so the outputs do; each
     question gets another alias, which must not be scored.
     """
+    if case.get("max_gold_variants") != 1:
+        raise AssertionError(f"max_gold_variants={case.get('max_gold_variants')}: ours scores the first answer alone")
+    case.ignore("of the random evidence only the number is compared", "seed")
     texts = case.get("texts") if case.has("texts") else case.siblings["igsearch_parse"]["texts"]
     golds = {sample: gold for sample, _, _, _, gold in case.outputs["seqs"]}
     trajectories = [read_transcript(text, i, golds.get(i, "unscored")) for i, text in enumerate(texts)]
@@ -173,6 +176,7 @@ class _Recorded:
 def gains(case: Case) -> Outputs:
     """Gains out of answer token log-probs. The layout lists the rows: `0:1 R,r,r` is sample 0, step 1."""
     layout = re.findall(r"(\d+):(\d+) (R(?:,r)+)", case.get("layout"))
+    case.ignore("the mean over the steps of a rollout is not compared, see below", "aggregation")
     head = {"head_tokens": case.get("n_head_tokens"), "head_weight": case.get("head_weight")}
     rows = iter(
         weighted_mean(logprobs[:length], **head)

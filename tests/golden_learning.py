@@ -100,7 +100,7 @@ def leave_one_out(case: Case) -> Outputs:
 
 def reinforce_plus_plus(case: Case) -> Outputs:
     """REINFORCE++ on a buffer with holes, with or without the group's baseline."""
-    mask = np.array(case.get("policy_mask"), dtype=bool)
+    mask = _mask(case, "mask") if case.has("mask") else np.array(case.get("policy_mask"), dtype=bool)
     buffer = _rewarded(mask, case.get("scores"))
     _set_groups(buffer, case.get("uid"))
     gamma = case.get("gamma") if case.has("gamma") else 1.0
@@ -210,9 +210,12 @@ def attempts(case: Case) -> Outputs:
     """MR-Search's advantages per attempt, and per token of a buffer whose tokens belong to attempts."""
     for key, plain in _MR_SEARCH_PLAIN.items():
         if case.has(key) and case.get(key) != plain:
+            case.ignore("nothing is compared", *case.inputs)
             return {name: NotAsked(f"{key}={case.get(key)}: neither in the paper nor here") for name in case.outputs}
     mask = np.array(case.get("policy_mask"), dtype=bool)
     steps = np.array(case.get("step_ids"))[:, : mask.shape[1]]  # the original has a column more
+    case.ignore("the rewards again, on the last token of each attempt", "token_level_rewards")
+    case.ignore("tokens without a policy token after them are not compared", "attention_mask")
     earned = [row[: own.max() + 1] for row, own in zip(case.get("episode_em"), steps, strict=True)]
     members = [_attempted(*row) for row in zip(mask.tolist(), steps.tolist(), earned, strict=True)]
     buffer = buffer_of([members])

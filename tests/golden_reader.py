@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,17 @@ class Case:
     outputs: dict[str, Any]
     fixture: dict[str, Any]
     siblings: dict[str, dict[str, Any]]  # inputs by the name of the case
+    used: set[str] = field(default_factory=set)  # inputs that `get` has returned, or that `ignore` has named
+
+    def ignore(self, reason: str, *keys: str) -> None:
+        """Say why inputs make no difference to the outputs that are compared."""
+        assert reason
+        self.used.update(keys)
+
+    @property
+    def unused(self) -> set[str]:
+        """The case's own inputs that nothing has asked for: what they say was not tested."""
+        return self.inputs.keys() - self.used
 
     def has(self, key: str) -> bool:
         """Whether `get` would find it."""
@@ -37,6 +48,7 @@ class Case:
         found = self._find(key)
         if found is None:
             raise KeyError(f"{self.file}: case {self.name!r} has no input {key!r}, nor has its fixture")
+        self.used.add(key)
         return found[0]
 
     def _find(self, key: str) -> tuple[Any] | None:

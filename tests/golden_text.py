@@ -104,7 +104,7 @@ def refined_reward(case: Case) -> Outputs:
     for response in case.get("responses"):
         written = re.sub(r"<documents>.*?</documents>", "", response, flags=re.DOTALL)
         prediction = _last_answer(written)
-        refined = [AUTOREFINE.refined_text(turn) for turn in _turns(written) if AUTOREFINE.refinement(turn)]
+        refined = [block for turn in _turns(written) for block in AUTOREFINE.finished_refinements(turn)]
         outputs["f1_reward"].append(autorefine_reward(prediction, golds, refined, refine_score=score))
         # The EM variant has no name here; it is exact match, else what a wrong answer earns.
         wrong = None if prediction is None else ""

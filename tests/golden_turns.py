@@ -40,17 +40,27 @@ def step_returns(case: Case) -> Outputs:
 
 def step_groups(case: Case) -> Outputs:
     """Cluster numbers by exact or similar anchors."""
-    threshold = case.get("similarity_thresh") if case.get("enable_similarity") else None
     return {
-        "cluster_id": anchor_clusters(_column(case, "anchor").tolist(), _numbers(_column(case, "group")), threshold)
+        "cluster_id": anchor_clusters(
+            _column(case, "anchor").tolist(), _numbers(_column(case, "group")), _similarity(case)
+        )
     }
 
 
+def _similarity(case: Case) -> float | None:
+    if case.get("enable_similarity"):
+        return float(case.get("similarity_thresh"))
+    case.ignore("states are compared exactly", "similarity_thresh")
+    return None
+
+
 def _config(case: Case) -> GiGPOConfig:
+    if case.has("epsilon") and case.get("epsilon") != 1e-6:
+        raise AssertionError(f"epsilon={case.get('epsilon')}: ours is 1e-6")
     return GiGPOConfig(
         omega=case.get("step_advantage_w"),
         gamma=case.get("gamma"),
-        similarity=case.get("similarity_thresh") if case.get("enable_similarity") else None,
+        similarity=_similarity(case),
         scale_by_std=case.get("mode") == "mean_std_norm",
         invalid_penalty=case.get("invalid_action_penalty_coef"),
     )
@@ -82,7 +92,8 @@ def episode_per_trajectory(case: Case) -> Outputs:
     """The paper's Eq. 3: statistics over trajectories."""
     sibling = next(inputs for name, inputs in case.siblings.items() if name.startswith("gigpo_"))
     penalty = sibling["invalid_action_penalty_coef"] * (1 - _column(case, "is_action_valid"))
-    config = GiGPOConfig(episode_statistics="trajectory", scale_by_std=not case.get("remove_std"))
+    over = "turn" if case.get("compute_mean_std_cross_steps") else "trajectory"
+    config = GiGPOConfig(episode_statistics=over, scale_by_std=not case.get("remove_std"))
     scores = _column(case, "episode_reward") - penalty
     groups, owners = _numbers(_column(case, "group")), _numbers(_column(case, "traj"))
     return {"episode_adv": episode_advantages(scores, groups, owners, config)}
@@ -102,7 +113,13 @@ def turn_rewards(case: Case) -> Outputs:
     members = case.get("trajs")
     rewards = [[*row["ig"], row["outcome"]] for row in members]
     groups = _numbers(np.array([row["group"] for row in members]))
-    ours = igpo.turn_advantages(rewards, groups, case.get("info_gain_norm_mode"), case.get("gamma"))
+    ours = igpo.turn_advantages(
+        rewards,
+        groups,
+        case.get("info_gain_norm_mode"),
+        case.get("gamma"),
+        scale_by_std=case.get("norm_adv_by_std"),
+    )
     result: Outputs = {"turn_adv": [row.tolist() for row in ours]}
     if "token" in case.outputs:
         result["token"] = NotAsked("token layout is tested with the buffer")

@@ -140,6 +140,15 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
     return None
 
 
+def check_siblings(group_size: int, option: str, instead: str) -> None:
+    """Raise `ConfigurationError` if an option compares siblings and there are none, so that nothing would be learnt."""
+    if group_size == 1:
+        raise ConfigurationError(
+            f"{option} compares the rollouts of a group, and rollout.group_size is 1: there is nothing to learn from; "
+            f"raise rollout.group_size to at least 2, or {instead}"
+        )
+
+
 def with_present_names(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings of a config.yaml of any version, under the current option names."""
     result = {}

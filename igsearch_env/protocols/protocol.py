@@ -85,6 +85,10 @@ class Protocol(ABC):
         """The policy's summary in a turn, without markup; "" if there is none."""
         return ""
 
+    def finished_refinements(self, text: str) -> list[str]:
+        """The policy's summaries in a turn without markup, unfinished ones left out: what AutoRefine's reward reads."""
+        return []
+
     def write_refinement(self, text: str) -> str:
         """A summary with its markup. Only called for protocols with `refines`."""
         raise NotImplementedError

@@ -43,8 +43,8 @@ class Skeleton:
 
 def read_skeleton(text: str, start: int, evidence_tag: str, *, refines: bool) -> Skeleton:
     """The skeleton of a transcript whose prompt ends at `start`. Each block of evidence takes linear time."""
-    searches = [text[first:last] for first, last in _blocks(text, "search", start)]
-    evidences = _blocks(text, evidence_tag, start)
+    searches = [text[first:last] for first, last in blocks(text, "search", start)]
+    evidences = blocks(text, evidence_tag, start)
     steps = []
     for number, (first, last) in enumerate(evidences):
         following = evidences[number + 1][0] if number + 1 < len(evidences) else len(text)
@@ -56,7 +56,7 @@ def read_skeleton(text: str, start: int, evidence_tag: str, *, refines: bool) ->
     return Skeleton(opening, tuple(steps))
 
 
-def _blocks(text: str, tag: str, start: int) -> list[tuple[int, int]]:
+def blocks(text: str, tag: str, start: int) -> list[tuple[int, int]]:
     """Spans of the blocks of a tag, each from an opening tag to the next closing one."""
     found: list[tuple[int, int]] = []
     while True:

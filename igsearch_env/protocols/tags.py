@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
 from igsearch_env.protocols.protocol import Protocol
-from igsearch_env.protocols.skeleton import Skeleton, read_skeleton
+from igsearch_env.protocols.skeleton import Skeleton, blocks, read_skeleton
 from retrievers.base import Passage
 
 MAX_ACTION_CHARS = 16_384
@@ -60,6 +60,11 @@ class TagProtocol(Protocol):
     def refined_text(self, text: str) -> str:
         """The content of the first <refine> block, stripped; "" if there is none."""
         return self.refinement(text).removeprefix("<refine>").removesuffix("</refine>").strip()
+
+    def finished_refinements(self, text: str) -> list[str]:
+        """The content of every closed <refine> block, stripped."""
+        spans = blocks(text, "refine", 0)
+        return [text[start + len("<refine>") : end - len("</refine>")].strip() for start, end in spans]
 
     def write_refinement(self, text: str) -> str:
         """`Protocol.write_refinement`."""

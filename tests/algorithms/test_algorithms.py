@@ -182,9 +182,69 @@ def test_a_search_without_a_gain_carries_what_follows() -> None:
     np.testing.assert_allclose(ours, [1.0] * 9 + [-1.0] * 9, atol=1e-4)
 
 
+@pytest.mark.parametrize("normalisation", ["joint", "separate"])
+def test_igpo_without_the_standard_deviation_subtracts_means_alone(normalisation: str) -> None:
+    """As the authors' code with `norm_adv_by_std_in_grpo=False`: r - mean, then the sum of what follows."""
+    groups = [[(1.0, [0.3, 0.1]), (0.0, [0.1, 0.5]), (0.4, [0.2])], [(-2.0, [-0.05, 0.25]), (0.0, [0.15])]]
+    buffer = buffer_of([[with_gains(r, [(0.0, gain) for gain in gains]) for r, gains in group] for group in groups])
+    config = IGPOConfig(normalisation=normalisation, gain="log_probability", scale_by_std=False, gamma=0.5)  # type: ignore[arg-type]
+    expected = []
+    for group in groups:
+        of_gains = [gain for _, gains in group for gain in gains]
+        outcomes = [outcome for outcome, _ in group]
+        if normalisation == "joint":
+            of_gains = outcomes = of_gains + outcomes
+        for outcome, gains in group:
+            centred = [*(gain - np.mean(of_gains) for gain in gains), outcome - np.mean(outcomes)]
+            sums = [sum(0.5**k * value for k, value in enumerate(centred[turn:])) for turn in range(len(centred))]
+            expected += [
+                value for value, tokens in zip(sums, [5] * len(gains) + [4], strict=True) for _ in range(tokens)
+            ]
+    np.testing.assert_allclose(IGPO(config).advantages(buffer), expected, atol=1e-6)
+
+
 def test_igpo_wants_the_turn_before_as_its_baseline() -> None:
     with pytest.raises(ConfigurationError, match="previous"):
         IGPOConfig(information_gain=InformationGainConfig())
+
+
+# ---------------------------------------------------------------- groups of one
+
+
+@pytest.mark.parametrize(
+    ("config_class", "options"),
+    [
+        (ReinforcePlusPlusConfig, {"group_baseline": True}),
+        (GRPOConfig, {"dynamic_sampling": True}),
+        (IGGRPOConfig, {"gain_baseline": "siblings"}),
+        (IGPOConfig, {"normalisation": "separate"}),
+        (MRSearchConfig, {}),
+    ],
+)
+def test_what_compares_siblings_is_refused_without_siblings(config_class: Any, options: dict[str, Any]) -> None:
+    config_class(**options)
+    with pytest.raises(ConfigurationError, match=r"rollout\.group_size is 1: there is nothing to learn from; raise"):
+        config_class(**options, rollout=RolloutConfig(group_size=1))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config"),
+    [(GRPO, GRPOConfig()), (GRPO, GRPOConfig(scale_by_std=False)), (IGGRPO, IGGRPOConfig()), (RLOO, TrainConfig())]
+    + [(GiGPO, GiGPOConfig(episode_statistics=over)) for over in ("turn", "trajectory")]  # type: ignore[arg-type]
+    + [(MRSearch, MRSearchConfig()), (ReinforcePlusPlus, ReinforcePlusPlusConfig(group_baseline=True))],
+)
+def test_a_trajectory_whose_siblings_failed_has_nothing_to_be_compared_with(algorithm: Any, config: Any) -> None:
+    """Its plain reward would be of another scale than the advantages of whole groups."""
+    buffer = buffer_of([[episode(1.0, [])], [episode(1.0, ["x"], 1), episode(0.0, ["x"], 1)]])
+    buffer.groups[0].failed = 7
+    ours = algorithm(config).advantages(buffer)
+    assert np.abs(ours[4:]).min() > 0.1
+    assert np.abs(ours[:4]).max() < (0.2 if algorithm is ReinforcePlusPlus else 1e-9)  # which whitens afterwards
+
+
+@pytest.mark.parametrize(("algorithm", "config"), [(GRPO, GRPOConfig(scale_by_std=False)), (RLOO, TrainConfig())])
+def test_a_group_that_was_planned_as_one_keeps_its_reward(algorithm: Any, config: Any) -> None:
+    assert algorithm(config).advantages(buffer_of([[episode(0.75, [])]])).tolist() == [0.75] * 4
 
 
 # ---------------------------------------------------------------- buffers with little or nothing in them

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_golden(case: Case) -> None:
     compute, tolerance = kinds[0]
     assert case.outputs, f"{case.name!r} holds no output"
     assert differences(compute(case), case.outputs, tolerance) == []
+    assert not case.unused, f"{case.name!r}: no test uses its inputs {sorted(case.unused)}"
+
+
+def test_an_input_that_nothing_reads_fails_its_case() -> None:
+    """Otherwise a case of an option that we do not have would pass as the case without it."""
+    plain = next(case for case in CASES if case.name.startswith("igpo_joint"))
+    other = replace(plain, inputs={**plain.inputs, "curriculum_ig_weight": 0.5}, used=set())
+    with pytest.raises(AssertionError, match=r"no test uses its inputs \['curriculum_ig_weight'\]"):
+        test_golden(other)
 
 
 def test_the_folder_holds_cases() -> None:

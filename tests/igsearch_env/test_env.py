@@ -202,6 +202,26 @@ def test_autorefine_pays_a_search_with_the_next_action() -> None:
     assert [turn.gain is not None for turn in env.trajectory.turns] == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("turns", "outcome"),
+    [
+        (["<refine> Tolona </refine>" + search("x")], 0.1),
+        (["<refine> no </refine> hm <refine> in Tolona </refine>" + search("x")], 0.1),  # all blocks of a turn
+        (["<refine> in </refine>" + search("x"), "<refine> Tolona </refine>" + search("x")], 0.1),
+        (["<refine> Tolona " + search("x")], 0.0),  # not closed
+        (["<refine> Tolona " + search("x"), "</refine>" + search("x")], 0.0),  # not in this turn
+        (["Tolona <refine> no </refine> Tolona" + search("x")], 0.0),
+        (["<refine></refine>" + search("x")], 0.0),
+    ],
+)
+def test_autorefine_pays_for_golden_answers_in_closed_refine_blocks(turns: list[str], outcome: float) -> None:
+    env = make_env(protocol="autorefine", outcome_reward="autorefine", scorer=None)
+    begin(env)
+    for turn in turns:
+        env.step(turn)
+    assert env.step(answer("Karith"))[-1]["outcome"] == outcome
+
+
 def test_render_ansi_tells_the_episode() -> None:
     env = make_env(render_mode="ansi", information_gain=RAW)
     begin(env)

@@ -125,6 +125,29 @@ def test_question_refuses_unusable_golden_answers(golds: Any) -> None:
         Question("q9", "Which city?", golds, "x")
 
 
+def test_golden_answers_that_an_empty_prediction_would_equal_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Question("1", "Which?", ("*", "x", "The A"), "nq").golden_answers == ("x",)
+    with pytest.raises(QuestionError, match=r"'9': golden_answers is \('The A', '\*'\); .*nothing is left.*remove"):
+        Question("9", "Which?", ("The A", "*"), "nq")
+    dollar, bracket, hash_sign = (
+        row(id=i, golden_answers=g) for i, g in (("a", ["$", "x"]), ("b", ["("]), ("c", ["#"]))
+    )
+    path = write(tmp_path / "nq.jsonl", dollar, bracket, hash_sign, row(id="d"))
+    found = load_questions(path)
+    assert [question.id for question in found] == ["a", "d"]
+    assert found[0].golden_answers == ("x",)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == f"{path}: answers that normalise to nothing are left out of 1 questions"
+    assert second.startswith(
+        f"{path}: 2 questions are left out: {path}, line 2: question 'b': golden_answers is ('(',)"
+    )
+    only = write(tmp_path / "only.jsonl", bracket, hash_sign)
+    with pytest.raises(QuestionError, match=r"no questions with an answer that can be scored \(.*line 1: question 'b'"):
+        load_questions(only)
+
+
 def test_questions_compare_without_their_metadata() -> None:
     one, other = (Question("1", "Who?", ("x",), "nq", {"split": split}) for split in ("dev", "test"))
     assert one == other

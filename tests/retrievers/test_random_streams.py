@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
+@cache
 def calls() -> list[tuple[str, str, ast.Call]]:
     """File, name and node of every call of a function."""
     found = []

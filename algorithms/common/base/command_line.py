@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -208,4 +209,6 @@ def _options(
                 raise ConfigurationError(f"{where}: {name!r} is {value!r}; it must be true or false")
             yield [_spelled(name, "--" if value else "--no-")]
         else:
+            if isinstance(value, dict):  # of an option that takes a JSON object
+                value = json.dumps(value, default=str)
             yield [_spelled(name), *map(str, value)] if isinstance(value, list) else [f"{_spelled(name)}={value}"]

@@ -21,7 +21,8 @@ Fingerprint = dict[str, Any]
 # `igsearch_env.rewards`: SQuAD's normalisation (lower case, punctuation, articles, white space), EM and F1 over it.
 METRIC = {"normaliser": "squad", "version": 1}
 MODEL = ("model",)  # the key that may differ in a comparison
-UNSAID = {"attempts": 1}  # defaults of keys that a fingerprint leaves out
+# Defaults of keys that a fingerprint leaves out, since older files lack them.
+UNSAID = {"attempts": 1, "chat_template": {"date": "2024-07-26", "arguments": ""}}
 _SHOWN = 24  # characters of a value in a message
 # The files of a model folder that determine its output. Training state and logs may lie beside them.
 _MODEL_FILES = (
@@ -37,13 +38,15 @@ def make_fingerprint(
     policy: str,
     rules: EpisodeRules,
     chat: bool,
+    chat_template: Mapping[str, Any] | None = None,
     max_new_tokens: int,
     context_length: int | None = None,
     dtype: str = "float32",
 ) -> Fingerprint:
     """The fingerprint of a greedy evaluation.
 
-    `retriever` is `Retriever.fingerprint()`, which includes the corpus's hash. `policy` is its name on the command
+    `retriever` is `Retriever.fingerprint()`, which includes the corpus's hash. `chat_template` is
+    `ChatTemplate.fingerprint`; None is the default date without arguments. `policy` is its name on the command
     line; a model must have been loaded before, so that a name on the hub is resolved.
     """
     found = {
@@ -56,6 +59,7 @@ def make_fingerprint(
         "protocol": rules.protocol.name,
         "prompt": {"template": rules.protocol.template, "hash": text_hash([rules.protocol.template])},
         "chat": chat,
+        **({"chat_template": chat_template} if chat and chat_template not in (None, UNSAID["chat_template"]) else {}),
         "decoding": {
             "method": "greedy",
             "max_new_tokens": max_new_tokens,

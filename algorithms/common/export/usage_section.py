@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.markdown import code_block, code_span, without_passwords
-from algorithms.common.model.tokenizer import DATE
+from algorithms.common.model.chat_template import DATE, ChatTemplate
 from algorithms.common.rollout.environment import EpisodeConfig
 from igsearch_env.protocols import PROTOCOLS
 from retrievers.base import Passage
@@ -47,6 +47,12 @@ def use_section(run: ExportedPolicy) -> Iterator[str]:
     yield code_block(_vllm(run, prompt, tokens), "bash")
 
 
+def _chat_template(run: ExportedPolicy) -> ChatTemplate:
+    """Date and arguments of the chat template."""
+    section = [run.setting(f"policy.chat_template_{name}") for name in ("date", "arguments")]
+    return ChatTemplate.parse(section[0] or DATE, section[1] or "")
+
+
 def _stop_strings(run: ExportedPolicy) -> list[str]:
     """The strings that end a turn."""
     return list(PROTOCOLS[run.setting("env.protocol") or "search_r1"].stop_strings)
@@ -54,13 +60,15 @@ def _stop_strings(run: ExportedPolicy) -> list[str]:
 
 def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
     """A script that generates one turn."""
+    template, chat = _chat_template(run), run.setting("policy.chat")
+    arguments = {"date_string": template.variables["date_string"], **template.arguments}
     templated = [
         'messages = [{"role": "user", "content": prompt}]',
         "prompt = tokenizer.apply_chat_template(",
-        f"    messages, tokenize=False, add_generation_prompt=True, date_string={json.dumps(DATE)}",
+        "    messages, tokenize=False, add_generation_prompt=True,",
+        f"    **{arguments!r},",
         ")",
     ]
-    chat = run.setting("policy.chat")
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
@@ -96,6 +104,9 @@ def _evaluate(run: ExportedPolicy) -> str:
             words += [option, *map(str, value if isinstance(value, list) else [value])]
     if run.setting("policy.chat"):
         words.append("--chat")
+        template = _chat_template(run)
+        words += ["--chat-template-arguments", template.canonical] if template.arguments else []
+        words += ["--chat-template-date", template.date.isoformat()] if template.date.isoformat() != DATE else []
     return without_passwords(shlex.join(words))
 
 
@@ -111,7 +122,9 @@ def _vllm(run: ExportedPolicy, prompt: str, tokens: int) -> str:
         serve = ["vllm", "serve", base, "--enable-lora", "--lora-modules", f"{run.name}={place}", *ranks]
     if run.setting("policy.chat"):
         form = "chat/completions"
-        asked = {"messages": [{"role": "user", "content": prompt}], "chat_template_kwargs": {"date_string": DATE}}
+        template = _chat_template(run)
+        arguments = {"date_string": template.variables["date_string"], **template.arguments}
+        asked = {"messages": [{"role": "user", "content": prompt}], "chat_template_kwargs": arguments}
     else:
         form, asked = "completions", {"prompt": prompt}
     request = {

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.model.chat_template import ChatTemplate
 from algorithms.common.model.checkpointing import checkpoint_activations
 from algorithms.common.model.context import usable_context
 from algorithms.common.model.logprobs import ChunkedLogprobs
@@ -35,6 +36,7 @@ class Policy:
         tokenizer: Any,
         *,
         chat: bool = False,
+        chat_template: ChatTemplate | None = None,
         context_length: int | None = None,
         compute_dtype: str | None = None,
         adapter: Any = None,
@@ -42,7 +44,7 @@ class Policy:
     ) -> None:
         configured = getattr(model.generation_config, "eos_token_id", None)
         eos_ids = configured if isinstance(configured, list) else [configured]
-        self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids)
+        self.tokenizer = PolicyTokenizer(tokenizer, chat=chat, eos_ids=eos_ids, chat_template=chat_template)
         install_packed_attention(model)
         # A model stays in evaluation mode, also in updates: the sampler and the trainer must use the same distribution,
         # and dropout, jitter of routers and the like are random in training mode only.
@@ -63,6 +65,7 @@ class Policy:
             model,
             tokenizer,
             chat=config.chat,
+            chat_template=config.chat_template,
             context_length=config.context_length,
             compute_dtype=config.compute_dtype,
             adapter=adapter,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from algorithms.common.model.chat_template import DATE, ChatTemplate
 from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, merge_adapter
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
@@ -40,6 +41,10 @@ class PolicyConfig:
     """auto (cuda if available), or a torch device."""
     chat: bool = False
     """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
+    chat_template_arguments: str = ""
+    """Arguments of the chat template, as a JSON object: '{"enable_thinking": false}'; in a YAML file also as keys."""
+    chat_template_date: str = DATE
+    """The date that a chat template reads, whatever day it is, so that prompts don't change."""
     context_length: int | None = None
     """Maximum sequence length, tokens. None: that of the model."""
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
@@ -51,6 +56,17 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         check_literals(self, "policy")
+        if self.chat_template.arguments and not self.chat:
+            raise ConfigurationError(
+                f"policy.chat_template_arguments={self.chat_template_arguments!r} without policy.chat: prompts are not "
+                "put into the chat template; set policy.chat, or leave the arguments out"
+            )
+        object.__setattr__(self, "chat_template_arguments", self.chat_template.canonical)
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """Date and arguments for the chat template."""
+        return ChatTemplate.parse(self.chat_template_date, self.chat_template_arguments)
 
 
 def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from algorithms.common.model.chat_template import ChatTemplate
 from igsearch_env.errors import ConfigurationError
 
 Ids = tuple[int, ...]
@@ -19,8 +20,6 @@ Ids = tuple[int, ...]
 MARK = "\u2063message\u2063"  # placeholder for a message in a chat template; no template contains it
 NEXT = "\u2063next\u2063"  # placeholder for the message after it
 BROKEN = "\ufffd"  # what a tokenizer decodes bytes to that are no character
-# For templates that contain the date (the default of Llama 3.1's), so that prompts don't change from day to day.
-DATE = "26 Jul 2024"
 
 
 class PolicyTokenizer:
@@ -30,17 +29,27 @@ class PolicyTokenizer:
         hf_tokenizer: the tokenizer of transformers.
         chat: wrap prompts in its chat template.
         eos_ids: ids that end a turn, in addition to the tokenizer's own.
+        chat_template: date and arguments for the chat template.
 
     Raises `ConfigurationError` with `chat` if there is no chat template, or one that drops messages.
     """
 
-    def __init__(self, hf_tokenizer: Any, *, chat: bool = False, eos_ids: Sequence[int | None] = ()) -> None:
+    def __init__(
+        self,
+        hf_tokenizer: Any,
+        *,
+        chat: bool = False,
+        eos_ids: Sequence[int | None] = (),
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
         self.hf_tokenizer = hf_tokenizer
         self.chat = chat
+        self.chat_template = chat_template or ChatTemplate()
         self._more_eos_ids = tuple(eos_ids)
         if chat and not getattr(hf_tokenizer, "chat_template", None):
             raise ConfigurationError("policy.chat=True: this tokenizer has no chat template; set policy.chat to false")
         if chat:
+            self.chat_template.check(hf_tokenizer.chat_template)
             self._around(("user", MARK))
 
     def check_markers(self, markers: Sequence[str]) -> None:
@@ -169,6 +178,14 @@ class PolicyTokenizer:
         before, _, after = render(NEXT).partition(NEXT)
         return encode(before) + self.encode(whole[len(before) : len(whole) - len(after)]) + self._continued(after)
 
+    @cached_property
+    def _template(self) -> str | None:
+        """The chat template with a fixed date; None if it needs none."""
+        own = self.hf_tokenizer.chat_template
+        own = own.get("default") if isinstance(own, dict) else own
+        dated = self.chat_template.dated(own) if isinstance(own, str) else own
+        return None if dated == own else dated
+
     def _around(self, *messages: tuple[str, str]) -> tuple[str, str]:
         """What the chat template writes before and after the message `MARK`."""
         before, mark, after = self._render(*messages).partition(MARK)
@@ -186,7 +203,11 @@ class PolicyTokenizer:
         try:
             return str(
                 self.hf_tokenizer.apply_chat_template(
-                    chat, tokenize=False, add_generation_prompt=True, date_string=DATE
+                    chat,
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **self.chat_template.variables,
                 )
             )
         except Exception as error:  # a template is a program and may raise anything

@@ -35,6 +35,7 @@ MAX_PADDING = 1.05  # maximum ratio of padded to real tokens in a micro-batch
 
 Float32s = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class RolloutBufferError(IGSearchError, ValueError):
@@ -72,6 +73,15 @@ class RolloutBuffer:
     def group_index(self) -> Ints:
         """Group of each trajectory."""
         return np.repeat(np.arange(len(self.groups)), [len(g.trajectories) for g in self.groups])
+
+    @cached_property
+    def bereft(self) -> Flags:
+        """Whether each trajectory is the only one left of a larger group, as the retrieval of the others failed.
+
+        There is nothing left to compare it with, and its plain reward would be of another scale than the advantages
+        of other groups.
+        """
+        return np.array([len(g.trajectories) == 1 and g.failed > 0 for g in self.groups for _ in g.trajectories], bool)
 
     @cached_property
     def turn_counts(self) -> Ints:

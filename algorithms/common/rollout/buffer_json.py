@@ -20,6 +20,7 @@ def group_row(group: Group) -> dict[str, Any]:
     return {
         "question": _question_row(group.question),
         "trajectories": [_trajectory_row(trajectory) for trajectory in group.trajectories],
+        "failed": group.failed,
     }
 
 
@@ -28,11 +29,12 @@ def read_group(row: Any, where: str) -> Group:
     try:
         question = as_type(Question, row["question"], f"{where}: question")
         trajectories = [_trajectory(question, trajectory, where) for trajectory in row["trajectories"]]
+        failed = as_type(int, row.get("failed", 0), f"{where}: failed")  # missing in older files
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, FileError):
             raise
         raise FileError(where, f"{type(error).__name__}: {error}") from error
-    return Group(question, trajectories)
+    return Group(question, trajectories, failed)
 
 
 def _question_row(question: Question) -> dict[str, Any]:

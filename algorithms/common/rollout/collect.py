@@ -44,8 +44,9 @@ def collect(
     groups = []
     for number, question in enumerate(questions):
         siblings = trajectories[number * group_size : (number + 1) * group_size]
-        groups.append(Group(question, [t for t in siblings if not t.retrieval_failed]))
-    failed = sum(t.retrieval_failed for t in trajectories)
+        kept = [t for t in siblings if not t.retrieval_failed]
+        groups.append(Group(question, kept, len(siblings) - len(kept)))
+    failed = sum(group.failed for group in groups)
     return RolloutBuffer([group for group in groups if group.trajectories], failed)
 
 

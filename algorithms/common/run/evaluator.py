@@ -81,6 +81,7 @@ class Evaluator:
             policy=policy.path,
             rules=self.stepper.rules,
             chat=policy.chat,
+            chat_template=policy.chat_template.fingerprint,
             max_new_tokens=rollout.max_new_tokens,
             context_length=policy.context_length,
             dtype=rollout.dtype or policy.compute_dtype or policy.dtype,

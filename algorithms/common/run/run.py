@@ -196,7 +196,7 @@ class Run:
             self.learner,
             self.critic.learner if self.critic else None,
             step,
-            {"algorithm": self.name},
+            {"algorithm": self.name, "chat_template": self.config.policy.chat_template.fingerprint},
             self.config.save_total_limit,
         )
 

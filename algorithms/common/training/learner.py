@@ -42,7 +42,7 @@ class OptimizerConfig:
     warmup_steps: int = 5
     """Steps of linear learning rate warm-up."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or decayed linearly or by a cosine to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or decayed linearly or by a cosine, to 0 one step after the last."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     epochs: int = 1
@@ -63,9 +63,10 @@ class OptimizerConfig:
 
     def learning_rate(self, step: int, steps: int) -> float:
         """Learning rate of a step (counted from 1) in a run of `steps`."""
-        if step <= self.warmup_steps:
-            return self.lr * step / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
+        peak = max(self.warmup_steps, 1)
+        if step <= peak:
+            return self.lr * step / peak
+        progress = (step - peak) / (steps - peak + 1)
         if self.lr_scheduler_type == "linear":
             return self.lr * (1 - progress)
         if self.lr_scheduler_type == "cosine":

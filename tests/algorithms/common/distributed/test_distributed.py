@@ -105,7 +105,7 @@ def test_an_update_of_two_processes_is_that_of_one(sharding: str, tmp_path: Path
     moved = max(float((b - a).abs().max()) for a, b in zip(one["before"], one["after"], strict=True))
     apart = max(float((b - a).abs().max()) for a, b in zip(one["after"], two["after"], strict=True))
     assert moved > 3e-4
-    assert apart < 1e-6
+    assert apart < 1e-5  # rounding, which Adam's first step enlarges where a gradient is tiny
     near([one["metrics"]], [two["metrics"]], 1e-5)
 
 

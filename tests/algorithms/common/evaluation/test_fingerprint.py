@@ -51,6 +51,10 @@ UNLIKE = [
     ({"max_searches": 2}, ["max_searches: 4 != 2"]),
     ({"attempts": 3}, ["attempts: 1 != 3"]),
     ({"chat": True}, ["chat: False != True"]),
+    (
+        {"chat": True, "chat_template": {"date": "2026-03-01", "arguments": '{"enable_thinking": false}'}},
+        ["chat_template.date: '2024-07-26' != '2026-03-01'", "chat_template.arguments: '' != '", "chat: False != True"],
+    ),
     ({"max_new_tokens": 64}, ["decoding.max_new_tokens: 32 != 64"]),
     ({"policy": "oracle-titles"}, ["model.name: 'search-question' != 'oracle-titles'"]),
     ({"protocol": make_protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
@@ -66,6 +70,7 @@ UNLIKE = [
 ]
 ALIKE = [
     {},
+    {"chat_template": {"date": "2026-03-01", "arguments": ""}},  # without `chat`, no template is used
     {"questions": QUESTIONS[::-1]},
     {"questions": changed(FIRST, metadata={"supporting_titles": ["x"]})},
     {"protocol": make_protocol("search_r1", "{question}\n")},  # the template of the prompt called bare

@@ -19,7 +19,8 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from algorithms.common.model.tokenizer import DATE, PolicyTokenizer
+from algorithms.common.model.chat_template import ChatTemplate
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import PROTOCOLS, Invalid, Search, make_protocol
@@ -70,7 +71,7 @@ def turn_end_of(tokens: PolicyTokenizer) -> TurnEnd:
 def rendered(tokenizer: Any, *texts: str) -> Ids:
     """Ids of a conversation by transformers' own call, up to where the assistant writes."""
     ids = tokenizer.apply_chat_template(
-        conversation(*texts), add_generation_prompt=True, return_dict=False, date_string=DATE
+        conversation(*texts), add_generation_prompt=True, return_dict=False, **ChatTemplate().variables
     )
     return tuple(ids)
 
@@ -284,7 +285,7 @@ def test_a_message_cannot_leave_its_place_in_the_chat_template(family: str) -> N
     assert controls(tokens, start) == controls(tokens, tokens.encode_prompt("Who?"))
     assert controls(tokens, turn) == controls(tokens, tokens.encode_user_turn("Who?", ()))
     as_text = tokenizer.apply_chat_template(
-        conversation(said, ANSWER, said), tokenize=False, add_generation_prompt=True, date_string=DATE
+        conversation(said, ANSWER, said), tokenize=False, add_generation_prompt=True, **ChatTemplate().variables
     )
     completion = tokens.encode(f" {ANSWER}" if family == "llama2" else ANSWER)
     assert tokenizer.decode((*start, *completion, *turn)) == as_text

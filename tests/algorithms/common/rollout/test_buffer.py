@@ -189,7 +189,7 @@ def rich_buffer() -> RolloutBuffer:
     last = Turn("<answer>Å</answer>", Answer("Å"), reward=1.0, completion_ids=(8, 9), logprobs=(-0.25, 0.0))
     episode = Trajectory(asked, "p\n", [found, wrong, last], "Å", 1.0, "answered", (7, 7))
     silent = Trajectory(asked, "p\n", [], None, 0.0, "no_answer", ())
-    return RolloutBuffer([Group(asked, [episode, silent]), Group(question(1), [])], 3, {"step": 4, "note": "x"})
+    return RolloutBuffer([Group(asked, [episode, silent]), Group(question(1), [], 2)], 3, {"step": 4, "note": "x"})
 
 
 def test_a_saved_buffer_comes_back_whole(tmp_path: Path) -> None:

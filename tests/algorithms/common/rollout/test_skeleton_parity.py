@@ -194,7 +194,7 @@ def test_gains_are_those_of_the_authors_formula(name: str, form: str) -> None:
 
 
 def test_documents_of_less_than_ten_characters_have_no_gain() -> None:
-    trajectory = shaped("two searches")
+    trajectory = played(question(0), (FIRST, (Passage("s", "", "as short"),)), (NEXT, B), END, protocol=AUTOREFINE)
     trajectory.turns[0].observation = "\n\n<documents>as short</documents>\n\n"
     check(trajectory, policy_of(True), ids=True, scored=1)
 

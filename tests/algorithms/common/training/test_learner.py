@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.rollout.sequences import MicroBatch
-from algorithms.common.training.learner import Learner
+from algorithms.common.training.learner import Learner, OptimizerConfig
 from algorithms.common.training.loss import LossConfig, importance_weights, mismatch, policy_loss
 from algorithms.common.training.micro_batching import is_out_of_memory
 
@@ -160,6 +161,23 @@ def test_weighing_the_advantage_is_weighing_the_loss(rows: list[Any], cap: float
     plain = policy_loss(new, old, torch.from_numpy(advantages[None]), mask, config).loss_BT
     weighed = policy_loss(new, old, torch.from_numpy((advantages * weights)[None]), mask, config).loss_BT
     torch.testing.assert_close(weighed, plain * torch.from_numpy(weights[None]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (1, 7), (5, 7), (5, 5), (7, 5), (5, 6)])
+def test_every_step_of_a_run_has_a_learning_rate(kind: Any, warmup: int, steps: int) -> None:
+    """A rollout whose update has learning rate 0 is wasted; the rate is 0 only after the last step."""
+    config = OptimizerConfig(lr=2.0, warmup_steps=warmup, lr_scheduler_type=kind)
+    rates = [config.learning_rate(step, steps) for step in range(1, steps + 1)]
+    assert min(rates) > 0
+    peak = max(warmup, 1)
+    assert rates[:peak] == [2.0 * step / peak for step in range(1, min(peak, steps) + 1)]
+    decay = rates[peak - 1 :]
+    if kind == "constant":
+        assert set(decay) <= {2.0}
+    else:
+        assert all(after < before for before, after in pairwise(decay))
+        assert steps < peak or config.learning_rate(steps + 1, steps) == pytest.approx(0)
 
 
 def test_the_same_log_probs_have_weight_one_and_no_mismatch() -> None:
