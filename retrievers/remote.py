@@ -167,7 +167,9 @@ class RemoteRetriever(Retriever):
         if self._health is None:
             try:
                 (health,) = self._replicas.ask([Request("GET", "/health", None, read_health)], ends)
-            except RefusedError:
+            except RefusedError as refused:
+                if refused.status in (401, 403):  # it would refuse searches as well
+                    raise
                 health = {}
             if isinstance(health, RetrievalError):
                 raise health

@@ -30,10 +30,10 @@ class Tolerance:
     most: float
 
 
-# The same weights differ by 5e-5 in float32 (vLLM on a CPU), by up to 1e-3 with TF32, and in bfloat16 by some
-# hundredths on average; single tokens of a low probability by more.
+# The same weights, measured with a vLLM server on a CPU and SmolLM2-135M: in float32 9e-6 on average and 3e-5 at most,
+# in bfloat16 0.06 and 0.23. A stale output layer after two updates: 0.25 and 1.0. TF32 may add 1e-3.
 FULL = Tolerance(mean=0.005, most=0.05)
-HALF = Tolerance(mean=0.1, most=2.0)
+HALF = Tolerance(mean=0.15, most=2.0)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.run.setup import questions_of_step
 from algorithms.common.trainer import train
 from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.loss import LossConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.rloo import RLOO
@@ -373,3 +374,23 @@ def test_an_evaluation_names_its_precision_and_its_attempts(
     run = Run(RLOO(config), config)
     found = run.evaluator.fingerprint(0)
     assert (found["decoding"]["dtype"], found["attempts"]) == (said, 3)
+
+
+@pytest.mark.parametrize(
+    ("compute_dtype", "cap", "recomputed"), [(None, None, False), (None, 2.0, True), ("bfloat16", None, True)]
+)
+def test_old_log_probs_are_recomputed_unless_they_are_the_trainers(
+    compute_dtype: str | None, cap: float | None, recomputed: bool, small: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {
+        "policy": replace(small["policy"], compute_dtype=compute_dtype),
+        "loss": LossConfig(importance_sampling_cap=cap),
+        "eval_every": 0,
+        "steps": 1,
+    }
+    config = GRPOConfig(**{**small, **changes, "run_dir": tmp_path})
+    train(GRPO(config), config)
+    found = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "mismatch/abs_mean" in row]
+    assert bool(found) is recomputed
+    if cap is not None:
+        assert found[0]["mismatch/abs_mean"] < 1e-4

@@ -1,6 +1,6 @@
 """A vLLM server, on separate GPUs.
 
-Experimental: tested against a fake of vLLM's API (as it is in 0.33), not yet on a GPU.
+Experimental: tested against a fake of vLLM's API (as it is in 0.33) and with vLLM 0.32 on a CPU, not yet on a GPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # raised by reading a
 
 
 class VllmServerEngine(Engine):
-    """Completes with a vLLM server. Experimental: tested against a fake of vLLM's API, not yet on a GPU.
+    """Completes with a vLLM server. Experimental: tested with vLLM 0.32 on a CPU, not yet on a GPU.
 
     Start the server (vLLM 0.19.1 or later) with the model that is trained, on a trusted network, since its development
     mode lets anyone change the weights:
