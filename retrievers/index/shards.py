@@ -13,7 +13,7 @@ from retrievers.base import IndexMismatchError
 from retrievers.corpus import DiskCorpus
 from retrievers.files import atomic_write
 from retrievers.index.encoder import Encoder, check_encoder
-from retrievers.index.manifest import read_manifest, write_json
+from retrievers.index.manifest import check_index, checked_manifest, write_json
 from retrievers.reading import FileError, read_json_object
 
 SETTINGS = "settings.json"
@@ -97,12 +97,13 @@ def kept_vectors(index: Path, corpus_hash: str, encoder: Encoder) -> Path:
 
     Raises `IndexMismatchError` unless they are of this corpus and this encoder.
     """
-    manifest = read_manifest(index, "dense")
+    manifest = checked_manifest(index)
     if manifest["corpus"]["hash"] != corpus_hash:
         raise IndexMismatchError(f"{index}: its vectors are of another corpus; pass another folder, or encode again")
     check_encoder(encoder.fingerprint(), manifest["encoder"]["fingerprint"], str(index))
     if not (index / "vectors").is_dir():
         raise IndexMismatchError(f"{index}: built without keeping its vectors; encode again")
+    check_index(index, manifest, "vectors", whole=True)
     return index / "vectors"
 
 
