@@ -15,6 +15,7 @@ from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Pa
 from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
 from retrievers.index.manifest import check_index, index_kind, read_manifest, write_manifest
 from retrievers.index.plan import Plan
+from retrievers.reading import one_line
 
 # Measured on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
 MEMORY, DISK = 12.0, 2.6
@@ -137,7 +138,7 @@ class BM25Retriever(CorpusRetriever):
         except Exception as error:  # numpy and json raise different errors for files of another form
             self.passages.close()
             raise IndexMismatchError(
-                f"{folder}: bm25s can't be opened ({type(error).__name__}: {error}); build the index again"
+                f"{folder}: bm25s can't be opened ({type(error).__name__}: {one_line(error)}); build the index again"
             ) from error
         self._vocabulary = self.index.vocab_dict
         return self

@@ -35,7 +35,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.training.learner import Learner
 from igsearch_env.errors import IGSearchError
 from retrievers.digests import check_files, folder_digest
-from retrievers.reading import FileError, read_json_object
+from retrievers.reading import FileError, one_line, read_json_object
 
 FORMAT = 3
 OPTIMIZER, CRITIC, STATE = "optimizer", "critic", "state.json"
@@ -245,7 +245,9 @@ def load_weights(path: Path, policy: Policy) -> int:
                 weights.update(load_file(path / name))
         unexpected, missing = _set_weights(policy, weights)
     except (FileError, OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
+        raise CheckpointError(
+            f"{path}: damaged ({one_line(error)}); delete it to resume from the one before it"
+        ) from error
     if unexpected or missing:
         raise CheckpointError(f"{path}: missing weights {sorted(missing)}, unexpected {unexpected}; start a new run")
     return int(state["step"])
@@ -270,4 +272,6 @@ def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> Non
                 raise CheckpointError(f"{path}: it has no {name}, which this algorithm needs; start a new run")
             owner.load(path / name, weights=weights)
         except (FileError, TensorFileError) as error:
-            raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
+            raise CheckpointError(
+                f"{path}: damaged ({one_line(error)}); delete it to resume from the one before it"
+            ) from error
