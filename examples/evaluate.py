@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -46,6 +46,7 @@ from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from retrievers import RetrievalError, Retriever, RetrieverError
+from retrievers.lock import ProcessLock
 
 Player = Callable[[Sequence[Question]], list[Trajectory]]
 WIDTH = 100  # of the table
@@ -116,7 +117,7 @@ def main(args: Args) -> None:
     check_range("batch_size", args.batch_size, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
     questions = choose_questions(args)
-    with closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
+    with writing(args.output), closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
         player, rules = make_player(args, retriever)
         fingerprint = make_fingerprint(
             questions=questions,
@@ -141,6 +142,11 @@ def main(args: Args) -> None:
         write(args, args.output, rows, scores, fingerprint, unlike_published(questions))
         if not failed:
             partial.path.unlink()
+
+
+def writing(output: Path | None) -> AbstractContextManager[object]:
+    """The lock of the output file, which two evaluations must not write at once."""
+    return nullcontext() if output is None else ProcessLock(output, file=True)
 
 
 def choose_questions(args: Args) -> list[Question]:

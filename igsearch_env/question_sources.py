@@ -20,6 +20,7 @@ from typing import Any
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.base import CorpusError
 from retrievers.corpus import read_jsonl
+from retrievers.reading import one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
@@ -91,7 +92,7 @@ def _parquet_rows(path: Path) -> Rows:
                     yield f"{path}, row {number}", row
     except Exception as error:  # errors of pyarrow, and of values that it can't convert
         raise QuestionError(
-            f"{path}: not a Parquet file, or corrupt after row {number} ({error}); download it again"
+            f"{path}: not a Parquet file, or corrupt after row {number} ({one_line(error)}); download it again"
         ) from error
 
 
@@ -103,7 +104,7 @@ def _hub_rows(source: str, hub: HubSource) -> Rows:
         rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
     except Exception as error:  # errors of its HTTP client, its parsers and its own code
         raise QuestionError(
-            f"{source}: could not be loaded ({type(error).__name__}: {error}); check repository, configuration, "
+            f"{source}: could not be loaded ({type(error).__name__}: {one_line(error)}); check repository, configuration, "
             "split and network, or load it once while online: later loads can use the cache (HF_HUB_OFFLINE=1 skips "
             "the network)"
         ) from error
@@ -118,7 +119,7 @@ def _saved_rows(folder: Path) -> Rows:
             part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
     except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
         raise QuestionError(
-            f"{folder}: not a folder written by save_to_disk of the datasets library ({error}); pass one, or a file"
+            f"{folder}: not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, or a file"
         ) from error
     if isinstance(saved, Mapping):
         for split, rows in saved.items():

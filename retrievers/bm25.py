@@ -13,8 +13,9 @@ import numpy as np
 
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
 from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
-from retrievers.index.manifest import index_kind, read_manifest, write_manifest
+from retrievers.index.manifest import check_index, index_kind, read_manifest, write_manifest
 from retrievers.index.plan import Plan
+from retrievers.reading import one_line
 
 # Measured on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
 MEMORY, DISK = 12.0, 2.6
@@ -95,7 +96,6 @@ class BM25Retriever(CorpusRetriever):
         write_corpus(self.passages, partial / "corpus.jsonl")
         manifest = {
             "passages": len(self.passages),
-            "corpus_bytes": (partial / "corpus.jsonl").stat().st_size,
             "corpus_hash": self.fingerprint()["corpus"],
             "stopwords": self.stopwords,
         }
@@ -119,13 +119,11 @@ class BM25Retriever(CorpusRetriever):
         """Open a folder written by `save`. With `mmap`, neither index nor corpus is read into memory."""
         folder = Path(folder)
         manifest = read_manifest(folder, "bm25")
+        for key, kind in (("passages", int), ("corpus_hash", str), ("stopwords", str | None)):
+            if not isinstance(manifest.get(key), kind):
+                raise IndexMismatchError(f"{folder}: its manifest has no {key}; build the index again")
+        check_index(folder, manifest, "bm25s", "corpus.jsonl")
         self = cls.__new__(cls)
-        size = (folder / "corpus.jsonl").stat().st_size
-        if size != manifest["corpus_bytes"]:
-            raise IndexMismatchError(
-                f"{folder}: corpus.jsonl has {size} bytes, manifest.json records {manifest['corpus_bytes']}; "
-                "build the index again"
-            )
         self.passages = DiskCorpus(folder / "corpus.jsonl")
         if len(self.passages) != manifest["passages"]:
             self.passages.close()
@@ -135,7 +133,13 @@ class BM25Retriever(CorpusRetriever):
             )
         self.stopwords = manifest["stopwords"]
         self._corpus_hash = manifest["corpus_hash"]
-        self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
+        try:
+            self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
+        except Exception as error:  # numpy and json raise different errors for files of another form
+            self.passages.close()
+            raise IndexMismatchError(
+                f"{folder}: bm25s can't be opened ({type(error).__name__}: {one_line(error)}); build the index again"
+            ) from error
         self._vocabulary = self.index.vocab_dict
         return self
 

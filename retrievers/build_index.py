@@ -23,12 +23,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from retrievers.base import IndexMismatchError, RetrieverError
 from retrievers.bm25 import BM25Retriever, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, load_corpus, survey_corpus
+from retrievers.digests import file_digest
 from retrievers.index.encoder import Encoder, SentenceEncoder
 from retrievers.index.manifest import write_manifest
 from retrievers.index.plan import Plan, plan_dense
 from retrievers.index.recall import title_recall
 from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
 from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
+from retrievers.lock import ProcessLock
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Args:
     """Keep the vectors (2 bytes per dimension) beside the index, for `--vectors`."""
     adopt: Path | None = None
     """An existing faiss index file of this corpus, in the same order and with this encoder: linked, not built."""
+    adopt_sha256: str = ""
+    """SHA-256 of the adopted file, as published with it: checked before the file is opened."""
     recall_queries: int = 500
     """Number of titles used as queries to measure the recall of an approximate index."""
     estimate_only: bool = False
@@ -80,9 +84,9 @@ def build(args: Args, encoder: Encoder | None = None) -> bool:
     if args.output.exists():
         raise IndexMismatchError(f"{args.output} exists: remove it or choose another folder")
     work = args.output.with_name(args.output.name + ".partial")
-    work.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with ProcessLock(args.output, file=True), Progress(*columns) as progress:
+        work.mkdir(exist_ok=True)
         builder = Builder(args, work, progress)
         return builder.bm25() if args.index == "bm25" else builder.dense(encoder)
 
@@ -175,6 +179,12 @@ class Builder:
         """Link (or copy) an existing index file into the folder."""
         if not path.is_file():
             raise IndexMismatchError(f"{path}: no such file; --adopt takes a faiss index file")
+        found = file_digest(path)["sha256"]
+        if found != (self.args.adopt_sha256.lower() or found):
+            raise IndexMismatchError(
+                f"{path}: its SHA-256 is {found}, --adopt-sha256 is {self.args.adopt_sha256}; download it again"
+            )
+        self.progress.console.print(f"{path}: SHA-256 {found}", soft_wrap=True)
         target = self.work / "index"
         target.unlink(missing_ok=True)
         try:

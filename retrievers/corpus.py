@@ -16,7 +16,7 @@ import numpy as np
 
 from retrievers.base import CorpusError, Passage
 from retrievers.files import atomic_write
-from retrievers.reading import MAX_LINE, FileError, parse_json, read_json_lines, read_lines
+from retrievers.reading import MAX_LINE, FileError, one_line, parse_json, read_json_lines, read_lines
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -153,14 +153,19 @@ class DiskCorpus(Sequence[Passage]):
         if not self.path.is_file():
             raise CorpusError(f"{self.path}: no such file")
         table = self.path.with_name(self.path.name + ".offsets.npy") if offsets is None else Path(offsets)
+        if table.exists() and not table.is_file():
+            raise CorpusError(f"{table}: not a file; delete it, and it is written again")
         if not table.is_file() or table.stat().st_mtime < self.path.stat().st_mtime:
             self._write_offsets(table)
         try:
             self.offsets = np.load(table, mmap_mode="r")
-        except (ValueError, OSError, EOFError) as error:
-            raise CorpusError(f"{table}: damaged ({error}); delete it, and it is written again") from error
+        except Exception as error:  # the parser of its header raises whatever Python's own does
+            raise CorpusError(f"{table}: damaged ({one_line(error)}); delete it, and it is written again") from error
         if self.offsets.dtype != np.int64 or self.offsets.ndim != 1 or not len(self.offsets):
             raise CorpusError(f"{table}: not a table of line offsets; delete it, and it is written again")
+        size = self.path.stat().st_size
+        if self.offsets[0] < 0 or self.offsets[-1] >= size or (np.diff(self.offsets) <= 0).any():
+            raise CorpusError(f"{table}: its offsets are not those of {self.path}; delete it, and it is written again")
         self.file = open(self.path, "rb")  # noqa: SIM115 (stays open as long as the corpus)
 
     def _write_offsets(self, table: Path) -> None:
@@ -189,8 +194,8 @@ class DiskCorpus(Sequence[Passage]):
             return [self[i] for i in range(*index.indices(len(self)))]
         offset = int(self.offsets[index])
         where = f"{self.path}, passage {index}"
-        if offset < 0:
-            raise CorpusError(f"{where}: its offset is {offset}; delete the table of offsets")
+        if offset and os.pread(self.file.fileno(), 1, offset - 1) != b"\n":
+            raise CorpusError(f"{where}: no line begins at byte {offset}; delete its table of offsets")
         raw = os.pread(self.file.fileno(), 1 << 16, offset)
         while b"\n" not in raw and len(raw) <= MAX_LINE:
             more = os.pread(self.file.fileno(), 1 << 20, offset + len(raw))

@@ -9,7 +9,7 @@ from typing import Any
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
 from retrievers.corpus import DiskCorpus, corpus_hash
 from retrievers.index.encoder import Encoder, SentenceEncoder, check_encoder
-from retrievers.index.manifest import index_kind, read_manifest
+from retrievers.index.manifest import check_index, checked_manifest, index_kind
 from retrievers.index.vector_index import VectorIndex
 
 
@@ -66,7 +66,8 @@ class DenseRetriever(CorpusRetriever):
         Raises `IndexMismatchError` if corpus or encoder are not those of the manifest.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder, "dense")
+        manifest = checked_manifest(folder)
+        check_index(folder, manifest, "index")
         corpus = manifest["corpus"]
         if passages is None:
             passages = _open_corpus(folder, corpus)

@@ -38,6 +38,12 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STEP = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 
 
+def one_line(error: object) -> str:
+    """The message of another library's error in one line, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 class FileError(RetrieverError, ValueError):
     """A file that can't be read: `where` (the file, and the line if there is one) and the `reason`, with the rule."""
 

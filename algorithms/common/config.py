@@ -61,7 +61,7 @@ class TrainConfig:
     run_dir: Path | None = None
     """Folder of the run; default: runs/<algorithm>-seed<seed>. If it holds an interrupted run, that run is resumed."""
     overwrite: bool = False
-    """Delete the contents of run_dir instead of resuming."""
+    """Delete the run in run_dir instead of resuming it. On the command line only; a folder that is no run is kept."""
     config: Path | None = None
     """YAML file with any of these options; the command line overrides it."""
     eval_every: int = 10
@@ -127,6 +127,11 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
     arguments = command_line() if argv is None else list(argv)
     file = _config_file(arguments)
     from_file = [] if file is None else yaml_arguments(config_class, file, RENAMED)
+    if "--overwrite" in from_file:
+        raise ConfigurationError(
+            f"{file}: 'overwrite' is true; a file can't ask for a folder to be deleted, remove the line and give "
+            "--overwrite on the command line"
+        )
     # Later arguments win, so the command line overrides the file.
     return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
 

@@ -12,7 +12,7 @@ import psutil
 from numpy.typing import NDArray
 
 from retrievers.base import IndexMismatchError, Passage, RetrieverError
-from retrievers.reading import FileError, read_json
+from retrievers.reading import FileError, one_line, read_json
 
 Vectors = NDArray[np.float32]
 
@@ -87,7 +87,7 @@ def check_modules(name: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 class SentenceEncoder:

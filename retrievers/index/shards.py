@@ -13,8 +13,8 @@ from retrievers.base import IndexMismatchError
 from retrievers.corpus import DiskCorpus
 from retrievers.files import atomic_write
 from retrievers.index.encoder import Encoder, check_encoder
-from retrievers.index.manifest import read_manifest, write_json
-from retrievers.reading import FileError, read_json_object
+from retrievers.index.manifest import check_index, checked_manifest, write_json
+from retrievers.reading import FileError, one_line, read_json_object
 
 SETTINGS = "settings.json"
 ENCODE_AT_ONCE = 1_024  # passages between two progress reports
@@ -83,8 +83,8 @@ def open_shards(folder: Path, passages: int) -> list[NDArray[np.float16]]:
 def _open_shard(path: Path) -> NDArray[np.float16]:
     try:
         shard: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise IndexMismatchError(f"{path}: damaged ({error}); remove it and build the index again") from error
+    except Exception as error:  # the parser of its header raises whatever Python's own does
+        raise IndexMismatchError(f"{path}: damaged ({one_line(error)}); remove it and build the index again") from error
     if shard.ndim != 2 or shard.dtype != np.float16:
         raise IndexMismatchError(
             f"{path}: {shard.dtype} of shape {shard.shape}, not vectors; remove it and build again"
@@ -97,12 +97,13 @@ def kept_vectors(index: Path, corpus_hash: str, encoder: Encoder) -> Path:
 
     Raises `IndexMismatchError` unless they are of this corpus and this encoder.
     """
-    manifest = read_manifest(index, "dense")
+    manifest = checked_manifest(index)
     if manifest["corpus"]["hash"] != corpus_hash:
         raise IndexMismatchError(f"{index}: its vectors are of another corpus; pass another folder, or encode again")
     check_encoder(encoder.fingerprint(), manifest["encoder"]["fingerprint"], str(index))
     if not (index / "vectors").is_dir():
         raise IndexMismatchError(f"{index}: built without keeping its vectors; encode again")
+    check_index(index, manifest, "vectors", whole=True)
     return index / "vectors"
 
 

@@ -83,7 +83,7 @@ class VectorIndex:
         """Open a file written by `save`. With `mmap`, a faiss index stays on disk and is read on demand."""
         try:
             engine = engine_of(spec).load(path, spec, dimension, mmap)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise IndexMismatchError(
                 f"{path}: can't be read as an index {spec!r} ({reason(error)}); build it again"
             ) from error

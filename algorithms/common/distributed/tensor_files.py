@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from algorithms.common.distributed.processes import Processes
 from igsearch_env.errors import IGSearchError
-from retrievers.reading import FileError, read_json_object
+from retrievers.reading import FileError, one_line, read_json_object
 
 FORMAT = 1
 INDEX = "index.json"
@@ -88,7 +88,7 @@ def load_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
                         files[file] = stack.enter_context(safe_open(folder / file, "pt"))
                     _copy(files[file], name, local, first, last, start, stop)
                 except (SafetensorError, OSError, RuntimeError, IndexError) as error:
-                    raise TensorFileError(f"{folder / file}: can't be read ({error})") from error
+                    raise TensorFileError(f"{folder / file}: can't be read ({one_line(error)})") from error
 
 
 def _copy(file: Any, name: str, local: Tensor, first: int, last: int, start: int, stop: int) -> None:

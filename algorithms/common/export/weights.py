@@ -14,6 +14,7 @@ from algorithms.common.model.pretrained import DTYPES, load_model
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from retrievers.reading import one_line
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -44,7 +45,7 @@ def whole_model(folder: Path, dtype: str, *, merge: bool, chat: bool) -> Weights
         raise
     except Exception as error:  # safetensors, peft and transformers raise different errors
         raise ConfigurationError(
-            f"{folder}: can't be loaded ({type(error).__name__}: {error}); export another checkpoint"
+            f"{folder}: can't be loaded ({type(error).__name__}: {one_line(error)}); export another checkpoint"
         ) from error
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
@@ -80,7 +81,7 @@ def adapter_alone(folder: Path, dtype: str | None) -> Weights:
         weights = load_file(folder / ADAPTER_WEIGHTS)
         tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
     except Exception as error:  # safetensors, tokenizers and transformers raise different errors
-        raise ConfigurationError(f"{folder}: can't be loaded ({error}); export another checkpoint") from error
+        raise ConfigurationError(f"{folder}: can't be loaded ({one_line(error)}); export another checkpoint") from error
     if dtype is not None:
         weights = {name: weight.to(DTYPES[dtype]) for name, weight in weights.items()}
 

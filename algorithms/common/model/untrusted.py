@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from igsearch_env.errors import ConfigurationError
-from retrievers.reading import FileError, read_json_object
+from retrievers.reading import FileError, one_line, read_json_object
 
 # Options of every `from_pretrained`.
 SAFE: dict[str, Any] = {"trust_remote_code": False}
@@ -46,8 +46,7 @@ def check_model_folder(folder: str | Path) -> None:
 
 def unreadable(what: str, error: BaseException) -> ConfigurationError:
     """The error to raise for any error of transformers, peft, safetensors or tokenizers while a folder is read."""
-    reason = (str(error).strip() or "no message").splitlines()[0]
     return ConfigurationError(
-        f"{what} can't be loaded ({type(error).__name__}: {reason}); give a folder written by save_pretrained, with "
+        f"{what} can't be loaded ({type(error).__name__}: {one_line(error)}); give a folder written by save_pretrained, with "
         "its tokenizer, or a model name on the hub"
     )

@@ -36,7 +36,7 @@ from algorithms.common.model.saved import load_saved_weights, verify_saved
 from algorithms.common.training.learner import Learner
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.digests import check_files, folder_digest
-from retrievers.reading import FileError, read_json_object
+from retrievers.reading import FileError, one_line, read_json_object
 
 FORMAT = 3
 OPTIMIZER, CRITIC, STATE = "optimizer", "critic", "state.json"
@@ -252,7 +252,9 @@ def load_weights(path: Path, policy: Policy) -> int:
                 weights.update(load_file(path / name))
         unexpected = load_adapter(policy.adapter, weights)
     except (FileError, OSError, SafetensorError, RuntimeError, ConfigurationError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
+        raise CheckpointError(
+            f"{path}: damaged ({one_line(error)}); delete it to resume from the one before it"
+        ) from error
     if unexpected:
         raise CheckpointError(f"{path}: unexpected weights {unexpected}; start a new run")
     return int(state["step"])
@@ -268,4 +270,6 @@ def load_optimizers(path: Path, learner: Learner, critic: Learner | None) -> Non
                 raise CheckpointError(f"{path}: it has no {name}, which this algorithm needs; start a new run")
             owner.load(path / name, weights=weights)
         except (FileError, TensorFileError) as error:
-            raise CheckpointError(f"{path}: damaged ({error}); delete it to resume from the one before it") from error
+            raise CheckpointError(
+                f"{path}: damaged ({one_line(error)}); delete it to resume from the one before it"
+            ) from error

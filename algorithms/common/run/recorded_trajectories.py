@@ -92,7 +92,7 @@ def load_recorded(path: str | Path) -> RecordedStep:
         return as_type(RecordedStep, content, str(path))
     except FileError as error:
         raise RolloutBufferError(
-            f"{path}: no recorded trajectories ({error.inside(path)}); give a file from the folder trajectories/ of a run"
+            f"{path}: no recorded trajectories ({error.inside(path)}); give a file of trajectories/ of a run"
         ) from error
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, as_dict
@@ -19,11 +20,11 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
 from algorithms.common.rollout.sampler import Sampler
-from algorithms.common.run.checkpoint import save_checkpoint, write_policy
+from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
-from algorithms.common.run.folder import open_folder
+from algorithms.common.run.folder import begin_folder, check_folder
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
@@ -39,6 +40,7 @@ from algorithms.common.run.trackers import open_trackers
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import Retriever
+from retrievers.lock import LockedError, ProcessLock
 
 
 class Run:
@@ -54,7 +56,37 @@ class Run:
         self.processes = processes = start_processes(config)
         self.console = Console(quiet=not processes.is_main)
         self.dir = config.run_dir or Path("runs") / f"{self.name}-seed{config.seed}"
-        processes.run_on_main(lambda: open_folder(self.dir, self.name, config))
+        self.lock: ProcessLock | None = None  # on rank 0 only
+        try:
+            processes.run_on_main(self._take_folder)
+            self._load(algorithm, retriever)
+        except BaseException:
+            self._release_folder()
+            raise
+        self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only
+        self.watch: CollapseWatch | None = None
+        self.best_dev_em = -1.0
+
+    def _take_folder(self) -> None:
+        """Lock the folder and check what it holds; nothing in it is changed before everything is loaded."""
+        if self.dir.is_dir() or not self.dir.exists():
+            try:
+                self.lock = ProcessLock(self.dir)
+            except LockedError as error:
+                raise CheckpointError(str(error)) from error
+            except OSError as error:
+                raise CheckpointError(f"run_dir={str(self.dir)!r} can't be written to ({error.strerror})") from error
+            if self.lock.told:
+                self.console.print(f"[yellow]{escape(self.lock.told)}[/yellow]", soft_wrap=True)
+        check_folder(self.dir, self.name, self.config)
+
+    def _release_folder(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+    def _load(self, algorithm: Algorithm, retriever: Retriever | None) -> None:
+        """Load everything that a step needs; then begin the folder, or resume it from the latest checkpoint."""
+        config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
         print_plan(
             self.console,
@@ -93,15 +125,20 @@ class Run:
             policy, self.critic, config, processes, self.dir, self.console
         )
         self.sampler.start()
-
-        self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only
-        self.watch: CollapseWatch | None = None
-        self.best_dev_em = -1.0
+        processes.run_on_main(lambda: begin_folder(self.dir, self.name, config))
 
     # ---------------------------------------------------------------- start and end
 
     def __enter__(self) -> Run:
         """Open the trackers and the metrics log, which is truncated to the step of the checkpoint."""
+        try:
+            self._open_logs()
+        except BaseException:
+            self.close(failed=True)
+            raise
+        return self
+
+    def _open_logs(self) -> None:
         rows: list[dict[str, Any]] = []
         if self.processes.is_main:
             trackers = open_trackers(
@@ -119,7 +156,6 @@ class Run:
         self.best_dev_em = self.processes.run_on_main(
             lambda: max((row["dev/em"] for row in rows if "dev/em" in row), default=-1.0)
         )
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -135,6 +171,7 @@ class Run:
         if self.log is not None:
             self.log.close(failed=failed)
         self.sampler.close()
+        self._release_folder()
 
     # ---------------------------------------------------------------- the loop
 

@@ -117,9 +117,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_configuration_as_plain_data_comes_back_from_yaml(tmp_path: Path) -> None:
     arguments = ["--seed", "5", "--run-dir", "r", "--env.questions", "a", "b", "--loss.dual-clip", "2.5"]
-    config = parse(
-        *arguments, "--optimizer.lr", "1e-07", "--policy.context-length", "512", "--overwrite", "--policy.chat"
-    )
+    config = parse(*arguments, "--optimizer.lr", "1e-07", "--policy.context-length", "512", "--policy.chat")
     text = yaml.safe_dump(as_dict(config))
     assert yaml.safe_load(text) == as_dict(config)
     again = parse("--config", write(tmp_path, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import (
     CheckpointError,
     checkpoints,
+    latest_intact,
     load_optimizers,
     load_weights,
     save_checkpoint,
@@ -219,3 +221,85 @@ def test_what_bounds_memory_alone_may_change_when_a_run_resumes(learning: dict[s
     assert [row["step"] for row in without_times(run_dir) if "reward" in row] == [1, 2]
     with pytest.raises(CheckpointError, match=r"optimizer\.lr=0\.003, this command has 0\.001"):
         run_ig_grpo(learning, run_dir, steps=3, optimizer=OptimizerConfig(lr=1e-3, warmup_steps=0))
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """A folder with the checkpoints of steps 1, 2 and 3."""
+    policy = tiny_policy()
+    learner = trained(policy)
+    for step in (1, 2, 3):
+        save(tmp_path / "checkpoints", policy, learner, step, keep=3)
+    return tmp_path / "checkpoints"
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "state.json cut": lambda p: (p / "state.json").write_text((p / "state.json").read_text()[:40]),
+    "state.json empty": lambda p: (p / "state.json").write_text(""),
+    "state.json a list": lambda p: (p / "state.json").write_text("[]"),
+    "state.json gone": lambda p: (p / "state.json").unlink(),
+    "of another step": lambda p: (p / "state.json").write_text((p.parent / "step-000001" / "state.json").read_text()),
+    "weights cut": lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:99]),
+    "weights flipped": lambda p: flip(p / "model.safetensors"),
+    "weights gone": lambda p: (p / "model.safetensors").unlink(),
+    "optimizer flipped": lambda p: flip(p / "optimizer" / "00000.safetensors"),
+    "optimizer gone": lambda p: shutil.rmtree(p / "optimizer"),
+    "a folder for a file": lambda p: ((p / "state.json").unlink(), (p / "state.json").mkdir()),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_the_checkpoint_before_a_damaged_one_is_taken_and_this_is_said(kind: str, three: Path) -> None:
+    DAMAGE[kind](three / "step-000003")
+    found, told = latest_intact(three)
+    assert found == three / "step-000002"
+    (line,) = told
+    assert re.fullmatch(r"step-000003 is damaged \(.+\): renamed to damaged-step-000003", line)
+    assert load_weights(found, tiny_policy(seed=1)) == 2
+    policy = tiny_policy()
+    save(three, policy, trained(policy), 3, keep=1)  # the next checkpoint replaces good ones, never the only good one
+    assert [path.name for path in checkpoints(three)] == ["step-000003"]
+    assert (three / "damaged-step-000003").is_dir()
+    assert latest_intact(three) == (three / "step-000003", [])
+
+
+def test_a_run_without_an_intact_checkpoint_stops_and_loses_nothing(three: Path) -> None:
+    for path in three.iterdir():
+        flip(path / "model.safetensors")
+    before = sorted(three.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"step-000003 is damaged \(model\.safetensors .*no intact checkpoint"):
+        latest_intact(three)
+    assert sorted(three.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_version_is_no_damage(three: Path) -> None:
+    state = json.loads((three / "step-000003" / "state.json").read_text())
+    (three / "step-000003" / "state.json").write_text(json.dumps({**state, "format": 2}))
+    with pytest.raises(CheckpointError, match=r"step-000003: format 2, this version reads 3"):
+        latest_intact(three)
+
+
+def test_where_checkpoints_belong_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("x")
+    with pytest.raises(CheckpointError, match=r"checkpoints: a file where the folder of the checkpoints belongs"):
+        latest_intact(tmp_path / "checkpoints")
+    assert latest_intact(tmp_path / "gone") == (None, [])
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(learning: dict[str, Any], tmp_path: Path) -> None:
+    whole = without_times(run_ig_grpo(learning, tmp_path / "whole", steps=3))
+    run_dir = run_ig_grpo(learning, tmp_path / "run", steps=2)
+    flip(run_dir / "checkpoints" / "step-000002" / "optimizer" / "00000.safetensors")
+    run_ig_grpo(learning, run_dir, steps=3)
+    assert (run_dir / "checkpoints" / "damaged-step-000002").is_dir()
+    assert [r for r in without_times(run_dir) if "reward" in r] == [r for r in whole if "reward" in r]

@@ -1,0 +1,135 @@
+"""The corpora, questions and indexes of `readable.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igsearch_env.questions import load_questions
+from retrievers import BM25Retriever, Passage
+from retrievers.build_index import Args, build
+from retrievers.corpus import DiskCorpus, load_corpus, survey_corpus, write_corpus
+from retrievers.dense import DenseRetriever
+from retrievers.replay import RecordingRetriever, ReplayRetriever
+
+PASSAGES = [Passage(str(i), f"Title {i}", f"Passage {i} about word{i} and word{i % 7}.") for i in range(40)]
+QUESTIONS = [
+    {"id": f"test_{i}", "question": f"What is {i}?", "golden_answers": [f"{i}"], "facts": {"n": i}} for i in range(8)
+]
+
+
+class _Encoder:
+    """Fixed random vectors of texts."""
+
+    dimension = 16
+
+    def encode_queries(self, queries: Sequence[str]) -> Any:
+        rows = [np.random.default_rng(list(query.encode()[:64])).standard_normal(16) for query in queries]
+        vectors = np.array(rows, np.float32).reshape(len(queries), 16)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> Any:
+        return self.encode_queries([p.text for p in passages])
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"model": "random", "dimension": 16}
+
+
+def _make_corpus(folder: Path, name: str = "corpus.jsonl") -> None:
+    write_corpus(PASSAGES, folder / "plain")
+    content = (folder / "plain").read_bytes()
+    (folder / "plain").unlink()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+def _read_corpus(folder: Path, name: str = "corpus.jsonl") -> None:
+    load_corpus(folder / name)
+    survey_corpus(folder / name)
+
+
+def _make_disk_corpus(folder: Path) -> None:
+    _make_corpus(folder)
+    DiskCorpus(folder / "corpus.jsonl").close()
+
+
+def _read_disk_corpus(folder: Path) -> None:
+    corpus = DiskCorpus(folder / "corpus.jsonl")
+    try:
+        list(corpus)
+    finally:
+        corpus.close()
+
+
+def _make_questions(folder: Path) -> None:
+    (folder / "nq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+
+
+def _make_parquet(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(QUESTIONS), folder / "nq.parquet")
+
+
+def _make_saved(folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(QUESTIONS).save_to_disk(str(folder / "nq"))
+
+
+def _read_questions(folder: Path, name: str = "nq.jsonl") -> None:
+    for question in load_questions(folder / name):
+        json.dumps([question.id, question.text, dict(question.metadata)]).encode()
+
+
+def _make_replay(folder: Path) -> None:
+    recorder = RecordingRetriever(BM25Retriever(PASSAGES), folder / "record.jsonl", "corpus")
+    recorder.search(["word1", "word2"], 3)
+    recorder.sample(2, np.random.default_rng(0))
+    recorder.close()
+
+
+def _read_replay(folder: Path) -> None:
+    replay = ReplayRetriever(folder / "record.jsonl")
+    replay.search(["word1", "word2"], 3)
+    replay.sample(2, np.random.default_rng(0))
+
+
+def _make_index(folder: Path, kind: str) -> None:
+    write_corpus(PASSAGES, folder / "corpus.jsonl")
+    with contextlib.redirect_stdout(io.StringIO()):
+        build(Args(folder / "corpus.jsonl", folder / "index", index=kind), _Encoder())
+
+
+def _read_index(folder: Path, kind: str) -> None:
+    if kind == "bm25":
+        bm25 = BM25Retriever.load(folder / "index")
+        bm25.search(["word1 passage"], 5)
+        bm25.close()
+    else:  # its manifest names the corpus of the good folder, whose text is the same
+        dense = DenseRetriever.load(folder / "index", encoder=_Encoder(), passages=PASSAGES)
+        dense.search(["word1 passage"], 5)
+
+
+SOURCES: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
+    "corpus": (_make_corpus, _read_corpus),
+    "corpus.gz": (partial(_make_corpus, name="c.jsonl.gz"), partial(_read_corpus, name="c.jsonl.gz")),
+    "corpus on disk": (_make_disk_corpus, _read_disk_corpus),
+    "questions": (_make_questions, _read_questions),
+    "questions in parquet": (_make_parquet, partial(_read_questions, name="nq.parquet")),
+    "questions in a saved data set": (_make_saved, partial(_read_questions, name="nq")),
+    "record of searches": (_make_replay, _read_replay),
+    **{
+        f"index {kind}": (partial(_make_index, kind=kind), partial(_read_index, kind=kind))
+        for kind in ("bm25", "Flat", "hnswlib", "IVF2,SQ8")
+    },
+}

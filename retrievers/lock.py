@@ -1,0 +1,163 @@
+"""`ProcessLock`: one process at a time writes to a folder or a file.
+
+The lock is one of the operating system (filelock), so it is free as soon as its owner has ended, however that happened.
+A file beside it says who the owner is. The owner touches that file every few seconds: some file systems do not share
+locks between hosts, and there another host is taken to be writing as long as it does so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from filelock import FileLock, Timeout
+
+from retrievers.base import RetrieverError
+from retrievers.files import atomic_write
+from retrievers.reading import FileError, read_json
+
+LOCK, OWNER = "run.lock", "owner.json"  # in a folder; beside a file: .NAME.lock and .NAME.owner.json
+SIGN_SECONDS = 5.0  # between two signs of life
+SILENT_SECONDS = 60.0  # an owner on another host that has given none for this long has ended
+
+
+class LockedError(RetrieverError, RuntimeError):
+    """Another process writes to the folder or file; the message names it."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock. `started`: when it began, in seconds since 1970, since ids are used again."""
+
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """This process."""
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def read(cls, path: Path) -> Owner | None:
+        """The owner that a file names; None if there is no such file, or a damaged one."""
+        try:
+            found = read_json(path)
+        except FileError:
+            return None
+        match found:
+            case {"host": str(host), "pid": int(pid), "started": float(started)} if 0 < pid < 2**31:
+                return cls(host, pid, started)
+        return None
+
+    @property
+    def runs(self) -> bool:
+        """Whether this process, and not a later one with its id, runs on this host."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) < 2
+        except psutil.Error:
+            return False
+
+    def __str__(self) -> str:
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        except (ValueError, OverflowError, OSError):
+            since = f"{self.started} s"
+        return f"process {self.pid} on host {self.host} (started {since})"
+
+
+class ProcessLock:
+    """The lock of a folder, which is created if necessary, or of a file (`file=True`). Taken by the constructor.
+
+    Raises `LockedError` if another process holds it. `told`: a notice about an owner that ended without a
+    release; "" if there is none.
+    """
+
+    def __init__(self, target: Path, *, file: bool = False) -> None:
+        self.target = target
+        folder = target.parent if file else target
+        self._made = not file and not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / (f".{target.name}.lock" if file else LOCK)
+        self._owner = folder / (f".{target.name}.owner.json" if file else OWNER)
+        self._lock = FileLock(self._path, blocking=False, thread_local=False)
+        self._released = threading.Event()
+        shared = True
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise LockedError(
+                f"{target} is in use by {Owner.read(self._owner) or 'another process'}; {_REPAIR}"
+            ) from error
+        except NotImplementedError:
+            shared = False  # a file system without locks: the owner's file alone decides
+        try:
+            before = Owner.read(self._owner)
+            self.told = "" if before is None else self._outlived(before, shared)
+            with atomic_write(self._owner) as partial:
+                partial.write_text(json.dumps(asdict(Owner.this_process())) + "\n", encoding="utf-8")
+        except BaseException:
+            self._lock.release()
+            raise
+        threading.Thread(target=self._give_signs, daemon=True, name="lock").start()
+
+    def _outlived(self, before: Owner, shared: bool) -> str:
+        """The notice about an owner that has ended. Raises `LockedError` if it has not."""
+        if before.host == socket.gethostname():
+            if not shared and before.runs and before.pid != os.getpid():
+                raise LockedError(f"{self.target} is in use by {before}; {_REPAIR}")
+        else:
+            silent = _now(self._owner.parent) - self._owner.stat().st_mtime
+            if silent < SILENT_SECONDS:
+                raise LockedError(
+                    f"{self.target} is in use by {before}, whose last sign of life is {max(silent, 0):.0f} s old; "
+                    f"{_REPAIR}. If it has ended, the same command works in {SILENT_SECONDS - silent:.0f} s"
+                )
+        return f"{self.target} was left by {before}, which has ended without finishing: going on"
+
+    def _give_signs(self) -> None:
+        while not self._released.wait(SIGN_SECONDS):
+            with suppress(OSError):  # the file system may be away for a while
+                os.utime(self._owner)
+
+    def release(self) -> None:
+        """Let others write. A folder that the lock created and that holds nothing else is removed."""
+        if self._released.is_set():
+            return
+        self._released.set()
+        self._owner.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()  # while it is held: filelock does not take a lock on a deleted file
+        self._lock.release()
+        if self._made:
+            with suppress(OSError):  # not empty
+                self.target.rmdir()
+
+    def __enter__(self) -> ProcessLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+_REPAIR = "wait until it has ended, stop it, or write elsewhere"
+
+
+def _now(folder: Path) -> float:
+    """The time of the file system, which may differ from that of this host."""
+    probe = folder / f".time-{os.getpid()}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
