@@ -15,7 +15,7 @@ from algorithms.common.rollout.engines.base import EngineSettings
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
-from algorithms.common.run.folder import open_folder
+from algorithms.common.run.folder import begin_folder, check_folder
 from algorithms.common.run.saved_run import read_run
 from algorithms.grpo import GRPOConfig
 from retrievers.service.address import VARIABLE, split_address
@@ -31,31 +31,37 @@ def config(address: str) -> GRPOConfig:
     )
 
 
+def open_folder(folder: Path, settings: GRPOConfig) -> None:
+    """What a run does with its folder: check it, and begin it."""
+    check_folder(folder, "grpo", settings)
+    begin_folder(folder, "grpo", settings)
+
+
 def test_a_run_folder_holds_no_credentials_and_resumes_with_and_without_them(tmp_path: Path) -> None:
-    open_folder(tmp_path, "grpo", config(ADDRESS))
+    open_folder(tmp_path, config(ADDRESS))
     saved = (tmp_path / "config.yaml").read_text()
     assert "s3cret" not in saved
     assert saved.count("http://***@host:8000") == 3
     for same in (ADDRESS, "http://other:word@host:8000", "http://***@host:8000", "http://host:8000"):
-        open_folder(tmp_path, "grpo", config(same))
+        open_folder(tmp_path, config(same))
     with pytest.raises(CheckpointError, match=r"env.corpus='http://.*host:8000', .*'http://\*\*\*@host:9'") as caught:
-        open_folder(tmp_path, "grpo", config("http://user:s3cret@host:9"))
+        open_folder(tmp_path, config("http://user:s3cret@host:9"))
     assert "s3cret" not in str(caught.value)
 
 
 def test_folders_of_earlier_versions_resume_and_are_shown_masked(tmp_path: Path) -> None:
-    open_folder(tmp_path, "grpo", config("http://***@host:8000"))
+    open_folder(tmp_path, config("http://***@host:8000"))
     path = tmp_path / "config.yaml"
     path.write_text(path.read_text().replace("***", "user:s3cret"))
     assert "s3cret" not in str(read_run(tmp_path))
-    open_folder(tmp_path, "grpo", config(ADDRESS))
+    open_folder(tmp_path, config(ADDRESS))
     assert "s3cret" not in path.read_text()
 
 
 def test_a_saved_configuration_gets_its_credentials_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_folder(tmp_path, "grpo", config(ADDRESS))
+    open_folder(tmp_path, config(ADDRESS))
     settings = (tmp_path / "config.yaml").read_text().split("\n", 1)[1]  # without the line of the algorithm
     (tmp_path / "again.yaml").write_text(settings)
     again = parse_config(GRPOConfig, ["--config", str(tmp_path / "again.yaml")])

@@ -290,7 +290,7 @@ def test_a_run_opens_its_trackers_and_its_log_when_it_is_entered(
     assert not wandb.runs
     assert not trackio.runs
     assert run.log is None
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "run.lock", "owner.json"}
     with run:
         assert len(wandb.runs) + len(trackio.runs) == 1
         assert [tracker.name for tracker in run.log.trackers] == [name]
