@@ -47,7 +47,8 @@ def longest_context(config: Any) -> int:
 
 def _limit(text: Any) -> int:
     """Positions that the configuration allows; models that name none (Bloom, MPT) are limited by memory alone."""
-    return int(getattr(text, "max_position_embeddings", None) or 1_000_000)
+    named = int(getattr(text, "max_position_embeddings", None) or 0)
+    return named if named > 0 else 1_000_000
 
 
 def _variable(text: Any) -> list[dict[str, Any]]:

@@ -92,10 +92,10 @@ def verify(policy: Verifiable) -> None:
         print(f"policy: verifying {name} over {max(lengths):,} tokens", file=sys.stderr)
     exact = policy.model.dtype == torch.float32 and policy.compute_dtype is None
     if exact:
-        _compare(policy, max(lengths), TOLERANCE)
+        _compare_or_repair(policy, lengths)
         return
     try:
-        _compare(policy.float32_replica(), max(lengths), TOLERANCE)
+        _compare_or_repair(policy.float32_replica(), lengths)
     except torch.OutOfMemoryError:
         print(
             f"policy: no memory for a float32 copy of {name}: its packed passes are verified to "
@@ -114,11 +114,28 @@ def thresholds(policy: Verifiable) -> list[int]:
         for key, value in part.items():
             if isinstance(value, dict):
                 yield from found(value)
-            elif isinstance(value, int) and not isinstance(value, bool) and _LENGTHS.search(str(key)):
-                yield value
+            elif _LENGTHS.search(str(key)):
+                yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
 
     config = policy.model.config.get_text_config().to_dict()
     return sorted({length for length in found(config) if 1 < length < policy.context_length})
+
+
+def _compare_or_repair(policy: Verifiable, lengths: list[int]) -> None:
+    """Compare texts of the longest length; if they differ, name the length up to which the model can be used."""
+    try:
+        _compare(policy, max(lengths), TOLERANCE)
+    except ConfigurationError as error:
+        for usable in sorted(thresholds(policy), reverse=True):
+            try:
+                _compare(policy, usable, TOLERANCE)
+            except ConfigurationError:
+                continue
+            raise ConfigurationError(
+                f"{str(error).removesuffix(HINT)}; texts of up to {usable} tokens are read right: set "
+                f"policy.context_length to at most {usable}, or{HINT.removeprefix(';')}"
+            ) from error
+        raise
 
 
 @torch.no_grad()

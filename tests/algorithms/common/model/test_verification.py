@@ -34,6 +34,12 @@ def test_a_window_that_only_the_mask_knows_is_found() -> None:
         verify(policy_of("phimoe"))
 
 
+def test_such_a_model_can_be_used_within_its_window() -> None:
+    with pytest.raises(ConfigurationError, match=r"set policy\.context_length to at most 20, or train a model with"):
+        verify(Policy(small_model("phimoe", len(tokenizer()), sliding_window=20), tokenizer()))
+    verify(Policy(small_model("phimoe", len(tokenizer()), sliding_window=20), tokenizer(), context_length=20))
+
+
 @pytest.mark.parametrize("kind", ["recurrent_gemma", "mamba", "lfm2", "bloom", "bert"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_than_plain_causal_attention_is_rejected_in_any_precision(kind: str, dtype: torch.dtype) -> None:
