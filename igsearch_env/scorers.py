@@ -68,7 +68,7 @@ def weighted_mean(
     return sum(w * lp for w, lp in zip(weights, logprobs, strict=True)) / sum(weights)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=8_192)  # of whole passages: about 25 KB each
 def _count_words(text: str) -> tuple[Counter[str], int]:
     words = normalize_answer(text).split()
     return Counter(words), len(words)
