@@ -6,7 +6,15 @@ import pytest
 
 from benchmarks.damaged_files import READ, REFUSED, open_damaged
 
-CHEAP = ("corpus on disk", "questions", "record of searches", "index hnswlib", "configuration", "run to resume", "result")
+CHEAP = (
+    "corpus on disk",
+    "questions",
+    "record of searches",
+    "index hnswlib",
+    "configuration",
+    "run to resume",
+    "result",
+)
 
 
 @pytest.mark.parametrize("kind", [CHEAP[:3], CHEAP[3:5], CHEAP[5:]])
