@@ -104,9 +104,9 @@ def _hub_rows(source: str, hub: HubSource) -> Rows:
         rows = datasets.load_dataset(hub.repo, hub.config, split=hub.split)
     except Exception as error:  # errors of its HTTP client, its parsers and its own code
         raise QuestionError(
-            f"{source}: could not be loaded ({type(error).__name__}: {one_line(error)}); check repository, configuration, "
-            "split and network, or load it once while online: later loads can use the cache (HF_HUB_OFFLINE=1 skips "
-            "the network)"
+            f"{source}: could not be loaded ({type(error).__name__}: {one_line(error)}); check repository, "
+            "configuration, split and network, or load it once while online: later loads can use the cache "
+            "(HF_HUB_OFFLINE=1 skips the network)"
         ) from error
     return _dataset_rows(source, rows, hub.split.partition("[")[0])
 
@@ -119,7 +119,8 @@ def _saved_rows(folder: Path) -> Rows:
             part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
     except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
         raise QuestionError(
-            f"{folder}: not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, or a file"
+            f"{folder}: not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, "
+            "or a file"
         ) from error
     if isinstance(saved, Mapping):
         for split, rows in saved.items():

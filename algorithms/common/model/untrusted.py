@@ -47,6 +47,6 @@ def check_model_folder(folder: str | Path) -> None:
 def unreadable(what: str, error: BaseException) -> ConfigurationError:
     """The error to raise for any error of transformers, peft, safetensors or tokenizers while a folder is read."""
     return ConfigurationError(
-        f"{what} can't be loaded ({type(error).__name__}: {one_line(error)}); give a folder written by save_pretrained, with "
+        f"{what} can't be loaded ({type(error).__name__}: {one_line(error)}); give a folder of save_pretrained, with "
         "its tokenizer, or a model name on the hub"
     )
