@@ -6,6 +6,8 @@ safetensors, or tensors of pytorch_model.bin, which torch reads without unpickli
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,8 @@ from retrievers.reading import FileError, one_line, read_json_object
 
 # Options of every `from_pretrained`.
 SAFE: dict[str, Any] = {"trust_remote_code": False}
-# Settings that make transformers or peft import other code than their own, by file.
-_FORBIDDEN = {"config.json": ("attn_implementation",), "adapter_config.json": ("megatron_config",)}
-_ATTENTION = "attn_implementation"
+# Settings, at any depth, whose value may be the name of a repository of kernels: code from the hub.
+_KERNELS = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 
 
 def check_model_folder(folder: str | Path) -> None:
@@ -34,14 +35,19 @@ def check_model_folder(folder: str | Path) -> None:
             content = read_json_object(file)
         except FileError as error:
             raise ConfigurationError(f"{error}; restore the file, or give another folder") from error
-        for key in _FORBIDDEN.get(file.name, ()):
-            value = content.get(key)
-            # The name of a repository is that of a kernel: code from the hub.
-            if value and (key != _ATTENTION or "/" in str(value)):
-                raise ConfigurationError(
-                    f"{file}: {key}={str(value)[:80]!r} would load code that is not part of transformers or peft; "
-                    "remove it, or give another folder"
-                )
+        for key, value in _foreign_code(content):
+            raise ConfigurationError(
+                f"{file}: {key}={str(value)[:80]!r} would load code that is not part of transformers or peft; remove "
+                "it, or give another folder"
+            )
+
+
+def _foreign_code(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Settings that make transformers or peft import other code than their own."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if (_KERNELS.fullmatch(key) and "/" in str(value)) or (key == "megatron_config" and value):
+            yield key, value
+        yield from _foreign_code(value)
 
 
 def unreadable(what: str, error: BaseException) -> ConfigurationError:
