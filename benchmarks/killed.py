@@ -3,7 +3,9 @@
     python -m benchmarks.killed --kills 20
 
 Runs receive SIGKILL at times drawn uniformly over the duration of the uninterrupted run (start, evaluation, steps,
-checkpoints and the end). Everything in metrics.jsonl except times must be equal, and the final weights byte for byte.
+checkpoints and the end); every fourth one while a checkpoint is written, and every other fourth in an evaluation. With
+`--stop-seconds`, another run is stopped (SIGSTOP) for so long. Everything in metrics.jsonl except times must be equal,
+and the final weights byte for byte.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from retrievers.random_streams import random_stream
 ROOT = Path(__file__).parent.parent
 
 
-def lines(kills: int = 20, steps: int = 8) -> list[Line]:
+def lines(kills: int = 20, steps: int = 8, stop_seconds: float = 0.0) -> list[Line]:
     """The share of killed runs that reproduce the uninterrupted result."""
     rng = random_stream("moments of kills", 0)
     moments: Counter[str] = Counter()
@@ -41,16 +43,54 @@ def lines(kills: int = 20, steps: int = 8) -> list[Line]:
         for number in range(kills):
             run_dir = folder / f"killed-{number}"
             process = _start(run_dir, steps)
-            time.sleep(float(rng.uniform(0, duration)))
-            moments[_moment(run_dir)] += 1
+            moments[_wait(run_dir, process, number % 4, float(rng.uniform(0, duration)), duration)] += 1
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             code = _start(run_dir, steps).wait()
             same += code == 0 and _left(run_dir) == expected
+        stopped = _stopped(folder / "stopped", steps, stop_seconds) == expected if stop_seconds else None
     detail = f"{kills} kills within {duration:.1f} s: " + ", ".join(f"{n} {moment}" for moment, n in moments.items())
-    return [
+    found = [
         Line("runs killed and started again that end as an uninterrupted one", same / kills, "", 1.0, detail=detail)
     ]
+    if stopped is not None:
+        name = f"a run stopped for {stop_seconds:g} s ends as an uninterrupted one"
+        found.append(Line(name, float(stopped), "", 1.0))
+    return found
+
+
+def _wait(run_dir: Path, process: subprocess.Popen[bytes], kind: int, seconds: float, duration: float) -> str:
+    """Wait for the moment to kill a run; says which one it is. A moment that does not come is one in time."""
+    if kind not in (1, 3):
+        time.sleep(seconds)
+        return _moment(run_dir)
+    deadline = time.perf_counter() + 3 * duration
+    while process.poll() is None and time.perf_counter() < deadline:
+        if kind == 1 and any((run_dir / "checkpoints").glob(".partial-*")):
+            return "inside a checkpoint"
+        if kind == 3 and _validating(run_dir):
+            time.sleep(0.02)
+            return "inside an evaluation"
+        time.sleep(0.0005)
+    return "after its end"
+
+
+def _validating(run_dir: Path) -> bool:
+    """Whether step 2 has been logged, and the evaluation that follows it has not."""
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return bool(rows) and rows[-1]["step"] == 2 and "reward" in rows[-1]
+
+
+def _stopped(run_dir: Path, steps: int, seconds: float) -> tuple[list[dict[str, Any]], bytes]:
+    """What a run leaves that was stopped for a while in its second step."""
+    process = _start(run_dir, steps)
+    while process.poll() is None and len(read_metrics(run_dir / "metrics.jsonl")) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGCONT)
+    process.wait()
+    return _left(run_dir)
 
 
 def _start(run_dir: Path, steps: int) -> subprocess.Popen[bytes]:

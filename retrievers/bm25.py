@@ -135,6 +135,7 @@ class BM25Retriever(CorpusRetriever):
         self._corpus_hash = manifest["corpus_hash"]
         try:
             self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
+            self._tokenize(["words"])  # with the stop words of the manifest
         except Exception as error:  # numpy and json raise different errors for files of another form
             self.passages.close()
             raise IndexMismatchError(

@@ -85,7 +85,10 @@ class ProcessLock:
         self.target = target
         folder = target.parent if file else target
         self._made = not file and not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LockedError(f"{folder} can't be created ({error.strerror}); write elsewhere") from error
         self._path = folder / (f".{target.name}.lock" if file else LOCK)
         self._owner = folder / (f".{target.name}.owner.json" if file else OWNER)
         self._lock = FileLock(self._path, blocking=False, thread_local=False)
@@ -97,6 +100,8 @@ class ProcessLock:
             raise LockedError(
                 f"{target} is in use by {Owner.read(self._owner) or 'another process'}; {_REPAIR}"
             ) from error
+        except OSError as error:
+            raise LockedError(f"{self._path} can't be written ({error.strerror}); write elsewhere") from error
         except NotImplementedError:
             shared = False  # a file system without locks: the owner's file alone decides
         try:
@@ -104,6 +109,9 @@ class ProcessLock:
             self.told = "" if before is None else self._outlived(before, shared)
             with atomic_write(self._owner) as partial:
                 partial.write_text(json.dumps(asdict(Owner.this_process())) + "\n", encoding="utf-8")
+        except OSError as error:
+            self._lock.release()
+            raise LockedError(f"{self._owner} can't be written ({error.strerror}); remove it") from error
         except BaseException:
             self._lock.release()
             raise

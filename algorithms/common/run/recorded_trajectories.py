@@ -22,6 +22,7 @@ from algorithms.common.base.files import atomic_write
 from algorithms.common.base.typed import as_type
 from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.run.recorded_schema import RecordedFile
 from igsearch_env.protocols import Action, Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, normalize_answer
@@ -89,7 +90,8 @@ def load_recorded(path: str | Path) -> RecordedStep:
         version = content.get("format")
         if version != FORMAT:
             raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")
-        return as_type(RecordedStep, content, str(path))
+        as_type(RecordedFile, content, str(path))
+        return RecordedStep(content["step"], tuple(content["algorithms"]), content["groups"])
     except FileError as error:
         raise RolloutBufferError(
             f"{path}: no recorded trajectories ({error.inside(path)}); give a file of trajectories/ of a run"
