@@ -17,8 +17,8 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines.base import Engine, EngineError
+from retrievers.random_streams import random_stream
 
-SEED = 20_261  # of the prompts and samples
 PROMPTS, TOKENS = 8, 16  # prompts, and tokens of a prompt and of its continuation
 
 
@@ -74,7 +74,9 @@ def difference(engine: Engine, policy: Policy, turn_end: TurnEnd) -> Difference:
     writer = EngineDecoder(
         engine, policy, turn_end, slots=len(prompts), max_new_tokens=len(prompts[0]), temperature=1.0
     )
-    slots = {writer.begin(prompt, np.random.default_rng([SEED, n])): prompt for n, prompt in enumerate(prompts)}
+    slots = {
+        writer.begin(prompt, random_stream("samples of the probe", 0, n)): prompt for n, prompt in enumerate(prompts)
+    }
     writer.prefill()
     apart: list[float] = []
     while writer.writing:
@@ -90,7 +92,7 @@ def _prompts(policy: Policy) -> list[Ids]:
     size = min(len(tokenizer), int(policy.model.config.get_text_config().vocab_size))
     plain = np.setdiff1d(np.arange(size), tokenizer.all_special_ids)
     length = max(1, min(TOKENS, policy.context_length // 2))
-    drawn = np.random.default_rng(SEED).choice(plain, (PROMPTS, length))
+    drawn = random_stream("prompts of the probe", 0).choice(plain, (PROMPTS, length))
     return [tuple(int(token) for token in row) for row in drawn]
 
 
