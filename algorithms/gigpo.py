@@ -84,7 +84,7 @@ class GiGPO(Algorithm):
             np.repeat(np.arange(len(trajectories)), counts),
             [anchor for t in trajectories for anchor in anchor_states(t)],
             self.config,
-            bereft_S=np.repeat(buffer.bereft, counts),
+            without_siblings_S=np.repeat(buffer.lost_siblings, counts),
         )
         return buffer.broadcast_turns(per_turn)
 
@@ -103,17 +103,17 @@ def turn_advantages(
     anchors_S: Sequence[str],
     config: GiGPOConfig,
     *,
-    bereft_S: Flags | None = None,
+    without_siblings_S: Flags | None = None,
 ) -> Values:
     """A^E + omega A^S of S turns, from episode scores, returns, group and episode numbers, and anchor states.
 
-    `bereft_S`: turns of episodes that have lost all siblings to failed retrievals; their A^E is 0.
+    `without_siblings_S`: turns of episodes that have lost all siblings to failed retrievals; their A^E is 0.
     """
     clusters = anchor_clusters(anchors_S, groups_S, config.similarity)
     per_step = step_advantages(returns_S, clusters, config.scale_by_std)
     per_episode = episode_advantages(scores_S, groups_S, episodes_S, config)
-    if bereft_S is not None:
-        per_episode = np.where(bereft_S, 0.0, per_episode)
+    if without_siblings_S is not None:
+        per_episode = np.where(without_siblings_S, 0.0, per_episode)
     return per_episode + config.omega * per_step
 
 

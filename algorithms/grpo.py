@@ -73,7 +73,7 @@ class GRPO(Algorithm):
                 factor=config.overlong_factor,
             )
         advantages = grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std)
-        return buffer.broadcast(np.where(buffer.bereft, 0.0, advantages))
+        return buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
 
     def keep(self, group: Group) -> bool:
         """With dynamic sampling, keep only groups whose outcomes differ."""

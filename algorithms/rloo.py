@@ -29,7 +29,9 @@ class RLOO(Algorithm):
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
-        return buffer.broadcast(np.where(buffer.bereft, 0.0, rloo_advantages(buffer.outcomes, buffer.group_index)))
+        return buffer.broadcast(
+            np.where(buffer.lost_siblings, 0.0, rloo_advantages(buffer.outcomes, buffer.group_index))
+        )
 
 
 if __name__ == "__main__":

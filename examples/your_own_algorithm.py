@@ -56,7 +56,9 @@ class FirstSight(Algorithm):
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token, in the buffer's flat layout."""
         compared = rloo_advantages(buffer.outcomes, buffer.group_index)
-        advantages = buffer.broadcast(np.where(buffer.bereft, 0.0, compared))  # bereft: nothing to compare with
+        advantages = buffer.broadcast(
+            np.where(buffer.lost_siblings, 0.0, compared)
+        )  # without siblings there is nothing to compare with
         places, returns, siblings = [], [], []
         for row, trajectory in enumerate(buffer.trajectories):
             starts = buffer.first_token[row] + np.cumsum([0, *(len(turn.completion_ids) for turn in trajectory.turns)])

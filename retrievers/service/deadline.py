@@ -2,7 +2,7 @@
 
 httpx limits single reads and writes, so a peer that sends a byte now and then is never too late; names are resolved
 without any limit. Here a call runs in a thread of its own. When its time is up, the connection that it uses is shut
-down and the caller goes on.
+down and the caller continues.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 def make_client(keep_alive: int, transport: httpx.BaseTransport | None = None) -> httpx.Client:
     """An HTTP client whose calls `within` can end; it keeps up to `keep_alive` unused connections.
 
-    With a transport of the caller's, `within` goes on in time, but only the transport can close its connections.
+    With a transport of the caller's, `within` returns in time, but only the transport can close its connections.
     Proxy environment variables are ignored.
     """
     return httpx.Client(transport=transport or make_transport(keep_alive), trust_env=False)

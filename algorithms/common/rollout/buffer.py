@@ -75,7 +75,7 @@ class RolloutBuffer:
         return np.repeat(np.arange(len(self.groups)), [len(g.trajectories) for g in self.groups])
 
     @cached_property
-    def bereft(self) -> Flags:
+    def lost_siblings(self) -> Flags:
         """Whether each trajectory is the only one left of a larger group, as the retrieval of the others failed.
 
         There is nothing left to compare it with, and its plain reward would be of another scale than the advantages
