@@ -1,8 +1,8 @@
 """`ProcessLock`: one process at a time writes to a folder or a file.
 
 The lock is one of the operating system (filelock), so it is free as soon as its owner has ended, however that happened.
-A file beside it says who the owner is. The owner touches that file every few seconds: some file systems do not share
-locks between hosts, and there another host is taken to be writing as long as it does so.
+A file beside it says who the owner is. The owner touches that file every few seconds (a heartbeat): some file systems
+do not share locks between hosts, and there another host is taken to be writing as long as it does so.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from retrievers.files import atomic_write
 from retrievers.reading import FileError, read_json
 
 LOCK, OWNER = "run.lock", "owner.json"  # in a folder; beside a file: .NAME.lock and .NAME.owner.json
-SIGN_SECONDS = 5.0  # between two signs of life
-SILENT_SECONDS = 60.0  # an owner on another host that has given none for this long has ended
+HEARTBEAT_SECONDS = 5.0  # between two heartbeats
+STALE_SECONDS = 60.0  # an owner on another host without a heartbeat for this long has ended
 
 
 class LockedError(RetrieverError, RuntimeError):
@@ -77,7 +77,7 @@ class Owner:
 class ProcessLock:
     """The lock of a folder, which is created if necessary, or of a file (`file=True`). Taken by the constructor.
 
-    Raises `LockedError` if another process holds it. `told`: a notice about an owner that ended without a
+    Raises `LockedError` if another process holds it. `notice`: a notice about an owner that ended without a
     release; "" if there is none.
     """
 
@@ -106,7 +106,7 @@ class ProcessLock:
             shared = False  # a file system without locks: the owner's file alone decides
         try:
             before = Owner.read(self._owner)
-            self.told = "" if before is None else self._outlived(before, shared)
+            self.notice = "" if before is None else self._check_previous(before, shared)
             with atomic_write(self._owner) as partial:
                 partial.write_text(json.dumps(asdict(Owner.this_process())) + "\n", encoding="utf-8")
         except OSError as error:
@@ -115,24 +115,24 @@ class ProcessLock:
         except BaseException:
             self._lock.release()
             raise
-        threading.Thread(target=self._give_signs, daemon=True, name="lock").start()
+        threading.Thread(target=self._heartbeat, daemon=True, name="lock").start()
 
-    def _outlived(self, before: Owner, shared: bool) -> str:
+    def _check_previous(self, before: Owner, shared: bool) -> str:
         """The notice about an owner that has ended. Raises `LockedError` if it has not."""
         if before.host == socket.gethostname():
             if not shared and before.runs and before.pid != os.getpid():
                 raise LockedError(f"{self.target} is in use by {before}; {_REPAIR}")
         else:
             silent = _now(self._owner.parent) - self._owner.stat().st_mtime
-            if silent < SILENT_SECONDS:
+            if silent < STALE_SECONDS:
                 raise LockedError(
-                    f"{self.target} is in use by {before}, whose last sign of life is {max(silent, 0):.0f} s old; "
-                    f"{_REPAIR}. If it has ended, the same command works in {SILENT_SECONDS - silent:.0f} s"
+                    f"{self.target} is in use by {before}, whose last heartbeat is {max(silent, 0):.0f} s old; "
+                    f"{_REPAIR}. If it has ended, the same command works in {STALE_SECONDS - silent:.0f} s"
                 )
-        return f"{self.target} was left by {before}, which has ended without finishing: going on"
+        return f"{self.target} was left by {before}, which ended without finishing; this process continues"
 
-    def _give_signs(self) -> None:
-        while not self._released.wait(SIGN_SECONDS):
+    def _heartbeat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # the file system may be away for a while
                 os.utime(self._owner)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from retrievers.lock import OWNER, SILENT_SECONDS, LockedError, Owner, ProcessLock
+from retrievers.lock import OWNER, STALE_SECONDS, LockedError, Owner, ProcessLock
 
 HOLDER = "import sys, time; from pathlib import Path; from retrievers.lock import ProcessLock\n"
 HOLDER += "lock = ProcessLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
@@ -40,11 +40,11 @@ def test_another_process_is_named_until_it_has_ended(stopped: bool, tmp_path: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     lock = ProcessLock(tmp_path)
-    assert f"was left by process {process.pid} " in lock.told
+    assert f"was left by process {process.pid} " in lock.notice
     lock.release()
     assert not list(tmp_path.iterdir())
     again = ProcessLock(tmp_path)
-    assert again.told == ""
+    assert again.notice == ""
     again.release()
     again.release()
 
@@ -58,12 +58,12 @@ def write_owner(folder: Path, **changes: object) -> None:
 
 def test_an_owner_on_another_host_is_believed_while_it_gives_signs(tmp_path: Path) -> None:
     write_owner(tmp_path, host="other")
-    with pytest.raises(LockedError, match=r"in use by process \d+ on host other .*last sign of life is \d+ s old"):
+    with pytest.raises(LockedError, match=r"in use by process \d+ on host other .*last heartbeat is \d+ s old"):
         ProcessLock(tmp_path)
-    old = time.time() - SILENT_SECONDS - 5
+    old = time.time() - STALE_SECONDS - 5
     os.utime(tmp_path / OWNER, (old, old))
     lock = ProcessLock(tmp_path)
-    assert "on host other" in lock.told
+    assert "on host other" in lock.notice
     lock.release()
 
 
@@ -90,7 +90,7 @@ def test_where_there_are_no_locks_the_process_decides(tmp_path: Path, monkeypatc
 def test_a_damaged_owner_is_no_obstacle(content: str, tmp_path: Path) -> None:
     (tmp_path / OWNER).write_text(content)
     lock = ProcessLock(tmp_path)
-    assert lock.told == ""
+    assert lock.notice == ""
     lock.release()
 
 

@@ -76,8 +76,8 @@ class Run:
                 raise CheckpointError(str(error)) from error
             except OSError as error:
                 raise CheckpointError(f"run_dir={str(self.dir)!r} can't be written to ({error.strerror})") from error
-            if self.lock.told:
-                self.console.print(f"[yellow]{escape(self.lock.told)}[/yellow]", soft_wrap=True)
+            if self.lock.notice:
+                self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
         check_folder(self.dir, self.name, self.config)
 
     def _release_folder(self) -> None:

@@ -107,10 +107,10 @@ def restore_or_make_learner(
     This also restores the weights of `policy` and of `critic`. With `config.overwrite`, nothing is restored.
     """
     saved: Path | None = None
-    told: list[str] = []
+    notices: list[str] = []
     if not config.overwrite:
-        saved, told = processes.run_on_main(lambda: latest_intact(run_dir / "checkpoints"))
-    for line in told:
+        saved, notices = processes.run_on_main(lambda: latest_intact(run_dir / "checkpoints"))
+    for line in notices:
         console.print(f"[yellow]{escape(line)}[/yellow]", soft_wrap=True)
     steps_done = load_weights(saved, policy) if saved else 0  # before the learner shards them
     learner = make_learner(policy, config, processes)
