@@ -32,6 +32,7 @@ from algorithms.common.model.text_parameters import freeze_parameters_without_te
 from algorithms.common.model.verification import verify
 from benchmarks.small_architectures import CONTEXT, ORIGINAL, WINDOW, small_model
 from igsearch_env.errors import ConfigurationError
+from retrievers.random_streams import stream_seed
 
 LIMIT = 1e-4  # nats
 NEWLINE = "\n"
@@ -58,7 +59,7 @@ SCALED = {"llama": tuple(ROPES), "mistral": tuple(ROPES), "qwen2": tuple(ROPES),
 
 def texts(policy: Policy) -> list[list[int]]:
     """Random texts that fit into the policy's context."""
-    random = torch.Generator().manual_seed(1)
+    random = torch.Generator().manual_seed(stream_seed("texts for every architecture", 0))
     vocabulary = len(policy.tokenizer.hf_tokenizer)
     lengths = [min(length, policy.context_length) for length in LENGTHS]
     return [torch.randint(3, vocabulary, (length,), generator=random).tolist() for length in lengths]

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from benchmarks.damage import damage
@@ -25,6 +24,7 @@ from benchmarks.measure import Line
 from benchmarks.readable import KINDS
 from igsearch_env.errors import IGSearchError
 from retrievers import RetrieverError
+from retrievers.random_streams import random_stream
 
 ROOT = Path(__file__).parent.parent
 READ, REFUSED, RAN, TRACEBACK, SIGNAL = "read", "refused", "code run", "traceback", "signal"
@@ -68,7 +68,7 @@ def _worker(kind: str, first: int, count: int, seed: int) -> None:
         make(good)
         for number in range(first, count):
             folder, mark = Path(name) / f"{number}", Path(name) / f"ran-{number}"
-            what = damage(good, folder, mark, np.random.default_rng([seed, number, sum(kind.encode())]))
+            what = damage(good, folder, mark, random_stream("damage", seed, kind, number))
             result = _opened(read, folder, mark)
             print("\x1f" + json.dumps([result[0], f"file {number}, {what}: {result[1]}"]), flush=True)
 

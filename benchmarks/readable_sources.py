@@ -18,6 +18,7 @@ from retrievers import BM25Retriever, Passage
 from retrievers.build_index import Args, build
 from retrievers.corpus import DiskCorpus, load_corpus, survey_corpus, write_corpus
 from retrievers.dense import DenseRetriever
+from retrievers.random_streams import random_stream
 from retrievers.replay import RecordingRetriever, ReplayRetriever
 
 PASSAGES = [Passage(str(i), f"Title {i}", f"Passage {i} about word{i} and word{i % 7}.") for i in range(40)]
@@ -32,7 +33,7 @@ class _Encoder:
     dimension = 16
 
     def encode_queries(self, queries: Sequence[str]) -> Any:
-        rows = [np.random.default_rng(list(query.encode()[:64])).standard_normal(16) for query in queries]
+        rows = [random_stream("vectors of words", 0, query).standard_normal(16) for query in queries]
         vectors = np.array(rows, np.float32).reshape(len(queries), 16)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -91,17 +92,21 @@ def _read_questions(folder: Path, name: str = "nq.jsonl") -> None:
         json.dumps([question.id, question.text, dict(question.metadata)]).encode()
 
 
+def _draws() -> np.random.Generator:
+    return random_stream("recorded samples", 0)
+
+
 def _make_replay(folder: Path) -> None:
     recorder = RecordingRetriever(BM25Retriever(PASSAGES), folder / "record.jsonl", "corpus")
     recorder.search(["word1", "word2"], 3)
-    recorder.sample(2, np.random.default_rng(0))
+    recorder.sample(2, _draws())
     recorder.close()
 
 
 def _read_replay(folder: Path) -> None:
     replay = ReplayRetriever(folder / "record.jsonl")
     replay.search(["word1", "word2"], 3)
-    replay.sample(2, np.random.default_rng(0))
+    replay.sample(2, _draws())
 
 
 def _make_index(folder: Path, kind: str) -> None:

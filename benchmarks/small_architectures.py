@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from retrievers.random_streams import stream_seed
+
 WINDOW = 8  # tokens: windows and chunks
 ORIGINAL = 24  # tokens: original context lengths of scaled rotary embeddings
 CONTEXT = 64  # tokens: context lengths
@@ -130,6 +132,6 @@ def small_model(kind: str, vocabulary: int, *, rope: dict[str, Any] | None = Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = small_config(CONFIG_MAPPING[kind], vocabulary, rope=rope, **_SPECIAL.get(kind, {}), **special)
-        torch.manual_seed(0)
+        torch.manual_seed(stream_seed("weights of small architectures", 0))
         model = AutoModelForCausalLM.from_config(config).eval()
     return model

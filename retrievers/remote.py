@@ -16,6 +16,8 @@ from retrievers.service.replicas import RemoteStats, Replicas
 from retrievers.service.request import RefusedError, Request
 from retrievers.service.wire import is_address, read_health, read_result, read_sample, unicode
 
+PATIENCE = 120.0  # seconds for which `RemoteRetriever.open` lets a service be away
+
 
 class RemoteRetriever(Retriever):
     """Searches through one or more replicas of a service. Thread-safe.
@@ -37,6 +39,8 @@ class RemoteRetriever(Retriever):
             counts as failed, even if it is still sending.
         attempts: maximum number of times one request is sent; at least once to each replica.
         backoff: seconds before the first retry at the same replica, with a jitter of 50%.
+        patience: seconds for which a request is repeated beyond `attempts`, within the deadline, if the service has
+            answered before: a restart of the service then changes no result.
         batch_size: maximum queries per request; the requests of a batch are sent at once, to the replicas in turn.
         transport: httpx transport, for tests, proxies or certificates. Proxy environment variables are ignored.
         verbatim_titles: keep the quotes around titles (`Passage.from_contents`).
@@ -50,15 +54,19 @@ class RemoteRetriever(Retriever):
         deadline: float = 60.0,
         attempts: int = 3,
         backoff: float = 0.1,
+        patience: float = 0.0,
         batch_size: int = 64,
         transport: httpx.BaseTransport | None = None,
         verbatim_titles: bool = False,
     ) -> None:
-        if not (deadline > 0 and attempts >= 1 and backoff >= 0 and batch_size >= 1):
+        if not (deadline > 0 and attempts >= 1 and backoff >= 0 and patience >= 0 and batch_size >= 1):
             raise QueryError(
-                f"deadline={deadline}, attempts={attempts}, backoff={backoff}, batch_size={batch_size}: deadline must "
-                "be above 0, attempts and batch_size at least 1, backoff at least 0"
+                f"deadline={deadline}, attempts={attempts}, backoff={backoff}, patience={patience}, "
+                f"batch_size={batch_size}: deadline must be above 0, attempts and batch_size at least 1, backoff and "
+                "patience at least 0"
             )
+        if patience and not backoff:
+            raise QueryError(f"patience={patience} with backoff=0 sends requests without a pause; raise backoff")
         urls = split(urls, ",") if isinstance(urls, str) else urls
         if not urls:
             raise QueryError("urls is empty: pass at least one address, http://HOST:PORT")
@@ -66,7 +74,9 @@ class RemoteRetriever(Retriever):
         self.batch_size = batch_size
         self.verbatim_titles = verbatim_titles
         self._passages = passages
-        self._replicas = Replicas(urls, deadline=deadline, attempts=attempts, backoff=backoff, transport=transport)
+        self._replicas = Replicas(
+            urls, deadline=deadline, attempts=attempts, backoff=backoff, patience=patience, transport=transport
+        )
         self._health: dict[str, Any] | None = None  # None: not requested yet
 
     @staticmethod
@@ -76,8 +86,8 @@ class RemoteRetriever(Retriever):
 
     @classmethod
     def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> RemoteRetriever:
-        """For `open_retriever`."""
-        return cls(source, passages=passages)
+        """For `open_retriever`: in training and evaluation, a service may be away for `PATIENCE` seconds."""
+        return cls(source, passages=passages, deadline=1.5 * PATIENCE, patience=PATIENCE)
 
     @property
     def stats(self) -> RemoteStats:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +24,7 @@ from retrievers.service.wire import INDEX_HEADER
 T = TypeVar("T")
 WORKERS = 16  # concurrent requests
 COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds for which a failed replica is avoided
+LONGEST_PAUSE = 5.0  # seconds between two attempts at the same replica
 GRACE = 0.1  # seconds after the deadline in which a request may still report its error
 
 
@@ -66,6 +68,7 @@ class Replicas:
         deadline: float,
         attempts: int,
         backoff: float,
+        patience: float,
         transport: httpx.BaseTransport | None,
     ) -> None:
         self._replicas = [_Replica(url) for url in urls]
@@ -74,6 +77,9 @@ class Replicas:
         self.deadline = deadline
         self.attempts = max(attempts, len(self.urls))
         self.backoff = backoff
+        self.patience = patience
+        self._has_answered = False
+        self._waiting = False  # whether a notice about an outage has been printed
         self._index: str | None = None
         self._turn = itertools.count()
         self._jitter = random.Random()  # affects only the timing of requests, never the results
@@ -116,7 +122,9 @@ class Replicas:
         failed: Counter[str] = Counter()
         seen: dict[str, str] = {}
         not_before: dict[str, float] = {}
-        for attempt in range(self.attempts):
+        for attempt in itertools.count():
+            if attempt >= self.attempts and not self._waits(start, ends, seen):
+                break
             replica = min(order, key=lambda r: (failed[r.url], r.avoided()))
             again = failed[replica.url] > 0
             pause = max(not_before.get(replica.url, 0.0) - time.monotonic(), self._pause(failed[replica.url]))
@@ -125,7 +133,8 @@ class Replicas:
                 break
             self._count(requests=1, retries=int(again), failovers=int(attempt > 0 and not again))
             try:
-                answer = request.send(self._client, replica.url, left / (self.attempts - attempt), replica.auth)
+                share = left / max(self.attempts - attempt, 1)
+                answer = request.send(self._client, replica.url, share, replica.auth)
                 self._check_index(replica, answer.headers.get(INDEX_HEADER))
                 result = request.result(answer)
             except AttemptError as error:
@@ -135,6 +144,7 @@ class Replicas:
                 not_before[replica.url] = time.monotonic() + error.wait
             else:
                 replica.answered()
+                self._has_answered, self._waiting = True, False
                 return result
         self._count(failures=1)
         what = "; ".join(f"{url}{request.path}: {text}" for url, text in seen.items())
@@ -143,6 +153,19 @@ class Replicas:
             f"{self.deadline:g} s): {what or 'no time was left for a request'}. Check that it runs "
             f"(GET {order[0].url}/health) and read its log"
         )
+
+    def _waits(self, start: float, ends: float, seen: Mapping[str, str]) -> bool:
+        """Whether to try again after all attempts: for `patience` seconds, a service that has answered before."""
+        now = time.monotonic()
+        if not self._has_answered or now - start >= self.patience or now >= ends:
+            return False
+        with self._lock:
+            first, self._waiting = not self._waiting, True
+        if first:
+            url, text = next(iter(seen.items()))
+            left = min(self.patience - (now - start), ends - now)
+            print(f"the search service {url} does not answer ({text}): trying for {left:.0f} s more", file=sys.stderr)
+        return True
 
     def _check_index(self, replica: _Replica, index: str | None) -> None:
         """Our servers report their index: a replica or a restart with another index would mix two experiments."""
@@ -156,7 +179,9 @@ class Replicas:
 
     def _pause(self, failures: int) -> float:
         """Seconds to wait before a request is sent again to a replica at which it failed `failures` times."""
-        return self.backoff * 2 ** (failures - 1) * self._jitter.uniform(0.5, 1.5) if failures else 0.0
+        if not failures:
+            return 0.0
+        return min(self.backoff * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE) * self._jitter.uniform(0.5, 1.5)
 
     def _count(self, requests: int = 0, retries: int = 0, failovers: int = 0, failures: int = 0) -> None:
         with self._lock:

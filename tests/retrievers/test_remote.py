@@ -522,6 +522,49 @@ def test_nothing_listens() -> None:
             IGSearchEnv([Question("q", "Which river?", ("Seine",), "test")], retriever)
 
 
+def away(requests: int, first: bool = False) -> tuple[Handler, list[str]]:
+    """A service that answers once, unless `first`, and is then away for a number of requests."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if len(asked) - (not first) in range(1, requests + 1):
+            raise httpx.ConnectError("refused")
+        return good(request)
+
+    return answer, asked
+
+
+def test_a_service_that_is_away_for_a_while_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    handler, asked = away(12)
+    with closing(remote(handler, attempts=2, backoff=0.001, patience=30.0)) as retriever:
+        assert retriever.search(["capital"], 3) == [GOOD]
+        assert retriever.search(["capital"], 3) == [GOOD]
+        assert len(asked) == 14
+        shown = capsys.readouterr().err.splitlines()
+        assert [line.startswith("the search service http://a does not answer (ConnectError") for line in shown] == [
+            True
+        ]
+        assert retriever.stats.failures == 0
+
+
+def test_patience_ends_and_is_not_for_a_service_that_never_answered() -> None:
+    handler, asked = away(10**9)
+    with closing(remote(handler, attempts=2, backoff=0.01, patience=0.2)) as retriever:
+        retriever.search(["capital"], 3)
+        with pytest.raises(RetrievalError, match=r"failed \(\d+ attempts"):
+            retriever.search(["capital"], 3)
+        assert len(asked) > 3
+    handler, asked = away(10**9, first=True)
+    with (
+        closing(remote(handler, attempts=2, backoff=0.01, patience=30.0)) as retriever,
+        pytest.raises(RetrievalError, match="2 attempts"),
+    ):
+        retriever.search(["capital"], 3)
+    with pytest.raises(QueryError, match="raise backoff"):
+        remote(good, patience=1.0)
+
+
 def test_an_outage_ends_episodes_without_evidence() -> None:
     handler, _ = then_good(*(httpx.Response(500, text="Internal Server Error") for _ in range(3)))
     with closing(remote(handler)) as retriever:

@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from algorithms.common.model.context import longest_context
 from algorithms.common.model.lora import ADAPTER_FILE, add_adapter
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
-from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
+from algorithms.common.model.source import ModelSource
+from algorithms.common.model.untrusted import check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -120,9 +121,10 @@ def _configuration(policy: PolicyConfig) -> Any:
             path = str(peft.PeftConfig.from_pretrained(path).base_model_name_or_path)
         except (TypeError, ValueError, KeyError) as error:
             raise unreadable(f"policy.path={policy.path!r}", error) from error
-        check_model_folder(path)
+    source = ModelSource.parse(path)
+    source.check()
     try:
-        return AutoConfig.from_pretrained(path, **SAFE)
+        return AutoConfig.from_pretrained(source.place, **source.options)
     except Exception as error:  # a configuration may hold any value of any type
         raise ConfigurationError(
             f"policy.path={policy.path!r}: no model found ({str(error).splitlines()[0]}); give a folder written by "

@@ -53,7 +53,7 @@ def _limit(text: Any) -> int:
 
 def _variable(text: Any) -> list[dict[str, Any]]:
     """Parameters of the rotary embeddings, by layer type where they differ, whose frequencies depend on the length."""
-    parameters = getattr(text, "rope_parameters", None) or {}
+    parameters = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}  # the latter: 4.x
     kinds = [parameters] if "rope_type" in parameters else [p for p in parameters.values() if isinstance(p, dict)]
     return [p for p in kinds if p.get("rope_type") == "longrope" or "dynamic" in str(p.get("rope_type"))]
 

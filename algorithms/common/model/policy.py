@@ -79,7 +79,11 @@ class Policy:
 
         `weights`: the state dict to save, if the model itself holds only a shard of it.
         """
-        (self.adapter or self.model).save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+        options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+        if self.adapter is None:
+            self.model.save_pretrained(folder, **options)
+        else:  # embeddings are not trained: peft would look for the base model's on the hub to find out
+            self.adapter.save_pretrained(folder, save_embedding_layers=False, **options)
         self.tokenizer.hf_tokenizer.save_pretrained(folder)
         if self.adapter is not None:
             (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's template of a model card

@@ -14,8 +14,9 @@ import torch
 
 from algorithms.common.model.chat_template import DATE, ChatTemplate
 from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, merge_adapter
+from algorithms.common.model.source import ModelSource
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
-from algorithms.common.model.untrusted import SAFE, check_model_folder, unreadable
+from algorithms.common.model.untrusted import check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -32,7 +33,8 @@ class PolicyConfig:
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"device", "attn_implementation", "gradient_checkpointing"})
 
     path: str = "bundled"
-    """`bundled`, a folder (of a model or an adapter), or a model name on the Hugging Face hub."""
+    """`bundled`, a folder (of a model or an adapter), a model name on the Hugging Face hub, a .gguf file, or
+    hf:OWNER/REPOSITORY/FILE.gguf."""
     dtype: Dtype = "float32"
     """Precision of the weights."""
     compute_dtype: Dtype | None = None
@@ -71,23 +73,27 @@ class PolicyConfig:
 
 def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
     """Load model, tokenizer, and the peft model around the model (None without adapters), with transformers."""
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per file would hide the run's own
     path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
+    source = ModelSource.parse(path)
     looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
-    if looks_local and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE)):
+    if (
+        looks_local
+        and source.gguf is None
+        and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE))
+    ):
         raise ConfigurationError(
             f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
-            "a model name, or 'bundled'"
+            "a model name, a .gguf file, or 'bundled'"
         )
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(path, **SAFE)
+        tokenizer = load_tokenizer(path)
     except (ConfigurationError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged file gives errors of transformers, safetensors, tokenizers, peft and torch
@@ -125,6 +131,7 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
         ConfigurationError: weights are missing, would be initialised at random, or can't be converted.
         OSError: of transformers, if it can't be found.
     """
+    import transformers
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype}
@@ -144,10 +151,14 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
                 f"model there, or fix base_model_name_or_path in its {ADAPTER_FILE}"
             ) from error
         return merge_adapter(model, path)
-    check_model_folder(path)
-    config = full_precision(path, str(dtype).removeprefix("torch."))
+    source = ModelSource.parse(path)
+    source.check()
+    config = full_precision(source, str(dtype).removeprefix("torch."))
+    if source.gguf is not None and hasattr(transformers, "GgufConfig"):  # earlier versions always convert
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both kinds are reported below
-    model, found = AutoModelForCausalLM.from_pretrained(path, config=config, **SAFE, **options)
+    model, found = AutoModelForCausalLM.from_pretrained(source.place, config=config, **source.options, **options)
+    model.name_or_path = path  # by which an adapter names its base
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigurationError(
             f"{path}: transformers loads no {type(model).__name__} from what it saves "
@@ -163,12 +174,20 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     return model
 
 
-def full_precision(path: str, dtype: str) -> Any:
-    """The configuration of the model in `path`, changed so that quantised weights are converted to `dtype`."""
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of transformers, with its chat template, from where `load_model` takes the model."""
+    from transformers import AutoTokenizer
+
+    source = ModelSource.parse(path)
+    return AutoTokenizer.from_pretrained(source.place, **source.options)
+
+
+def full_precision(source: ModelSource, dtype: str) -> Any:
+    """The configuration of a model, changed so that quantised weights are converted to `dtype`."""
     from transformers import AutoConfig
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-    config = AutoConfig.from_pretrained(path, **SAFE)
+    config = AutoConfig.from_pretrained(source.place, **source.options)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         quantised = getattr(part, "quantization_config", None)
         if quantised is None:
@@ -178,10 +197,10 @@ def full_precision(path: str, dtype: str) -> Any:
         kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
         if kind is None or "dequantize" not in inspect.signature(kind).parameters:
             raise ConfigurationError(
-                f"{path}: its weights are quantised ({method}), and training needs them in full "
+                f"{source.place}: its weights are quantised ({method}), and training needs them in full "
                 "precision; give the model that it was quantised from"
             )
-        print(f"{path}: its weights ({method}) are converted to {dtype} and stay so", file=sys.stderr)
+        print(f"{source.place}: its weights ({method}) are converted to {dtype} and stay so", file=sys.stderr)
         part.quantization_config = {**settings, "dequantize": True}
     return config
 

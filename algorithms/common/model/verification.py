@@ -18,6 +18,7 @@ from torch import Tensor
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from igsearch_env.errors import ConfigurationError
+from retrievers.random_streams import stream_seed
 
 HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma, GPT-NeoX, Phi, OLMo and similar ones)"
 # Largest difference between log-probs of float32 passes. Rounding causes about 1e-5 nats in a model of 30 layers, a
@@ -143,7 +144,7 @@ def _compare(policy: Verifiable, length: int, tolerance: float) -> None:
     name = type(policy.model).__name__
     if length < SHORT:
         raise ConfigurationError(f"policy.context_length: {policy.context_length} is not enough for any question")
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(stream_seed("texts of the verification", 0))
     tokens = len(policy.tokenizer.hf_tokenizer)
     texts = [torch.randint(tokens, (size,), generator=random).to(policy.device) for size in (length, SHORT)]
     try:

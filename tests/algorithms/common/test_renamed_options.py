@@ -25,7 +25,7 @@ from algorithms.common.config import (
 )
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
-from algorithms.common.run.folder import open_folder, resumable_settings
+from algorithms.common.run.folder import begin_folder, check_folder, resumable_settings
 from algorithms.common.run.saved_run import read_run
 from algorithms.common.training.loss import LossConfig
 from algorithms.grpo import GRPOConfig
@@ -105,8 +105,10 @@ def test_a_run_of_an_earlier_version_is_resumed_and_read(tmp_path: Path, config:
 
     changed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl_coef=0.2))
     with pytest.raises(CheckpointError, match=r"holds a run with loss\.kl_coef=0\.\d, this command has 0\.2"):
-        open_folder(folder, "mine", changed)
-    open_folder(folder, "mine", dataclasses.replace(config, save_total_limit=7))  # it changes no number
+        check_folder(folder, "mine", changed)
+    more = dataclasses.replace(config, save_total_limit=7)  # it changes no number
+    check_folder(folder, "mine", more)
+    begin_folder(folder, "mine", more)
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {**now, "save_total_limit": 7}
 
 
@@ -119,10 +121,10 @@ class OwnConfig(TrainConfig):
 
 def test_an_option_of_ones_own_may_have_an_old_name(tmp_path: Path) -> None:
     assert parse_config(OwnConfig, ["--baseline", "2"]).baseline == 2.0
-    open_folder(tmp_path, "own", OwnConfig(baseline=2.0))
-    open_folder(tmp_path, "own", OwnConfig(baseline=2.0))
+    begin_folder(tmp_path, "own", OwnConfig(baseline=2.0))
+    check_folder(tmp_path, "own", OwnConfig(baseline=2.0))
     with pytest.raises(CheckpointError, match=r"holds a run with baseline=2\.0, this command has 3\.0"):
-        open_folder(tmp_path, "own", OwnConfig(baseline=3.0))
+        check_folder(tmp_path, "own", OwnConfig(baseline=3.0))
 
 
 def test_commands_of_earlier_versions_are_read_in_todays_words() -> None:
