@@ -10,6 +10,7 @@ from torch import Tensor
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import load_model
+from algorithms.common.model.untrusted import unreadable
 from igsearch_env.errors import ConfigurationError
 
 
@@ -19,10 +20,16 @@ def load_saved_weights(folder: Path, policy: Policy) -> None:
     They are read by transformers, as some architectures are saved under other names than those of their parameters.
 
     Raises:
-        ConfigurationError: weights are missing.
+        ConfigurationError: weights are missing, or a file is damaged.
         RuntimeError: they do not fit the policy's model.
     """
-    policy.model.load_state_dict(load_model(str(folder), dtype=policy.model.dtype).state_dict())
+    try:
+        saved = load_model(str(folder), dtype=policy.model.dtype)
+    except (ConfigurationError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file gives errors of transformers, safetensors and torch
+        raise unreadable(str(folder), error) from error
+    policy.model.load_state_dict(saved.state_dict())
 
 
 def verify_saved(folder: Path, policy: Policy, weights: dict[str, Any] | None = None) -> None:

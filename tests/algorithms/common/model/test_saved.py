@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,14 @@ def test_a_folder_that_lacks_a_weight_or_has_another_shape_is_named(tmp_path: Pa
         verify_saved(tmp_path, policy, {**state, name: torch.ones(33)})
     with pytest.raises(ConfigurationError, match=r"a\.new\.weight is absent after saving"):
         verify_saved(tmp_path, policy, {**state, "a.new.weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize("changed", [{"sliding_window": "../x"}, {"model_type": None}, {"hidden_size": [1]}])
+def test_a_forged_configuration_is_a_typed_error(changed: dict[str, Any], tmp_path: Path) -> None:
+    policy = tiny_policy()
+    policy.save(tmp_path)
+    path = tmp_path / "config.json"
+    settings = {**json.loads(path.read_text()), **changed}
+    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+    with pytest.raises((ConfigurationError, RuntimeError)):
+        load_saved_weights(tmp_path, policy)
