@@ -1,6 +1,6 @@
 """Information gain as the released code of IG-Search computes it, after `../shared/reference/ig_search.md`, 1.4.
 
-Written anew for the tests: a text is read by its tags, each branch is one text, each text one plain pass of the model.
+Re-implemented for the tests: a text is read by its tags, each branch is one text, each text one pass of the model.
 """
 
 from __future__ import annotations

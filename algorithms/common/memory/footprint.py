@@ -15,10 +15,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from algorithms.common.model.context import longest_context
-from algorithms.common.model.lora import ADAPTER_FILE, add_adapter
+from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
 from algorithms.common.model.source import ModelSource
-from algorithms.common.model.untrusted import check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -113,14 +112,8 @@ def _configuration(policy: PolicyConfig) -> Any:
     from transformers import AutoConfig
 
     path = str(POLICY_FOLDER) if policy.path == "bundled" else policy.path
-    check_model_folder(path)
     if (Path(path) / ADAPTER_FILE).is_file():
-        import peft
-
-        try:
-            path = str(peft.PeftConfig.from_pretrained(path).base_model_name_or_path)
-        except (TypeError, ValueError, KeyError) as error:
-            raise unreadable(f"policy.path={policy.path!r}", error) from error
+        path = adapter_base(path)
     source = ModelSource.parse(path)
     source.check()
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.text_parameters import modules_without_text
-from algorithms.common.model.untrusted import check_model_folder
+from algorithms.common.model.untrusted import check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError, check_range
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
@@ -76,11 +76,21 @@ def _check_targets(model: Any, targets: Sequence[str]) -> None:
             )
 
 
+def adapter_base(folder: str | Path) -> str:
+    """Folder or name of the model that an adapter belongs to. Raises `ConfigurationError` for a damaged folder."""
+    import peft
+
+    check_model_folder(folder)
+    try:
+        return str(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    except (TypeError, ValueError, KeyError) as error:
+        raise unreadable(f"policy.path={str(folder)!r}", error) from error
+
+
 def merge_adapter(model: Any, folder: str | Path) -> Any:
     """`model` with the adapter in `folder` merged into its weights. Raises `ConfigurationError` if some are missing."""
     import peft
 
-    check_model_folder(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # as above
         warnings.filterwarnings("error", message="Found missing adapter keys")

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from algorithms.common.model.chat_template import DATE, ChatTemplate
-from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, add_adapter, merge_adapter
+from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, adapter_base, add_adapter, merge_adapter
 from algorithms.common.model.source import ModelSource
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
-from algorithms.common.model.untrusted import check_model_folder, unreadable
+from algorithms.common.model.untrusted import unreadable
 from igsearch_env.errors import ConfigurationError, check_literals
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -139,10 +139,7 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     if chosen != "auto":
         options["attn_implementation"] = chosen
     if (Path(path) / ADAPTER_FILE).is_file():
-        from peft import PeftConfig
-
-        check_model_folder(path)
-        base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+        base = adapter_base(path)
         try:
             model = load_model(base, dtype=dtype, attn_implementation=chosen)
         except OSError as error:

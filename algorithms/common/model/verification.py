@@ -61,10 +61,6 @@ class Verifiable(Protocol):
         """Last hidden states [B, T, width] of padded rows."""
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., width]."""
-        ...
-
     def logprobs_of(self, hidden_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [n] of targets."""
         ...
