@@ -5,6 +5,9 @@
     FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
     hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
+A part of a file or folder is named as on the Hub: FILE.jsonl:train, or FILE.jsonl:test[100:200] for rows 100 to 199 of
+that split.
+
 Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
 """
 
@@ -24,6 +27,7 @@ from retrievers.reading import one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
+_PART = re.compile(r"(?P<path>.+):(?P<split>[a-z]\w*)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
 # Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
 _UNREAD = ("prompt", "metadata")
@@ -56,12 +60,31 @@ class HubSource:
         return self.config or self.repo.rpartition("/")[2]
 
 
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A file or a folder: `PATH`, or one split of its rows, `PATH:SPLIT`, or a part of that, `PATH:SPLIT[A:B]`."""
+
+    path: Path
+    split: str | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    @classmethod
+    def read(cls, source: str | Path) -> LocalSource:
+        """Parse `source`. What exists under the whole name is that file or folder."""
+        found = None if Path(source).exists() else _PART.fullmatch(str(source))
+        if found is None:
+            return cls(Path(source))
+        start, stop = (int(found[name]) if found[name] else None for name in ("start", "stop"))
+        return cls(Path(found["path"]), found["split"], start, stop)
+
+
 def open_source(source: str | Path) -> tuple[Rows, str]:
     """The rows of a source, and the data set name for rows without one."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
         return _hub_rows(str(source), hub), hub.dataset
-    path = Path(source)
+    path = LocalSource.read(source).path
     name = path.name.split(".")[0]
     if name in SPLITS and path.absolute().parent.name:
         name = path.absolute().parent.name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
-from igsearch_env.question_sources import open_source, split_of_id, with_split
+from igsearch_env.question_sources import LocalSource, open_source, split_of_id, with_split
 from igsearch_env.rewards import normalize_answer
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,12 @@ class Question:
 
 def load_questions(source: str | Path) -> list[Question]:
     """Load questions from a .jsonl, .jsonl.gz or .parquet file, a folder written by `save_to_disk` of the datasets
-    library, or the Hub (hf:REPO/CONFIG:SPLIT).
+    library, or the Hub (hf:REPO/CONFIG:SPLIT). PATH:SPLIT and PATH:SPLIT[A:B] select rows of a file or folder.
 
     A row without `dataset` gets the name of the file, the folder or the Hub configuration as its data set
     (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
-    row, empty golden answers or a repeated id, and `ConfigurationError` if a library is missing.
+    row, empty golden answers or a repeated id, or if no row is selected, and `ConfigurationError` if a library is
+    missing.
 
     Golden answers that normalise to nothing are left out, as are questions with no other answer; the log says how many.
     """
@@ -92,7 +94,25 @@ def load_questions(source: str | Path) -> list[Question]:
         logger.warning("%s: answers that normalise to nothing are left out of %s questions", source, f"{answers:,}")
     if unscorable:
         logger.warning("%s: %s questions are left out: %s", source, f"{len(unscorable):,}", unscorable[0])
-    return questions
+    return _selected(questions, source)
+
+
+def _selected(questions: list[Question], source: str | Path) -> list[Question]:
+    """The split and the part of it that a local source names."""
+    local = LocalSource.read(source)
+    if local.split is None or str(source).startswith("hf:"):
+        return questions
+    of_split = [question for question in questions if question.split == local.split]
+    selected = of_split[local.start : local.stop]
+    if not selected:
+        counts = Counter(question.split or "unnamed" for question in questions)
+        held = ", ".join(f"{count:,} of {name}" for name, count in sorted(counts.items()))
+        rows = f"rows {local.start or 0} and later" if of_split else "rows"
+        raise QuestionError(
+            f"{source}: no {rows} of split {local.split!r} (it has {held}); name a split that the file has, or give "
+            "the file alone for all of its rows"
+        )
+    return selected
 
 
 def check_unique(questions: Sequence[Question], where: str) -> None:

@@ -19,6 +19,7 @@ from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.supervised import WarmStartConfig
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from retrievers.credentials import masked
@@ -50,7 +51,17 @@ class TrainConfig:
     """Options of every algorithm."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
-        {"steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "save_total_limit"}
+        {
+            "steps",
+            "run_dir",
+            "overwrite",
+            "config",
+            "preset",
+            "eval_every",
+            "eval_limit",
+            "save_every",
+            "save_total_limit",
+        }
         | {"report_to", "project"}
     )
 
@@ -64,6 +75,8 @@ class TrainConfig:
     """Delete the run in run_dir instead of resuming it. On the command line only; a folder that is no run is kept."""
     config: Path | None = None
     """YAML file with any of these options; the command line overrides it."""
+    preset: str = ""
+    """One of the sizes that the YAML file offers under `presets`: options that override the rest of the file."""
     eval_every: int = 10
     """Steps between evaluations; 0: only before the first and after the last step."""
     eval_limit: int = 20
@@ -84,6 +97,7 @@ class TrainConfig:
     information_gain: InformationGainConfig = field(default_factory=InformationGainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
@@ -125,8 +139,10 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
     Raises `ConfigurationError` if the file is invalid; exits the program if the command line is invalid.
     """
     arguments = command_line() if argv is None else list(argv)
-    file = _config_file(arguments)
-    from_file = [] if file is None else yaml_arguments(config_class, file, RENAMED)
+    file, preset = _value_of("--config", arguments), _value_of("--preset", arguments)
+    if file is None and preset is not None:
+        raise ConfigurationError(f"--preset {preset}: presets are part of a configuration file; give its --config too")
+    from_file = [] if file is None else yaml_arguments(config_class, Path(file), RENAMED, preset)
     if "--overwrite" in from_file:
         raise ConfigurationError(
             f"{file}: 'overwrite' is true; a file can't ask for a folder to be deleted, remove the line and give "
@@ -136,12 +152,12 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
     return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
 
 
-def _config_file(arguments: Sequence[str]) -> Path | None:
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     for place, argument in enumerate(arguments):
-        if argument == "--config" and place + 1 < len(arguments):
-            return Path(arguments[place + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
+        if argument == option and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
     return None
 
 

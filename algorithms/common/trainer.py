@@ -27,6 +27,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
+from algorithms.common.warm_start.warm_start import warm_started
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import Retriever, RetrieverError
 
@@ -75,13 +76,14 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> Run:
-    """Train a policy; `retriever` replaces the search backend of `config.env.corpus`.
+    """Train a policy, after its warm start if it has one; `retriever` replaces the backend of `config.env.corpus`.
 
     All random draws of a step are derived from (seed, step), so any step can be repeated. Under a launcher every
     process runs this function and holds the same buffer (`distributed/processes.py`).
     """
     temperature = config.rollout.temperature
     make_torch_deterministic(config.seed, config.threads)
+    config = warm_started(config, retriever)
     with Run(algorithm, config, retriever) as run, reports(run):
         for step in run.steps():
             with timed("step") as times:

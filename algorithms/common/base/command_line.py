@@ -173,8 +173,17 @@ class _HelpText:
 # ---------------------------------------------------------------- YAML
 
 
-def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTHING) -> list[str]:
-    """A YAML file as command-line arguments. Raises `ConfigurationError` on an unknown or renamed key."""
+PRESETS, PRESET = "presets", "preset"
+
+
+def yaml_arguments(
+    cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTHING, preset: str | None = None
+) -> list[str]:
+    """A YAML file as command-line arguments. Raises `ConfigurationError` on an unknown or renamed key.
+
+    The file may offer sizes under `presets`: options by a name, which override the others. `preset` chooses one; None:
+    the one that the file itself names as `preset`, if any.
+    """
     if not path.is_file():
         raise ConfigurationError(f"--config {path}: no such file")
     try:
@@ -183,7 +192,18 @@ def yaml_arguments(cls: type[Any], path: Path, renamed: Mapping[str, str] = NOTH
         raise ConfigurationError(str(error)) from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
-    return [word for option in _options(cls, content, str(path), "", renamed) for word in option]
+    offered = content.pop(PRESETS, {})
+    if not isinstance(offered, dict) or not all(isinstance(options, dict) for options in offered.values()):
+        raise ConfigurationError(f"{path}: {PRESETS!r} must hold a section of options for each name")
+    chosen = preset or content.get(PRESET)
+    if chosen:
+        check_choice(f"{path}: {PRESET}", chosen, map(str, offered))
+    parts = {
+        str(name): list(_options(cls, options, f"{path}, preset {name}", "", renamed))
+        for name, options in offered.items()
+    }
+    options = [*_options(cls, content, str(path), "", renamed), *(parts[chosen] if chosen else ())]
+    return [word for option in options for word in option]
 
 
 def _options(

@@ -56,7 +56,7 @@ def play(
     """Play one episode per question, as many at once as the decoder has slots. `seed` and `first` as in `collect`."""
     episodes = [stepper.begin(question) for question in questions]
     for episode in episodes:
-        _encode_prompt(decoder, episode.trajectory)
+        encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
     waiting = deque(enumerate(episodes, start=first))
     live: dict[int, Episode] = {}  # by slot
     while live or waiting:
@@ -83,29 +83,30 @@ def _advance(decoder: TurnDecoder, stepper: EpisodeStepper, live: dict[int, Epis
     episodes = [live[slot] for slot, _ in completed]
     stepper.step(episodes, [decoder.policy.tokenizer.decode(completion.ids) for _, completion in completed])
     for episode, (_, completion) in zip(episodes, completed, strict=True):
-        _record(decoder.policy, stepper.rules.protocol, episode.trajectory, completion)
-        if not episode.trajectory.done and episode.trajectory.tokens > _room(decoder):
+        record_turn(decoder.policy, stepper.rules.protocol, episode.trajectory, completion)
+        if not episode.trajectory.done and episode.trajectory.tokens > room(decoder.policy, decoder.max_new_tokens):
             episode.trajectory.stop_reason = CONTEXT_FULL
     return [slot for slot, _ in completed]
 
 
-def _room(decoder: TurnDecoder) -> int:
+def room(policy: Policy, max_new_tokens: int) -> int:
     """Maximum tokens of an episode before its next turn."""
-    return decoder.policy.context_length - decoder.max_new_tokens
+    return policy.context_length - max_new_tokens
 
 
-def _encode_prompt(decoder: TurnDecoder, trajectory: Trajectory) -> None:
-    policy, room = decoder.policy, _room(decoder)
+def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -> None:
+    """Set the ids of the prompt. Raises `ConfigurationError` if it leaves no room for a turn."""
+    longest = room(policy, max_new_tokens)
     trajectory.prompt_ids = policy.tokenizer.encode_prompt(trajectory.prompt)
-    if len(trajectory.prompt_ids) > room:
+    if len(trajectory.prompt_ids) > longest:
         raise ConfigurationError(
             f"question {trajectory.question.id!r}: its prompt has {len(trajectory.prompt_ids)} tokens, more than "
-            f"the {room} that fit a context of {policy.context_length} with {decoder.max_new_tokens} new ones; "
+            f"the {longest} that fit a context of {policy.context_length} with {max_new_tokens} new ones; "
             "use a shorter prompt template, fewer new tokens or a policy with a longer context"
         )
 
 
-def _record(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
+def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
     """Attach tokens to the turn that the environment has just recorded."""
     turn, tokenizer = trajectory.turns[-1], policy.tokenizer
     turn.completion_ids, turn.logprobs = completion.ids, completion.logprobs

@@ -58,7 +58,9 @@ class EnvConfig(EpisodeConfig):
     questions: tuple[str, ...] = ("bundled",)
     """Training questions: `bundled`, or question files."""
     eval_questions: tuple[str, ...] = ("bundled",)
-    """Questions to evaluate on: `bundled` (its dev split during training, its test split at the end), or files."""
+    """Questions to evaluate on before and after training: `bundled` (its test split), or files."""
+    dev_questions: tuple[str, ...] = ()
+    """Questions to evaluate on during training, like eval_questions. Empty: eval_questions (bundled: its dev split)."""
     corpus: str = "bundled"
     """Corpus to search: `bundled`, a corpus file, an index folder, or the address of a retrieval service."""
     retriever: str = "auto"

@@ -107,7 +107,7 @@ class Run:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.retriever = retriever
         self.train_questions = make_questions(config.env.questions, "train")
-        self.dev_questions = make_questions(config.env.eval_questions, "dev")
+        self.dev_questions = make_questions(config.env.dev_questions or config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")
         # Rollouts compute outcome rewards only: information gain is measured on whole buffers.
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, self.rules)

@@ -1,0 +1,42 @@
+"""Episodes that a program plays, recorded as if the policy had written them: training data for a supervised start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.collect import encode_prompt, record_turn, room
+from algorithms.common.rollout.turn_decoder import Completion
+from igsearch_env.questions import Question
+from igsearch_env.stepper import EpisodeStepper
+from igsearch_env.trajectory import CONTEXT_FULL, Trajectory
+
+# The text of the next turn of an episode, and whether it may still search.
+Write = Callable[[Trajectory, bool], str]
+
+
+def play_recorded(
+    policy: Policy, stepper: EpisodeStepper, questions: Sequence[Question], write: Write, *, max_new_tokens: int
+) -> list[Trajectory]:
+    """Play one episode per question, with the token ids, spans and limits of a rollout.
+
+    The log-probs of all tokens are 0: no policy has sampled them. An episode ends with `CONTEXT_FULL` where the policy
+    could not have written it: at a turn of more than `max_new_tokens` tokens, or in a full context.
+    """
+    episodes = [stepper.begin(question) for question in questions]
+    for episode in episodes:
+        encode_prompt(policy, episode.trajectory, max_new_tokens)
+    running = episodes
+    while running:
+        texts = [write(episode.trajectory, episode.searches_left > 0) for episode in running]
+        ids = [policy.tokenizer.encode(text) for text in texts]
+        stepper.step(running, texts)
+        for episode, written in zip(running, ids, strict=True):
+            trajectory = episode.trajectory
+            completion = Completion(tuple(written), (0.0,) * len(written))
+            record_turn(policy, stepper.rules.protocol, trajectory, completion)
+            left = room(policy, max_new_tokens)
+            if len(written) > max_new_tokens or (not trajectory.done and trajectory.tokens > left):
+                trajectory.stop_reason = CONTEXT_FULL
+        running = [episode for episode in running if not episode.trajectory.done]
+    return [episode.trajectory for episode in episodes]

@@ -1,0 +1,1 @@
+"""The supervised start of a policy: demonstrations, then rounds of its own successful episodes."""
