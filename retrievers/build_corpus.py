@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from retrievers.corpora import shapes
 from retrievers.corpora.inputs import find_inputs
 from retrievers.corpora.rows import read_rows
 from retrievers.corpora.sources import COVERAGE_NOTE, PAGE, RECORD, coverage_table, write_sources
-from retrievers.corpora.writer import CORPUS, CorpusWriter, Coverage, Input
+from retrievers.corpora.writer import CORPUS, SPLITS, CorpusWriter, Coverage, Input, question_file
 from retrievers.lock import ProcessLock
 
-_WRITTEN = {CORPUS, PAGE, RECORD, *(f"{name}.jsonl" for name in shapes.DATASETS)}
+_WRITTEN = {CORPUS, PAGE, RECORD, *starmap(question_file, product(shapes.DATASETS, SPLITS))}
 _EVERY = 500  # rows between two updates of the progress bar
 
 
@@ -175,7 +175,7 @@ def main(args: Args) -> None:
     """Make the corpus and print what it covers."""
     coverage = build(args)
     if coverage:
-        rows = [{"file": f"{d}.jsonl", "split": s, **asdict(counts)} for (d, s), counts in coverage.items()]
+        rows = [{"file": question_file(*key), **asdict(counts)} for key, counts in coverage.items()]
         print("\n".join(coverage_table(rows)))
         print(COVERAGE_NOTE)
     print(f"{args.output}: ready; search it with --corpus {args.output / CORPUS}")

@@ -10,9 +10,8 @@ from retrievers.base import CorpusError
 from retrievers.corpora import shapes
 from retrievers.corpora.hub import HUB, KNOWN, download
 from retrievers.corpora.rows import read_rows
-from retrievers.corpora.writer import Input
+from retrievers.corpora.writer import SPLITS, Input
 
-SPLITS = ("train", "dev", "test")
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 _NAMED = re.compile(rf"(?P<dataset>{'|'.join(shapes.DATASETS)})(?::(?P<split>{'|'.join(SPLITS)}))?=(?P<path>.+)")
 _DATASETS_OF = {

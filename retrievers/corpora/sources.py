@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retrievers.corpora.shapes import HOTPOTQA, MUSIQUE, PASSAGES, WIKI2
-from retrievers.corpora.writer import CORPUS, Coverage, Input
+from retrievers.corpora.writer import CORPUS, Coverage, Input, question_file
 from retrievers.digests import file_digest
 
 PAGE, RECORD = "SOURCES.md", "sources.json"
@@ -46,7 +46,7 @@ def write_sources(
         "corpus": {"file": CORPUS, "passages": passages, "characters": characters, **corpus},
         "inputs": [_record(source, digests[source.name]) for source in inputs],
         "questions": [
-            {"file": f"{dataset}.jsonl", "dataset": dataset, "split": split, **asdict(counts)}
+            {"file": question_file(dataset, split), "dataset": dataset, "split": split, **asdict(counts)}
             for (dataset, split), counts in coverage.items()
         ],
         "text_licence": TEXT_LICENCE,
@@ -107,11 +107,10 @@ COVERAGE_NOTE = (
 def coverage_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A Markdown table of what the corpus holds of the questions of each split."""
     return _table(
-        ("file", "split", "questions", "supporting titles", "answer", "both"),
+        ("file", "questions", "supporting titles", "answer", "both"),
         [
             (
                 f"`{row['file']}`",
-                row["split"],
                 f"{row['questions']:,}",
                 _share(row["titles"], row["with_titles"]),
                 _share(row["answers"], row["with_span"]),

@@ -15,6 +15,7 @@ from retrievers.base import CorpusError
 
 CORPUS = "corpus.jsonl"
 ID_BYTES = 10  # of a passage's id; among 21 million passages two have the same with a probability of 2e-10
+SPLITS = ("train", "dev", "test")
 _UNSEARCHABLE = {"yes", "no"}
 
 
@@ -72,7 +73,7 @@ class _Asked:
 
 @dataclass(slots=True)
 class CorpusWriter:
-    """Writes `corpus.jsonl` and one question file per data set into a folder. Close it to complete the files.
+    """Writes `corpus.jsonl` and a question file per data set and split into a folder. Close it to complete the files.
 
     Two passages are the same if title and text differ in white space, case, composition of accents and HTML entities
     in the title at most; the first one stays. The id is a hash of both, so it does not depend on the other inputs.
@@ -125,7 +126,7 @@ class CorpusWriter:
         source.questions += 1
         titles = tuple(_title_key(title) for title in question["supporting_titles"])
         self._asked.append(_Asked(dataset, split, titles, _answered(question["golden_answers"], paragraphs)))
-        self._write(f"{dataset}.jsonl", {"id": id, **question, "dataset": dataset, "split": split})
+        self._write(question_file(dataset, split), {"id": id, **question, "dataset": dataset, "split": split})
 
     def coverage(self) -> dict[tuple[str, str], Coverage]:
         """Coverage of each data set and split, once all passages have been added."""
@@ -155,6 +156,11 @@ class CorpusWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def question_file(dataset: str, split: str) -> str:
+    """The file of the questions of a split. Splits are apart because training uses every row of its files."""
+    return f"{dataset}.{split}.jsonl"
 
 
 def passage_id(title: str, text: str) -> bytes:

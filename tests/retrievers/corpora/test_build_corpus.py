@@ -44,8 +44,9 @@ def passages(folder: Path) -> list[tuple[str, str]]:
 
 
 def questions(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a question file."""
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The rows of the question files of a data set."""
+    files = sorted(folder.glob(f"{name}.*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def refused(folder: Path, *inputs: str) -> str:
@@ -112,7 +113,7 @@ def test_every_format_and_form_gives_the_same(tmp_path: Path, ending: str, form:
         (write_list if ".json." in f"{ending}." else write_lines)(plain, rows)
         path.write_bytes(gzip.compress(plain.read_bytes()) if ending.endswith(".gz") else plain.read_bytes())
     folder = make(other, str(path))
-    for name in ("corpus.jsonl", "hotpotqa.jsonl"):
+    for name in ("corpus.jsonl", "hotpotqa.dev.jsonl"):
         assert (folder / name).read_bytes() == (expected / name).read_bytes()
 
 
@@ -167,6 +168,14 @@ def test_a_file_without_ids_is_numbered_by_split(tmp_path: Path) -> None:
     assert [question["id"] for question in questions(folder, "hotpotqa")] == ["dev_0", "dev_1"]
 
 
+def test_splits_are_apart(tmp_path: Path) -> None:
+    files = write_list(tmp_path / "hotpot_train.json", HOTPOT[:1]), write_list(tmp_path / "hotpot_dev.json", HOTPOT[1:])
+    folder = make(tmp_path, *files)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["SOURCES.md", "corpus.jsonl", "hotpotqa.dev.jsonl", "hotpotqa.train.jsonl", "sources.json"]
+    assert [row["split"] for row in questions(folder, "hotpotqa")] == ["dev", "train"]
+
+
 def test_limit_takes_the_first_rows_of_each_file(tmp_path: Path) -> None:
     folder = make(tmp_path, *write_all(tmp_path), limit=1)
     assert [len(questions(folder, name)) for name in ("hotpotqa", "2wikimultihopqa", "musique")] == [1, 1, 1]
@@ -178,7 +187,7 @@ def test_a_test_file_gives_its_paragraphs_alone(tmp_path: Path) -> None:
     test = write_lines(tmp_path / "musique_ans_v1.0_test.jsonl", bare)
     folder = make(tmp_path, test)
     assert len(passages(folder)) == 3
-    assert not (folder / "musique.jsonl").exists()
+    assert not questions(folder, "musique")
     assert json.loads((folder / "sources.json").read_text())["inputs"][0]["without_answer"] == 1
 
 
@@ -243,7 +252,7 @@ def test_the_command_prints_what_was_made(tmp_path: Path, capsys: pytest.Capture
     main(Args(tuple(write_all(tmp_path)), tmp_path / "out"))
     shown = capsys.readouterr().out
     assert "hotpot_dev_distractor_v1.json: 2 rows, 4 new passages, 1 duplicates merged" in shown
-    assert "| `musique.jsonl` | train | 1 | 1 of 1 (100.0%) | 1 of 1 (100.0%) | 1 |" in shown
+    assert "| `musique.train.jsonl` | 1 | 1 of 1 (100.0%) | 1 of 1 (100.0%) | 1 |" in shown
     assert f"--corpus {tmp_path / 'out' / 'corpus.jsonl'}" in shown
 
 

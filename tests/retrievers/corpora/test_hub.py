@@ -87,9 +87,7 @@ def test_one_file_of_a_commit(tmp_path: Path, cache: Path, monkeypatch: pytest.M
         monkeypatch.setenv("HF_ENDPOINT", address)
         (found,) = hub.download(f"hf:some/where/musique_ans_v1.0_dev.jsonl@{COMMIT}")
         assert found.path.read_bytes() == lines(tmp_path, MUSIQUE)
-        with pytest.raises(
-            CorpusError, match=r"no file of a train or dev split under 'x'; the repository holds README"
-        ):
+        with pytest.raises(CorpusError, match="under 'x'; the repository holds README"):
             hub.download("hf:some/where/x")
 
 
