@@ -52,7 +52,8 @@ def _files(names: Sequence[str]) -> Iterator[Input]:
         elif Path(place).is_file():
             files = [Input(place, Path(place))]
         elif Path(place).is_dir():
-            raise CorpusError(f"{place}: a folder; pass the files in it ({place}/*.json)")
+            hub = f", or {KNOWN[place].hub} for the copy on the Hub" if place in KNOWN else ""
+            raise CorpusError(f"{place}: a folder; pass the files in it ({place}/*.json){hub}")
         else:
             raise CorpusError(
                 f"{place}: no such file; pass one, {', '.join(KNOWN)} (from the Hub), or hf:OWNER/REPO/PATH"

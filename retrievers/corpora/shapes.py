@@ -82,6 +82,8 @@ def read_passage(row: dict[str, Any], where: str) -> Found:
     """A passage of a published corpus; one whose text is empty counts as an empty paragraph."""
     if "contents" in row:
         passage = passage_of({"id": "", **row}, where, False)
+        if "\n" not in str(row["contents"]):  # a text without a title
+            return Found([("", passage.title.strip())])
         return Found([(clean_title(passage.title, where), passage.text.strip())])
     return Found([(clean_title(row["title"], where), join_sentences(row["text"], where))])
 
@@ -123,7 +125,7 @@ def read_question(row: dict[str, Any], shape: str, where: str, aliases: Mapping[
 def _musique(row: dict[str, Any], where: str) -> tuple[list[tuple[str, str]], list[str]]:
     """The paragraphs, and the titles of the supporting ones in the order of the hops."""
     paragraphs: list[tuple[str, str]] = []
-    by_number: dict[Any, str] = {}
+    by_number: dict[int, str] = {}
     marked: list[str] = []
     given = _decoded(row[PARAGRAPHS], PARAGRAPHS, where)
     for position, paragraph in enumerate(_list(given, PARAGRAPHS, where)):
@@ -131,13 +133,19 @@ def _musique(row: dict[str, Any], where: str) -> tuple[list[tuple[str, str]], li
             raise CorpusError(f"{where}: paragraph {position} is not an object with title and paragraph_text")
         title = clean_title(paragraph["title"], where)
         paragraphs.append((title, join_sentences(paragraph["paragraph_text"], where)))
-        by_number[paragraph.get("idx", position)] = title
+        by_number[_whole(paragraph.get("idx", position), "idx", where)] = title
         if paragraph.get("is_supporting") is True:
             marked.append(title)
-    steps = _list(_decoded(row.get("question_decomposition") or [], "question_decomposition", where), "steps", where)
-    hops = [by_number.get(step.get("paragraph_support_idx")) for step in steps if isinstance(step, dict)]
-    ordered = [title for title in hops if title is not None]
-    return paragraphs, [*ordered, *marked]
+    hops: list[str] = []
+    steps = _decoded(row.get("question_decomposition") or [], "question_decomposition", where)
+    for step in _list(steps, "question_decomposition", where):
+        number = step.get("paragraph_support_idx") if isinstance(step, dict) else None
+        if number is None:  # a hop whose paragraph is missing, as in questions that have no answer
+            continue
+        if _whole(number, "paragraph_support_idx", where) not in by_number:
+            raise CorpusError(f"{where}: paragraph_support_idx is {number}, but no paragraph has this idx")
+        hops.append(by_number[number])
+    return paragraphs, [*hops, *marked]
 
 
 def _answers(row: dict[str, Any], where: str, aliases: Mapping[str, Sequence[str]]) -> list[str]:
@@ -211,12 +219,14 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
     return value
 
 
+def _whole(value: Any, name: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CorpusError(f"{where}: {name} is {str(value)[:80]!r}; it must be a whole number")
+    return value
+
+
 def _strings(row: Mapping[str, Any], field: str, where: str) -> list[str]:
-    value = _decoded_list(row.get(field), field, where)
+    value = [] if row.get(field) is None else _list(row[field], field, where)
     if not all(isinstance(item, str) for item in value):
         raise CorpusError(f"{where}: {field} is {str(value)[:80]!r}; it must be a list of texts")
     return list(value)
-
-
-def _decoded_list(value: Any, field: str, where: str) -> list[Any]:
-    return [] if value is None else _list(value, field, where)

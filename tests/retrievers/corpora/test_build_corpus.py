@@ -156,6 +156,11 @@ def test_published_corpora_are_converted(tmp_path: Path, name: str, content: str
     assert passages(make(tmp_path, str(path))) == [("Karith", "A town."), ("Lurm", "A sea.")]
 
 
+def test_a_passage_without_a_title_is_kept(tmp_path: Path) -> None:
+    rows = [{"id": 1, "contents": "A town."}, {"id": 2, "contents": "Lurm\n"}, {"id": 3, "contents": "Ostue\nA river."}]
+    assert passages(make(tmp_path, write_lines(tmp_path / "c.jsonl", rows))) == [("", "A town."), ("Ostue", "A river.")]
+
+
 def test_quotes_in_a_table_are_read_as_dpr_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "psgs.tsv"
     path.write_text('id\ttext\ttitle\n1\t"He said ""no""."\t"The ""X"""\n', encoding="utf-8")
@@ -380,6 +385,25 @@ def test_answers_that_are_nowhere_and_inputs_without_passages_are_refused(tmp_pa
     assert "no passages" in refused(tmp_path, write_lines(tmp_path / "id_aliases.json", ALIASES))
     assert "no such file" in refused(tmp_path, str(tmp_path / "gone.json"))
     assert "a folder; pass the files in it" in refused(tmp_path, str(tmp_path))
+    assert "--limit 0: must be at least 1" in str(pytest.raises(CorpusError, make, tmp_path, nowhere, limit=0).value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("question_decomposition", [{"paragraph_support_idx": 7}], "paragraph_support_idx is 7, but no paragraph"),
+        ("question_decomposition", [{"paragraph_support_idx": [7]}], "it must be a whole number"),
+        ("paragraphs", [{"title": "a"}], "paragraph 0 is not an object with title and paragraph_text"),
+        ("paragraphs", {"title": ["a"]}, "paragraphs is .* it must be a list"),
+        ("paragraphs", [{"idx": {}, "title": "a", "paragraph_text": "b"}], "idx is '{}'; it must be a whole number"),
+        ("answer_aliases", "Ada", "answer_aliases is 'Ada'; it must be a list"),
+    ],
+)
+def test_a_bad_row_of_musique_is_named(tmp_path: Path, field: str, value: Any, said: str) -> None:
+    file = write_lines(tmp_path / "musique_dev.jsonl", [*MUSIQUE, {**MUSIQUE[0], "id": "other", field: value}])
+    with pytest.raises(CorpusError, match=said) as caught:
+        make(tmp_path, file)
+    assert str(caught.value).startswith(f"{file}, line 2: ")
 
 
 def test_what_is_in_the_way_is_not_touched(tmp_path: Path) -> None:
