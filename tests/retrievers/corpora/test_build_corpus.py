@@ -385,7 +385,8 @@ def test_answers_that_are_nowhere_and_inputs_without_passages_are_refused(tmp_pa
     assert "no passages" in refused(tmp_path, write_lines(tmp_path / "id_aliases.json", ALIASES))
     assert "no such file" in refused(tmp_path, str(tmp_path / "gone.json"))
     assert "a folder; pass the files in it" in refused(tmp_path, str(tmp_path))
-    assert "--limit 0: must be at least 1" in str(pytest.raises(CorpusError, make, tmp_path, nowhere, limit=0).value)
+    with pytest.raises(CorpusError, match="--limit 0: must be at least 1"):
+        make(tmp_path, nowhere, limit=0)
 
 
 @pytest.mark.parametrize(
