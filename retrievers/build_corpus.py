@@ -45,7 +45,7 @@ class Args:
     output: Path
     """Folder to write; must not exist, or be empty."""
     limit: int | None = None
-    """At most this many rows of each file, from its beginning."""
+    """At most this many rows of each file of questions or passages, from its beginning."""
 
 
 def build(args: Args) -> dict[tuple[str, str], Coverage]:
@@ -108,7 +108,8 @@ class _Builder:
 
     def _read(self, source: Input) -> None:
         task = self.progress.add_task(source.path.name, total=None)
-        for where, row in islice(read_rows(source.path), self.limit):
+        limit = None if source.shape == shapes.ALIASES else self.limit
+        for where, row in islice(read_rows(source.path), limit):
             source.rows += 1
             row = shapes.plain(row)
             if (shape := shapes.shape_of(row, where)) != source.shape:

@@ -187,6 +187,12 @@ def test_limit_takes_the_first_rows_of_each_file(tmp_path: Path) -> None:
     assert "Lurm" not in dict(passages(folder))
 
 
+def test_limit_keeps_all_names_of_answers(tmp_path: Path) -> None:
+    names = write_lines(tmp_path / "id_aliases.json", ALIASES[::-1])
+    folder = make(tmp_path, names, write_list(tmp_path / "dev.json", WIKI2), limit=1)
+    assert "Karith Town" in questions(folder, "2wikimultihopqa")[0]["golden_answers"]
+
+
 def test_a_test_file_gives_its_paragraphs_alone(tmp_path: Path) -> None:
     bare = [{key: row[key] for key in ("id", "paragraphs", "question")} for row in MUSIQUE]
     test = write_lines(tmp_path / "musique_ans_v1.0_test.jsonl", bare)
