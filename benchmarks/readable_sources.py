@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from igsearch_env.questions import load_questions
-from retrievers import BM25Retriever, Passage
+from retrievers import BM25Retriever, Passage, build_corpus
 from retrievers.build_index import Args, build
 from retrievers.corpus import DiskCorpus, load_corpus, survey_corpus, write_corpus
 from retrievers.dense import DenseRetriever
@@ -92,6 +92,47 @@ def _read_questions(folder: Path, name: str = "nq.jsonl") -> None:
         json.dumps([question.id, question.text, dict(question.metadata)]).encode()
 
 
+def _published(parquet: bool) -> list[dict[str, Any]]:
+    """Questions in HotpotQA's shape, as lists of pairs or as the Hub has them."""
+    rows = []
+    for i in range(4):
+        titles, texts = [f"Title {i}", f"Title {i + 1}"], [["It is.", f" It is {i}."], ["Other."]]
+        facts = [[titles[0], 1], [titles[1], 0]]
+        context: Any = list(zip(titles, texts, strict=True))
+        if parquet:
+            context = {"title": titles, "sentences": texts}
+        row = {"_id": f"q{i}", "question": f"What is {i}?", "answer": f"{i}", "level": "hard", "type": "bridge"}
+        rows.append({**row, "context": context, **({} if parquet else {"supporting_facts": facts})})
+    return rows
+
+
+def _make_published(folder: Path) -> None:
+    steps = [{"paragraph_support_idx": 1, "answer": "x"}, {"paragraph_support_idx": 0, "answer": "It"}]
+    paragraphs = [{"idx": i, "title": f"Title {i}", "paragraph_text": "It is.", "is_supporting": True} for i in (0, 1)]
+    row = {"question": "What?", "answer": "It", "answer_aliases": ["Is"], "answerable": True}
+    musique = [{"id": f"m{i}", "paragraphs": paragraphs, "question_decomposition": steps, **row} for i in range(4)]
+    (folder / "hotpot_dev.json").write_text(json.dumps(_published(False)))
+    lines = "".join(json.dumps(row) + "\n" for row in musique)
+    (folder / "musique_dev.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "table.tsv").write_text('id\ttext\ttitle\n1\t"A ""town""."\tKarith\n2\tA sea.\tLurm\n')
+
+
+def _make_published_parquet(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(_published(True)), folder / "hotpot-dev.parquet")
+
+
+def _read_published(folder: Path) -> None:
+    inputs = tuple(str(path) for path in sorted(folder.iterdir()))
+    with contextlib.redirect_stdout(io.StringIO()):
+        build_corpus.build(build_corpus.Args(inputs, folder / "made"))
+    load_corpus(folder / "made" / "corpus.jsonl")
+    for path in (folder / "made").glob("*.dev.jsonl"):
+        _read_questions(folder / "made", path.name)
+
+
 def _draws() -> np.random.Generator:
     return random_stream("recorded samples", 0)
 
@@ -132,6 +173,8 @@ SOURCES: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
     "questions": (_make_questions, _read_questions),
     "questions in parquet": (_make_parquet, partial(_read_questions, name="nq.parquet")),
     "questions in a saved data set": (_make_saved, partial(_read_questions, name="nq")),
+    "published files": (_make_published, _read_published),
+    "published files in parquet": (_make_published_parquet, _read_published),
     "record of searches": (_make_replay, _read_replay),
     **{
         f"index {kind}": (partial(_make_index, kind=kind), partial(_read_index, kind=kind))

@@ -23,7 +23,8 @@ from typing import Any
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.base import CorpusError
 from retrievers.corpus import read_jsonl
-from retrievers.reading import one_line
+from retrievers.parquet import MissingPackageError, read_parquet
+from retrievers.reading import FileError, one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
@@ -104,19 +105,13 @@ def _jsonl_rows(path: Path) -> Rows:
 def _parquet_rows(path: Path) -> Rows:
     if not path.is_file():
         raise QuestionError(f"{path}: no such file; pass a .jsonl, .jsonl.gz or .parquet file")
-    parquet = _optional("pyarrow.parquet", str(path))
-    number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name not in _UNREAD]
-            for batch in file.iter_batches(4_096, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except Exception as error:  # errors of pyarrow, and of values that it can't convert
-        raise QuestionError(
-            f"{path}: not a Parquet file, or corrupt after row {number} ({one_line(error)}); download it again"
-        ) from error
+        for number, row in read_parquet(path, _UNREAD):
+            yield f"{path}, row {number}", row
+    except MissingPackageError as error:
+        raise ConfigurationError(str(error)) from error
+    except FileError as error:
+        raise QuestionError(str(error)) from error
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:

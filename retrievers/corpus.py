@@ -37,7 +37,8 @@ def _object(row: object, where: str) -> dict[str, object]:
     return row
 
 
-def _passage(row: dict[str, object], where: str, verbatim_titles: bool) -> Passage:
+def passage_of(row: dict[str, object], where: str, verbatim_titles: bool) -> Passage:
+    """The passage of a row with `id` and `contents`. `where` names the row in a `CorpusError`."""
     for field in ("id", "contents"):
         if field not in row:
             raise CorpusError(f"{where}: no field {field!r} (found {sorted(row)}); a passage needs id and contents")
@@ -57,7 +58,7 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
     first_line: dict[str, int] = {}
     passages = []
     for number, row in read_jsonl(path):
-        passage = _passage(row, f"{path}, line {number}", verbatim_titles)
+        passage = passage_of(row, f"{path}, line {number}", verbatim_titles)
         if passage.id in first_line:
             raise CorpusError(
                 f"{path}, line {number}: id {passage.id!r} is already used on line {first_line[passage.id]}; "
@@ -110,7 +111,7 @@ def survey_corpus(path: str | Path, *, copy: Path | None = None, progress: Calla
     digest, ids, characters = hashlib.sha256(), array("Q"), 0
     with open(copy, "w", encoding="utf-8") if copy is not None else nullcontext() as plain:
         for number, row in read_jsonl(path):
-            passage = _passage(row, f"{path}, line {number}", False)
+            passage = passage_of(row, f"{path}, line {number}", False)
             digest.update(_identity(passage))
             ids.append(int.from_bytes(hashlib.blake2b(passage.id.encode(), digest_size=8).digest()))
             characters += len(passage.title) + len(passage.text)
@@ -206,7 +207,7 @@ class DiskCorpus(Sequence[Passage]):
             row = parse_json(raw.split(b"\n", 1)[0], where)
         except FileError as error:
             raise CorpusError(f"{error}; the file has changed, or its table of offsets is damaged") from error
-        return _passage(_object(row, where), where, self.verbatim_titles)
+        return passage_of(_object(row, where), where, self.verbatim_titles)
 
     def close(self) -> None:
         """Close the file; the corpus can't be read afterwards."""

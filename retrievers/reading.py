@@ -118,12 +118,12 @@ def read_lines(path: str | Path, *, packed: bool | None = None) -> Iterator[tupl
     `packed`: with gzip; None: if the name ends in .gz.
     """
     path = Path(path)
-    with _opened(path, packed=path.suffix == ".gz" if packed is None else packed) as file:
+    with open_file(path, packed=path.suffix == ".gz" if packed is None else packed) as file:
         number = 0
         while True:
             number += 1
             where = f"{path}, line {number}"
-            raw = _read(file, MAX_LINE + 1, where, line=True)
+            raw = read_part(file, MAX_LINE + 1, where, line=True)
             if not raw:
                 return
             if len(raw) > MAX_LINE:
@@ -134,8 +134,8 @@ def read_lines(path: str | Path, *, packed: bool | None = None) -> Iterator[tupl
 def read_bytes(path: str | Path, *, packed: bool = False, limit: int = MAX_FILE) -> bytes:
     """The content of a file of at most `limit` bytes, decompressed with gzip if `packed`."""
     path = Path(path)
-    with _opened(path, packed=packed) as file:
-        raw = _read(file, limit + 1, str(path), line=False)
+    with open_file(path, packed=packed) as file:
+        raw = read_part(file, limit + 1, str(path), line=False)
     if len(raw) > limit:
         raise FileError(path, f"larger than {limit / 2**20:.0f} MiB, which no such file is")
     return raw
@@ -150,7 +150,8 @@ def read_text(path: str | Path) -> str:
         raise FileError(path, f"not UTF-8 ({error}); convert the file to UTF-8") from error
 
 
-def _opened(path: Path, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
+def open_file(path: Path, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
+    """Open a file of bytes, decompressed with gzip if `packed`."""
     if not path.exists():
         raise FileError(path, "no such file")
     if not path.is_file():  # a folder, or a pipe, which would be waited for
@@ -161,7 +162,8 @@ def _opened(path: Path, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
         raise FileError(path, f"can't be opened ({error.strerror})") from error
 
 
-def _read(file: IO[bytes] | gzip.GzipFile, size: int, where: str, *, line: bool) -> bytes:
+def read_part(file: IO[bytes] | gzip.GzipFile, size: int, where: str, *, line: bool) -> bytes:
+    """The next `size` bytes, or with `line` a line of at most so many; b"" at the end."""
     try:
         return file.readline(size) if line else file.read(size)
     except (EOFError, zlib.error, OSError) as error:  # gzip.BadGzipFile is an OSError

@@ -9,6 +9,7 @@ from benchmarks.damaged_files import READ, REFUSED, open_damaged
 CHEAP = (
     "corpus on disk",
     "questions",
+    "published files",
     "record of searches",
     "index hnswlib",
     "configuration",
@@ -17,7 +18,7 @@ CHEAP = (
 )
 
 
-@pytest.mark.parametrize("kind", [CHEAP[:3], CHEAP[3:5], CHEAP[5:]])
+@pytest.mark.parametrize("kind", [CHEAP[:4], CHEAP[4:6], CHEAP[6:]])
 def test_damaged_and_hostile_files_are_read_or_refused(kind: tuple[str, ...]) -> None:
     for name in kind:
         results = open_damaged(name, 40, seed=1)

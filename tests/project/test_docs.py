@@ -27,7 +27,7 @@ SCRIPTS = [
         for path in sorted((ROOT / folder).glob("*.py"))
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ),
-    *("retrievers/build_index.py", "retrievers/check_index.py", "retrievers/server.py"),
+    *("retrievers/build_corpus.py", "retrievers/build_index.py", "retrievers/check_index.py", "retrievers/server.py"),
 ]
 # Of other programs that the pages use.
 FOREIGN = {
