@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install train test lint check bench
+.PHONY: install train train-real test lint check bench
 
 install: $(INSTALLED)
 
@@ -16,6 +16,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Train the bundled policy with IG-GRPO; ARGS="--steps 20 --seed 1" passes options.
 train: $(INSTALLED)
 	$(BIN)/python algorithms/ig_grpo.py $(ARGS)
+
+# Train a real language model on real text; DATA=FOLDER names a corpus and questions, ARGS="--preset minutes" a size.
+train-real: $(INSTALLED)
+	$(BIN)/python examples/train_real.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)

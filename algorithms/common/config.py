@@ -85,6 +85,8 @@ class TrainConfig:
     """Steps between checkpoints."""
     save_total_limit: int = 2
     """Number of checkpoints to keep; older ones are deleted."""
+    estimate_time: bool = False
+    """Print how long the run will take, measured on a few episodes before its first step."""
     report_to: tuple[Literal["wandb", "trackio"], ...] = ()
     """Experiment trackers that receive the metrics, in addition to metrics.jsonl and TensorBoard."""
     project: str = "igsearch"

