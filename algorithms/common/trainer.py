@@ -94,7 +94,11 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                     buffer = collect_batch(run, algorithm, step)
                 metrics: dict[str, float] = {}
                 cap = config.loss.importance_sampling_cap
-                if config.rollout.recompute_logprobs or cap is not None or not run.sampler.exact:
+                recompute = config.rollout.recompute_logprobs or cap is not None or not run.sampler.exact
+                # A single gradient step computes them itself, unless something before it needs them.
+                single = config.optimizer.epochs * config.optimizer.num_minibatches == 1
+                in_update = recompute and single and cap is None and not algorithm.needs_reference
+                if recompute and not in_update:
                     with timed("old_logprobs", times):
                         metrics |= recompute_logprobs(run.learner, buffer, temperature, cap)
                 if algorithm.needs_information_gain:
@@ -120,6 +124,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         lr=config.optimizer.learning_rate(step, config.steps),
                         step=step,
                         seed=config.seed,
+                        on_policy=in_update,
                     )
                 if run.critic is not None:
                     with timed("critic", times):

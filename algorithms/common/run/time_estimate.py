@@ -67,7 +67,9 @@ def estimate_time(run: Run, *, needs_information_gain: bool) -> TimeEstimate:
     _, forward = _timed(
         lambda: learner.map_policy_tokens(more, lambda ids, mask: learner.module(ids, mask, config.temperature)[0])
     )
-    passes = (1 + BACKWARD) * run.config.optimizer.epochs + (0 if run.sampler.exact else 1)
+    optimizer = run.config.optimizer
+    again = not run.sampler.exact and optimizer.epochs * optimizer.num_minibatches > 1
+    passes = (1 + BACKWARD) * optimizer.epochs + again
     # All processes have read the same share of a buffer that each of them holds.
     update = passes * forward * scale
     return TimeEstimate(rollout, gain, update, per_episode or few_seconds / len(few.trajectories))

@@ -35,6 +35,7 @@ def policy_update(
     lr: float,
     step: int,
     seed: int,
+    on_policy: bool = False,
 ) -> dict[str, float]:
     """Gradient steps on one buffer; returns the means over them of the logged values, the gradient norm and `lr`.
 
@@ -44,6 +45,8 @@ def policy_update(
         advantages: one per policy token.
         temperature: at which the buffer was sampled.
         step: of the run, from 1; with `seed`, it determines how trajectories are assigned to mini-batches.
+        on_policy: take the log-probs of the passes themselves as the old ones, which is the same as recomputing them
+            before if there is a single gradient step. The logged values then include how far the buffer's differ.
     """
     if buffer.importance is not None:
         advantages = advantages * buffer.importance
@@ -51,7 +54,7 @@ def policy_update(
         learner,
         buffer,
         advantages,
-        partial(_micro_batch_loss, learner.module, reference, loss, temperature),
+        partial(_micro_batch_loss, learner.module, reference, loss, temperature, on_policy),
         rng=random_stream("mini-batches of the policy", seed, step),
         shuffle=learner.options.num_minibatches > 1,
         lr=lr,
@@ -70,6 +73,7 @@ def _micro_batch_loss(
     reference: Policy | BasePolicy | None,
     config: LossConfig,
     temperature: float,
+    on_policy: bool,
     batch: MicroBatch,
     *,
     tokens: int,
@@ -81,9 +85,13 @@ def _micro_batch_loss(
     chosen, entropy = module(batch.ids_BT, mask, temperature, entropy_gradient=bonus > 0)
     logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
     weights_BT = token_weights(mask, config.aggregation, horizon=config.horizon, tokens=tokens, sequences=sequences)
-    result = policy_loss(logprobs_BT, batch.old_logprobs_BT, batch.advantages_BT, mask, config)
+    old_BT = logprobs_BT.detach() if on_policy else batch.old_logprobs_BT
+    result = policy_loss(logprobs_BT, old_BT, batch.advantages_BT, mask, config)
     loss = (result.loss_BT * weights_BT).sum()
     parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
+    if on_policy:
+        difference = batch.old_logprobs_BT[mask] - chosen.detach()
+        parts |= {"mismatch/kl": difference.sum() / tokens, "mismatch/abs_mean": difference.abs().sum() / tokens}
     if bonus:
         loss = loss - bonus * (entropy * weights_BT[mask]).sum()
     if reference is not None and config.kl_coef:

@@ -97,6 +97,19 @@ def test_recomputed_log_probs_are_the_trainers_with_weights_if_asked() -> None:
     assert (buffer.importance == 1).all()
 
 
+def test_an_update_on_policy_equals_recomputing_the_old_log_probs_before_it() -> None:
+    expected, weights = updated()
+    policy, buffer = tiny_policy(), mixed_buffer()
+    advantages = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+    options = {"temperature": 1.0, "lr": 0.01, "step": 1, "seed": 0, "on_policy": True}
+    metrics = policy_update(learner_of(policy), None, buffer, advantages, LossConfig(), **options)  # type: ignore[arg-type] # of mixed types
+    assert torch.equal(torch.cat([p.detach().flatten() for p in policy.model.parameters()]), weights)
+    difference = {name: metrics.pop(name) for name in ("mismatch/kl", "mismatch/abs_mean")}
+    assert metrics == expected
+    measured = recompute_logprobs(learner_of(tiny_policy()), mixed_buffer(), 1.0)
+    assert difference == pytest.approx({name: measured[name] for name in difference}, rel=1e-5)
+
+
 def test_reference_log_probs_are_those_of_the_reference() -> None:
     buffer, other = mixed_buffer(), tiny_policy(seed=3)
     found = reference_logprobs(learner_of(tiny_policy()), other, buffer, 0.7)
