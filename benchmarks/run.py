@@ -6,8 +6,8 @@ python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
 skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (compared
-with TRL's GRPOTrainer), processes, killed, training. The peers are installed in separate virtual environments under
-benchmarks/.peers; if that fails, they are skipped and the reason is printed.
+with TRL's GRPOTrainer), processes, killed, crowded, training. The peers are installed in separate virtual environments
+under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are modules of this folder's package
 
 from algorithms.common.base.command_line import parse_options
 from benchmarks import (
+    crowded,
     environment,
     estimators,
     growth,
@@ -59,6 +59,7 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "trl": lambda repeats: trl_peer.lines(repeats, PEERS),
     "processes": processes.lines,
     "killed": lambda repeats: killed.lines(),
+    "crowded": crowded.lines,
     "training": training.lines,
 }
 
@@ -103,6 +104,8 @@ def main(args: Args) -> None:
 
 def hardware() -> str:
     """One line that describes the machine."""
+    import torch  # after the sections, whose package sets how its threads wait
+
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, {matrix_rate() / 1e9:.0f} GFLOP/s of float32 matrix products, "
         f"Python {platform.python_version()}, torch {torch.__version__}"

@@ -28,7 +28,6 @@ import tyro
 from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
-from retrievers.server import spare_processors
 from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
 
@@ -132,7 +131,6 @@ def service(engine: str) -> Iterator[tuple[BaseProcess, str]]:
 
 def _serve(engine: str, pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # after uvicorn has shut down
-    spare_processors()
     listener = bind("127.0.0.1", 0)
     app = make_app(_dense() if engine == "dense" else bundled_retriever())
     listener.listen()

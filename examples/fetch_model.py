@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 
 from algorithms.common.base.command_line import parse_options
@@ -157,6 +156,8 @@ def _convert(file: Path, source: Source, partial: Path) -> None:
         raise ConfigurationError(
             f"{file.name} is not the expected file: its SHA-256 is {found}, not {source.sha256}; download it again"
         )
+    import torch  # after the project, which sets how its threads wait
+
     load_model(str(file), dtype=torch.float32).save_pretrained(partial)
     load_tokenizer(str(file)).save_pretrained(partial)
 

@@ -16,7 +16,6 @@ within 25 seconds, incomplete ones dropped, then it exits.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import tyro
 from retrievers.base import RetrieverError
 from retrievers.credentials import MaskedRepr, mask
 from retrievers.open import open_retriever
+from retrievers.processors import let_waiting_threads_sleep
 from retrievers.service.connections import bind, make_server
 from retrievers.service.endpoints import Limits, make_app
 
@@ -51,17 +51,9 @@ class Args(MaskedRepr):
     """Limits on requests and queues."""
 
 
-def spare_processors() -> None:
-    """Let torch's threads sleep between searches instead of spinning, since requests need the CPUs then.
-
-    Call it before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def serve(args: Args) -> None:
     """Open the retriever and serve until a signal ends it."""
-    spare_processors()
+    let_waiting_threads_sleep()
     with bind(args.host, args.port) as listener:  # before the index is opened, which may take minutes
         retriever = open_retriever(args.corpus, args.retriever, args.rerank)
         try:

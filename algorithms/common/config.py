@@ -92,7 +92,7 @@ class TrainConfig:
     project: str = "igsearch"
     """Name of the project in the trackers."""
     threads: int | None = None
-    """Number of CPU threads of torch; None: torch's default."""
+    """Number of CPU threads of torch; None: one for each processor that other work leaves free when the run begins."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)

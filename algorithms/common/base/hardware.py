@@ -63,5 +63,25 @@ def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> 
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), whole
 
 
+def free_processors(samples: int = 4, seconds: float = 0.25) -> float:
+    """Processors that this process may use and that other work leaves free.
+
+    A processor counts as taken as far as it was busy both over the last minute (the load average) and just now (the
+    least of `samples` of `seconds` each, in which this process sleeps), so that neither work that has ended nor a short
+    burst counts.
+    """
+    usable = os.sched_getaffinity(0)
+    load = os.getloadavg()[0]
+    if load < 0.5:  # of one processor: nothing to measure
+        return float(len(usable))
+    psutil.cpu_percent(percpu=True)  # measures from here
+    busy = []
+    for _ in range(samples):
+        time.sleep(seconds)
+        shares = psutil.cpu_percent(percpu=True)
+        busy.append(sum(shares[number] for number in usable if number < len(shares)) / 100)
+    return max(0.0, len(usable) - min(load, *busy))
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []

@@ -65,6 +65,20 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
         raise ConfigurationError(f"{error}, restore it, or delete it to do without it") from error
 
 
+def with_saved_threads(folder: Path, config: TrainConfig) -> tuple[TrainConfig, bool]:
+    """`config` with the number of threads of the run in `folder`, unless it names one; and whether there is a run.
+
+    Raises `CheckpointError` if the settings of that run are damaged.
+    """
+    path = folder / CONFIG
+    if config.overwrite or not path.is_file():
+        return config, False
+    threads = _saved(path).get("threads")
+    if config.threads is None and isinstance(threads, int):
+        config = dataclasses.replace(config, threads=threads)
+    return config, True
+
+
 def _saved(path: Path) -> dict[str, Any]:
     """The flat settings of a config.yaml."""
     try:

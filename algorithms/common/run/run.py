@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -24,11 +26,12 @@ from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, w
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
-from algorithms.common.run.folder import begin_folder, check_folder
+from algorithms.common.run.folder import begin_folder, check_folder, with_saved_threads
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
 from algorithms.common.run.setup import (
+    choose_threads,
     information_gain_seed,
     make_critic,
     make_reference,
@@ -58,7 +61,10 @@ class Run:
         self.dir = config.run_dir or Path("runs") / f"{self.name}-seed{config.seed}"
         self.lock: ProcessLock | None = None  # on rank 0 only
         try:
-            processes.run_on_main(self._take_folder)
+            threads = processes.run_on_main(self._take_folder)
+            if threads is not None:  # else an earlier version began the run, with torch's default
+                torch.set_num_threads(threads)
+                self.config = replace(config, threads=threads)
             self._load(algorithm, retriever)
         except BaseException:
             self._release_folder()
@@ -67,8 +73,11 @@ class Run:
         self.watch: CollapseWatch | None = None
         self.best_dev_em = -1.0
 
-    def _take_folder(self) -> None:
-        """Lock the folder and check what it holds; nothing in it is changed before everything is loaded."""
+    def _take_folder(self) -> int | None:
+        """Lock the folder and check what it holds; nothing in it is changed before everything is loaded.
+
+        Returns the number of threads of the run, new or resumed.
+        """
         if self.dir.is_dir() or not self.dir.exists():
             try:
                 self.lock = ProcessLock(self.dir)
@@ -78,7 +87,14 @@ class Run:
                 raise CheckpointError(f"run_dir={str(self.dir)!r} can't be written to ({error.strerror})") from error
             if self.lock.notice:
                 self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
-        check_folder(self.dir, self.name, self.config)
+        config, resumes = with_saved_threads(self.dir, self.config)
+        check_folder(self.dir, self.name, config)
+        if config.threads is not None or resumes:
+            return config.threads
+        threads, notice = choose_threads()
+        if notice:
+            self.console.print(f"[yellow]{notice}[/yellow]", soft_wrap=True)
+        return threads
 
     def _release_folder(self) -> None:
         if self.lock is not None:

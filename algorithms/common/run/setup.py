@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from algorithms.common.base.hardware import free_processors
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.memory.plan import plan_memory
@@ -32,6 +33,29 @@ def make_torch_deterministic(seed: int, threads: int | None = None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else matrix products on a GPU may differ
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # all is written
+
+
+def choose_threads(free: float | None = None) -> tuple[int, str]:
+    """How many CPU threads a new run uses, and a notice if other work takes processors that it might use.
+
+    Threads that share a processor with other work delay all others, which wait for them many times in each pass: twenty
+    busy processes made two threads on two processors three times as slow as one. The number decides the order in which
+    sums are rounded, so it is chosen once, and a resumed run keeps it.
+
+    Args:
+        free: processors that are free; None: measured, unless the user has set the number of threads of OpenMP or MKL.
+    """
+    threads = torch.get_num_threads()
+    if free is None and (threads == 1 or {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()):
+        return threads, ""
+    free = free_processors() if free is None else free
+    chosen = max(1, min(threads, round(free)))
+    if chosen == threads:
+        return threads, ""
+    return chosen, (
+        f"other work keeps {threads - chosen} of {threads} processors busy: this run uses {chosen} thread"
+        f"{'s' * (chosen > 1)}, also when it is resumed; --threads sets another number, which changes the rounding"
+    )
 
 
 def start_processes(config: TrainConfig) -> Processes:
