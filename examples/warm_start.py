@@ -13,15 +13,14 @@ a warm start themselves if that folder has none. Options are those of training; 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from algorithms.common.base.command_line import refuse
-from algorithms.common.config import TrainConfig, parse_config
+from algorithms.common.config import TrainConfig
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.run.setup import make_torch_deterministic
+from algorithms.common.trainer import run_command
 from algorithms.common.warm_start.warm_start import warm_started
-from igsearch_env.errors import ConfigurationError, IGSearchError
-from retrievers import RetrieverError
+from igsearch_env.errors import ConfigurationError
 
 
 def main(config: TrainConfig) -> Path:
@@ -30,16 +29,12 @@ def main(config: TrainConfig) -> Path:
         raise ConfigurationError("warm_start.folder is not set: give the folder to write, --warm-start.folder FOLDER")
     make_torch_deterministic(config.seed, config.threads)
     folder = Path(warm_started(config).policy.path)
-    print(folder)
+    processes = Processes.start(config.distributed, config.policy.device)
+    if processes.is_main:
+        print(folder)
+    processes.close()
     return folder
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_config(TrainConfig, description=__doc__))
-    except ConfigurationError as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command resumes")
-    except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")
+    run_command(TrainConfig, main, __doc__)

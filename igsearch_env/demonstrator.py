@@ -8,18 +8,20 @@ part of the episodes, begins others with a vague query, and otherwise repeats th
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igsearch_env.errors import check_range
 from igsearch_env.protocols import Answer, Protocol, Search
-from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
-from igsearch_env.scripted import best_supported_span
-from igsearch_env.trajectory import Trajectory
+from igsearch_env.trajectory import ANSWERED, Trajectory, Turn
+from retrievers.base import Passage
 from retrievers.random_streams import random_stream
 
 YES_NO = ("yes", "no")
+UNKNOWN = "unknown"
+SHORT = 2  # characters of an answer that many passages hold by chance: "7", "II"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 # Words of a question that are no query.
 _FILLER = frozenset(
@@ -36,7 +38,7 @@ class Demonstrator:
     vague: first a query of two words of the question, then as one of the others
     question: searches the question
 
-    It answers with the golden answer that it has read, else with a guess, and `succeeded` rejects the episode.
+    It answers with the golden answer that it has read, else with "unknown", and `succeeded` rejects the episode.
 
     Args:
         titles: share of the plan "titles".
@@ -58,8 +60,7 @@ class Demonstrator:
         query = self._query(trajectory, answer is not None) if may_search else None
         if query is not None:
             return Search(query)
-        passages = [passage for turn in trajectory.turns for passage in turn.passages]
-        return Answer(answer or best_supported_span(trajectory.question.text, passages))
+        return Answer(UNKNOWN if answer is None else answer)
 
     def write(self, protocol: Protocol, trajectory: Trajectory, *, may_search: bool) -> str:
         """The text of the next turn, with a summary of the last passages where the protocol asks for one."""
@@ -77,31 +78,37 @@ class Demonstrator:
         words = [word for word in re.findall(r"[\w'’-]+", question.text) if word.lower() not in _FILLER]
         if vague and not trajectory.turns and len(words) > 2:
             return " ".join(words[place] for place in sorted(rng.permutation(len(words))[:2].tolist()))
-        done = {turn.query for turn in trajectory.turns}
-        titles = _titles(question) if by_title else ()
+        titles = question.supporting_titles if by_title else ()
         if titles:
-            done |= {passage.title for turn in trajectory.turns for passage in turn.passages}
+            done = {turn.query for turn in trajectory.turns} | {passage.title for passage in passages_read(trajectory)}
             left = [title for title in titles if title not in done]
             return _nearest(left, trajectory) if left else None
-        return None if answered or question.text in done else question.text
+        asked = trajectory.searches > (vague and len(words) > 2)  # the vague query is not the question
+        return None if answered or asked else question.text
 
 
 def succeeded(trajectory: Trajectory) -> bool:
-    """Whether an episode answered with a golden answer that it had read, so that it teaches no guess."""
-    return trajectory.outcome == 1.0 and answer_read(trajectory) is not None
+    """Whether an episode ended with a golden answer that it had read, so that it teaches no guess."""
+    return trajectory.stop_reason == ANSWERED and trajectory.outcome == 1.0 and answer_read(trajectory) is not None
 
 
 def answer_read(trajectory: Trajectory) -> str | None:
-    """The first golden answer that occurs in what the policy has read, as whole words.
+    """The first golden answer that occurs in the passages read, as whole words.
 
-    Yes and no can't be read: they count as read once the pages of all supporting titles are.
+    Yes and no can't be read: they count as read once the pages of all supporting titles are. Many passages hold an
+    answer of one or two characters by chance; where supporting titles are known, it must be in one of their pages.
     """
-    question = trajectory.question
-    text = _read(trajectory)
-    if normalize_answer(question.golden_answers[0]) in YES_NO:
-        titles = _titles(question)
-        return question.golden_answers[0] if titles and all(occurs(title, text) for title in titles) else None
-    return next((answer for answer in question.golden_answers if occurs(answer, text)), None)
+    question, read = trajectory.question, passages_read(trajectory)
+    titles = {normalize_answer(title) for title in question.supporting_titles}
+    first = question.golden_answers[0]
+    if normalize_answer(first) in YES_NO:
+        return first if titles and titles <= {normalize_answer(passage.title) for passage in read} else None
+    for answer in question.golden_answers:
+        short = len(normalize_answer(answer)) <= SHORT
+        pages = [p for p in read if normalize_answer(p.title) in titles] if short and titles else read
+        if occurs(answer, _text(pages)):
+            return answer
+    return None
 
 
 def occurs(phrase: str, text: str) -> bool:
@@ -109,17 +116,40 @@ def occurs(phrase: str, text: str) -> bool:
     return f" {normalize_answer(phrase)} " in f" {normalize_answer(text)} "
 
 
-def _read(trajectory: Trajectory) -> str:
-    return "\n".join(turn.observation for turn in trajectory.turns if turn.is_search)
+def passages_read(trajectory: Trajectory) -> list[Passage]:
+    """The passages found, as far as the observations show them: these may be cut.
+
+    What a protocol writes around passages ("Doc 1", a last call) is left out, since it could hold an answer by chance.
+    """
+    return [passage for turn in trajectory.turns for passage in _shown(turn)]
 
 
-def _titles(question: Question) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(question.metadata.get("supporting_titles") or ()))
+def _shown(turn: Turn) -> list[Passage]:
+    shown: list[Passage] = []
+    at = 0
+    for passage in turn.passages:
+        found = turn.observation.find(passage.title, at)
+        if found >= 0:
+            at = found + len(passage.title)
+            shown.append(replace(passage, text=_beginning(passage.text, turn.observation[at:])))
+    return shown
+
+
+def _beginning(text: str, observation: str) -> str:
+    """The longest beginning of a text that occurs in an observation."""
+    if text in observation:
+        return text
+    length = bisect_left(range(len(text)), True, key=lambda end: text[: end + 1] not in observation)
+    return text[:length]
+
+
+def _text(passages: Sequence[Passage]) -> str:
+    return "\n".join(f"{passage.title}\n{passage.text}" for passage in passages)
 
 
 def _nearest(titles: Sequence[str], trajectory: Trajectory) -> str:
     """The first of `titles` that the policy has met, in the question or in a passage; else the first."""
-    met = f"{trajectory.question.text}\n{_read(trajectory)}"
+    met = f"{trajectory.question.text}\n{_text(passages_read(trajectory))}"
     # Without what tells pages of one name apart: "Green (Steve Hillage album)".
     named = (title for title in titles if occurs(re.sub(r"\s*\([^)]*\)$", "", title), met))
     return next(named, titles[0])
@@ -127,11 +157,10 @@ def _nearest(titles: Sequence[str], trajectory: Trajectory) -> str:
 
 def _summary(trajectory: Trajectory) -> str:
     """The first sentence read last that holds a golden answer or names a supporting page; else the first sentence."""
-    last, question = trajectory.turns[-1], trajectory.question
-    sentences = [sentence for passage in last.passages for sentence in _SENTENCE.split(passage.text)]
-    read = [sentence for sentence in sentences if sentence in last.observation]  # passages may be cut
-    for name in (*question.golden_answers, *_titles(question)):
+    question = trajectory.question
+    read = [sentence for passage in _shown(trajectory.turns[-1]) for sentence in _SENTENCE.split(passage.text)]
+    for name in (*question.golden_answers, *question.supporting_titles):
         for sentence in read:
             if occurs(name, sentence):
                 return sentence
-    return read[0] if read else "unknown"
+    return next(filter(str.strip, read), UNKNOWN)

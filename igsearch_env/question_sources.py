@@ -6,7 +6,7 @@
     hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
 A part of a file or folder is named as on the Hub: FILE.jsonl:train, or FILE.jsonl:test[100:200] for rows 100 to 199 of
-that split.
+that split, of the rows that can be scored.
 
 Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
 """
@@ -14,6 +14,7 @@ Parquet requires pyarrow, the last two require the datasets library: `pip instal
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,12 +73,27 @@ class LocalSource:
 
     @classmethod
     def read(cls, source: str | Path) -> LocalSource:
-        """Parse `source`. What exists under the whole name is that file or folder."""
-        found = None if Path(source).exists() else _PART.fullmatch(str(source))
+        """Parse `source`. What exists under the whole name is that file or folder.
+
+        Raises `QuestionError` if something else than SPLIT or SPLIT[A:B] follows the name of a file or folder.
+        """
+        found = None if os.path.exists(source) else _PART.fullmatch(str(source))
         if found is None:
+            name, part = _existing_beginning(str(source))
+            if part and not os.path.exists(source):
+                raise QuestionError(
+                    f"{source}: {part!r} names no part of {name}; write {name}:SPLIT or {name}:SPLIT[A:B] for rows A "
+                    "to B - 1 of a split, e.g. :train or :test[:40]"
+                )
             return cls(Path(source))
         start, stop = (int(found[name]) if found[name] else None for name in ("start", "stop"))
         return cls(Path(found["path"]), found["split"], start, stop)
+
+
+def _existing_beginning(source: str) -> tuple[str, str]:
+    """The longest beginning of a source before a colon that is a file or folder, and the rest; else two empty ones."""
+    places = [place for place, character in enumerate(source) if character == ":" and os.path.exists(source[:place])]
+    return (source[: places[-1]], source[places[-1] + 1 :]) if places else ("", "")
 
 
 def open_source(source: str | Path) -> tuple[Rows, str]:

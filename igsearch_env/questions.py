@@ -57,6 +57,11 @@ class Question:
             return str(named)
         return split_of_id(self.id)
 
+    @property
+    def supporting_titles(self) -> tuple[str, ...]:
+        """Titles of the pages that hold the answer and what leads to it; empty where the data do not name them."""
+        return tuple(dict.fromkeys(self.metadata.get("supporting_titles") or ()))
+
 
 def load_questions(source: str | Path) -> list[Question]:
     """Load questions from a .jsonl, .jsonl.gz or .parquet file, a folder written by `save_to_disk` of the datasets
@@ -99,15 +104,17 @@ def load_questions(source: str | Path) -> list[Question]:
 
 def _selected(questions: list[Question], source: str | Path) -> list[Question]:
     """The split and the part of it that a local source names."""
+    if str(source).startswith("hf:"):
+        return questions
     local = LocalSource.read(source)
-    if local.split is None or str(source).startswith("hf:"):
+    if local.split is None:
         return questions
     of_split = [question for question in questions if question.split == local.split]
     selected = of_split[local.start : local.stop]
     if not selected:
         counts = Counter(question.split or "unnamed" for question in questions)
         held = ", ".join(f"{count:,} of {name}" for name, count in sorted(counts.items()))
-        rows = f"rows {local.start or 0} and later" if of_split else "rows"
+        rows = f"rows [{local.start or 0}:{'' if local.stop is None else local.stop}]" if of_split else "rows"
         raise QuestionError(
             f"{source}: no {rows} of split {local.split!r} (it has {held}); name a split that the file has, or give "
             "the file alone for all of its rows"
@@ -180,6 +187,11 @@ def _question(row: dict[str, Any], default_dataset: str, where: str) -> Question
     answers = row["golden_answers"]
     if isinstance(answers, str) or not isinstance(answers, Sequence):
         raise QuestionError(f"{where}: golden_answers is {answers!r}; it must be a list of strings")
+    titles = row.get("supporting_titles") or []
+    if not isinstance(titles, list) or not all(isinstance(title, str) and title.strip() for title in titles):
+        raise QuestionError(
+            f"{where}: supporting_titles is {str(titles)[:80]!r}; it must be a list of strings, none of them empty"
+        )
     known = {"id", "question", "golden_answers", "dataset"}
     try:
         return Question(

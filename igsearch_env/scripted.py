@@ -70,7 +70,7 @@ class OracleTitles:
 
     def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
         question = trajectory.question
-        queries = list(question.metadata.get("supporting_titles") or []) or [question.text]
+        queries = list(question.supporting_titles) or [question.text]
         passages = _seen(trajectory)
         found = self._answer_in_sight(question, passages)
         if len(trajectory.turns) < len(queries) and may_search and found is None:

@@ -155,7 +155,8 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    for place, argument in enumerate(arguments):
+    """The value of an option; of the last one, as everywhere on the command line."""
+    for place, argument in reversed(list(enumerate(arguments))):
         if argument == option and place + 1 < len(arguments):
             return arguments[place + 1]
         if argument.startswith(f"{option}="):

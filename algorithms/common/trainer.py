@@ -23,6 +23,7 @@ from algorithms.common.report.run_report import write_reports
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.collect import collect
+from algorithms.common.run.folder import run_folder
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.run.time_estimate import estimate_time
@@ -39,6 +40,11 @@ C = TypeVar("C", bound=TrainConfig)
 
 def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
     """Run an algorithm from the command line."""
+    run_command(config_class, lambda config: train(algorithm_class(config), config), description)
+
+
+def run_command(config_class: type[C], action: Callable[[C], object], description: str | None = None) -> None:
+    """Parse the command line, do `action`, and end the process: with a message after an error or Ctrl-C."""
     signal.signal(signal.SIGTERM, _terminated)
     message: str | None = "interrupted: the same command resumes from the last checkpoint"
     with suppress(KeyboardInterrupt):  # it may also arrive while an error is handled
@@ -47,7 +53,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
         except ConfigurationError as error:
             refuse(error)
         try:
-            train(algorithm_class(config), config)
+            action(config)
             message = None
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:
             explanation = explained(error)
@@ -84,7 +90,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     """
     temperature = config.rollout.temperature
     make_torch_deterministic(config.seed, config.threads)
-    config = warm_started(config, retriever)
+    config = warm_started(config, retriever, run_folder(algorithm.name, config))
     with Run(algorithm, config, retriever) as run, reports(run):
         if config.estimate_time:
             print_estimate(run, algorithm)

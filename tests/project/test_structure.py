@@ -28,6 +28,7 @@ FLOORS = (
     ("algorithms.common.memory",),
     ("algorithms.common.run",),
     ("algorithms.common.report", "algorithms.common.export"),
+    ("algorithms.common.warm_start",),
     ("algorithms.common.trainer",),
     ("algorithms",),
     ("algorithms.comparison",),

@@ -192,18 +192,29 @@ def yaml_arguments(
         raise ConfigurationError(str(error)) from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
-    offered = content.pop(PRESETS, {})
+    parts = _presets(cls, path, content.pop(PRESETS, {}), renamed)
+    chosen = preset or str(content.get(PRESET) or "")
+    if chosen and not parts:
+        raise ConfigurationError(f"{path}: {PRESET} {chosen!r}: the file offers none, it has no section {PRESETS!r}")
+    if chosen:
+        check_choice(f"{path}: {PRESET}", chosen, parts)
+    options = [*_options(cls, content, str(path), "", renamed), *(parts[chosen] if chosen else ())]
+    return [word for option in options for word in option]
+
+
+def _presets(cls: type[Any], path: Path, offered: Any, renamed: Mapping[str, str]) -> dict[str, list[Iterable[str]]]:
+    """The options of each preset of a file; all are checked, also those that are not chosen."""
     if not isinstance(offered, dict) or not all(isinstance(options, dict) for options in offered.values()):
         raise ConfigurationError(f"{path}: {PRESETS!r} must hold a section of options for each name")
-    chosen = preset or content.get(PRESET)
-    if chosen:
-        check_choice(f"{path}: {PRESET}", chosen, map(str, offered))
-    parts = {
+    for name, options in offered.items():
+        if PRESET in options:
+            raise ConfigurationError(
+                f"{path}, preset {name}: {PRESET!r} can't stand inside a preset; write its options"
+            )
+    return {
         str(name): list(_options(cls, options, f"{path}, preset {name}", "", renamed))
         for name, options in offered.items()
     }
-    options = [*_options(cls, content, str(path), "", renamed), *(parts[chosen] if chosen else ())]
-    return [word for option in options for word in option]
 
 
 def _options(

@@ -21,22 +21,27 @@ def play_recorded(
     """Play one episode per question, with the token ids, spans and limits of a rollout.
 
     The log-probs of all tokens are 0: no policy has sampled them. An episode ends with `CONTEXT_FULL` where the policy
-    could not have written it: at a turn of more than `max_new_tokens` tokens, or in a full context.
+    could not have written it: before a turn of more than `max_new_tokens` tokens, or in a full context.
     """
     episodes = [stepper.begin(question) for question in questions]
     for episode in episodes:
         encode_prompt(policy, episode.trajectory, max_new_tokens)
     running = episodes
     while running:
-        texts = [write(episode.trajectory, episode.searches_left > 0) for episode in running]
-        ids = [policy.tokenizer.encode(text) for text in texts]
-        stepper.step(running, texts)
-        for episode, written in zip(running, ids, strict=True):
+        written = [
+            tuple(policy.tokenizer.encode(write(episode.trajectory, episode.searches_left > 0))) for episode in running
+        ]
+        for episode, ids in zip(running, written, strict=True):
+            if len(ids) > max_new_tokens:
+                episode.trajectory.stop_reason = CONTEXT_FULL
+        turns = [(e, ids) for e, ids in zip(running, written, strict=True) if not e.trajectory.done]
+        running = [episode for episode, _ in turns]
+        # As in a rollout, the environment reads what the tokens say.
+        stepper.step(running, [policy.tokenizer.decode(ids) for _, ids in turns])
+        for episode, ids in turns:
             trajectory = episode.trajectory
-            completion = Completion(tuple(written), (0.0,) * len(written))
-            record_turn(policy, stepper.rules.protocol, trajectory, completion)
-            left = room(policy, max_new_tokens)
-            if len(written) > max_new_tokens or (not trajectory.done and trajectory.tokens > left):
+            record_turn(policy, stepper.rules.protocol, trajectory, Completion(ids, (0.0,) * len(ids)))
+            if not trajectory.done and trajectory.tokens > room(policy, max_new_tokens):
                 trajectory.stop_reason = CONTEXT_FULL
         running = [episode for episode in running if not episode.trajectory.done]
     return [episode.trajectory for episode in episodes]

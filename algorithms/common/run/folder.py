@@ -22,6 +22,7 @@ from retrievers.lock import LOCK, OWNER
 from retrievers.reading import FileError, read_yaml
 
 CONFIG = "config.yaml"
+WARM_START = "warm_start.yaml"  # in the folder of a warm start, which is no run
 _REPAIR = "give another --run-dir, or --overwrite to discard it"
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
@@ -34,6 +35,11 @@ _FOLDERS = re.compile(
 _CHECKPOINTS = re.compile(r"(damaged-|\.partial-|\.old-)?step-\d{6,}")
 
 
+def run_folder(algorithm: str, config: TrainConfig) -> Path:
+    """The folder of a run: `run_dir`, or one named after algorithm and seed."""
+    return config.run_dir or Path("runs") / f"{algorithm}-seed{config.seed}"
+
+
 def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     """Check what a folder holds before anything is loaded or written.
 
@@ -42,6 +48,8 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give another --run-dir")
+    if (folder / WARM_START).exists():
+        raise CheckpointError(f"{folder} holds a warm start, not a run; give another --run-dir")
     if config.overwrite:
         check_discardable(folder)
         return

@@ -200,8 +200,7 @@ def _content(action: Action) -> str | None:
 
 def _passage(passage: Passage, question: Question) -> dict[str, Any]:
     """`supporting`: whether the title is a supporting title of the question; None if the question has none."""
-    titles = question.metadata.get("supporting_titles") or ()
-    known = {normalize_answer(title) for title in titles}
+    known = {normalize_answer(title) for title in question.supporting_titles}
     return {
         "id": passage.id,
         "title": passage.title,

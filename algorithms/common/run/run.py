@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, w
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
-from algorithms.common.run.folder import begin_folder, check_folder, with_saved_threads
+from algorithms.common.run.folder import begin_folder, check_folder, run_folder, with_saved_threads
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
@@ -58,7 +57,7 @@ class Run:
         self.config = config
         self.processes = processes = start_processes(config)
         self.console = Console(quiet=not processes.is_main)
-        self.dir = config.run_dir or Path("runs") / f"{self.name}-seed{config.seed}"
+        self.dir = run_folder(self.name, config)
         self.lock: ProcessLock | None = None  # on rank 0 only
         try:
             threads = processes.run_on_main(self._take_folder)

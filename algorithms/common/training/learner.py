@@ -147,8 +147,8 @@ class Learner:
         if not np.isfinite(norm):
             raise TrainingError(
                 f"{what}: the gradient norm is {norm}, the losses {totals}; the weights are unchanged. Lower "
-                "optimizer.lr (for a critic: critic.lr), or look for a reward that is not finite; the run "
-                "resumes from its last checkpoint"
+                "optimizer.lr (critic.lr of a critic, warm_start.lr of a warm start), or look for a reward that is not "
+                "finite; the run resumes from its last checkpoint"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = lr

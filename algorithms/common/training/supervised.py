@@ -25,7 +25,7 @@ from igsearch_env.errors import check_range
 class WarmStartConfig:
     """A supervised start: demonstrations of a scripted policy, then the model's own successful episodes."""
 
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset()
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
     folder: Path | None = None
     """Folder of the warm start. Its policy is trained instead of policy.path, and made first unless it is there; runs

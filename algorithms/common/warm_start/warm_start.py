@@ -1,180 +1,170 @@
 """`warm_started`: the configuration of a run with its warm start done, which is made first unless it is there.
 
-    FOLDER/warm_start.yaml   the settings          round-0/   the demonstrations     checkpoints/
-           metrics.jsonl     one row per update    round-1/   the first own episodes policy/, README.md: the result
-
 Every random draw is derived from the seed and the round, so an interrupted warm start resumes and ends with the same
-policy.
+policy. `folder.py` names the files.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
+from rich.markup import escape
 
-from algorithms.common.base.files import atomic_write
-from algorithms.common.base.flat import flat
-from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.evaluation.scores import QuestionResult, Score, limit_per_dataset, macro_average, score_rows
+from algorithms.common.config import TrainConfig
+from algorithms.common.evaluation.scores import QuestionResult, limit_per_dataset, macro_average, score_rows
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import load_model
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
 from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
-from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, write_policy
+from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
 from algorithms.common.run.metrics_log import MetricsLog
 from algorithms.common.run.setup import restore_or_make_learner, start_processes
 from algorithms.common.training.supervised import supervised_update
 from algorithms.common.warm_start.card import warm_start_card
-from algorithms.common.warm_start.episodes import demonstrated, episodes_of_round, questions_in_turn, sampled
-from igsearch_env.errors import ConfigurationError
+from algorithms.common.warm_start.episodes import Round, demonstrated, episodes_of_round, questions_in_turn, sampled
+from algorithms.common.warm_start.folder import POLICY, check_folder, is_finished, settings_of, write_settings
+from algorithms.common.warm_start.result import write_result
 from igsearch_env.protocols import Invalid
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import Retriever
 from retrievers.lock import LockedError, ProcessLock
 from retrievers.random_streams import random_stream
-from retrievers.reading import FileError, read_yaml
 
-SETTINGS, POLICY = "warm_start.yaml", "policy"
-# Sections of the configuration that a warm start depends on; of `env`, evaluation and reward do not matter.
-SECTIONS = ("policy", "env", "warm_start")
-IRRELEVANT = frozenset({"policy.device", "policy.attn_implementation", "policy.gradient_checkpointing"}) | {
-    f"env.{name}" for name in ("eval_questions", "dev_questions", "outcome_reward", "max_failure_rate")
-}
-FORMAT = ("env.protocol", "env.prompt", "policy.chat")  # a policy knows one format of episodes
+CHECKPOINTS = "checkpoints"
 
 
-def warm_started(config: TrainConfig, retriever: Retriever | None = None) -> TrainConfig:
+def warm_started(config: TrainConfig, retriever: Retriever | None = None, run_dir: Path | None = None) -> TrainConfig:
     """The configuration with `policy.path` set to the policy of its warm start; unchanged if it has none.
 
-    Every process of a launcher must call it. Raises `ConfigurationError` if the folder holds a warm start with other
-    settings.
+    Every process of a launcher must call it. `run_dir`: the folder of the run, which must be another one. Raises
+    `ConfigurationError` if the folder holds a warm start with other settings, or anything else.
     """
     folder = config.warm_start.folder
     if folder is None:
         return config
-    if not (folder / POLICY / "config.json").is_file():
+    check_folder(folder, config, run_dir)
+    if not is_finished(folder):
         WarmStart(config, folder, retriever).run()
-    _check_settings(folder, config, FORMAT)
+        gc.collect()  # its optimizer and caches, before the run allocates its own
     return replace(config, policy=replace(config.policy, path=str(folder / POLICY)))
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What a warm start depends on, by dotted names."""
-    everything = as_dict(config)
-    found = flat({name: everything[name] for name in SECTIONS})
-    found |= {"seed": config.seed, "rollout.max_new_tokens": config.rollout.max_new_tokens}
-    return {name: value for name, value in found.items() if name not in IRRELEVANT and name != "warm_start.folder"}
-
-
-def _check_settings(folder: Path, config: TrainConfig, names: tuple[str, ...] | None = None) -> None:
-    """Raise `ConfigurationError` if a folder holds a warm start with other settings (of `names`; None: of all)."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        if folder.is_dir() and any(folder.glob("[!.]*.jsonl")):
-            raise ConfigurationError(f"warm_start.folder={str(folder)!r} holds something else; give another folder")
-        return
-    try:
-        before = read_yaml(path)
-    except FileError as error:
-        raise ConfigurationError(f"{error}; restore it, or give another warm_start.folder") from error
-    now = _settings(config)
-    for name in names or now:
-        if not isinstance(before, dict) or before.get(name) != now[name]:
-            found = before.get(name) if isinstance(before, dict) else None
-            raise ConfigurationError(
-                f"{folder} holds a warm start with {name}={found!r}, this command has {now[name]!r}; "
-                "give another --warm-start.folder, or delete that one"
-            )
 
 
 class WarmStart:
     """A warm start in its folder, new or resumed."""
 
     def __init__(self, config: TrainConfig, folder: Path, retriever: Retriever | None = None) -> None:
-        self.config, self.folder = config, folder
-        self.options = options = config.warm_start
-        self.processes = processes = start_processes(config)
-        self.console = Console(quiet=not processes.is_main)
-        processes.run_on_main(lambda: _check_settings(folder, config))
+        self.config, self.folder, self.retriever = config, folder, retriever
+        self.options = config.warm_start
+        self.processes = start_processes(config)
+        self.console = Console(quiet=not self.processes.is_main)
+        self.lock: ProcessLock | None = None  # on rank 0 only, as the log
+        self.log: MetricsLog | None = None
+        self.sampler: Sampler | None = None
+
+    def run(self) -> None:
+        """Make the warm start, unless another process has just done so: all rounds, the evaluation and the policy."""
+        try:
+            if not self.processes.run_on_main(self._take_folder):
+                self._load()
+                self._train()
+        finally:
+            if self.log is not None:
+                self.log.close()
+            if self.sampler is not None:
+                self.sampler.close()
+            if self.lock is not None:
+                self.lock.release()
+
+    def _take_folder(self) -> bool:
+        """Lock the folder, and check it again; returns whether there is nothing left to do."""
+        try:
+            self.lock = ProcessLock(self.folder)
+        except LockedError as error:
+            raise CheckpointError(str(error)) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"warm_start.folder={str(self.folder)!r} can't be written to ({error.strerror})"
+            ) from error
+        if self.lock.notice:
+            self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
+        check_folder(self.folder, self.config, None)
+        return is_finished(self.folder)
+
+    def _load(self) -> None:
+        """Load all that a round needs; only then write to the folder."""
+        config, processes = self.config, self.processes
         self.train_questions = make_questions(config.env.questions, "train")
         self.dev_questions = limit_per_dataset(
             make_questions(config.env.dev_questions or config.env.eval_questions, "dev"), config.eval_limit
         )
         self.policy = policy = Policy.load(config.policy)
         rules = make_rules(config.env, policy.tokenizer)
+        retriever = self.retriever
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, rules)
         sharded = config.distributed.sharding != "none"
         self.sampler = Sampler(policy, config.rollout, rules.protocol.stop_strings, processes, sharded=sharded)
-        optimizer = replace(config.optimizer, lr=options.lr, epochs=1, num_minibatches=1)
-        self.learner, self.updates_done = restore_or_make_learner(
-            policy, None, replace(config, optimizer=optimizer), processes, folder, self.console
-        )
-
-    def run(self) -> None:
-        """Make the warm start: all rounds, then the evaluation and the policy."""
-        lock = self.processes.run_on_main(self._begin)
-        log = MetricsLog(self.folder, self.updates_done + 1) if self.processes.is_main else None
+        optimizer = replace(config.optimizer, lr=self.options.lr, epochs=1, num_minibatches=1)
+        # `overwrite` is about the folder of the run.
+        settings = replace(config, optimizer=optimizer, overwrite=False)
         try:
-            self.sampler.start()
-            first = 1
-            known: dict[str, float] = {}
-            for number in range(1 + self.options.rounds):
-                buffer, known = self._episodes(number)
-                updates = list(self._updates(number, buffer))
-                for place, rows in enumerate(updates):
-                    update = first + place
-                    if update > self.updates_done:
-                        last = place == len(updates) - 1
-                        row = self._update(buffer, rows, update, place, len(updates), last=last)
-                        if log is not None:
-                            log.write(update, row | ({"warm_start/round": number, **known} if last else {}))
-                first += len(updates)
-            self._finish(known)
-        finally:
-            if log is not None:
-                log.close()
-            self.sampler.close()
-            if lock is not None:
-                lock.release()
+            self.learner, self.updates_done = restore_or_make_learner(
+                policy, None, settings, processes, self.folder, self.console
+            )
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}. This is a warm start: without {self.folder / CHECKPOINTS}, it trains again on the episodes "
+                "that it has saved"
+            ) from error
+        self.sampler.start()
+        processes.run_on_main(lambda: write_settings(self.folder, config))
+        if processes.is_main:
+            self.log = MetricsLog(self.folder, self.updates_done + 1)
 
-    def _begin(self) -> ProcessLock:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = ProcessLock(self.folder)
-        except LockedError as error:
-            raise CheckpointError(str(error)) from error
-        with atomic_write(self.folder / SETTINGS, durable=True) as partial:
-            partial.write_text(yaml.safe_dump(_settings(self.config), sort_keys=False), encoding="utf-8")
-        return lock
+    def _train(self) -> None:
+        """All rounds; then the evaluation and the policy."""
+        first = 1
+        known: dict[str, float] = {}
+        for number in range(1 + self.options.rounds):
+            buffer, known = self._episodes(number, trained_since=self.updates_done >= first)
+            updates = list(self._updates(number, buffer))
+            for place, rows in enumerate(updates):
+                if first + place > self.updates_done:
+                    last = known | {"warm_start/round": float(number)} if place == len(updates) - 1 else None
+                    self._update(buffer, rows, first + place, place, len(updates), last)
+            first += len(updates)
+        self._finish(known)
 
-    def _episodes(self, number: int) -> tuple[RolloutBuffer, dict[str, float]]:
+    def _episodes(self, number: int, *, trained_since: bool) -> tuple[RolloutBuffer, dict[str, float]]:
         """The episodes to train on in a round."""
+        assert self.sampler is not None  # `_load`
         config, options, seed = self.config, self.options, self.config.seed
         questions = questions_in_turn(self.train_questions, seed, number)
         folder = self.folder / f"round-{number}"
         self.processes.run_on_main(lambda: folder.mkdir(exist_ok=True))
-        what = "demonstrations" if number == 0 else f"round {number}: own episodes"
+        failures, wanted = config.env.max_failure_rate, options.demonstrations
         if number == 0:
-            player = demonstrated(self.policy, self.stepper, options, config.rollout.max_new_tokens, seed)
-            wanted = options.demonstrations
+            what, successful = "demonstrations", f"successful of {wanted:,} wanted"
+            about = Round(folder, wanted, failures, trained_since=False)  # no policy plays them
+            limit = config.rollout.max_new_tokens
+            player = demonstrated(self.policy, self.stepper, options, self.processes, limit, seed)
         else:
+            what, successful = f"round {number} of {options.rounds}, own episodes", "successful"
+            about = Round(folder, None, failures, trained_since)
             player = sampled(self.sampler, self.stepper, options, self.processes, seed, number)
-            questions, wanted = questions[: options.questions], None
+            questions = questions[: options.questions]
 
         def show(played: int, found: int) -> None:
-            self.console.print(f"{what}: {found:,} successful, {played:,} of {len(questions):,} questions played")
+            self.console.print(f"{what}: {found:,} {successful}, {played:,} of {len(questions):,} questions played")
 
-        return episodes_of_round(folder, player, questions, self.processes, wanted=wanted, progress=show)
+        return episodes_of_round(about, player, questions, self.processes, show)
 
     def _updates(self, number: int, buffer: RolloutBuffer) -> Iterator[list[int]]:
         """The trajectories of each optimizer step of a round."""
@@ -185,22 +175,26 @@ class WarmStart:
                 yield order[start : start + size].tolist()
 
     def _update(
-        self, buffer: RolloutBuffer, rows: list[int], update: int, place: int, total: int, *, last: bool
-    ) -> dict[str, float]:
+        self, buffer: RolloutBuffer, rows: list[int], update: int, place: int, total: int, last: dict[str, float] | None
+    ) -> None:
+        """Update number `update`, at `place` of `total` in its round; `last`: what to log with the last one."""
+        assert self.sampler is not None  # `_load`
         warmup = max(1, total // 10)
         lr = self.options.lr * min(1.0, (place + 1) / warmup, (total - place) / max(1, total - warmup))
         row = supervised_update(self.learner, buffer, rows, lr=lr, what=f"update {update}")
-        if place % 10 == 0 or last:
-            self.console.print(f"update {place + 1} of {total}: loss {row['warm_start/loss']:.3f} per token")
-        if last or update % self.options.save_every == 0:
+        if self.log is not None:
+            self.log.write(update, row | (last or {}))
+        if place % 10 == 0 or last is not None:
+            self.console.print(f"update {place + 1:,} of {total:,}: loss {row['warm_start/loss']:.3f} per token")
+        if last is not None or update % self.options.save_every == 0:
             state = {"chat_template": self.config.policy.chat_template.fingerprint}
-            save_checkpoint(self.folder / "checkpoints", self.policy, self.learner, None, update, state, 1)
-        if last:
+            save_checkpoint(self.folder / CHECKPOINTS, self.policy, self.learner, None, update, state, 1)
+        if last is not None:
             self.sampler.sync_weights()
-        return row
 
     def _finish(self, known: dict[str, float]) -> None:
         """Evaluate, and write the policy with its card."""
+        assert self.sampler is not None  # `_load`
         self.sampler.sync_weights()
         decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
         share = self.processes.share(len(self.dev_questions))
@@ -216,21 +210,5 @@ class WarmStart:
             f"valid turns: {valid:.1%} greedy"
             + (f", {known['warm_start/valid_turns']:.1%} sampled in the last round" if self.options.rounds else "")
         )
-        self._write(scores, valid)
-
-    def _write(self, scores: dict[str, Score], valid: float) -> None:
-        if self.policy.adapter is not None:  # merged: a run may add an adapter of its own
-            write_policy(self.folder / "adapter", self.policy, self.learner)
-
-            def merge() -> None:
-                merged = load_model(str(self.folder / "adapter"), dtype=self.policy.model.dtype)
-                merged.save_pretrained(self.folder / POLICY)
-                self.policy.tokenizer.hf_tokenizer.save_pretrained(self.folder / POLICY)
-
-            self.processes.run_on_main(merge)
-        else:
-            write_policy(self.folder / POLICY, self.policy, self.learner)
-        if self.processes.is_main:
-            card = warm_start_card(_settings(self.config), scores, macro_average(scores), valid)
-            with atomic_write(self.folder / POLICY / "README.md") as partial:
-                partial.write_text(card, encoding="utf-8")
+        card = warm_start_card(settings_of(self.config), scores, macro_average(scores), valid)
+        write_result(self.folder / POLICY, self.policy, self.learner, card)
