@@ -22,8 +22,9 @@ from typing import Annotated
 import tyro
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.files import replacing
 from algorithms.common.export.facts import describe
-from algorithms.common.export.folder import check_replaceable, replacing, write_mark
+from algorithms.common.export.folder import check_replaceable, write_mark
 from algorithms.common.export.model_card import model_card
 from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.export.weights import adapter_alone, whole_model

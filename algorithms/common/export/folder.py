@@ -1,14 +1,11 @@
-"""The folder of an export: written atomically, and replaced only if it has not been modified."""
+"""The folder of an export: replaced only if it has not been modified."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from algorithms.common.export.trained_policy import read_json
@@ -46,36 +43,3 @@ def write_mark(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@contextmanager
-def replacing(output: Path, size: int) -> Iterator[Path]:
-    """Yields a temporary folder for `size` bytes, which replaces `output` when the block ends.
-
-    If writing fails, `output` is unchanged and the temporary folder is deleted. Raises `ConfigurationError` if the disk
-    has too little free space or can't be written to.
-    """
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(output.parent).free
-    room = f"{size / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB were free in {output.parent}"
-    if free < size:
-        raise ConfigurationError(f"output={output}: {room}; free disk space, or give another --output or --dtype")
-    try:
-        with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent, ignore_cleanup_errors=True) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
-            new.mkdir()
-            yield new
-            if output.exists():
-                output.rename(old)
-            try:
-                new.rename(output)
-            except BaseException:
-                if old.exists():
-                    old.rename(output)
-                raise
-    except Exception as error:
-        # safetensors and tokenizers raise their own errors, which contain the message of the system.
-        if isinstance(error, OSError) or "os error" in str(error):
-            raise ConfigurationError(f"output={output}: could not be written ({error}); {room}") from error
-        raise

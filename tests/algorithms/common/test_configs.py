@@ -27,8 +27,10 @@ from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
 
 FILES = {path.name: path for path in sorted((ROOT / "examples" / "configs").glob("*.yaml"))}
 SOURCES = ("IG-Search", "AutoRefine", "Search-R1", "GiGPO", "MR-Search", "IGPO", "verl", "ours")
+# For a CPU: everything else is a default.
+SMALL = {"bundled.yaml", "smollm2-135m.yaml"}
 # The setting of a paper, or ours: these say everything that a large model needs.
-COMPLETE = sorted({*FILES} - {"bundled.yaml"})
+COMPLETE = sorted({*FILES} - SMALL)
 # Nothing but what was said: the bundled policy reads no other prompt.
 CHAT = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
@@ -128,6 +130,8 @@ def test_a_file_parses_as_the_algorithm_of_its_first_line(name: str) -> None:
     for key, wanted in content.items():
         if not isinstance(wanted, dict):
             assert getattr(config, key) == wanted
+    for preset in content.get("presets", {}):
+        assert parse(name, "--preset", preset).preset == preset
     assert make_rules(config.env).protocol.question_prompt("Who?").count("Who?") == 1
 
 
@@ -174,7 +178,15 @@ def test_no_test_question_is_looked_at_while_training(name: str) -> None:
     assert not asked & test_sets
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+def test_no_question_of_the_final_evaluation_is_looked_at_while_a_small_model_trains() -> None:
+    env = parse("smollm2-135m.yaml").env
+    for dev, final in zip(env.dev_questions, env.eval_questions, strict=True):
+        (dev_file, first), (final_file, last) = dev.split("dev["), final.split("dev[:")
+        assert dev_file == final_file
+        assert int(first.partition(":")[0]) >= int(last.removesuffix("]"))
+
+
+@pytest.mark.parametrize("name", [*COMPLETE, "smollm2-135m.yaml"])
 def test_sizes_fit_one_another(name: str) -> None:
     config = parse(name)
     episode = config.policy.context_length
@@ -246,6 +258,7 @@ def test_a_file_trains_two_steps_on_a_cpu(name: str, stand_in: Path, questions: 
         *("--steps", "2", "--eval-every", "0", "--threads", "1", "--run-dir", str(tmp_path / "run")),
         *("--policy.path", str(stand_in), "--policy.device", "cpu", "--env.prompt", "bare"),
         *("--env.questions", str(questions), "--env.eval-questions", str(questions), "--env.corpus", "bundled"),
+        *("--env.dev-questions", str(questions), "--warm-start.folder", "None"),
         *("--rollout.questions-per-step", "2", "--rollout.max-new-tokens", "12", "--distributed.sharding", "none"),
     )
     algorithm = classes(name)[0](config)  # type: ignore[call-arg]
