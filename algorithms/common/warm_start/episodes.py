@@ -97,12 +97,14 @@ class Round:
         folder: holds the parts of the round that are done; missing ones are played and added.
         wanted: stop after this many successful episodes; None: play all questions.
         max_failure_rate: of retrieval, in a part.
+        required: whether the round must have a successful episode. Else it may have none, and trains nothing.
         trained_since: whether the policy that played the round has been trained since, so that it can't play more.
     """
 
     folder: Path
     wanted: int | None
     max_failure_rate: float
+    required: bool
     trained_since: bool
 
 
@@ -116,8 +118,8 @@ def episodes_of_round(
     """The successful episodes of a round, and what is known of all of them.
 
     `play` plays questions; `progress` is called after each part with the numbers of questions played and of successful
-    episodes. Raises `TrainingError` if no episode is successful or retrieval fails too often, `CheckpointError` if a
-    part is damaged or can't be made again.
+    episodes. Raises `TrainingError` if a required episode is missing or retrieval fails too often, `CheckpointError`
+    if a part is damaged or can't be made again.
     """
     kept: list[Group] = []
     totals: Counter[str] = Counter()
@@ -141,7 +143,7 @@ def episodes_of_round(
         progress(min(first + PART, len(questions)), found)
         if (about.wanted is not None and found >= about.wanted) or (not kept and number + 1 == HOPELESS):
             break
-    if not kept:
+    if about.required and not kept:
         raise TrainingError(
             f"warm start: none of {totals['episodes']:,} episodes answered a question with what it had read "
             f"({totals['answer_read']:,} had read a golden answer, {totals['full']:,} had no room left). If none had "

@@ -152,19 +152,22 @@ class WarmStart:
         failures, wanted = config.env.max_failure_rate, options.demonstrations
         if number == 0:
             what, successful = "demonstrations", f"successful of {wanted:,} wanted"
-            about = Round(folder, wanted, failures, trained_since=False)  # no policy plays them
+            about = Round(folder, wanted, failures, required=True, trained_since=False)  # no policy plays them
             limit = config.rollout.max_new_tokens
             player = demonstrated(self.policy, self.stepper, options, self.processes, limit, seed)
         else:
             what, successful = f"round {number} of {options.rounds}, own episodes", "successful"
-            about = Round(folder, None, failures, trained_since)
+            about = Round(folder, None, failures, required=False, trained_since=trained_since)
             player = sampled(self.sampler, self.stepper, options, self.processes, seed, number)
             questions = questions[: options.questions]
 
         def show(played: int, found: int) -> None:
             self.console.print(f"{what}: {found:,} {successful}, {played:,} of {len(questions):,} questions played")
 
-        return episodes_of_round(about, player, questions, self.processes, show)
+        buffer, known = episodes_of_round(about, player, questions, self.processes, show)
+        if not buffer.groups:
+            self.console.print(f"[yellow]{what}: none was successful, so this round trains nothing[/yellow]")
+        return buffer, known
 
     def _updates(self, number: int, buffer: RolloutBuffer) -> Iterator[list[int]]:
         """The trajectories of each optimizer step of a round."""
