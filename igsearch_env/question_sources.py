@@ -79,8 +79,9 @@ class LocalSource:
         """
         found = None if os.path.exists(source) else _PART.fullmatch(str(source))
         if found is None:
-            name, part = _existing_beginning(str(source))
-            if part and not os.path.exists(source):
+            name = _existing_beginning(str(source))
+            if name and not os.path.exists(source):
+                part = str(source)[len(name) + 1 :]
                 raise QuestionError(
                     f"{source}: {part!r} names no part of {name}; write {name}:SPLIT or {name}:SPLIT[A:B] for rows A "
                     "to B - 1 of a split, e.g. :train or :test[:40]"
@@ -90,10 +91,10 @@ class LocalSource:
         return cls(Path(found["path"]), found["split"], start, stop)
 
 
-def _existing_beginning(source: str) -> tuple[str, str]:
-    """The longest beginning of a source before a colon that is a file or folder, and the rest; else two empty ones."""
-    places = [place for place, character in enumerate(source) if character == ":" and os.path.exists(source[:place])]
-    return (source[: places[-1]], source[places[-1] + 1 :]) if places else ("", "")
+def _existing_beginning(source: str) -> str:
+    """The longest beginning of a source before a colon that is a file or folder; "" if there is none."""
+    colons = [place for place, character in enumerate(source) if character == ":"]
+    return next((source[:place] for place in reversed(colons) if os.path.exists(source[:place])), "")
 
 
 def open_source(source: str | Path) -> tuple[Rows, str]:

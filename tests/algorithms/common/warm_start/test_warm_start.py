@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from chat_templates import CHATML, chat_policy
 from helpers import FailingRetriever
+from launching import ENVIRONMENT, TWO
+from models import bundled_policy
+from paths import ROOT
+from safetensors.torch import load_file
 from warm_starts import make_warm_start, titled_questions, warm_config
 
 import algorithms.common.warm_start.episodes as episodes
 import algorithms.common.warm_start.result as result
 import algorithms.common.warm_start.warm_start as module
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.sampler import RolloutConfig, Sampler
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import train
 from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.warm_start.episodes import demonstrated, sampled
 from algorithms.common.warm_start.warm_start import warm_started
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.demonstrator import succeeded
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.protocols import Invalid
-from igsearch_env.world.bundled import bundled_retriever
+from igsearch_env.rules import EpisodeRules
+from igsearch_env.stepper import EpisodeStepper
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
 from retrievers.lock import LOCK, OWNER, ProcessLock
 
@@ -171,6 +181,47 @@ def test_a_chat_template_is_used(questions: Path, tmp_path: Path) -> None:
     tokenizer = Policy.load(PolicyConfig(path=str(path), chat=True, device="cpu")).tokenizer
     for trajectory in part.trajectories:
         assert tokenizer.decode_whole(trajectory.prompt_ids).endswith("<|im_start|>assistant\n")
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def test_two_processes_make_the_warm_start_of_one(tmp_path: Path) -> None:
+    asked = titled_questions(tmp_path / "questions.jsonl", 15)
+    make_warm_start(asked, tmp_path / "one")
+    options = [
+        *("--policy.device", "cpu", "--env.questions", f"{asked}:train", "--env.eval-questions", f"{asked}:dev"),
+        *("--env.max-searches", "2", "--eval-limit", "1", "--warm-start.demonstrations", "14"),
+        *("--warm-start.questions", "12", "--warm-start.samples", "2", "--warm-start.batch-size", "5"),
+        *("--warm-start.save-every", "2", "--warm-start.lr", "5e-4", "--warm-start.folder", str(tmp_path / "two")),
+    ]
+    command = [*TWO, "examples/warm_start.py", *options]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("update 1 of") == 2  # printed by one process: a line a round
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "two" / "policy")
+    rows, others = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for row, other in zip(rows, others, strict=True):
+        assert other == pytest.approx(row, rel=1e-4, abs=1e-6)
+    one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-4) for name in one)
+    assert not (tmp_path / "two" / LOCK).exists()
+    # Either number of processes may go on with it, or train from it.
+    assert make_warm_start(asked, tmp_path / "two") == tmp_path / "two" / "policy"
+
+
+def test_a_process_without_a_question_of_a_part_plays_none() -> None:
+    class LastOfFew(Processes):
+        def share(self, count: int) -> range:
+            return range(count, count)
+
+    policy = bundled_policy()
+    asked = bundled_world().questions["train"][:1]
+    stepper = EpisodeStepper(asked, bundled_retriever(), None, EpisodeRules())
+    options = WarmStartConfig(samples=2)
+    sampler = Sampler(policy, RolloutConfig(), stepper.rules.protocol.stop_strings, LastOfFew())
+    assert sampled(sampler, stepper, options, LastOfFew(), 0, 1)(asked, 0) == []
+    assert demonstrated(policy, stepper, options, LastOfFew(), 32, 0)(asked, 0) == []
 
 
 # ---------------------------------------------------------------- interruptions
