@@ -113,8 +113,7 @@ def lines(args: Args) -> list[Line]:
         del made
         config = _config(args, Path(name), context)
         algorithm = IGGRPO(config)
-        planned = plan_memory(config, needs_reference=False, needs_critic=False).total / 1e9
-        before = peak_gigabytes()
+        planned = plan_memory(config, needs_reference=False, needs_critic=False, eval_questions=0).total / 1e9
         make_torch_deterministic(config.seed)
         run = Run(algorithm, config, retriever)
         temperature = config.rollout.temperature
@@ -136,7 +135,7 @@ def lines(args: Args) -> list[Line]:
             _timed(args, times, "update", partial(update_policy, run, buffer, advantages, step))
             _timed(args, times, "weights", run.sampler.sync_weights)
         run.close()
-        peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes() - before
+        peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes()
         return _lines(args, run, buffer, times, peak, planned)
 
 

@@ -6,8 +6,8 @@ python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
 skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (compared
-with TRL's GRPOTrainer), processes, killed, crowded, training. The peers are installed in separate virtual environments
-under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
+with TRL's GRPOTrainer), processes, killed, crowded, memory, training. The peers are installed in separate virtual
+environments under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from benchmarks import (
     growth,
     information_gain,
     killed,
+    memory,
     processes,
     retrieval,
     rollout,
@@ -60,6 +61,7 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "processes": processes.lines,
     "killed": lambda repeats: killed.lines(),
     "crowded": crowded.lines,
+    "memory": lambda repeats: memory.lines(),
     "training": training.lines,
 }
 

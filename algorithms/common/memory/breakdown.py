@@ -2,6 +2,7 @@
 
     always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
     loading          full weights, before they are sharded
+    evaluation       keys and values of more episodes than a rollout has, logits
     rollout          prefill passes, logits for sampling
     update           activations for the backward pass of a micro-batch
     optimizer step   temporaries of AdamW
@@ -26,17 +27,25 @@ from algorithms.common.rollout.decoder import decoder_memory, slots_within
 from algorithms.common.rollout.engines import ENGINES
 from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
+from igsearch_env.protocols import make_protocol
 
-PHASES = ("loading", "rollout", "update", "optimizer step")
-# Of the longest episode: its prompt, and each passage where env.max_observation_tokens sets no limit.
-PROMPT_TOKENS, PASSAGE_TOKENS = 256, 200
+PHASES = ("loading", "evaluation", "rollout", "update", "optimizer step")
+QUESTION_TOKENS, CHARACTERS = 64, 3  # of a question with what a chat template adds; of a token of the prompt's template
+# Of a passage, where env.max_observation_tokens sets no limit: of Wikipedia's, and of the bundled world's.
+PASSAGE_TOKENS, BUNDLED_PASSAGE_TOKENS = 200, 20
 LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
 # glibc keeps freed blocks below 32 MiB: overhead as a share of activations, measured on models of 100 M weights.
 HEAP = 0.4
 
 
 def memory_lines(
-    config: TrainConfig, reference: bool, critic: bool, processes: int, device: torch.device, device_bytes: int
+    config: TrainConfig,
+    reference: bool,
+    critic: bool,
+    processes: int,
+    device: torch.device,
+    device_bytes: int,
+    eval_questions: int,
 ) -> Iterator[MemoryLine]:
     """The items of one process of a run, weights first.
 
@@ -44,10 +53,11 @@ def memory_lines(
         reference, critic: whether the run has these models, too.
         processes: of the whole run.
         device_bytes: memory of the device, of which vLLM takes a share.
+        eval_questions: of the largest evaluation.
     """
     sizes = _Sizes(config, processes, device)
     yield from _models(sizes, reference, critic)
-    yield from _rollout(sizes, critic, device_bytes)
+    yield from _rollout(sizes, critic, device_bytes, -(-eval_questions // processes))
     yield from _update(sizes)
     step = sizes.model.trained // sizes.parts if sizes.cuda else 2 * sizes.model.largest
     yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
@@ -73,7 +83,8 @@ class _Sizes:
         self.key, self.value = (sampled, sampled) if self.replica else (self.model.element, self.model.compute)
         self.row = self.model.keys * (self.key + self.value)  # bytes of a token's keys and values in a layer
         self.trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
-        self.episode = _longest_episode(config, self.model.context)
+        self.turns = _turns(config, self.model.context)
+        self.episode = self.turns[-1]
 
 
 def _models(sizes: _Sizes, reference: bool, critic: bool) -> Iterator[MemoryLine]:
@@ -95,17 +106,28 @@ def _models(sizes: _Sizes, reference: bool, critic: bool) -> Iterator[MemoryLine
         yield MemoryLine("sampling weights", model.count * DTYPES[dtype].itemsize, f"a copy in {dtype}")
 
 
-def _rollout(sizes: _Sizes, critic: bool, device_bytes: int) -> Iterator[MemoryLine]:
+def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int) -> Iterator[MemoryLine]:
     """Generation and scoring."""
     model, rollout = sizes.model, sizes.config.rollout
     settings = rollout.engine_settings(sizes.sampler_dtype)
     generation = GenerationSizes(
-        max(sizes.trajectories, EVAL_SLOTS), model.context, model.layers * sizes.row, model.vocabulary, device_bytes
+        sizes.trajectories,
+        model.context,
+        model.layers * sizes.row,
+        model.vocabulary,
+        device_bytes,
+        sizes.turns,
     )
     stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
         stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
-        yield from decoder_memory(settings, generation)
+        lines = list(decoder_memory(settings, generation))
+        yield from lines
+        evaluated = replace(generation, episodes=min(EVAL_SLOTS, eval_questions))
+        for line, during in zip(decoder_memory(settings, evaluated), lines, strict=True):
+            more = line.bytes - (during.bytes if during.phase == "always" else 0)
+            if more > 0:
+                yield replace(line, bytes=more, phase="evaluation")
     else:
         yield from ENGINES[rollout.engine].memory(settings, generation)
     if sizes.sharded:
@@ -147,9 +169,19 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
         yield MemoryLine("full layers", layers, "gathered for a pass, with their gradients", "update")
 
 
-def _longest_episode(config: TrainConfig, context: int) -> int:
-    """Tokens of the longest episode that the settings allow."""
+def _turns(config: TrainConfig, context: int) -> list[int]:
+    """Tokens of the longest episode that the settings allow, at the end of each of its turns."""
     env = config.env
-    observation = env.max_observation_tokens or env.top_k * PASSAGE_TOKENS
-    attempt = (env.max_searches + 1) * config.rollout.max_new_tokens + env.max_searches * observation
-    return min(context, PROMPT_TOKENS + env.attempts * attempt)
+    passage = BUNDLED_PASSAGE_TOKENS if env.corpus == "bundled" else PASSAGE_TOKENS
+    observation = env.max_observation_tokens or env.top_k * passage
+    prompt = QUESTION_TOKENS + len(make_protocol(env.protocol, env.prompt).template) // CHARACTERS
+    turn = config.rollout.max_new_tokens
+    ends = []
+    written = prompt
+    for _ in range(env.attempts):
+        for _ in range(env.max_searches):
+            ends.append(written + turn)
+            written += turn + observation
+        ends.append(written + turn)
+        written += turn + prompt  # which asks to reflect
+    return [min(context, end) for end in ends]

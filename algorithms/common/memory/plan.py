@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ from algorithms.common.base.hardware import free_memory
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.breakdown import PHASES, memory_lines
-from algorithms.common.rollout.sampler import BUILTIN
+from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30
@@ -27,23 +28,28 @@ MARGIN = 0.9  # share of the available memory that a plan may take
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Memory of a run and memory available, in bytes. `alternatives`: (settings, plan with them) to save it."""
+    """Memory of a run and memory available, in bytes. `alternatives`: (settings, plan with them) to save it.
+
+    `begun`: what the process has taken before the run allocates anything (Python and its libraries), which is no longer
+    available; part of the total.
+    """
 
     lines: tuple[MemoryLine, ...]
     available: int
+    begun: int
     alternatives: Callable[[], Iterator[tuple[str, MemoryPlan]]] = field(repr=False, compare=False)
 
     @property
     def total(self) -> int:
-        """Permanent memory plus that of the largest phase."""
-        return self._of("always") + max(map(self._of, PHASES))
+        """The peak that is expected: permanent memory plus that of the largest phase."""
+        return self.begun + self._of("always") + max(map(self._of, PHASES))
 
     def _of(self, phase: str) -> int:
         return sum(line.bytes for line in self.lines if line.phase == phase)
 
     def fits(self) -> bool:
-        """Whether the total is at most `MARGIN` of the available memory."""
-        return self.total <= MARGIN * self.available
+        """Whether what is still to be allocated is at most `MARGIN` of the available memory."""
+        return self.total - self.begun <= MARGIN * self.available
 
     def advice(self) -> list[str]:
         """Settings that save memory, each on its own, largest saving first. Empty if the plan fits."""
@@ -58,10 +64,12 @@ class MemoryPlan:
 
     def render(self, console: Console) -> None:
         """Print one line for a small run, else a table; a warning with advice if it may not fit."""
-        says = f"about {_gib(self.total)} of {_gib(self.available)} available"
-        if self.total >= SMALL or not self.fits():
+        says = f"about {_gib(self.total)}, {_gib(self.available)} free"
+        if self.total - self.begun >= SMALL or not self.fits():
             table = Table("", "GiB", "when", "", title="memory (estimated)")
             table.columns[1].justify = "right"
+            if self.begun:
+                table.add_row("Python and libraries", f"{self.begun / GIB:.2f}", "always", "in use already")
             for line in self.lines:
                 table.add_row(line.name, f"{line.bytes / GIB:.2f}", line.phase, line.detail)
             console.print(table)
@@ -80,8 +88,11 @@ def plan_memory(
     needs_critic: bool,
     world_size: int = 1,
     device: torch.device | None = None,
+    eval_questions: int = EVAL_SLOTS,
 ) -> MemoryPlan:
     """Plan a run of `world_size` processes on `device` (default: that of the configuration).
+
+    `eval_questions`: of the largest evaluation.
 
     Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, whose size is exact,
     exceed the available memory; anything else is only a warning, since it is an estimate.
@@ -90,10 +101,11 @@ def plan_memory(
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
     available, device_bytes = free_memory(device)
+    begun = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
-        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, device_bytes))
-        return MemoryPlan(lines, available, lambda: _alternatives(config, reference, processes, device, plan))
+        lines = tuple(memory_lines(config, reference, needs_critic, processes, device, device_bytes, eval_questions))
+        return MemoryPlan(lines, available, begun, lambda: _alternatives(config, reference, processes, device, plan))
 
     result = plan(config, needs_reference, world_size)
     weights = result.lines[0].bytes

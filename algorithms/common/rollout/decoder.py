@@ -38,11 +38,23 @@ def slots_within(kv_cache_tokens: int, slots: int, context_length: int) -> int:
     return max(1, min(slots, kv_cache_tokens // context_length))
 
 
+def slot_size(stride: int, tokens: int, context_length: int) -> int:
+    """Tokens that a slot of `stride` has room for when an episode needs `tokens`: `stride`, or more by at least half,
+    so that long episodes copy the cache only a few times; at most a whole context."""
+    if tokens <= stride:
+        return stride
+    return min(-(-max(tokens, stride * 3 // 2) // 64) * 64, context_length)
+
+
 def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
     """The memory of the built-in decoder, like `Engine.memory` of the engines."""
     slots = slots_within(settings.kv_cache_tokens, sizes.episodes, sizes.context)
-    detail = f"{slots} episodes of {sizes.context:,} tokens"
-    yield MemoryLine("keys and values", slots * sizes.context * sizes.token_bytes, detail)
+    stride = 0
+    for tokens in sizes.turns:
+        stride = slot_size(stride, min(tokens, sizes.context), sizes.context)
+    most = slots * sizes.context * sizes.token_bytes / 2**30
+    detail = f"{slots} episodes of {stride:,} tokens; {most:.2f} GiB if they fill the context"
+    yield MemoryLine("keys and values", slots * stride * sizes.token_bytes, detail)
     yield MemoryLine("logits", DRAWING * slots * sizes.vocabulary, f"of {slots} episodes", "rollout")
 
 
@@ -118,10 +130,8 @@ class Decoder:
         """Prefill everything that is queued."""
         queue, self._queue = list(self._queue.items()), {}
         longest = max((len(self._slots[slot].stored) + len(ids) for slot, ids in queue), default=0)
-        if longest + self.max_new_tokens > self.store.stride:
-            # Grow by half, so that long episodes copy the cache only a few times.
-            wanted = max(longest + self.max_new_tokens, self.store.stride * 3 // 2)
-            self.store.reserve(0, min(-(-wanted // 64) * 64, self.policy.context_length))
+        stride, context = self.store.stride, self.policy.context_length
+        self.store.reserve(0, slot_size(stride, longest + self.max_new_tokens, context))
         for part in split_by_budget([len(ids) for _, ids in queue], self.pass_tokens):
             chosen = [queue[place] for place in part]
             blocks = [Block(ids, len(self._slots[slot].stored), slot * self.store.stride) for slot, ids in chosen]

@@ -167,6 +167,8 @@ class Sampler:
                 max_new_tokens=config.max_new_tokens,
                 temperature=temperature,
             )
+        if self.store.slots > slots:  # of an evaluation: training needs the memory for other things
+            self.store = KVCache()
         return Decoder(
             self.policy,
             self.turn_end,

@@ -68,7 +68,7 @@ class Evaluator:
     def play(self, questions: Sequence[Question]) -> list[QuestionResult]:
         """Play one greedy episode per question."""
         share = self.processes.share(len(questions))
-        decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
+        decoder = self.sampler.decoder(max(1, min(EVAL_SLOTS, len(share))), temperature=0.0)
         played = play(decoder, self.stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
         return self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
 

@@ -103,12 +103,16 @@ class Run:
         """Load everything that a step needs; then begin the folder, or resume it from the latest checkpoint."""
         config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
+        self.train_questions = make_questions(config.env.questions, "train")
+        self.dev_questions = make_questions(config.env.dev_questions or config.env.eval_questions, "dev")
+        self.test_questions = make_questions(config.env.eval_questions, "test")
         print_plan(
             self.console,
             config,
             processes,
             needs_reference=needs_reference,
             needs_critic=algorithm.critic is not None,
+            eval_questions=len(self.test_questions),
         )
 
         self.policy = policy = Policy.load(config.policy)
@@ -121,9 +125,6 @@ class Run:
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.retriever = retriever
-        self.train_questions = make_questions(config.env.questions, "train")
-        self.dev_questions = make_questions(config.env.dev_questions or config.env.eval_questions, "dev")
-        self.test_questions = make_questions(config.env.eval_questions, "test")
         # Rollouts compute outcome rewards only: information gain is measured on whole buffers.
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, self.rules)
         self.evaluator = Evaluator(

@@ -70,7 +70,13 @@ def start_processes(config: TrainConfig) -> Processes:
 
 
 def print_plan(
-    console: Console, config: TrainConfig, processes: Processes, *, needs_reference: bool, needs_critic: bool
+    console: Console,
+    config: TrainConfig,
+    processes: Processes,
+    *,
+    needs_reference: bool,
+    needs_critic: bool,
+    eval_questions: int,
 ) -> None:
     """Print the estimated memory of the run. Raises `ConfigurationError` if the weights alone do not fit."""
     plan = plan_memory(
@@ -79,6 +85,7 @@ def print_plan(
         needs_critic=needs_critic,
         world_size=processes.size,
         device=processes.device,
+        eval_questions=eval_questions,
     )
     plan.render(console)
     warning = precision_warning(config.policy, config.optimizer.lr)

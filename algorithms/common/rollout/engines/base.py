@@ -52,6 +52,8 @@ class GenerationSizes:
     """Size of the vocabulary."""
     device_bytes: int
     """Bytes of memory of the device."""
+    turns: Sequence[int]
+    """Tokens of the longest episode at the end of each of its turns."""
 
 
 class Engine(ABC):

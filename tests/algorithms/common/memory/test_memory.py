@@ -17,6 +17,7 @@ from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.memory.breakdown import CHARACTERS, QUESTION_TOKENS
 from algorithms.common.memory.footprint import Footprint, footprint
 from algorithms.common.memory.plan import MemoryPlan, plan_memory
 from algorithms.common.model.lora import LoraConfig
@@ -28,6 +29,7 @@ from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.training.learner import OptimizerConfig
 from algorithms.common.training.loss import LossConfig
 from igsearch_env import ConfigurationError
+from igsearch_env.protocols import make_protocol
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 GIB = 2**30
@@ -111,17 +113,62 @@ def test_what_autograd_keeps_of_a_real_pass(tmp_path: Path, architecture: str, d
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *WINDOWED])
-def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture: str) -> None:
-    path = save_tiny_policy(tmp_path, architecture=architecture, context_length=128)
+@pytest.mark.parametrize("searches", [0, 1, 3])
+def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture: str, searches: int) -> None:
+    path = save_tiny_policy(tmp_path, architecture=architecture, context_length=320)
     policy = Policy.load(PolicyConfig(path=str(path), device="cpu"))
-    cache = 512
-    config = configured(path, rollout=RolloutConfig(kv_cache_tokens=cache))
-    decoder = Decoder(policy, turn_end(policy), slots=100, max_new_tokens=8, temperature=0.0, kv_cache_tokens=cache)
-    decoder.begin([5] * 119)
+    rollout = RolloutConfig(questions_per_step=2, group_size=2, max_new_tokens=8)
+    config = replace(
+        configured(path, rollout=rollout), env=EnvConfig(max_observation_tokens=60, max_searches=max(searches, 1))
+    )
+    planned = sizes(plan_of(config))["keys and values (always)"]
+    if not searches:  # a short context is all that there is
+        rollout = replace(rollout, kv_cache_tokens=640)
+        planned = sizes(plan_of(replace(config, rollout=rollout, env=EnvConfig(max_observation_tokens=500))))[
+            "keys and values (always)"
+        ]
+    decoder = Decoder(
+        policy,
+        turn_end(policy),
+        slots=4,
+        max_new_tokens=8,
+        temperature=0.0,
+        kv_cache_tokens=rollout.kv_cache_tokens,
+    )
+    prompt = QUESTION_TOKENS + len(make_protocol(prompt="bare").template) // CHARACTERS
+    slot = decoder.begin([5] * (prompt if searches else 312))
     decoder.prefill()
-    decoder.store.reserve(0, 128)
+    for _ in range(searches):  # each turn of its full length, and each observation
+        while not decoder.decode_step():
+            pass
+        decoder.append_observation(slot, [5] * 60)
+        decoder.prefill()
     stored = sum(sum(x.nbytes for x in decoder.store.layer(layer)) for layer in range(2))
-    assert sizes(plan_of(config))["keys and values (always)"] == stored
+    assert planned == stored
+
+
+def test_an_evaluation_has_more_episodes_than_a_rollout(large: Path) -> None:
+    rollout = RolloutConfig(questions_per_step=2, group_size=4)
+    config = configured(large, policy={"dtype": "bfloat16", "context_length": 1_024}, rollout=rollout)
+    few, many, none = (
+        sizes(plan_memory(config, needs_reference=False, needs_critic=False, device=CPU, eval_questions=questions))
+        for questions in (8, 64, 0)
+    )
+    kept = "keys and values (always)"
+    assert few[kept] == many[kept] == none[kept]
+    assert many["keys and values (evaluation)"] == 7 * many[kept]
+    assert not {"keys and values (evaluation)"} & (few.keys() | none.keys())
+
+
+def test_the_total_holds_what_the_process_has_taken_already() -> None:
+    plan = plan_of(configured())
+    assert plan.begun == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+    phases = {line.phase for line in plan.lines} - {"always"}
+    of = {phase: sum(line.bytes for line in plan.lines if line.phase == phase) for phase in (*phases, "always")}
+    assert plan.total == plan.begun + of.pop("always") + max(of.values())
+    # It is not available any more, so only the rest has to fit.
+    assert replace(plan, available=int(1.2 * (plan.total - plan.begun))).fits()
+    assert not replace(plan, available=int(1.05 * (plan.total - plan.begun))).fits()
 
 
 def test_the_size_of_a_published_model(large: Path) -> None:
@@ -258,9 +305,10 @@ def test_engines(large: Path) -> None:
     assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
     server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
-    builtin = lines(kv_cache_tokens=131_072)["keys and values (always)"]
-    assert builtin == lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
-    assert lines(kv_cache_tokens=65_536)["keys and values (always)"] == builtin // 2
+    paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
+    assert lines(engine="transformers", kv_cache_tokens=65_536)["keys and values (always)"] == paged // 2
+    # Pages are allocated at once, the slots of the built-in decoder as far as episodes reach.
+    assert lines(kv_cache_tokens=131_072)["keys and values (always)"] < paged / 4
 
 
 @pytest.mark.usefixtures("gpu")
@@ -322,9 +370,7 @@ def test_advice_is_concrete_and_true(large: Path) -> None:
         "optimizer.token_budget",
         "policy.lora.rank",
         "distributed.sharding",
-        "rollout.kv_cache_tokens",
         "loss.kl_coef",
-        "rollout.dtype",
     ]
     saved = [float(text.partition(" saves ")[2].split()[0]) for text in advice]
     assert saved == sorted(saved, reverse=True)
@@ -352,7 +398,7 @@ def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
         large,
         policy={"gradient_checkpointing": True, "lora": LoraConfig(rank=8), "context_length": 4_096},
         optimizer=OptimizerConfig(token_budget=65_536),
-        rollout=RolloutConfig(dtype="bfloat16", kv_cache_tokens=2**21),
+        rollout=RolloutConfig(dtype="bfloat16", kv_cache_tokens=2**22, questions_per_step=64, group_size=16),
         distributed=DistributedConfig(sharding="fsdp2"),
     )
     plan = plan_of(config, device=CUDA, processes=2)
