@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.evaluation.auc import auc
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
@@ -54,8 +54,6 @@ CREDITS = {
     "probability return": "{}, probability, and later gains",
     "outcome": "outcome",
 }
-
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -161,13 +159,6 @@ def row(searches: Sequence[Labelled]) -> list[str]:
     centred = values - (np.bincount(index, values) / np.bincount(index))[index]
     means = (f"{values[useful].mean():+.2f}", f"{values[~useful].mean():+.2f}")
     return [str(len(searches)), f"{useful.mean():.2f}", *means, *(f"{auc(x, useful):.2f}" for x in (values, centred))]
-
-
-def auc(values: Floats, positive: NDArray[np.bool_]) -> float:
-    """Probability that the positive of a random pair has the higher value; a tie counts one half."""
-    ordered = np.sort(values[~positive])
-    below = np.searchsorted(ordered, values[positive], "left") + np.searchsorted(ordered, values[positive], "right")
-    return float(below.mean() / (2 * len(ordered)))
 
 
 if __name__ == "__main__":
