@@ -29,6 +29,8 @@ from algorithms.common.run.metrics_log import rows_before
 from algorithms.common.run.recorded_trajectories import record_trajectories
 from algorithms.common.run.setup import make_learner
 from algorithms.common.training.learner import Learner
+from algorithms.common.warm_start.folder import check_folder as check_warm_start
+from algorithms.common.warm_start.folder import write_settings
 from algorithms.comparison.run_summary import read_records
 from algorithms.grpo import GRPOConfig
 from benchmarks.readable_sources import PASSAGES, SOURCES
@@ -169,6 +171,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
         lambda f: make_protocol("search_r1", f"@{f / 'p'}"),
     ),
     "configuration": (_make_config, lambda f: parse_config(GRPOConfig, ["--config", str(f / "run.yaml")])),
+    "settings of a warm start": (lambda f: write_settings(f, CONFIG), lambda f: check_warm_start(f, CONFIG, None)),
     "run to resume": (_make_run, _resume_run),
     "run to report": (_make_run, write_reports),
     "checkpoint": (_make_checkpoint, _read_checkpoint),

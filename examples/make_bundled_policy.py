@@ -22,9 +22,12 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, pre_tokenizers
+from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.model.policy import Policy, PolicyModule
+from algorithms.common.training.supervised import weighted_cross_entropy
 from igsearch_env.protocols import make_protocol
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.search_r1 import SearchR1
@@ -153,8 +156,21 @@ def _produce(queue: Any, manner: Manner, seed: int, batch_size: int) -> None:
             queue.put(batch)
 
 
-def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int, pad: int) -> None:
+def padded(batch: list[tuple[list[int], list[float]]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids and loss weights [B, T], padded on the right."""
+    length = max(len(ids) for ids, _ in batch)
+    ids_BT = torch.full((len(batch), length), pad)
+    weights_BT = torch.zeros(len(batch), length)
+    for row, (ids, weights) in enumerate(batch):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        weights_BT[row, : len(ids)] = torch.tensor(weights)
+    weights_BT[:, 0] = 0  # nothing predicts the first token
+    return ids_BT, weights_BT
+
+
+def train(model: Any, tokenizer: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int) -> None:
     """Supervised training on demonstrations of one manner; cosine schedule with warm-up."""
+    module = PolicyModule(Policy(model, tokenizer))
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=32)
     producer = context.Process(target=_produce, args=(queue, manner, seed, batch_size), daemon=True)
@@ -167,25 +183,13 @@ def train(model: Any, manner: Manner, *, steps: int, batch_size: int, lr: float,
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * decay)
         batch = queue.get(timeout=120)
-        length = max(len(ids) for ids, _ in batch)
-        ids_BT = torch.full((len(batch), length), pad)
-        weights_BT = torch.zeros(len(batch), length)
-        for row, (ids, weights) in enumerate(batch):
-            ids_BT[row, : len(ids)] = torch.tensor(ids)
-            weights_BT[row, : len(ids)] = torch.tensor(weights)
-        # Right padding with causal attention needs no mask: no real token attends to padding.
-        logits_BTV = model(input_ids=ids_BT).logits[:, :-1]
-        targets_BT = weights_BT[:, 1:]
-        losses_BT = torch.nn.functional.cross_entropy(
-            logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none"
-        ).view_as(targets_BT)
-        loss = (losses_BT * targets_BT).sum() / targets_BT.sum()
+        ids_BT, weights_BT = padded(batch, tokenizer.pad_token_id)
+        loss, losses = weighted_cross_entropy(module, ids_BT, weights_BT / weights_BT.sum())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        written = targets_BT == 1.0
-        running = 0.98 * running + 0.02 * float((losses_BT.detach() * written).sum() / written.sum())
+        running = 0.98 * running + 0.02 * float(losses[weights_BT[weights_BT != 0] == 1.0].mean())
         if (step + 1) % 50 == 0 or step == steps - 1:
             mean = running / (1 - 0.98 ** (step + 1))
             print(f"step {step + 1}/{steps}  policy-token loss {mean:.3f}  {time.time() - start:.0f} s", flush=True)
@@ -220,7 +224,6 @@ def main(args: Args) -> None:
     """Train and save the policy."""
     torch.manual_seed(stream_seed("weights of the bundled policy", args.seed))
     tokenizer = build_tokenizer()
-    pad = tokenizer.pad_token_id
     if args.reader is not None and (args.reader / "config.json").is_file():
         model = Qwen2ForCausalLM.from_pretrained(args.reader)
     else:
@@ -229,13 +232,13 @@ def main(args: Args) -> None:
         for number, (manner, steps) in enumerate(((COPYING, args.copying_steps), (READING, args.reading_steps))):
             seed = stream_seed("phase of the bundled policy", args.seed, number)
             batch_size = (2 if manner is COPYING else 1) * args.batch_size
-            train(model, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed, pad=pad)
+            train(model, tokenizer, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed)
         if args.reader is not None:
             model.save_pretrained(args.reader)
             tokenizer.save_pretrained(args.reader)
     manner = {"bundled": BUNDLED, "cold": COLD}[args.manner]
     seed = stream_seed("last phase of the bundled policy", args.seed)
-    train(model, manner, steps=args.manner_steps, batch_size=args.batch_size, lr=args.lr / 2, seed=seed, pad=pad)
+    train(model, tokenizer, manner, steps=args.manner_steps, batch_size=args.batch_size, lr=args.lr / 2, seed=seed)
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
     print(f"saved to {args.output}")

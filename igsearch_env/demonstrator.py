@@ -96,15 +96,19 @@ def answer_read(trajectory: Trajectory) -> str | None:
     """The first golden answer that occurs in the passages read, as whole words.
 
     Yes and no can't be read: they count as read once the pages of all supporting titles are. Many passages hold an
-    answer of one or two characters by chance; where supporting titles are known, it must be in one of their pages.
+    answer of one or two characters by chance: where supporting titles are known, it must be in one of their pages, and
+    such an alias of a longer answer ("AT" of Austria) is not looked for.
     """
     question, read = trajectory.question, passages_read(trajectory)
     titles = {normalize_answer(title) for title in question.supporting_titles}
     first = question.golden_answers[0]
+    alone = len(normalize_answer(first)) <= SHORT
     if normalize_answer(first) in YES_NO:
         return first if titles and titles <= {normalize_answer(passage.title) for passage in read} else None
     for answer in question.golden_answers:
         short = len(normalize_answer(answer)) <= SHORT
+        if short and not alone:
+            continue
         pages = [p for p in read if normalize_answer(p.title) in titles] if short and titles else read
         if occurs(answer, _text(pages)):
             return answer

@@ -13,6 +13,7 @@ CHEAP = (
     "record of searches",
     "index hnswlib",
     "configuration",
+    "settings of a warm start",
     "run to resume",
     "result",
 )

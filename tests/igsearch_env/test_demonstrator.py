@@ -129,6 +129,13 @@ def test_a_short_answer_must_stand_in_a_supporting_page() -> None:
         assert (answer_read(played(asked, (search("rules"), pages))) is not None) == found, (golden, title)
 
 
+def test_a_short_alias_of_a_longer_answer_is_not_looked_for() -> None:
+    page = Passage("a", "Vienna", "He lived at Vienna.")
+    question = Question("q", "Where?", ("Austria", "AT"), "x", {"supporting_titles": ["Vienna"]})
+    assert answer_read(played(question, (search("x"), [page]))) is None
+    assert answer_read(played(question, (search("x"), [replace(page, text="Vienna is in Austria.")]))) == "Austria"
+
+
 def test_yes_and_no_need_all_supporting_pages() -> None:
     question = Question("q", "Is it so?", ("no",), "x", {"supporting_titles": ["Tolona", "Karith"]})
     tolona, karith = PASSAGES[1], PASSAGES[4]

@@ -19,7 +19,7 @@ from algorithms.common.run.saved_run import SavedRun
 NOT_COMPUTED = (resumable_settings(TrainConfig) - {"steps"}) | {"seed", "threads"}
 # Settings that affect the results of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
-NOT_EVALUATED = ("env.questions", "env.outcome_reward", "env.max_failure_rate")
+NOT_EVALUATED = ("env.questions", "env.dev_questions", "env.outcome_reward", "env.max_failure_rate")
 
 
 @dataclass(frozen=True)
