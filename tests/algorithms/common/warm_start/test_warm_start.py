@@ -305,6 +305,14 @@ def test_an_interrupted_warm_start_ends_as_if_it_had_not_been(
     assert contents(folder / "policy").keys() == contents(whole / "policy").keys()
 
 
+def test_overwriting_a_run_does_not_begin_its_warm_start_again(
+    questions: Path, whole: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "supervised_update", at_call(1, module.supervised_update))  # none is left to make
+    make_warm_start(questions, unfinished, overwrite=True)
+    assert weights(unfinished) == weights(whole)
+
+
 # ---------------------------------------------------------------- what is in the folder
 
 
