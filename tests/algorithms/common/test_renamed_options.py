@@ -136,10 +136,10 @@ def test_commands_of_earlier_versions_are_read_in_todays_words() -> None:
 
 def test_sections_declare_what_a_run_may_be_resumed_with() -> None:
     assert resumable_settings(PPOConfig) == {
-        *("steps", "run_dir", "overwrite", "config", "eval_every", "eval_limit", "save_every", "save_total_limit"),
+        *("steps", "run_dir", "overwrite", "config", "preset", "eval_every", "eval_limit", "save_every"),
         *("report_to", "project", "policy.device", "policy.attn_implementation", "policy.gradient_checkpointing"),
         *("optimizer.token_budget", "rollout.token_budget", "rollout.kv_cache_tokens", "rollout.server_url"),
-        *("rollout.gpu_memory_utilization", "env.max_failure_rate"),
+        *("save_total_limit", "rollout.gpu_memory_utilization", "env.max_failure_rate", "warm_start.save_every"),
         *("distributed.sharding", "distributed.timeout_minutes"),
     }
     assert resumable_settings(PPOConfig) <= option_types(PPOConfig).keys()

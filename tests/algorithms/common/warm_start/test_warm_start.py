@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import algorithms.common.warm_start.episodes as episodes
 import algorithms.common.warm_start.result as result
 import algorithms.common.warm_start.warm_start as module
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.lora import LoraConfig
 from algorithms.common.model.policy import Policy
@@ -32,11 +34,12 @@ from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.sampler import RolloutConfig, Sampler
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import read_metrics
-from algorithms.common.trainer import train
+from algorithms.common.trainer import run_command, train
 from algorithms.common.training.supervised import WarmStartConfig
 from algorithms.common.warm_start.episodes import demonstrated, sampled
 from algorithms.common.warm_start.warm_start import warm_started
 from algorithms.grpo import GRPO, GRPOConfig
+from examples.warm_start import main
 from igsearch_env.demonstrator import succeeded
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.protocols import Invalid
@@ -44,7 +47,7 @@ from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
-from retrievers.lock import LOCK, OWNER, ProcessLock
+from retrievers.lock import LOCK, OWNER, LockedError, ProcessLock
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,7 +141,7 @@ def test_a_run_trains_the_policy_of_its_warm_start(questions: Path, whole: Path,
         run_dir=run_dir,
         seed=3,  # runs of several seeds share it
         policy=started.policy,
-        env=started.env,
+        env=replace(started.env, dev_questions=(f"{questions}:dev[:2]",)),
         warm_start=started.warm_start,
         rollout=RolloutConfig(questions_per_step=2, group_size=2),
         eval_limit=1,
@@ -147,6 +150,8 @@ def test_a_run_trains_the_policy_of_its_warm_start(questions: Path, whole: Path,
     saved = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert saved["policy"]["path"] == str(folder / "policy") == run.config.policy.path
     assert contents(folder) == before
+    assert [q.id for q in run.dev_questions] == ["dev_0", "dev_1"]
+    assert len(run.test_questions) == 5
     again = warm_started(warm_config(questions, folder, policy={"path": str(folder / "policy")}))
     assert again.policy.path == str(folder / "policy")  # as a run's config.yaml has it
 
@@ -154,6 +159,28 @@ def test_a_run_trains_the_policy_of_its_warm_start(questions: Path, whole: Path,
 def test_without_a_folder_nothing_is_made(questions: Path) -> None:
     config = warm_config(questions, None)
     assert warm_started(config) is config
+    with pytest.raises(ConfigurationError, match=r"warm_start\.folder is not set: .*--warm-start\.folder FOLDER"):
+        main(config)
+
+
+def test_the_script_prints_the_folder_of_the_policy(
+    questions: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(warm_config(questions, whole)) == whole / "policy"
+    assert capsys.readouterr().out == f"{whole / 'policy'}\n"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, TrainingError("no luck"), LockedError("in use")])
+def test_a_command_ends_with_one_line(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["warm_start.py"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def action(config: TrainConfig) -> None:
+        raise stop
+
+    message = "interrupted: the same command resumes" if stop is KeyboardInterrupt else f"error: {stop}"
+    with pytest.raises(SystemExit, match=message):
+        run_command(TrainConfig, action)
 
 
 @pytest.mark.parametrize("protocol", ["search_r1", "autorefine"])
@@ -262,7 +289,7 @@ def test_an_interrupted_warm_start_ends_as_if_it_had_not_been(
     place: str, questions: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner, name, number, after = INTERRUPTIONS[place]
-    folder = tmp_path / "warm"
+    folder = tmp_path / "runs" / "warm"
     with monkeypatch.context() as patch:
         if owner is result.os:  # `os` is shared with those who write checkpoints
             patch.setattr(result, "os", type("Os", (), {"replace": at_call(number, result.os.replace)}))
@@ -276,6 +303,14 @@ def test_an_interrupted_warm_start_ends_as_if_it_had_not_been(
     assert weights(folder) == weights(whole)
     assert read_metrics(folder / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
     assert contents(folder / "policy").keys() == contents(whole / "policy").keys()
+
+
+def test_overwriting_a_run_does_not_begin_its_warm_start_again(
+    questions: Path, whole: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "supervised_update", at_call(1, module.supervised_update))  # none is left to make
+    make_warm_start(questions, unfinished, overwrite=True)
+    assert weights(unfinished) == weights(whole)
 
 
 # ---------------------------------------------------------------- what is in the folder
