@@ -171,7 +171,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
         lambda f: make_protocol("search_r1", f"@{f / 'p'}"),
     ),
     "configuration": (_make_config, lambda f: parse_config(GRPOConfig, ["--config", str(f / "run.yaml")])),
-    "settings of a warm start": (lambda f: write_settings(f, CONFIG), lambda f: check_warm_start(f, CONFIG, None)),
+    "settings of a warm start": (lambda f: write_settings(f, CONFIG, 1), lambda f: check_warm_start(f, CONFIG, None)),
     "run to resume": (_make_run, _resume_run),
     "run to report": (_make_run, write_reports),
     "checkpoint": (_make_checkpoint, _read_checkpoint),

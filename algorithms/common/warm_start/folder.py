@@ -22,6 +22,7 @@ from retrievers.lock import LOCK, OWNER
 from retrievers.reading import FileError, read_yaml
 
 POLICY = "policy"
+THREADS = "threads"  # in the settings; a resumed warm start keeps it, as it decides how sums are rounded
 # What a warm start depends on: sections, and single options.
 SECTIONS = ("policy.", "env.", "warm_start.")
 OPTIONS = (
@@ -53,10 +54,19 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def write_settings(folder: Path, config: TrainConfig) -> None:
-    """Write the settings, by which the folder is known to hold a warm start."""
+def write_settings(folder: Path, config: TrainConfig, threads: int) -> None:
+    """Write the settings, by which the folder is known to hold a warm start, and the number of CPU threads."""
+    content = {**settings_of(config), THREADS: threads}
     with atomic_write(folder / WARM_START, durable=True) as partial:
-        partial.write_text(yaml.safe_dump(settings_of(config), sort_keys=False), encoding="utf-8")
+        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def saved_threads(folder: Path) -> int | None:
+    """The number of CPU threads of the warm start in a folder; None if there is none."""
+    if not (folder / WARM_START).is_file():
+        return None
+    threads = _saved(folder / WARM_START).get(THREADS)
+    return threads if type(threads) is int and threads > 0 else None
 
 
 def check_folder(folder: Path, config: TrainConfig, run_dir: Path | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -24,11 +25,18 @@ from algorithms.common.rollout.environment import make_questions, make_retriever
 from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
 from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
 from algorithms.common.run.metrics_log import MetricsLog
-from algorithms.common.run.setup import restore_or_make_learner, start_processes
+from algorithms.common.run.setup import choose_threads, restore_or_make_learner, start_processes
 from algorithms.common.training.supervised import supervised_update
 from algorithms.common.warm_start.card import warm_start_card
 from algorithms.common.warm_start.episodes import Round, demonstrated, episodes_of_round, questions_in_turn, sampled
-from algorithms.common.warm_start.folder import POLICY, check_folder, is_finished, settings_of, write_settings
+from algorithms.common.warm_start.folder import (
+    POLICY,
+    check_folder,
+    is_finished,
+    saved_threads,
+    settings_of,
+    write_settings,
+)
 from algorithms.common.warm_start.result import write_result
 from igsearch_env.protocols import Invalid
 from igsearch_env.stepper import EpisodeStepper
@@ -69,11 +77,14 @@ class WarmStart:
 
     def run(self) -> None:
         """Make the warm start, unless another process has just done so: all rounds, the evaluation and the policy."""
+        threads_before = torch.get_num_threads()
         try:
             if not self.processes.run_on_main(self._take_folder):
+                torch.set_num_threads(self.processes.run_on_main(self._threads))
                 self._load()
                 self._train()
         finally:
+            torch.set_num_threads(threads_before)
             if self.log is not None:
                 self.log.close()
             if self.sampler is not None:
@@ -95,6 +106,17 @@ class WarmStart:
             self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
         check_folder(self.folder, self.config, None)
         return is_finished(self.folder)
+
+    def _threads(self) -> int:
+        """The number of CPU threads: the one asked for, that of the warm start that is resumed, or one for each free
+        processor.
+        """
+        found = self.config.threads or saved_threads(self.folder)
+        if found is None:
+            found, notice = choose_threads()
+            if notice:
+                self.console.print(f"[yellow]{notice}[/yellow]", soft_wrap=True)
+        return found
 
     def _load(self) -> None:
         """Load all that a round needs; only then write to the folder."""
@@ -124,7 +146,7 @@ class WarmStart:
                 "that it has saved"
             ) from error
         self.sampler.start()
-        processes.run_on_main(lambda: write_settings(self.folder, config))
+        processes.run_on_main(lambda: write_settings(self.folder, config, torch.get_num_threads()))
         if processes.is_main:
             self.log = MetricsLog(self.folder, self.updates_done + 1)
 

@@ -35,7 +35,7 @@ from algorithms.common.rollout.sampler import RolloutConfig, Sampler
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import run_command, train
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.supervised import WarmStartConfig, supervised_update
 from algorithms.common.warm_start.episodes import demonstrated, sampled
 from algorithms.common.warm_start.warm_start import warm_started
 from algorithms.grpo import GRPO, GRPOConfig
@@ -303,6 +303,30 @@ def test_an_interrupted_warm_start_ends_as_if_it_had_not_been(
     assert weights(folder) == weights(whole)
     assert read_metrics(folder / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
     assert contents(folder / "policy").keys() == contents(whole / "policy").keys()
+
+
+def test_a_resumed_warm_start_keeps_its_number_of_threads_and_gives_it_back(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number decides how sums are rounded."""
+    folder, seen = tmp_path / "warm", []
+
+    def update(*arguments: Any, **options: Any) -> dict[str, float]:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return supervised_update(*arguments, **options)
+
+    monkeypatch.setattr(module, "supervised_update", update)
+    monkeypatch.setattr(module, "choose_threads", lambda: (3, ""))
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        make_warm_start(questions, folder)
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr(module, "choose_threads", lambda: (2, "there are fewer processors now"))
+    make_warm_start(questions, folder)
+    assert set(seen) == {3}
+    assert torch.get_num_threads() == before
 
 
 def test_overwriting_a_run_does_not_begin_its_warm_start_again(
