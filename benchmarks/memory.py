@@ -3,9 +3,10 @@
     python -m benchmarks.memory
     python -m benchmarks.memory --model models/smollm2-135m
 
-Each shape runs two training steps in a process of its own. All but the first train a model of SmolLM2-135M's shape with
-random weights, or the model in a folder. Every turn is a search of the full length, so that episodes get as long as the
-settings allow. The peak is the resident memory of the whole process, Python and its libraries included.
+Each shape runs in a process of its own: a rollout, its information gain, and two updates on as many of its groups as
+fill two micro-batches, which takes as much memory as two whole steps. All but the first train a model of SmolLM2-135M's
+shape with random weights, or the model in a folder. Every turn is a search of the full length, so that episodes get as
+long as the settings allow. The peak is the resident memory of the whole process, Python and its libraries included.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.measure import Line, peak_gigabytes
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1_536, "num_attention_heads": 9, "num_key_value_heads": 3}
 LAYERS, VOCABULARY = 30, 49_152
 OBSERVATION = 80  # tokens
-STEPS = 2  # in the second, the moments of AdamW are there from the start
+UPDATES = 2  # in the second, the moments of AdamW are there from the start
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def lines(model: Path | None = None, only: tuple[str, ...] = ()) -> list[Line]:
 
 
 def _run(pipe: Connection, shape: Shape, model: Path | None) -> None:
-    """Train `STEPS` steps; sends planned and reached gigabytes, and what was trained on."""
+    """Train; sends planned and reached gigabytes, and what was trained on."""
     from rich.console import Console
 
     from algorithms.common.memory.plan import plan_memory
@@ -98,8 +99,8 @@ def _run(pipe: Connection, shape: Shape, model: Path | None) -> None:
                 policy=PolicyConfig(
                     path=path, context_length=1_024, lora=LoraConfig(rank=shape.lora_rank), **shape.policy
                 ),
-                env=EnvConfig(top_k=1, max_observation_tokens=OBSERVATION),
-                rollout=RolloutConfig(questions_per_step=8, group_size=2),
+                env=EnvConfig(top_k=1, max_searches=2, max_observation_tokens=OBSERVATION),
+                rollout=RolloutConfig(questions_per_step=8, group_size=4),
                 optimizer=OptimizerConfig(token_budget=shape.token_budget),
             )
         plan = plan_memory(config, needs_reference=False, needs_critic=False, eval_questions=0)
@@ -111,6 +112,7 @@ def _run(pipe: Connection, shape: Shape, model: Path | None) -> None:
 def _train(config: Any, retriever: Any, *, forced: bool) -> str:
     """Train; returns how long the trajectories were. `forced`: every turn is a search of the full length."""
     from algorithms.common.rollout.answer_scorer import measure_information_gain
+    from algorithms.common.rollout.buffer import RolloutBuffer
     from algorithms.common.run.run import Run
     from algorithms.common.run.setup import make_torch_deterministic
     from algorithms.common.trainer import collect_batch
@@ -127,15 +129,18 @@ def _train(config: Any, retriever: Any, *, forced: bool) -> str:
         policy.tokenizer = AlwaysSearches(policy.tokenizer.hf_tokenizer)
         run.sampler.turn_end = FixedTurnEnd(policy.tokenizer, run.protocol.stop_strings)
         run.sampler.turn_end.turn = config.rollout.max_new_tokens
-    for step in range(1, STEPS + 1):
-        buffer = collect_batch(run, algorithm, step)
-        if not run.sampler.exact:
-            recompute_logprobs(run.learner, buffer, config.rollout.temperature)
-        measure_information_gain(buffer, run.information_gain(step, buffer.prefixes))
-        buffer.prefixes = None
-        update_policy(run, buffer, algorithm.advantages(buffer), step)
-    run.close()
+    buffer = collect_batch(run, algorithm, 1)
+    if not run.sampler.exact:
+        recompute_logprobs(run.learner, buffer, config.rollout.temperature)
+    measure_information_gain(buffer, run.information_gain(1, buffer.prefixes))
     lengths = [len(sequence.ids) for sequence in buffer.sequences]
+    each = config.rollout.group_size * max(lengths)  # tokens of a group
+    groups = min(len(buffer.groups), -(-2 * config.optimizer.token_budget // each))
+    part = RolloutBuffer(buffer.groups[:groups])
+    del buffer
+    for step in range(1, UPDATES + 1):
+        update_policy(run, part, algorithm.advantages(part), step)
+    run.close()
     return f"{len(lengths)} trajectories of {sum(lengths) / len(lengths):,.0f} tokens"
 
 

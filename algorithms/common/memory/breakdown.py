@@ -34,6 +34,8 @@ QUESTION_TOKENS, CHARACTERS = 64, 3  # of a question with what a chat template a
 # Of a passage, where env.max_observation_tokens sets no limit: of Wikipedia's, and of the bundled world's.
 PASSAGE_TOKENS, BUNDLED_PASSAGE_TOKENS = 200, 20
 LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
+# On a CPU: modules that are imported with the first model, and an entry of a tokenizer; measured on SmolLM2 (49,152).
+LOADED, TOKEN = 48 * 2**20, 1_024
 # glibc keeps freed blocks below 32 MiB: overhead as a share of activations, measured on models of 100 M weights.
 HEAP = 0.4
 
@@ -57,6 +59,8 @@ def memory_lines(
     """
     sizes = _Sizes(config, processes, device)
     yield from _models(sizes, reference, critic)
+    if not sizes.cuda:
+        yield MemoryLine("tokenizer and modules", LOADED + TOKEN * sizes.model.vocabulary, "loaded with the policy")
     yield from _rollout(sizes, critic, device_bytes, -(-eval_questions // processes))
     yield from _update(sizes)
     step = sizes.model.trained // sizes.parts if sizes.cuda else 2 * sizes.model.largest
@@ -163,6 +167,10 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
     if model.head:
         # Both gradients of a tied matrix exist at once; those of chunks are accumulated in float32.
         gradients = model.head * (model.element * (1 + model.tied) + (0 if model.element == 4 else 4))
+        if model.compute != 4:  # the product of a chunk, before it is added in float32
+            gradients += model.head * model.compute
+        if model.compute != model.element:  # the weights of the layer, cast
+            gradients += model.head * model.compute
         yield MemoryLine("gradient of the output layer", gradients, "before it is accumulated", "update")
     if sizes.sharded:
         layers = 2 * model.compute * (2 * model.count // model.layers + model.head)

@@ -18,6 +18,7 @@ from algorithms.common.base.hardware import free_memory
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.breakdown import PHASES, memory_lines
+from algorithms.common.memory.footprint import footprint
 from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 from igsearch_env.errors import ConfigurationError
 
@@ -101,6 +102,7 @@ def plan_memory(
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
     available, device_bytes = free_memory(device)
+    footprint(replace(config.policy, gradient_checkpointing=False))  # which imports what stays
     begun = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:
