@@ -3,10 +3,11 @@
     python -m benchmarks.memory
     python -m benchmarks.memory --model models/smollm2-135m
 
-Each shape runs in a process of its own: a rollout, its information gain, and two updates on as many of its groups as
-fill two micro-batches, which takes as much memory as two whole steps. All but the first train a model of SmolLM2-135M's
-shape with random weights, or the model in a folder. Every turn is a search of the full length, so that episodes get as
-long as the settings allow. The peak is the resident memory of the whole process, Python and its libraries included.
+Each shape runs in a process of its own. The first makes two steps. The others, which train a model of SmolLM2-135M's
+shape with random weights or the model in a folder, make a rollout, measure its information gain, and update twice on as
+many of its groups as fill two micro-batches: what two whole steps take, in less time. Every turn of theirs is a search
+of the full length, so that episodes get as long as the settings allow. The peak is the resident memory of the whole
+process, Python and its libraries included.
 """
 
 from __future__ import annotations
@@ -49,29 +50,40 @@ SHAPES = {
 
 def lines(model: Path | None = None, only: tuple[str, ...] = ()) -> list[Line]:
     """Planned over measured, for each shape. `model`: folder of SmolLM2-135M; `only`: parts of the names of shapes."""
+    chosen = {name: shape for name, shape in SHAPES.items() if not only or any(part in name for part in only)}
+    context = multiprocessing.get_context("spawn")
     result = []
-    for name, shape in SHAPES.items():
-        if only and not any(part in name for part in only):
-            continue
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_run, args=(there, shape, model), daemon=True)
-        process.start()
-        try:
-            while not here.poll(1):
-                if not process.is_alive():
-                    raise RuntimeError(f"{name}: its process exited; see its traceback above")
-            planned, peak, detail = here.recv()
-        finally:
-            process.terminate()
-            process.join()
-        detail = f"planned {planned:.2f} GB, peak {peak:.2f} GB; {detail}"
-        # Below 1, a run that was said to fit may not.
-        result.append(Line(name, planned / peak, target=1.25, at_most=True, detail=detail))
+    with tempfile.TemporaryDirectory() as folder:
+        if model is None:  # in a process of its own, so that it leaves no memory to those that are measured
+            model = Path(folder) / "model"
+            saving = context.Process(target=_save_model, args=(model,))
+            saving.start()
+            saving.join()
+        for name, shape in chosen.items():
+            here, there = context.Pipe()
+            process = context.Process(target=_run, args=(there, shape, model), daemon=True)
+            process.start()
+            try:
+                while not here.poll(1):
+                    if not process.is_alive():
+                        raise RuntimeError(f"{name}: its process exited; see its traceback above")
+                planned, peak, detail = here.recv()
+            finally:
+                process.terminate()
+                process.join()
+            detail = f"planned {planned:.2f} GB, peak {peak:.2f} GB; {detail}"
+            # Below 1, a run that was said to fit may not.
+            result.append(Line(name, planned / peak, target=1.25, at_most=True, detail=detail))
     return result
 
 
-def _run(pipe: Connection, shape: Shape, model: Path | None) -> None:
+def _save_model(folder: Path) -> None:
+    from benchmarks.policies import random_policy
+
+    random_policy(SMOLLM2, LAYERS, vocabulary=VOCABULARY).save(folder)
+
+
+def _run(pipe: Connection, shape: Shape, model: Path) -> None:
     """Train; sends planned and reached gigabytes, and what was trained on."""
     from rich.console import Console
 
@@ -89,15 +101,12 @@ def _run(pipe: Connection, shape: Shape, model: Path | None) -> None:
         folder = Path(name)
         config, retriever = IGGRPOConfig(run_dir=folder / "run"), None
         if not shape.bundled:
-            made = random_policy(SMOLLM2, 1, vocabulary=VOCABULARY)
-            retriever = LongPassages(made, 3 * OBSERVATION)  # three passages, of which it is shown one
-            path = str(model or folder / "model")
-            if model is None:
-                random_policy(SMOLLM2, LAYERS, vocabulary=VOCABULARY).save(path)
+            # Of three passages, each a third of the length, it is shown one.
+            retriever = LongPassages(random_policy("small", 1), 3 * OBSERVATION)
             config = IGGRPOConfig(
                 run_dir=folder / "run",
                 policy=PolicyConfig(
-                    path=path, context_length=1_024, lora=LoraConfig(rank=shape.lora_rank), **shape.policy
+                    path=str(model), context_length=1_024, lora=LoraConfig(rank=shape.lora_rank), **shape.policy
                 ),
                 env=EnvConfig(top_k=1, max_searches=2, max_observation_tokens=OBSERVATION),
                 rollout=RolloutConfig(questions_per_step=8, group_size=4),
@@ -129,16 +138,17 @@ def _train(config: Any, retriever: Any, *, forced: bool) -> str:
         policy.tokenizer = AlwaysSearches(policy.tokenizer.hf_tokenizer)
         run.sampler.turn_end = FixedTurnEnd(policy.tokenizer, run.protocol.stop_strings)
         run.sampler.turn_end.turn = config.rollout.max_new_tokens
-    buffer = collect_batch(run, algorithm, 1)
-    if not run.sampler.exact:
-        recompute_logprobs(run.learner, buffer, config.rollout.temperature)
-    measure_information_gain(buffer, run.information_gain(1, buffer.prefixes))
-    lengths = [len(sequence.ids) for sequence in buffer.sequences]
-    each = config.rollout.group_size * max(lengths)  # tokens of a group
-    groups = min(len(buffer.groups), -(-2 * config.optimizer.token_budget // each))
-    part = RolloutBuffer(buffer.groups[:groups])
-    del buffer
     for step in range(1, UPDATES + 1):
+        if step == 1 or not forced:
+            buffer = collect_batch(run, algorithm, step)
+            if not run.sampler.exact:
+                recompute_logprobs(run.learner, buffer, config.rollout.temperature)
+            measure_information_gain(buffer, run.information_gain(step, buffer.prefixes))
+            lengths = [len(sequence.ids) for sequence in buffer.sequences]
+            each = config.rollout.group_size * max(lengths)  # tokens of a group
+            groups = -(-2 * config.optimizer.token_budget // each) if forced else len(buffer.groups)
+            part = RolloutBuffer(buffer.groups[:groups])
+            del buffer  # with the prefixes that it holds
         update_policy(run, part, algorithm.advantages(part), step)
     run.close()
     return f"{len(lengths)} trajectories of {sum(lengths) / len(lengths):,.0f} tokens"

@@ -36,8 +36,9 @@ PASSAGE_TOKENS, BUNDLED_PASSAGE_TOKENS = 200, 20
 LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
 # On a CPU: modules that are imported with the first model, and an entry of a tokenizer; measured on SmolLM2 (49,152).
 LOADED, TOKEN = 48 * 2**20, 1_024
-# glibc keeps freed blocks below 32 MiB: overhead as a share of activations, measured on models of 100 M weights.
-HEAP = 0.4
+# glibc keeps freed blocks below 32 MiB: overhead as a share of activations, fitted to models of 100 M weights. With
+# adapters or checkpointed activations, blocks that stay lie between those that are freed, and much less is reused.
+HEAP, HEAP_BETWEEN = 0.4, 1.5
 
 
 def memory_lines(
@@ -161,7 +162,9 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
     activations += model.temporaries(tokens, model.compute)
     yield MemoryLine("activations", activations, f"{tokens:,} tokens {how}", "update")
     if not sizes.cuda:
-        yield MemoryLine("heap", int(HEAP * activations), "freed, but not returned to the system", "update")
+        between = config.policy.lora.rank or config.policy.gradient_checkpointing
+        share = HEAP_BETWEEN if between else HEAP
+        yield MemoryLine("heap", int(share * activations), "freed, but not returned to the system", "update")
     chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
     yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
     if model.head:
