@@ -158,7 +158,8 @@ def _packed_attention(
         if softcap is not None:
             options["softcap"] = softcap
         attention = _base_attention(base, module)
-        if query.device.type == "cpu" and query.requires_grad and query.shape[2] <= SHORT:
+        low = dtype in (torch.bfloat16, torch.float16)
+        if low and query.device.type == "cpu" and query.requires_grad and query.shape[2] <= SHORT:
             query, key, value = query.float(), key.float(), value.float()
             if attention_mask is not None and attention_mask.is_floating_point():
                 attention_mask = attention_mask.float()
