@@ -7,6 +7,7 @@ policy. `folder.py` names the files.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from retrievers.lock import LockedError, ProcessLock
 from retrievers.random_streams import random_stream
 
 CHECKPOINTS = "checkpoints"
+PACE = 10.0  # seconds between two lines of progress
 
 
 def warm_started(config: TrainConfig, retriever: Retriever | None = None, run_dir: Path | None = None) -> TrainConfig:
@@ -183,8 +185,16 @@ class WarmStart:
             player = sampled(self.sampler, self.stepper, options, self.processes, seed, number)
             questions = questions[: options.questions]
 
+        shown = -PACE
+
         def show(played: int, found: int) -> None:
-            self.console.print(f"{what}: {found:,} {successful}, {played:,} of {len(questions):,} questions played")
+            nonlocal shown
+            last = played == len(questions) or (number == 0 and found >= wanted)
+            if last or time.monotonic() >= shown + PACE:
+                shown = time.monotonic()
+                self.console.print(
+                    f"{what}: {found:,} {successful}, {played:,} of {len(questions):,} questions played", soft_wrap=True
+                )
 
         buffer, known = episodes_of_round(about, player, questions, self.processes, show)
         if not buffer.groups:
