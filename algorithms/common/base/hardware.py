@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -81,6 +84,17 @@ def free_processors(samples: int = 4, seconds: float = 0.25) -> float:
         shares = psutil.cpu_percent(percpu=True)
         busy.append(sum(shares[number] for number in usable if number < len(shares)) / 100)
     return max(0.0, len(usable) - min(load, *busy))
+
+
+def release_memory() -> None:
+    """Return memory that is no longer used to the system, as far as the C library can (glibc).
+
+    It keeps what tensors of changing sizes leave between others, so that a process grows from update to update. Takes
+    about 0.2 s for a few gigabytes.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,7 +6,6 @@ policy. `folder.py` names the files.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from algorithms.common.base.hardware import release_memory
 from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.scores import QuestionResult, limit_per_dataset, macro_average, score_rows
 from algorithms.common.evaluation.tables import print_scores
@@ -61,7 +61,7 @@ def warm_started(config: TrainConfig, retriever: Retriever | None = None, run_di
     check_folder(folder, config, run_dir)
     if not is_finished(folder):
         WarmStart(config, folder, retriever).run()
-        gc.collect()  # its optimizer and caches, before the run allocates its own
+        release_memory()  # its optimizer and caches, before the run allocates its own
     return replace(config, policy=replace(config.policy, path=str(folder / POLICY)))
 
 
@@ -217,6 +217,7 @@ class WarmStart:
         warmup = max(1, total // 10)
         lr = self.options.lr * min(1.0, (place + 1) / warmup, (total - place) / max(1, total - warmup))
         row = supervised_update(self.learner, buffer, rows, lr=lr, what=f"update {update}")
+        release_memory()
         if self.log is not None:
             self.log.write(update, row | (last or {}))
         if place % 10 == 0 or last is not None:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from algorithms.common.base.hardware import free_memory
+from algorithms.common.base.hardware import free_memory, release_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -29,3 +29,15 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     alone = free_memory(CPU, tmp_path)[0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_memory(CPU, tmp_path)[0] == pytest.approx(alone / 4, rel=0.2)
+
+
+def test_memory_that_is_no_longer_used_is_returned() -> None:
+    """Blocks that are too small to be returned one by one, with some between them that stay."""
+    process = psutil.Process()
+    blocks = [bytearray(60_000) for _ in range(4_000)]  # 240 MB
+    kept = blocks[::50]
+    held = process.memory_info().rss
+    del blocks
+    release_memory()
+    assert held - process.memory_info().rss > 100_000_000
+    assert len(kept) == 80
