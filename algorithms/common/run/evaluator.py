@@ -15,6 +15,16 @@ from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
+from igsearch_env.trajectory import Trajectory
+
+
+def play_greedy(
+    sampler: Sampler, stepper: EpisodeStepper, questions: Sequence[Question], processes: Processes
+) -> list[Trajectory]:
+    """One greedy episode for each question of this process's share."""
+    share = processes.share(len(questions))
+    decoder = sampler.decoder(max(1, min(EVAL_SLOTS, len(share))), temperature=0.0)
+    return play(decoder, stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
 
 
 class Evaluator:
@@ -67,9 +77,7 @@ class Evaluator:
 
     def play(self, questions: Sequence[Question]) -> list[QuestionResult]:
         """Play one greedy episode per question."""
-        share = self.processes.share(len(questions))
-        decoder = self.sampler.decoder(max(1, min(EVAL_SLOTS, len(share))), temperature=0.0)
-        played = play(decoder, self.stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
+        played = play_greedy(self.sampler, self.stepper, questions, self.processes)
         return self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
 
     def fingerprint(self, step: int) -> Fingerprint:

@@ -21,10 +21,10 @@ from algorithms.common.evaluation.scores import QuestionResult, limit_per_datase
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
-from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
+from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
+from algorithms.common.run.evaluator import play_greedy
 from algorithms.common.run.metrics_log import MetricsLog
 from algorithms.common.run.setup import choose_threads, restore_or_make_learner, start_processes
 from algorithms.common.training.supervised import supervised_update
@@ -232,9 +232,7 @@ class WarmStart:
         """Evaluate, and write the policy with its card."""
         assert self.sampler is not None  # `_load`
         self.sampler.sync_weights()
-        decoder = self.sampler.decoder(EVAL_SLOTS, temperature=0.0)
-        share = self.processes.share(len(self.dev_questions))
-        played = play(decoder, self.stepper, self.dev_questions[share.start : share.stop], seed=(0,), first=share.start)
+        played = play_greedy(self.sampler, self.stepper, self.dev_questions, self.processes)
         rows = self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
         turns = self.processes.all_gather_flat(
             [not isinstance(turn.action, Invalid) for trajectory in played for turn in trajectory.turns]

@@ -279,7 +279,7 @@ INTERRUPTIONS = {
     "between rounds": (module, "save_checkpoint", 2, True),
     "in a round": (RolloutBuffer, "save", 6, False),
     "after a round was played": (module, "supervised_update", 4, False),
-    "in the evaluation": (module, "play", 1, False),
+    "in the evaluation": (module, "play_greedy", 1, False),
     "while the policy is written": (result.os, "replace", 1, False),
 }
 
