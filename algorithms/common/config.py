@@ -24,6 +24,8 @@ from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from retrievers.credentials import masked
 
+OldLogprobs = Literal["sampled", "recomputed", "in update"]
+
 # Option names of earlier versions and their current names: errors name the current one, and old runs can still be read.
 RENAMED = {
     "rollout.questions": "rollout.questions_per_step",
@@ -116,6 +118,20 @@ class TrainConfig:
                 f"optimizer.num_minibatches={self.optimizer.num_minibatches}: "
                 f"must be at most {smallest}, the number of trajectories of a step"
             )
+
+    def old_logprobs(self, *, exact: bool, needs_reference: bool) -> OldLogprobs:
+        """Where the log-probs of the policy before the update come from.
+
+        Args:
+            exact: whether the sampler's log-probs are the trainer's.
+            needs_reference: whether the advantages need the reference policy's.
+        """
+        cap = self.loss.importance_sampling_cap is not None
+        if exact and not self.rollout.recompute_logprobs and not cap:
+            return "sampled"
+        # A single gradient step computes them itself, unless something before it needs them.
+        single = self.optimizer.epochs * self.optimizer.num_minibatches == 1
+        return "in update" if single and not cap and not needs_reference else "recomputed"
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.base.command_line import refuse
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.base.hardware import release_memory
 from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.distributed.failures import end_process, lost_process
 from algorithms.common.report.learning_curve import plot_learning_curve
@@ -94,17 +95,14 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     with Run(algorithm, config, retriever) as run, reports(run):
         if config.estimate_time:
             print_estimate(run, algorithm)
+        old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
                 metrics: dict[str, float] = {}
-                cap = config.loss.importance_sampling_cap
-                recompute = config.rollout.recompute_logprobs or cap is not None or not run.sampler.exact
-                # A single gradient step computes them itself, unless something before it needs them.
-                single = config.optimizer.epochs * config.optimizer.num_minibatches == 1
-                in_update = recompute and single and cap is None and not algorithm.needs_reference
-                if recompute and not in_update:
+                if old == "recomputed":
+                    cap = config.loss.importance_sampling_cap
                     with timed("old_logprobs", times):
                         metrics |= recompute_logprobs(run.learner, buffer, temperature, cap)
                 if algorithm.needs_information_gain:
@@ -130,7 +128,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         lr=config.optimizer.learning_rate(step, config.steps),
                         step=step,
                         seed=config.seed,
-                        on_policy=in_update,
+                        on_policy=old == "in update",
                     )
                 if run.critic is not None:
                     with timed("critic", times):
@@ -138,6 +136,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         metrics |= run.critic.update(buffer, targets, step, config.seed)
                 with timed("weights", times):
                     run.sampler.sync_weights()
+                release_memory()
             described = batch_metrics(buffer, advantages, max_searches=config.env.max_searches)
             run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer, advantages)
         run.finish()
@@ -152,7 +151,10 @@ def print_estimate(run: Run, algorithm: Algorithm) -> None:
         return
     validations = config.steps // config.eval_every - run.steps_done // config.eval_every if config.eval_every else 0
     tests = 1 + (run.steps_done == 0)
-    estimate = estimate_time(run, needs_information_gain=algorithm.needs_information_gain)
+    old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
+    estimate = estimate_time(
+        run, needs_information_gain=algorithm.needs_information_gain, recomputes=old == "recomputed"
+    )
     message = estimate.message(
         left, validations * len(run.evaluator.dev_questions), tests * len(run.evaluator.test_questions)
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 
+UNUSED = 2**28  # bytes of unused heap that are kept
+
 
 def hardware() -> str:
     """CPU, GPU and torch version, in one line."""
@@ -86,15 +88,38 @@ def free_processors(samples: int = 4, seconds: float = 0.25) -> float:
     return max(0.0, len(usable) - min(load, *busy))
 
 
+class _HeapStatistics(ctypes.Structure):
+    """`struct mallinfo2` of glibc; `fordblks` is the bytes that it holds and no one uses."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
 def release_memory() -> None:
-    """Return memory that is no longer used to the system, as far as the C library can (glibc).
+    """Return memory that is no longer used to the system, if there is more than 256 MiB and the C library can (glibc).
 
     It keeps what tensors of changing sizes leave between others, so that a process grows from update to update. Takes
     about 0.2 s for a few gigabytes.
     """
-    gc.collect()
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        library = ctypes.CDLL("libc.so.6")
+        library.mallinfo2.restype = _HeapStatistics
+        if library.mallinfo2().fordblks > UNUSED:
+            gc.collect()
+            library.malloc_trim(0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -5,7 +5,6 @@
     evaluation       keys and values of more episodes than a rollout has, logits
     rollout          prefill passes, logits for sampling
     update           activations for the backward pass of a micro-batch
-    optimizer step   temporaries of AdamW
 
 In bytes per process; `plan.py` turns the items into a plan.
 """
@@ -29,7 +28,7 @@ from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
 from igsearch_env.protocols import make_protocol
 
-PHASES = ("loading", "evaluation", "rollout", "update", "optimizer step")
+PHASES = ("loading", "evaluation", "rollout", "update")
 QUESTION_TOKENS, CHARACTERS = 64, 3  # of a question with what a chat template adds; of a token of the prompt's template
 # Of a passage, where env.max_observation_tokens sets no limit: of Wikipedia's, and of the bundled world's.
 PASSAGE_TOKENS, BUNDLED_PASSAGE_TOKENS = 200, 20
@@ -64,8 +63,6 @@ def memory_lines(
         yield MemoryLine("tokenizer and modules", LOADED + TOKEN * sizes.model.vocabulary, "loaded with the policy")
     yield from _rollout(sizes, critic, device_bytes, -(-eval_questions // processes))
     yield from _update(sizes)
-    step = sizes.model.trained // sizes.parts if sizes.cuda else 2 * sizes.model.largest
-    yield MemoryLine("temporaries", step, "of AdamW", "optimizer step")
 
 
 class _Sizes:
@@ -75,9 +72,9 @@ class _Sizes:
         rollout = config.rollout
         self.config = config
         self.policy = replace(config.policy, gradient_checkpointing=False)  # `kept_of_layers` accounts for it
-        self.model = footprint(self.policy)
-        self.processes = processes
         self.cuda = device.type == "cuda"
+        self.model = footprint(self.policy, self.cuda)
+        self.processes = processes
         self.sharded = config.distributed.sharding == "fsdp2" and processes > 1
         self.parts = processes if self.sharded else 1
         self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
@@ -156,7 +153,7 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
     model, config = sizes.model, sizes.config
     tokens = min(max(config.optimizer.token_budget, sizes.episode), sizes.trajectories * sizes.episode)
     rows = max(1, tokens // sizes.episode)
-    activations, how = kept(sizes.policy, rows, tokens // rows), "of a micro-batch"
+    activations, how = kept(sizes.policy, sizes.cuda, rows, tokens // rows), "of a micro-batch"
     if config.policy.gradient_checkpointing:
         activations, how = model.kept_of_layers(activations, tokens), "of a micro-batch, checkpointed"
     activations += model.temporaries(tokens, model.compute)

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from algorithms.common.model.context import longest_context
 from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter
+from algorithms.common.model.packing import install_packed_attention
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig
 from algorithms.common.model.source import ModelSource
 from igsearch_env.errors import ConfigurationError
@@ -26,9 +27,12 @@ KEPT_OF_LLAMA = 21
 
 
 class Footprint:
-    """Sizes of a model. Trained weights are those with gradients: all, or only the adapters."""
+    """Sizes of a model. Trained weights are those with gradients: all, or only the adapters.
 
-    def __init__(self, policy: PolicyConfig) -> None:
+    `cuda`: whether it is trained on a GPU, where another attention computes short rows.
+    """
+
+    def __init__(self, policy: PolicyConfig, cuda: bool = False) -> None:
         from transformers import AutoModelForCausalLM
 
         config = _configuration(policy)
@@ -38,18 +42,18 @@ class Footprint:
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=DTYPES[policy.dtype], attn_implementation=attention
             )
+            if not cuda:  # fake tensors are on a CPU
+                install_packed_attention(model)
             if policy.lora.rank:
                 model = add_adapter(model, policy.lora).get_base_model()
         text = config.get_text_config()
         parameters = list(model.parameters())
-        trained = [p.nbytes for p in parameters if p.requires_grad]
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         decoder = model.get_decoder()
 
         self.count = sum(p.numel() for p in parameters)
         self.weights = sum(p.nbytes for p in parameters)  # bytes
-        self.trained = sum(trained)  # bytes
-        self.largest = max(trained)  # bytes of the largest trained matrix
+        self.trained = sum(p.nbytes for p in parameters if p.requires_grad)  # bytes
         self.element = DTYPES[policy.dtype].itemsize
         self.compute = DTYPES[policy.compute_dtype or policy.dtype].itemsize
         self.head = head.numel() if head.requires_grad else 0
@@ -126,12 +130,12 @@ def _configuration(policy: PolicyConfig) -> Any:
 
 
 @lru_cache(maxsize=4)
-def footprint(policy: PolicyConfig) -> Footprint:
+def footprint(policy: PolicyConfig, cuda: bool = False) -> Footprint:
     """The footprint of a policy's model."""
-    return Footprint(policy)
+    return Footprint(policy, cuda)
 
 
 @lru_cache(maxsize=32)
-def kept(policy: PolicyConfig, rows: int, length: int) -> int:
+def kept(policy: PolicyConfig, cuda: bool, rows: int, length: int) -> int:
     """`Footprint.kept` of a policy's model."""
-    return footprint(policy).kept(rows, length)
+    return footprint(policy, cuda).kept(rows, length)

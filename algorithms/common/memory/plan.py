@@ -102,7 +102,7 @@ def plan_memory(
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
     available, device_bytes = free_memory(device)
-    footprint(replace(config.policy, gradient_checkpointing=False))  # which imports what stays
+    footprint(replace(config.policy, gradient_checkpointing=False), device.type == "cuda")  # which imports what stays
     begun = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:

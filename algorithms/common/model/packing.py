@@ -28,15 +28,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packed_attention import Bucket, Slots
+from algorithms.common.model.short_attention import is_short, short_attention
 from igsearch_env.errors import ConfigurationError
 
 # Maximum ratio of padded to real query-key pairs in a bucket: above it, a new bucket is started.
 MAX_WASTE = 1.15
 # Query-key pairs of padding that cost less than another call.
 SMALL_BUCKET = 20_000
-# Tokens of a row up to which attention with a gradient is computed in float32 on a CPU: below float32 the backward pass
-# of torch's kernel takes twice as long there for short rows.
-SHORT = 512
 # Maximum columns and query-key pairs of a bucket: they limit the copied keys and the mask.
 MAX_COLUMNS, MAX_PAIRS = 2**16, 2**23
 
@@ -153,19 +151,14 @@ def _packed_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """An attention function for transformers: packed if the model is called with `packed`, else `base`."""
     if packed is None:
-        dtype = query.dtype
         options = {"scaling": scaling, "sliding_window": sliding_window, **kwargs}
         if softcap is not None:
             options["softcap"] = softcap
-        attention = _base_attention(base, module)
-        low = dtype in (torch.bfloat16, torch.float16)
-        if low and query.device.type == "cpu" and query.requires_grad and query.shape[2] <= SHORT:
-            query, key, value = query.float(), key.float(), value.float()
-            if attention_mask is not None and attention_mask.is_floating_point():
-                attention_mask = attention_mask.float()
+        if base == "sdpa" and is_short(value, attention_mask):
+            return short_attention(query, key, value, scaling), None
         output: Tensor
-        output, weights = attention(module, query, key, value, attention_mask, **options)
-        return output.to(dtype), weights
+        output, weights = _base_attention(base, module)(module, query, key, value, attention_mask, **options)
+        return output, weights
     for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ConfigurationError(

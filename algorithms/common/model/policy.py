@@ -184,7 +184,9 @@ class Policy:
         """
 
         def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            logps = torch.log_softmax(self.logits(hidden) / temperature, dim=-1)
+            logits = self.logits(hidden)
+            # As few passes over the logits as possible: they are large.
+            logps = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
             chosen = logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
             with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
                 entropy = -(logps.exp() * logps).sum(-1)

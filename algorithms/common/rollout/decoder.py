@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
@@ -19,8 +20,10 @@ from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.engines.base import EngineSettings, GenerationSizes
 from algorithms.common.rollout.turn_decoder import Completion
 
-# Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs; float64 powers and sums.
-DRAWING = 4 + 4 + 4 + 8 + 8
+# Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs and as probabilities.
+DRAWING = 4 + 4 + 4 + 4
+BLOCK = 256  # tokens whose weights are summed before the token is located
+BELOW_ONE = 1 - 2**-52  # a factor that makes every float64 number smaller
 
 
 @dataclass
@@ -188,15 +191,40 @@ class Decoder:
             logps = torch.log_softmax(logits, dim=-1)
             tokens = logits.argmax(-1)
         else:
-            logps = torch.log_softmax(logits / self.temperature, dim=-1)
-            # Inverse CDF in float64 with each row's own draw: independent of the other rows in the batch.
+            logps = torch.log_softmax(logits if self.temperature == 1.0 else logits / self.temperature, dim=-1)
             draws = torch.tensor([self._draw(slot) for slot in slots], dtype=torch.float64)
-            cumulative = logps.double().exp().cumsum(-1)
-            tokens = torch.searchsorted(cumulative, draws.to(logits.device)[:, None] * cumulative[:, -1:], right=True)
-            tokens = tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+            tokens = inverse_cdf(logps.exp(), draws.to(logits.device))
         return tokens.tolist(), logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()
 
     def _draw(self, slot: int) -> float:
         generator = self._slots[slot].generator
         assert generator is not None  # sampling needs one
         return float(generator.random())
+
+
+def inverse_cdf(weights_nV: torch.Tensor, draws_n: torch.Tensor) -> torch.Tensor:
+    """The index [n] of each row whose interval of the row's CDF holds its draw.
+
+    A row depends on its own draw only, not on the other rows of the batch. An index of weight 0 is never drawn.
+
+    Args:
+        weights_nV: not negative, and a row's sum is positive; they need not sum to 1.
+        draws_n: float64, from [0, 1).
+    """
+    # Sums in float64, in two levels: of blocks, and within the block that holds the draw. A running sum over a whole
+    # vocabulary takes longer than a decoding step's share of the output layer.
+    n, V = weights_nV.shape
+    blocks_nbB = F.pad(weights_nV, (0, -V % BLOCK)).view(n, -1, BLOCK)
+    block_n, rest_n = _locate(blocks_nbB.sum(-1, dtype=torch.float64), draws_n)
+    within_n, _ = _locate(blocks_nbB[torch.arange(n, device=block_n.device), block_n].double(), rest_n)
+    return block_n * BLOCK + within_n
+
+
+def _locate(weights_nk: torch.Tensor, draws_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The index that holds each draw, and the place of the draw in its interval, from [0, 1)."""
+    ends_nk = weights_nk.cumsum(-1)
+    targets_n1 = draws_n[:, None] * ends_nk[:, -1:]
+    index_n1 = torch.searchsorted(ends_nk, targets_n1, right=True)
+    widths_n1 = weights_nk.gather(-1, index_n1)
+    places_n1 = (targets_n1 - (ends_nk.gather(-1, index_n1) - widths_n1)) / widths_n1
+    return index_n1[:, 0], places_n1[:, 0].clamp(0, BELOW_ONE)

@@ -44,11 +44,11 @@ class TimeEstimate:
         )
 
 
-def estimate_time(run: Run, *, needs_information_gain: bool) -> TimeEstimate:
+def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -> TimeEstimate:
     """Play, score and read a few groups, without an update. Every process must call it.
 
     A step is extrapolated from the rollouts of `FEW` and of `MORE` questions; an update is taken as a forward pass and
-    a backward pass of `BACKWARD` times its length.
+    a backward pass of `BACKWARD` times its length, plus another forward pass if it `recomputes` old log-probs before.
     """
     config = run.config.rollout
     few, few_seconds = _timed(lambda: _collect(run, FEW))
@@ -68,8 +68,7 @@ def estimate_time(run: Run, *, needs_information_gain: bool) -> TimeEstimate:
         lambda: learner.map_policy_tokens(more, lambda ids, mask: learner.module(ids, mask, config.temperature)[0])
     )
     optimizer = run.config.optimizer
-    again = not run.sampler.exact and optimizer.epochs * optimizer.num_minibatches > 1
-    passes = (1 + BACKWARD) * optimizer.epochs + again
+    passes = (1 + BACKWARD) * optimizer.epochs + recomputes
     # All processes have read the same share of a buffer that each of them holds.
     update = passes * forward * scale
     return TimeEstimate(rollout, gain, update, per_episode or few_seconds / len(few.trajectories))

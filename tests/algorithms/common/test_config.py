@@ -228,3 +228,22 @@ def test_an_unusable_value_is_an_error_in_code_too(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         section(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exact", "needs_reference", "source"),
+    [
+        ((), True, False, "sampled"),
+        (("--optimizer.epochs", "2"), True, True, "sampled"),
+        ((), False, False, "in update"),
+        (("--rollout.recompute-logprobs",), True, False, "in update"),
+        ((), False, True, "recomputed"),  # the advantages need them before the update
+        (("--optimizer.epochs", "2"), False, False, "recomputed"),
+        (("--optimizer.num-minibatches", "2"), False, False, "recomputed"),
+        (("--loss.importance-sampling-cap", "2.0"), True, False, "recomputed"),  # their ratio weights the advantages
+    ],
+)
+def test_where_the_log_probs_before_an_update_come_from(
+    arguments: tuple[str, ...], exact: bool, needs_reference: bool, source: str
+) -> None:
+    assert parse(*arguments).old_logprobs(exact=exact, needs_reference=needs_reference) == source

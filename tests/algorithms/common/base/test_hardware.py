@@ -34,10 +34,10 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
 def test_memory_that_is_no_longer_used_is_returned() -> None:
     """Blocks that are too small to be returned one by one, with some between them that stay."""
     process = psutil.Process()
-    blocks = [bytearray(60_000) for _ in range(4_000)]  # 240 MB
+    blocks = [bytearray(60_000) for _ in range(6_000)]  # 360 MB
     kept = blocks[::50]
     held = process.memory_info().rss
     del blocks
     release_memory()
-    assert held - process.memory_info().rss > 100_000_000
-    assert len(kept) == 80
+    assert held - process.memory_info().rss > 200_000_000
+    assert len(kept) == 120

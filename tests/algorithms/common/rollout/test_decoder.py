@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from helpers import small_retriever
+from hypothesis import given
+from hypothesis import strategies as st
 from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.packing import Block, pack
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect, play
-from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.decoder import BLOCK, Decoder, inverse_cdf
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
@@ -431,3 +434,39 @@ def test_failed_episodes_say_so(policy: Policy) -> None:
         assert (trajectory.stop_reason == RETRIEVAL_FAILED) == (trajectory.searches > 0)
         assert all(turn.completion_ids for turn in trajectory.turns)
     assert any(t.retrieval_failed for t in trajectories)
+
+
+# ---------------------------------------------------------------- drawing a token
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17]))
+def test_a_draw_is_located_where_a_running_sum_in_exact_arithmetic_is(seed: int, tokens: int) -> None:
+    random = np.random.default_rng(seed)
+    weights = random.exponential(size=(4, tokens)).astype(np.float32) * (random.random((4, tokens)) < 0.7)
+    weights[:, random.integers(tokens)] += 1e-3
+    draws = random.random(4)
+    found = inverse_cdf(torch.from_numpy(weights), torch.from_numpy(draws)).tolist()
+    for row, draw, index in zip(weights, draws, found, strict=True):
+        exact = [Fraction(float(weight)) for weight in row]
+        target = Fraction(float(draw)) * sum(exact)
+        slack = sum(exact) / 10**12  # of sums in float64
+        assert exact[index] > 0
+        assert sum(exact[:index]) - slack <= target <= sum(exact[: index + 1]) + slack
+
+
+@pytest.mark.parametrize("tokens", [5, 2 * BLOCK, 2 * BLOCK + 100])
+@pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-53])
+def test_a_token_without_probability_is_never_drawn(tokens: int, draw: float) -> None:
+    """Also at both ends of the interval, where a sum that was rounded could point to one."""
+    for only in range(0, tokens, 37):
+        weights = torch.zeros(1, tokens)
+        weights[0, only] = 0.1
+        assert inverse_cdf(weights, torch.tensor([draw], dtype=torch.float64)).item() == only
+
+
+def test_a_draw_does_not_depend_on_the_other_rows() -> None:
+    random = torch.Generator().manual_seed(0)
+    weights, draws = torch.rand(9, 1_000, generator=random), torch.rand(9, generator=random, dtype=torch.float64)
+    together = inverse_cdf(weights, draws)
+    alone = [inverse_cdf(weights[row : row + 1], draws[row : row + 1]).item() for row in range(9)]
+    assert together.tolist() == alone
