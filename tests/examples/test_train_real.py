@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,10 +85,12 @@ def test_what_a_folder_lacks_is_named(files: tuple[str, ...], message: str, tmp_
 
 
 def test_one_command_warm_starts_trains_and_evaluates(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
+    data, run, cache = tmp_path / "data", tmp_path / "run", tmp_path / "cache"
     data.mkdir()
     corpus(data)
-    write(data / "nq.jsonl", [question(n, "train") for n in range(60)] + [question(n, "test") for n in range(3)])
+    wrong = {**question(60, "train"), "golden_answers": ["nowhere to be found"]}
+    train = [question(n, "train") for n in range(60)]
+    write(data / "nq.jsonl", [*train, wrong, *(question(n, "test") for n in range(3))])
     command = [
         *(sys.executable, "examples/train_real.py", "--data", str(data), "--preset", "minutes", "--algorithm", "grpo"),
         *(
@@ -100,8 +103,15 @@ def test_one_command_warm_starts_trains_and_evaluates(tmp_path: Path) -> None:
         ),
         *("--steps", "1", "--rollout.questions-per-step", "2", "--run-dir", str(run), "--threads", "1"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "IGSEARCH_CACHE": str(cache)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    assert "python examples/select_questions.py --corpus" in done.stderr
+    (chosen,) = (cache / "data").glob("answerable-*.jsonl")
+    assert f"--env.questions {chosen}" in done.stderr
+    ids = [json.loads(line)["id"] for line in chosen.read_text().splitlines()]
+    assert 0 < len(ids) <= 60  # bridges of two hops are not found by the question alone
+    assert {row["id"] for row in train} >= {*ids}
     assert "python algorithms/grpo.py --config examples/configs/smollm2-135m.yaml --preset minutes" in done.stderr
     assert "time: about" in done.stdout
     rows = read_metrics(run / "metrics.jsonl")

@@ -31,8 +31,8 @@ MARGIN = 0.9  # share of the available memory that a plan may take
 class MemoryPlan:
     """Memory of a run and memory available, in bytes. `alternatives`: (settings, plan with them) to save it.
 
-    `begun`: what the process has taken before the run allocates anything (Python and its libraries), which is no longer
-    available; part of the total.
+    `begun`: what the process has taken before the models are loaded (Python, its libraries, the search engine), which
+    is part of the total, but no longer available.
     """
 
     lines: tuple[MemoryLine, ...]
@@ -70,7 +70,7 @@ class MemoryPlan:
             table = Table("", "GiB", "when", "", title="memory (estimated)")
             table.columns[1].justify = "right"
             if self.begun:
-                table.add_row("Python and libraries", f"{self.begun / GIB:.2f}", "always", "in use already")
+                table.add_row("Python, search engine", f"{self.begun / GIB:.2f}", "always", "in use already")
             for line in self.lines:
                 table.add_row(line.name, f"{line.bytes / GIB:.2f}", line.phase, line.detail)
             console.print(table)
@@ -80,6 +80,18 @@ class MemoryPlan:
             console.print("[yellow]this may not fit[/yellow]; settings that save memory, each alone:", highlight=False)
             for text in self.advice():
                 console.print(f"  {text}", highlight=False)
+
+
+def check_model(config: TrainConfig, device: torch.device | None = None) -> None:
+    """Raise `ConfigurationError` if there is no model at `policy.path`. Its configuration alone is read."""
+    device = device or _device(config)
+    footprint(replace(config.policy, gradient_checkpointing=False), device.type == "cuda")
+
+
+def _device(config: TrainConfig) -> torch.device:
+    """The device that a configuration chooses."""
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(auto if config.policy.device == "auto" else config.policy.device)
 
 
 def plan_memory(
@@ -98,11 +110,9 @@ def plan_memory(
     Raises `ConfigurationError` if there is no model at `policy.path`, or if its weights alone, whose size is exact,
     exceed the available memory; anything else is only a warning, since it is an estimate.
     """
-    if device is None:
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(auto if config.policy.device == "auto" else config.policy.device)
+    device = device or _device(config)
+    check_model(config, device)  # imports what stays in memory
     available, device_bytes = free_memory(device)
-    footprint(replace(config.policy, gradient_checkpointing=False), device.type == "cuda")  # which imports what stays
     begun = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
 
     def plan(config: TrainConfig, reference: bool, processes: int) -> MemoryPlan:

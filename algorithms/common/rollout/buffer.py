@@ -133,7 +133,7 @@ class RolloutBuffer:
         for trajectory in self.trajectories:
             for turn in trajectory.turns:
                 turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
-        self.__dict__.pop("sequences", None)  # computed from the old ones
+        self.__dict__.pop("sequences", None)  # computed from the old ones; `lengths` stay
 
     def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
         """Every search with at least one query token: its trajectory, its turn, and the slice of those tokens in the
@@ -175,26 +175,45 @@ class RolloutBuffer:
         """Each trajectory as one token sequence with its loss mask."""
         return [token_sequence(trajectory) for trajectory in self.trajectories]
 
+    @cached_property
+    def lengths(self) -> Ints:
+        """Number of tokens of each sequence."""
+        return np.array([len(sequence.ids) for sequence in self.sequences], dtype=np.int64)
+
+    def lengths_with(self, values: Float32s) -> Ints:
+        """Number of tokens of each sequence up to the last one with a value other than 0; 0 if there is none.
+
+        `values`: one per policy token.
+        """
+        lengths = np.zeros(len(self.sequences), dtype=np.int64)
+        for row, (sequence, start) in enumerate(zip(self.sequences, self.first_token.tolist(), strict=True)):
+            nonzero = np.flatnonzero(values[start : start + self.policy_tokens[row]])
+            if nonzero.size:
+                lengths[row] = np.flatnonzero(sequence.mask)[nonzero[-1]] + 1
+        return lengths
+
     def micro_batches(
-        self, advantages: Float32s, rows: Sequence[int], max_tokens: int, pad_id: int
+        self, advantages: Float32s, rows: Sequence[int], max_tokens: int, pad_id: int, lengths: Ints | None = None
     ) -> Iterator[MicroBatch]:
         """Batches of `rows` with at most `max_tokens` padded tokens (or one row), sorted by length.
 
-        A batch ends early if the next row would add too much padding.
+        A batch ends early if the next row would add too much padding. `lengths`: the sequences are cut after so many
+        tokens, and those of length 0 are left out; default: whole ones.
         """
-        order = sorted(rows, key=lambda row: len(self.sequences[row].ids))
+        lengths = self.lengths if lengths is None else lengths
+        order = sorted((row for row in rows if lengths[row]), key=lambda row: int(lengths[row]))
         batch: list[int] = []
         tokens = 0
         for row in order:
-            length = len(self.sequences[row].ids)
+            length = int(lengths[row])
             padded = (len(batch) + 1) * length
             if batch and (padded > max_tokens or padded > MAX_PADDING * (tokens + length) + max_tokens / 16):
-                yield self._micro_batch(advantages, batch, pad_id)
+                yield self._micro_batch(advantages, batch, pad_id, lengths)
                 batch, tokens = [], 0
             batch.append(row)
             tokens += length
         if batch:
-            yield self._micro_batch(advantages, batch, pad_id)
+            yield self._micro_batch(advantages, batch, pad_id, lengths)
 
     @staticmethod
     def blank_batch(pad_id: int) -> MicroBatch:
@@ -203,20 +222,21 @@ class RolloutBuffer:
         none_BT = torch.zeros(ids_BT.shape)
         return MicroBatch([], ids_BT, none_BT.bool(), none_BT, none_BT)
 
-    def _micro_batch(self, advantages: Float32s, rows: list[int], pad_id: int) -> MicroBatch:
-        length = max(len(self.sequences[row].ids) for row in rows)
+    def _micro_batch(self, advantages: Float32s, rows: list[int], pad_id: int, lengths: Ints) -> MicroBatch:
+        length = int(lengths[rows].max())
         ids_BT = np.full((len(rows), length), pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(rows), length), dtype=np.bool_)
         old_BT = np.zeros((len(rows), length), dtype=np.float32)
         advantages_BT = np.zeros((len(rows), length), dtype=np.float32)
         for b, row in enumerate(rows):
             sequence = self.sequences[row]
-            T = len(sequence.ids)
-            ids_BT[b, :T] = sequence.ids
-            mask_BT[b, :T] = sequence.mask
-            start = self.first_token[row]
-            old_BT[b, :T][sequence.mask] = sequence.logprobs
-            advantages_BT[b, :T][sequence.mask] = advantages[start : start + self.policy_tokens[row]]
+            T = int(lengths[row])
+            ids_BT[b, :T] = sequence.ids[:T]
+            mask = sequence.mask[:T]
+            mask_BT[b, :T] = mask
+            start, count = self.first_token[row], int(mask.sum())
+            old_BT[b, :T][mask] = sequence.logprobs[:count]
+            advantages_BT[b, :T][mask] = advantages[start : start + count]
         return MicroBatch(
             rows,
             torch.from_numpy(ids_BT),

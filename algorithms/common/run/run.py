@@ -16,6 +16,7 @@ from algorithms.common.config import TrainConfig, as_dict
 from algorithms.common.evaluation.results import read_tests
 from algorithms.common.evaluation.scores import macro_average
 from algorithms.common.evaluation.tables import print_scores
+from algorithms.common.memory.plan import check_model
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
@@ -106,6 +107,10 @@ class Run:
         self.train_questions = make_questions(config.env.questions, "train")
         self.dev_questions = make_questions(config.env.dev_questions or config.env.eval_questions, "dev")
         self.test_questions = make_questions(config.env.eval_questions, "test")
+        check_model(config, processes.device)  # before a corpus is loaded, which may take minutes
+        if retriever is None:
+            retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
+        self.retriever = retriever
         print_plan(
             self.console,
             config,
@@ -122,9 +127,6 @@ class Run:
         self.protocol = self.rules.protocol
         sharded = config.distributed.sharding != "none"
         self.sampler = Sampler(policy, config.rollout, self.protocol.stop_strings, processes, sharded=sharded)
-        if retriever is None:
-            retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
-        self.retriever = retriever
         # Rollouts compute outcome rewards only: information gain is measured on whole buffers.
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, self.rules)
         self.evaluator = Evaluator(

@@ -70,6 +70,8 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
         "retrieval_failures": float(buffer.failed),
         "retrieval_failure_rate": buffer.failed / episodes,
         "attempts": float(buffer.metadata.get("attempts", 0)),
+        # An unbiased estimate over all tokens: an update may read only some.
+        "policy/entropy": -float(buffer.logprobs.mean()),
         "advantage/abs_mean": float(np.abs(advantages).mean()),
         "advantage/zero_share": float((advantages == 0).mean()),
     }

@@ -32,6 +32,7 @@ def run_epochs(
     shuffle: bool,
     lr: float,
     what: str,
+    skip_zeros: bool = False,
 ) -> list[tuple[float, dict[str, float]]]:
     """`optimizer.epochs` passes over a buffer, each of `optimizer.num_minibatches` optimizer steps.
 
@@ -39,6 +40,7 @@ def run_epochs(
         values: one per policy token, as `MicroBatch.advantages_BT`.
         shuffle: whether `rng` permutes the trajectories before each pass.
         what: names the update in messages.
+        skip_zeros: as of `Learner.step`.
 
     Returns the gradient norm of each optimizer step with the sums of the values that its loss logs.
     """
@@ -48,5 +50,6 @@ def run_epochs(
         rows = rng.permutation(count) if shuffle else np.arange(count)
         for part in np.array_split(rows, options.num_minibatches):
             minibatch_loss = partial(loss_of, tokens=int(buffer.policy_tokens[part].sum()), sequences=len(part))
-            steps.append(learner.step(buffer, values, part.tolist(), minibatch_loss, lr=lr, what=what))
+            rows: list[int] = part.tolist()
+            steps.append(learner.step(buffer, values, rows, minibatch_loss, lr=lr, what=what, skip_zeros=skip_zeros))
     return steps

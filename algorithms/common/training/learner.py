@@ -121,20 +121,34 @@ class Learner:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def step(
-        self, buffer: RolloutBuffer, values: Float32s, rows: Sequence[int], loss_of: LossOf, *, lr: float, what: str
+        self,
+        buffer: RolloutBuffer,
+        values: Float32s,
+        rows: Sequence[int],
+        loss_of: LossOf,
+        *,
+        lr: float,
+        what: str,
+        skip_zeros: bool = False,
     ) -> tuple[float, dict[str, float]]:
         """One optimizer step on the trajectories `rows`; `values`, one per policy token, fill `advantages_BT`.
 
         Returns the norm of the gradient and the sums of what `loss_of` logs. If a micro-batch does not fit into memory,
         the token budget is halved, for later steps too, and the step is repeated.
+
+        Args:
+            skip_zeros: read each sequence only up to its last value that is not 0, for a loss to which no other token
+                contributes.
         """
-        mine = list(rows)
+        lengths = buffer.lengths_with(values) if skip_zeros else buffer.lengths
+        if len(rows) and not lengths[list(rows)].any():  # a gradient of 0 is a step, too: the optimizer has momentum
+            shortest = min(rows, key=lambda row: int(buffer.lengths[row]))
+            lengths[shortest] = buffer.lengths[shortest]
+        mine = [row for row in rows if lengths[row]]
         if self.processes.size > 1:  # balances long and short ones over the processes
-            mine = sorted(mine, key=lambda row: -len(buffer.sequences[row].ids))[
-                self.processes.rank :: self.processes.size
-            ]
+            mine = sorted(mine, key=lambda row: -int(lengths[row]))[self.processes.rank :: self.processes.size]
         sums, self.token_budget = run_in_micro_batches(
-            lambda max_tokens: list(buffer.micro_batches(values, mine, max_tokens, self.pad_id)),
+            lambda max_tokens: list(buffer.micro_batches(values, mine, max_tokens, self.pad_id, lengths)),
             lambda batches: self._accumulate(buffer, batches, loss_of),
             self.token_budget,
             option=TOKEN_BUDGET,

@@ -55,6 +55,12 @@ class LossConfig:
         if self.aggregation == "seq-mean-token-sum-norm":
             check_range("loss.horizon (which seq-mean-token-sum-norm needs)", self.horizon or 0, 1)
 
+    @property
+    def skips_zeros(self) -> bool:
+        """Whether tokens without an advantage contribute nothing, neither themselves nor to the weights of others."""
+        others = self.ratio == "sequence" or self.aggregation == "seq-mean-token-mean"
+        return not (others or self.kl_coef or self.entropy_coef)
+
 
 def token_weights(
     mask_BT: torch.Tensor, aggregation: str, *, horizon: int | None, tokens: int, sequences: int

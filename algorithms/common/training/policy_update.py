@@ -39,6 +39,10 @@ def policy_update(
 ) -> dict[str, float]:
     """Gradient steps on one buffer; returns the means over them of the logged values, the gradient norm and `lr`.
 
+    If the loss of a token depends on nothing but its own log-prob and advantage, sequences are read only up to their
+    last token with an advantage, and those without one are left out: the gradient is the same. The logged values are
+    then means over the tokens read.
+
     Args:
         learner: of a `PolicyModule`; its `options` set the number of epochs and mini-batches.
         reference: the starting policy, needed if `loss.kl_coef` is not 0.
@@ -59,12 +63,15 @@ def policy_update(
         shuffle=learner.options.num_minibatches > 1,
         lr=lr,
         what=f"step {step}",
+        skip_zeros=loss.skips_zeros,
     )
-    totals: dict[str, float] = {}
+    means: dict[str, list[float]] = {}
     for _, sums in steps:
+        read = max(sums.pop("tokens", 0.0), 1.0)  # a mini-batch may be empty, after failed retrievals
+        means.setdefault("update/read_share", []).append(read * len(steps) / learner.options.epochs / len(advantages))
         for name, value in sums.items():
-            totals[name] = totals.get(name, 0.0) + value
-    metrics = {name: total / len(steps) for name, total in totals.items()}
+            means.setdefault(name, []).append(value if name == "loss/policy" else value / read)
+    metrics = {name: float(np.mean(values)) for name, values in means.items()}
     return {**metrics, "policy/grad_norm": float(np.mean([norm for norm, _ in steps])), "policy/lr": lr}
 
 
@@ -88,10 +95,11 @@ def _micro_batch_loss(
     old_BT = logprobs_BT.detach() if on_policy else batch.old_logprobs_BT
     result = policy_loss(logprobs_BT, old_BT, batch.advantages_BT, mask, config)
     loss = (result.loss_BT * weights_BT).sum()
-    parts = {"loss/policy": loss.detach(), "policy/entropy": entropy.detach().sum() / tokens}
+    # Sums over the tokens read, which `policy_update` divides by their number.
+    parts = {"tokens": mask.sum(), "loss/policy": loss.detach()}
     if on_policy:
         difference = batch.old_logprobs_BT[mask] - chosen.detach()
-        parts |= {"mismatch/kl": difference.sum() / tokens, "mismatch/abs_mean": difference.abs().sum() / tokens}
+        parts |= {"mismatch/kl": difference.sum(), "mismatch/abs_mean": difference.abs().sum()}
     if bonus:
         loss = loss - bonus * (entropy * weights_BT[mask]).sum()
     if reference is not None and config.kl_coef:
@@ -99,13 +107,13 @@ def _micro_batch_loss(
             before, _ = reference.token_logprobs(batch.ids_BT, mask, temperature)
         kl = kl_penalty(chosen, before, config.kl_estimator)
         loss = loss + config.kl_coef * (kl * weights_BT[mask]).sum()
-        parts["policy/kl_reference"] = kl.detach().sum() / tokens
+        parts["policy/kl_reference"] = kl.detach().sum()
     for name, values_BT in (
         ("policy/clip_fraction", result.clipped_BT),
         ("policy/dual_clip_fraction", result.dual_clipped_BT),
         ("policy/kl_old", result.approx_kl_BT),
     ):
-        parts[name] = values_BT.detach()[mask].sum() / tokens
+        parts[name] = values_BT.detach()[mask].sum()
     return loss, parts
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from buffers import answer_turn, buffer_of, question, reward_buffer, search_turn, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +150,25 @@ def test_micro_batches_carry_every_row_once_with_its_own_numbers(
             assert batch.old_logprobs_BT[b][mask].tolist() == sequence.logprobs.tolist()
             assert not batch.advantages_BT[b][~mask].any()
     assert sorted(seen) == sorted(rows)
+
+
+@settings(max_examples=50)
+@given(buffers(), st.data())
+def test_micro_batches_cut_after_the_last_value_begin_as_whole_ones(buffer: RolloutBuffer, data: st.DataObject) -> None:
+    tokens = int(buffer.policy_tokens.sum())
+    values = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.0, -1.5]), min_size=tokens, max_size=tokens)), "f4")
+    lengths = buffer.lengths_with(values)
+    rows = range(len(buffer.trajectories))
+    whole = {batch.rows[0]: batch for batch in buffer.micro_batches(values, rows, 1, PAD)}
+    cut = {batch.rows[0]: batch for batch in buffer.micro_batches(values, rows, 1, PAD, lengths)}
+    for row, full in whole.items():
+        length = int(lengths[row])
+        valued = full.advantages_BT[0].nonzero()[:, 0].tolist()
+        assert length == (valued[-1] + 1 if valued else 0)
+        assert (row in cut) == bool(length)
+        if length:
+            for name in ("ids_BT", "mask_BT", "old_logprobs_BT", "advantages_BT"):
+                assert torch.equal(getattr(cut[row], name), getattr(full, name)[:, :length])
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=25), st.integers(1, 400), st.randoms())

@@ -21,7 +21,7 @@ from igsearch_env.trajectory import CONTEXT_FULL, NO_ANSWER, STOP_REASONS, Attem
 
 STABLE = {
     *("reward", "searches", "answered", "correct", "invalid_actions", "all_fail", "all_equal", "response_tokens"),
-    *("retrieval_failures", "attempts", "advantage/abs_mean", "advantage/zero_share"),
+    *("retrieval_failures", "attempts", "advantage/abs_mean", "advantage/zero_share", "policy/entropy"),
 }
 GAINS = {f"information_gain/{name}" for name in ("mean", "std", "positive_share", "p10", "p50", "p90")}
 
@@ -61,6 +61,7 @@ def test_the_stable_names_are_there_and_right() -> None:
     tokens = int(buffer.policy_tokens.sum())
     advantages = np.zeros(tokens, dtype=np.float32)
     advantages[:4] = -2.0
+    buffer.set_logprobs(np.linspace(-3, 0, tokens, dtype=np.float32))
     metrics = batch_metrics(buffer, advantages, max_searches=4)
     expected = {
         "reward": 0.25,
@@ -75,6 +76,7 @@ def test_the_stable_names_are_there_and_right() -> None:
         "attempts": 9.0,
         "advantage/abs_mean": 8 / tokens,
         "advantage/zero_share": 1 - 4 / tokens,
+        "policy/entropy": 1.5,
         "information_gain/mean": -5 / 3,
         "information_gain/std": np.std([1, -3, -3]),
         "information_gain/positive_share": 1 / 3,

@@ -28,7 +28,7 @@ def updated(
     """Metrics of one update of a tiny policy, and its weights after it."""
     policy, buffer = tiny_policy(), mixed_buffer()
     learner = learner_of(policy, **optimizer)
-    advantages = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+    advantages = np.linspace(-1, 1.1, int(buffer.policy_tokens.sum())).astype(np.float32)
     recompute_logprobs(learner, buffer, 1.0)
     if importance is not None:
         buffer.importance = np.full(len(advantages), importance, dtype=np.float32)
@@ -45,11 +45,11 @@ def test_an_update_moves_the_weights_and_says_how() -> None:
     assert metrics["policy/lr"] == 0.01
     assert metrics["policy/grad_norm"] > 0
     assert metrics["policy/kl_old"] == pytest.approx(0, abs=1e-6)  # measured before the only step
-    assert metrics["policy/entropy"] > 0
     assert metrics.keys() == {
-        *("loss/policy", "policy/entropy", "policy/clip_fraction", "policy/dual_clip_fraction", "policy/kl_old"),
-        *("policy/grad_norm", "policy/lr"),
+        *("loss/policy", "policy/clip_fraction", "policy/dual_clip_fraction", "policy/kl_old"),
+        *("policy/grad_norm", "policy/lr", "update/read_share"),
     }
+    assert metrics["update/read_share"] == 1  # every token has an advantage
 
 
 def test_seed_and_step_decide_how_trajectories_are_dealt_out_to_mini_batches() -> None:
@@ -100,7 +100,7 @@ def test_recomputed_log_probs_are_the_trainers_with_weights_if_asked() -> None:
 def test_an_update_on_policy_equals_recomputing_the_old_log_probs_before_it() -> None:
     expected, weights = updated()
     policy, buffer = tiny_policy(), mixed_buffer()
-    advantages = np.linspace(-1, 1, int(buffer.policy_tokens.sum())).astype(np.float32)
+    advantages = np.linspace(-1, 1.1, int(buffer.policy_tokens.sum())).astype(np.float32)
     options = {"temperature": 1.0, "lr": 0.01, "step": 1, "seed": 0, "on_policy": True}
     metrics = policy_update(learner_of(policy), None, buffer, advantages, LossConfig(), **options)  # type: ignore[arg-type] # of mixed types
     assert torch.equal(torch.cat([p.detach().flatten() for p in policy.model.parameters()]), weights)
@@ -115,3 +115,66 @@ def test_reference_log_probs_are_those_of_the_reference() -> None:
     found = reference_logprobs(learner_of(tiny_policy()), other, buffer, 0.7)
     recompute_logprobs(learner_of(other, token_budget=8), buffer, 0.7)
     np.testing.assert_allclose(found, buffer.logprobs, atol=1e-5)
+
+
+# ---------------------------------------------------------------- tokens without an advantage
+
+CASES = [
+    LossConfig(),
+    LossConfig(aggregation="token-sum", dual_clip=3.0),
+    LossConfig(aggregation="seq-mean-token-sum"),
+    LossConfig(aggregation="seq-mean-token-sum-norm", horizon=100),
+    LossConfig(aggregation="seq-mean-token-mean"),
+    LossConfig(ratio="sequence"),
+    LossConfig(entropy_coef=0.01),
+    LossConfig(kl_coef=0.01),
+]
+
+
+@pytest.mark.parametrize("loss", CASES, ids=lambda loss: f"{loss.ratio} {loss.aggregation} {loss.skips_zeros}")
+@pytest.mark.parametrize("num_minibatches", [1, 2])
+def test_tokens_that_contribute_nothing_are_not_read_and_the_update_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, loss: LossConfig, num_minibatches: int
+) -> None:
+    """Weights after two updates, the second of which also depends on the momentum of the first."""
+    results = []
+    for skip in (loss.skips_zeros, False):
+        monkeypatch.setattr(LossConfig, "skips_zeros", skip)
+        policy, buffer, reference = tiny_policy(), mixed_buffer(), tiny_policy(seed=3)
+        policy.model.double()
+        learner = learner_of(policy, num_minibatches=num_minibatches)
+        recompute_logprobs(learner, buffer, 1.0)
+        advantages = np.linspace(-1, 1.1, int(buffer.policy_tokens.sum())).astype(np.float32)
+        for row, (start, count) in enumerate(zip(buffer.first_token, buffer.policy_tokens, strict=True)):
+            advantages[start + (0, count, 1)[row % 3] : start + count] = 0  # nothing, everything, all but one token
+        metrics = {}
+        for step in (1, 2):
+            metrics = policy_update(
+                learner, reference, buffer, advantages, loss, temperature=1.0, lr=0.01, step=step, seed=0
+            )
+        results.append((metrics, torch.cat([p.detach().flatten() for p in policy.model.parameters()])))
+    (metrics, weights), (whole, expected) = results
+    torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-9)
+    assert metrics["loss/policy"] == pytest.approx(whole["loss/policy"], abs=1e-9)
+    assert metrics["policy/grad_norm"] == pytest.approx(whole["policy/grad_norm"], rel=1e-6)
+    assert whole["update/read_share"] == pytest.approx(1)
+    others = loss.ratio == "sequence" or loss.aggregation == "seq-mean-token-mean" or loss.entropy_coef or loss.kl_coef
+    assert (metrics["update/read_share"] < 0.9) == (not others)
+
+
+def test_an_update_without_any_advantage_is_a_step_of_the_optimizer() -> None:
+    """Its momentum moves the weights, as with a gradient of zeros."""
+    moved = []
+    for skip in (True, False):
+        policy, buffer = tiny_policy(), mixed_buffer()
+        learner = learner_of(policy)
+        some = np.linspace(-1, 1.1, int(buffer.policy_tokens.sum())).astype(np.float32)
+        # An entropy bonus of almost nothing reads everything.
+        loss = LossConfig() if skip else LossConfig(entropy_coef=1e-12)
+        for step, advantages in ((1, some), (2, np.zeros_like(some))):
+            metrics = policy_update(
+                learner, None, buffer, advantages, loss, temperature=1.0, lr=0.01, step=step, seed=0
+            )
+        assert (metrics["update/read_share"] < 0.5) == skip
+        moved.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    torch.testing.assert_close(*moved, rtol=0, atol=1e-5)

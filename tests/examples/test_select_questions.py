@@ -1,0 +1,63 @@
+"""Training questions that a corpus can answer: rows as they were, counts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.select_questions import Args, main
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.questions import load_questions
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """Three questions, two of which the corpus answers."""
+    rows = [
+        {"id": "train_0", "question": "Where was Ada Lovelace born?", "golden_answers": ["London"], "level": 2},
+        {"id": "train_1", "question": "Who wrote Hamlet?", "golden_answers": ["Shakespeare", "W. Shakespeare"]},
+        {"id": "train_2", "question": "Über wen?", "golden_answers": ["Ümit"], "supporting_titles": ["Ümits Seite"]},
+    ]
+    passages = [
+        {"id": "0", "contents": '"Ada Lovelace"\nAda Lovelace was born in London.'},
+        {"id": "1", "contents": '"Hamlet"\nHamlet is a play.'},
+        {"id": "2", "contents": '"Ümits Seite"\nÜmit schreibt.'},
+    ]
+    for name, content in (("nq.jsonl", rows), ("corpus.jsonl", passages)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return str(tmp_path / "nq.jsonl"), str(tmp_path / "corpus.jsonl")
+
+
+def test_rows_are_written_as_they_were(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions, corpus = files
+    output = tmp_path / "train.jsonl"
+    main(Args((f"{questions}:train",), corpus, output))
+    source = load_questions(questions)
+    kept = load_questions(output)
+    assert kept == [source[0], source[2]]
+    assert kept[0].metadata["level"] == 2
+    assert kept[1].supporting_titles == ("Ümits Seite",)
+    assert {question.dataset for question in kept} == {"nq"}  # though the new file has another name
+    printed = capsys.readouterr().out
+    assert "67%" in printed
+    assert f"2 questions in {output}" in printed
+
+
+def test_a_corpus_that_answers_nothing_is_refused(files: tuple[str, str], tmp_path: Path) -> None:
+    questions, _ = files
+    other = tmp_path / "other.jsonl"
+    rows = [{"id": str(n), "contents": '"Ada Lovelace"\nA mathematician.'} for n in range(3)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="hold the answer of none of 3 questions; choose a corpus"):
+        main(Args((questions,), str(other), tmp_path / "train.jsonl"))
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_top_k_must_be_positive(files: tuple[str, str], tmp_path: Path, top_k: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"top_k={top_k}"):
+        main(Args(files[:1], files[1], tmp_path / "train.jsonl", top_k=top_k))
