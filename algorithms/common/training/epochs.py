@@ -50,6 +50,6 @@ def run_epochs(
         rows = rng.permutation(count) if shuffle else np.arange(count)
         for part in np.array_split(rows, options.num_minibatches):
             minibatch_loss = partial(loss_of, tokens=int(buffer.policy_tokens[part].sum()), sequences=len(part))
-            rows: list[int] = part.tolist()
-            steps.append(learner.step(buffer, values, rows, minibatch_loss, lr=lr, what=what, skip_zeros=skip_zeros))
+            chosen: list[int] = part.tolist()
+            steps.append(learner.step(buffer, values, chosen, minibatch_loss, lr=lr, what=what, skip_zeros=skip_zeros))
     return steps

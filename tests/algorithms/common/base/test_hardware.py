@@ -8,7 +8,8 @@ import psutil
 import pytest
 import torch
 
-from algorithms.common.base.hardware import free_memory, release_memory
+from algorithms.common.base import hardware
+from algorithms.common.base.hardware import bfloat16_speedup, free_memory, prefers_bfloat16, release_memory
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -41,3 +42,21 @@ def test_memory_that_is_no_longer_used_is_returned() -> None:
     release_memory()
     assert held - process.memory_info().rss > 200_000_000
     assert len(kept) == 120
+
+
+@pytest.mark.parametrize(
+    ("gpu", "supported", "speedup", "preferred"),
+    [(True, True, 0.5, True), (True, False, 9.0, False), (False, False, 3.2, True), (False, True, 1.1, False)],
+)
+def test_bfloat16_is_preferred_where_it_is_supported_by_the_gpu_or_faster_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, supported: bool, speedup: float, preferred: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    monkeypatch.setattr(hardware, "bfloat16_speedup", lambda: speedup)
+    assert prefers_bfloat16() == preferred
+
+
+def test_the_speed_of_bfloat16_is_measured() -> None:
+    """Between an emulation that is far slower and the best matrix units."""
+    assert 1e-3 < bfloat16_speedup() < 100
