@@ -20,4 +20,5 @@ def update_policy(run: Run, buffer: RolloutBuffer, advantages: Float32s, step: i
         lr=config.optimizer.learning_rate(step, config.steps),
         step=step,
         seed=config.seed,
+        on_policy=config.old_logprobs(exact=run.sampler.exact, needs_reference=False) == "in update",
     )

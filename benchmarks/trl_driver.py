@@ -147,7 +147,7 @@ def main(spec: dict[str, Any], answers: Any) -> None:
         max_grad_norm=optimizer["max_grad_norm"],
         shuffle_dataset=False,
         gradient_checkpointing=False,  # it would slow TRL down by about a fifth
-        bf16=False,
+        bf16=spec["bfloat16"],
         use_cpu=True,
         dataloader_pin_memory=False,
         save_strategy="no",

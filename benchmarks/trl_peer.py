@@ -1,10 +1,13 @@
 """Rollouts and update compared with TRL's GRPOTrainer: ratios of step times with equal model, prompts and optimizer.
 
     python -m benchmarks.trl_peer       installs TRL in benchmarks/.peers/trl on first use (about 1.5 GB)
+    python -m benchmarks.trl_peer --policy FOLDER --bfloat16 --questions 8 --group 4    another model, one turn only
 
 Two tasks, 16 questions times 8 episodes per step, one update each, temperature 1, beta 0, float32 on CPU:
 
 - one turn: a prompt and exactly 32 tokens on both sides. TRL suppresses the end of sequence; our policy ends no turn.
+  Our advantages are replaced by 1 and -1: otherwise our update would leave out groups with equal rewards, as TRL's
+  does not.
 - multi-turn: up to four searches in the bundled world and turns of up to 32 tokens. TRL 1.16 supports this without
   vLLM: `environment_factory` creates an object per episode whose methods are tools, given a chat template that renders
   tool messages and a `response_template` that finds calls (both are in trl_driver.py). Completions are sampled, so the
@@ -25,17 +28,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.trainer import collect_batch
@@ -55,14 +60,35 @@ MICRO_BATCHES = {"one turn": 1, "multi-turn": 4}  # of TRL's update; 1, 2, 4 and
 Report = dict[str, Any]
 
 
-def lines(repeats: int = 5, peers: Path | None = Path(__file__).parent / ".peers") -> list[Line]:
+def lines(
+    repeats: int = 5,
+    peers: Path | None = Path(__file__).parent / ".peers",
+    policy: str = "bundled",
+    bfloat16: bool = False,
+    questions: int = 16,
+    group: int = 8,
+) -> list[Line]:
     """One line per task from `repeats` steps of each side; none, with the reason printed, if TRL can't be installed.
 
-    `peers`: folder for TRL's virtual environment; None skips the comparison.
+    Args:
+        repeats: steps of each side.
+        peers: folder for TRL's virtual environment; None skips the comparison.
+        policy: model to train; another one than the bundled policy has one task, as it may not search.
+        bfloat16: train float32 weights with bfloat16 products on both sides.
+        questions: prompts of a step.
+        group: completions of a prompt.
     """
+    dtype: Dtype | None = "bfloat16" if bfloat16 else None
+    config = GRPOConfig(
+        repeats + 1,
+        policy=PolicyConfig(policy, device="cpu", compute_dtype=dtype),
+        rollout=RolloutConfig(questions_per_step=questions, group_size=group, dtype=dtype),
+        optimizer=OptimizerConfig(warmup_steps=0),
+    )
+    tasks = [task for task in MICRO_BATCHES if policy == "bundled" or task == "one turn"]
     try:
         python = install(peers / "trl") if peers is not None else None
-        return [_line(task, python, repeats) for task in MICRO_BATCHES if python is not None]
+        return [_line(task, python, repeats, config) for task in tasks if python is not None]
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         print(f"TRL is skipped: {error}", file=sys.stderr)
         return []
@@ -133,18 +159,20 @@ class Answering(PolicyTokenizer):
         return text if isinstance(parse(text), Answer) else make_protocol().write(Answer(""))
 
 
-def ours(run: Run, algorithm: GRPO, step: int) -> Report:
-    """One step of `algorithms.common.trainer.train`, without logging."""
+def ours(run: Run, algorithm: GRPO, step: int, *, all_tokens: bool) -> Report:
+    """One step of `algorithms.common.trainer.train`, without logging; `all_tokens`: each has an advantage."""
     buffer = collect_batch(run, algorithm, step)
-    update_policy(run, buffer, algorithm.advantages(buffer), step)
+    advantages = algorithm.advantages(buffer)
+    if all_tokens:
+        advantages = np.where(np.arange(len(advantages)) % 2, 1, -1).astype(np.float32)
+    update_policy(run, buffer, advantages, step)
     return {"tokens": int(buffer.policy_tokens.sum()), "reward": float(buffer.outcomes.mean())}
 
 
-def _line(task: str, python: Path, repeats: int) -> Line:
+def _line(task: str, python: Path, repeats: int, config: GRPOConfig) -> Line:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        optimizer = OptimizerConfig(warmup_steps=0)
-        config = GRPOConfig(repeats + 1, run_dir=folder / "run", policy=PolicyConfig(device="cpu"), optimizer=optimizer)
+        config = replace(config, run_dir=folder / "run")
         algorithm = GRPO(config)
         make_torch_deterministic(config.seed)
         run = Run(algorithm, config)
@@ -155,7 +183,9 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         with closing(run), trl(python, _spec(run, folder, task), folder) as (versions, step):
             steps = {
                 "trl": lambda: reports["trl"].append(step()),
-                "ours": lambda: reports["ours"].append(ours(run, algorithm, len(reports["ours"]) + 1)),
+                "ours": lambda: reports["ours"].append(
+                    ours(run, algorithm, len(reports["ours"]) + 1, all_tokens=task == "one turn")
+                ),
             }
             times = interleaved(steps, repeats)
     per_token, sides = {}, []
@@ -168,7 +198,9 @@ def _line(task: str, python: Path, repeats: int) -> Line:
         )
     detail = "; ".join([*sides, *(f"{name} {number}" for name, number in versions.items())])
     value = ratio(per_token["trl"], per_token["ours"])
-    return Line(f"GRPO step: TRL's time over ours, {task}", value, detail=f"per step: {detail}")
+    policy = config.policy.path if config.policy.path == "bundled" else Path(config.policy.path).name
+    name = f"GRPO step: TRL's time over ours, {task}" + (f", {policy}" if policy != "bundled" else "")
+    return Line(name, value, detail=f"per step: {detail}")
 
 
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
@@ -182,7 +214,8 @@ def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:
         )
     ]
     return {
-        "policy": str(POLICY_FOLDER),
+        "policy": str(POLICY_FOLDER) if config.policy.path == "bundled" else config.policy.path,
+        "bfloat16": config.policy.compute_dtype == "bfloat16",
         "folder": str(folder / "trl"),
         "threads": torch.get_num_threads(),
         "prompts": [run.protocol.question_prompt(question.text) for question in questions],

@@ -182,7 +182,7 @@ def yaml_arguments(
     """A YAML file as command-line arguments. Raises `ConfigurationError` on an unknown or renamed key.
 
     The file may offer sizes under `presets`: options by a name, which override the others. `preset` chooses one; None:
-    the one that the file itself names as `preset`, if any.
+    the one that the file itself names as `preset`, if any. The config.yaml of a run is accepted, too.
     """
     if not path.is_file():
         raise ConfigurationError(f"--config {path}: no such file")
@@ -192,6 +192,8 @@ def yaml_arguments(
         raise ConfigurationError(str(error)) from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: a {type(content).__name__}; it must hold `key: value` lines")
+    if content.pop("algorithm", None) is not None:  # the config.yaml of a run, which holds the options of its own file
+        content = {key: value for key, value in content.items() if key not in ("config", PRESET)}
     parts = _presets(cls, path, content.pop(PRESETS, {}), renamed)
     chosen = preset or str(content.get(PRESET) or "")
     if chosen and not parts:

@@ -247,3 +247,13 @@ def test_where_the_log_probs_before_an_update_come_from(
     arguments: tuple[str, ...], exact: bool, needs_reference: bool, source: str
 ) -> None:
     assert parse(*arguments).old_logprobs(exact=exact, needs_reference=needs_reference) == source
+
+
+def test_the_config_of_a_run_is_a_configuration_file(tmp_path: Path) -> None:
+    """Though it names the file and the preset that it was made from, which need not exist any more."""
+    made = parse("--alpha", "0.7", "--env.max-observation-tokens", "80", "--loss.dual-clip", "3.0", "--seed", "4")
+    saved = {"algorithm": "ig_grpo", **as_dict(made), "config": "gone.yaml", "preset": "night"}
+    file = write(tmp_path, yaml.safe_dump(saved))
+    assert parse("--config", file, "--seed", "5") == dataclasses.replace(made, seed=5, config=Path(file))
+    with pytest.raises(ConfigurationError, match="preset 'night': the file offers none"):
+        parse("--config", write(tmp_path, "preset: night"))

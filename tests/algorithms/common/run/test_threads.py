@@ -107,7 +107,8 @@ def test_processors_that_other_work_leaves_free(
 def test_threads_sleep_while_they_wait_unless_the_user_has_chosen(
     command: str, theirs: str | None, sleep: bool
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)}  # OpenMP prints what it has read
     if theirs:
         environment["OMP_WAIT_POLICY"] = theirs
@@ -116,4 +117,4 @@ def test_threads_sleep_while_they_wait_unless_the_user_has_chosen(
     ).stderr
     spins = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", told)
     assert spins  # of every copy of the library that was loaded
-    assert all((count == "0") == sleep for count in spins)
+    assert all((int(count) <= 1_000) == sleep for count in spins)
