@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "examples" / "configs" / "smollm2-135m.yaml"
 ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("[a-z]*.py"))
 MODEL = "smollm2-135m"
+TRAIN = 1_000  # training questions of a benchmark, at most: single-hop questions would prevail
 TEST, DEV = 120, 30  # held-out questions of a benchmark: of the final evaluation, and of those during training
 
 
@@ -96,13 +97,15 @@ def selected(options: list[str]) -> list[str]:
     start, end = options.index("--env.questions") + 1, options.index("--env.eval-questions")
     sources, corpus = options[start:end], options[options.index("--env.corpus") + 1]
     digest = hashlib.sha256()
+    digest.update(str(TRAIN).encode())
     for source in (corpus, *sources):
         digest.update(source.encode())
         digest.update(file_digest(LocalSource.read(source).path)["sha256"].encode())
     file = cache_folder() / "data" / f"answerable-{digest.hexdigest()[:16]}.jsonl"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        command = ["examples/select_questions.py", "--corpus", corpus, "--output", str(file), "--questions", *sources]
+        command = ["examples/select_questions.py", "--corpus", corpus, "--output", str(file)]
+        command += ["--max-per-dataset", str(TRAIN), "--questions", *sources]
         print("python", *command, file=sys.stderr)
         done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], check=False)
         if done.returncode:

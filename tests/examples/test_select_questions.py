@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from examples.select_questions import Args, main
+from examples.select_questions import Args, limited, main
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.questions import load_questions
+from igsearch_env.questions import Question, load_questions
 
 
 @pytest.fixture
@@ -61,3 +62,21 @@ def test_a_corpus_that_answers_nothing_is_refused(files: tuple[str, str], tmp_pa
 def test_top_k_must_be_positive(files: tuple[str, str], tmp_path: Path, top_k: int) -> None:
     with pytest.raises(ConfigurationError, match=f"top_k={top_k}"):
         main(Args(files[:1], files[1], tmp_path / "train.jsonl", top_k=top_k))
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 9, None])
+def test_a_data_set_may_be_limited(most: int | None) -> None:
+    sizes = {"nq": 5, "musique": 2, "popqa": 9}
+    questions = [Question(f"{n}", "Who?", ("x",), name) for name, size in sizes.items() for n in range(size)]
+    kept = limited(questions, most, seed=3)
+    counts = Counter(question.dataset for question in kept)
+    assert counts == {name: min(size, most or size) for name, size in sizes.items()}
+    assert kept == [question for question in questions if question in kept]  # in their order
+    assert kept == limited(questions, most, seed=3)
+    if most == 3:
+        assert len({tuple(q.id for q in limited(questions, most, seed)) for seed in range(8)}) > 4
+
+
+def test_a_limit_of_nothing_is_refused(files: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="max_per_dataset=0"):
+        main(Args(files[:1], files[1], tmp_path / "train.jsonl", max_per_dataset=0))

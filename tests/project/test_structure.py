@@ -44,7 +44,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+MODULES = {
+    module_name(path): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)  # environments of peers
+}
 
 
 def imports(path: Path, *, later: bool = True) -> set[str]:
