@@ -12,7 +12,8 @@ question itself, and a supporting title of another question. A search is labelle
 
 For each policy and each measure of a search, the tables give the probability that an answer, or a bridge, has a higher
 value than an unrelated search (AUC; 0.5 is chance) with a 95% interval over questions. Every policy scores the same
-searches. The output file holds every search with its label and values.
+searches. The output file holds every search with its label and values; an interrupted measurement is resumed from
+OUTPUT.partial.jsonl by the same command.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import atomic_write
+from algorithms.common.base.finished_parts import FinishedParts
 from algorithms.common.evaluation.auc import auc, auc_interval
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import Dtype, PolicyConfig
@@ -113,6 +115,8 @@ def main(args: Args) -> None:
     console = Console(width=max(WIDTH, Console().width))
     questions = choose(make_questions(args.questions, "all"), args.num_questions, args.seed)
     rows: list[SearchRow] = []
+    settings = json.loads(json.dumps({**asdict(args), "output": None}, default=str))
+    finished = FinishedParts(args.output, settings)
     with closing(make_retriever(args.corpus)) as retriever:
         for path in args.policies:
             policy = Policy.load(
@@ -121,14 +125,22 @@ def main(args: Args) -> None:
             stepper = EpisodeStepper(questions, retriever, None, make_rules(args, policy.tokenizer))
             of_policy: list[SearchRow] = []
             for start in track(range(0, len(questions), BATCH), description=path, console=console):
-                buffer, plans = play(args, policy, stepper, questions, start)
-                of_policy += measured(args, path, policy, stepper, buffer, plans)
+                part = f"{path} {start}"
+                if part not in finished.parts:
+                    buffer, plans = play(args, policy, stepper, questions, start)
+                    new = measured(args, path, policy, stepper, buffer, plans)
+                    finished.add(part, [asdict(row) for row in new])
+                    if not console.is_terminal:  # where there is no bar
+                        done = min(start + BATCH, len(questions))
+                        print(f"{path}: {done:,} of {len(questions):,} questions", file=sys.stderr)
+                of_policy += [SearchRow(**row) for row in finished.parts[part]]
             show(console, path, of_policy)
             rows += of_policy
     if args.output is not None:
         with atomic_write(args.output) as partial:
-            content = {"settings": {**asdict(args), "output": None}, "searches": [asdict(row) for row in rows]}
+            content = {"settings": settings, "searches": [asdict(row) for row in rows]}
             partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        finished.remove()
 
 
 def choose(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
@@ -265,5 +277,7 @@ def _cells(rows: Sequence[SearchRow], measure: str, kind: str, positive: str) ->
 if __name__ == "__main__":
     try:
         main(parse_options(Args, description=__doc__))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: with --output, the same command resumes")
     except (IGSearchError, RetrieverError) as error:
         sys.exit(f"error: {error}")

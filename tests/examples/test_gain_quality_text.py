@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from algorithms.common.evaluation.auc import auc
-from examples.gain_quality_text import MEASURES, Args, choose, label, main
+from examples import gain_quality_text as module
+from examples.gain_quality_text import MEASURES, Args, SearchRow, choose, label, main
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocols import Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Trajectory, Turn
@@ -83,3 +87,32 @@ def test_questions_are_taken_from_each_data_set_in_turn_without_yes_and_no() -> 
     assert chosen == choose([*many, *few, *others], 10, 0)
     with pytest.raises(ConfigurationError, match="0 of 2 questions have supporting_titles"):
         choose(others, 10, 0)
+
+
+def test_an_interrupted_measurement_is_resumed_and_gives_the_same(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions, corpus = map(str, files)
+    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "MEASURES", {"random, N = 3": InformationGainConfig()})
+    args = [Args(questions=(questions,), corpus=corpus, num_questions=6, output=tmp_path / f"{n}.json") for n in "ab"]
+    main(args[0])
+    measured, calls = module.measured, list[int]()
+
+    def interrupted(*arguments: Any) -> list[SearchRow]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measured(*arguments)
+
+    monkeypatch.setattr(module, "measured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(args[1])
+    partial = tmp_path / "b.json.partial.jsonl"
+    partial.write_text(partial.read_text() + '["bundled 4", [{"pol')  # and the last line was not written whole
+    with pytest.raises(ConfigurationError, match="started with other settings; run that command again"):
+        main(replace(args[1], seed=1))
+    main(args[1])
+    assert len(calls) == 4  # one batch was left
+    assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
+    assert not partial.exists()
