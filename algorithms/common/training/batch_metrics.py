@@ -71,7 +71,7 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
         "retrieval_failure_rate": buffer.failed / episodes,
         "attempts": float(buffer.metadata.get("attempts", 0)),
         # An unbiased estimate over all tokens: an update may read only some.
-        "policy/entropy": -float(buffer.logprobs.mean()),
+        "policy/entropy": -float(buffer.logprobs.sum() / max(len(buffer.logprobs), 1)),
         "advantage/abs_mean": float(np.abs(advantages).mean()),
         "advantage/zero_share": float((advantages == 0).mean()),
     }
