@@ -178,6 +178,7 @@ def _line(task: str, python: Path, repeats: int, config: GRPOConfig) -> Line:
         run = Run(algorithm, config)
         if task == "one turn":
             run.policy.tokenizer = Answering(run.policy.tokenizer.hf_tokenizer)
+            run.sampler.policy.tokenizer = run.policy.tokenizer  # a copy in another precision decodes
             run.sampler.turn_end = Unending(run.policy.tokenizer, run.protocol.stop_strings)
         reports: dict[str, list[Report]] = {"trl": [], "ours": []}
         with closing(run), trl(python, _spec(run, folder, task), folder) as (versions, step):
