@@ -199,9 +199,8 @@ def _line(task: str, python: Path, repeats: int, config: GRPOConfig) -> Line:
         )
     detail = "; ".join([*sides, *(f"{name} {number}" for name, number in versions.items())])
     value = ratio(per_token["trl"], per_token["ours"])
-    policy = config.policy.path if config.policy.path == "bundled" else Path(config.policy.path).name
-    name = f"GRPO step: TRL's time over ours, {task}" + (f", {policy}" if policy != "bundled" else "")
-    return Line(name, value, detail=f"per step: {detail}")
+    policy = "" if config.policy.path == "bundled" else f", {Path(config.policy.path).name}"
+    return Line(f"GRPO step: TRL's time over ours, {task}{policy}", value, detail=f"per step: {detail}")
 
 
 def _spec(run: Run, folder: Path, task: str) -> dict[str, Any]:

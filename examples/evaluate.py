@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.resumable_lines import partial_path
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
@@ -108,7 +109,7 @@ class Args(EpisodeConfig):
     @property
     def partial(self) -> Path | None:
         """File of the rows until the output is complete."""
-        return None if self.output is None else self.output.with_name(self.output.name + ".partial.jsonl")
+        return None if self.output is None else partial_path(self.output)
 
 
 def main(args: Args) -> None:

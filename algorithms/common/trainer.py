@@ -93,9 +93,9 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     make_torch_deterministic(config.seed, config.threads)
     config = warm_started(config, retriever, run_folder(algorithm.name, config))
     with Run(algorithm, config, retriever) as run, reports(run):
-        if config.estimate_time:
-            print_estimate(run, algorithm)
         old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
+        if config.estimate_time:
+            print_estimate(run, algorithm, recomputes=old == "recomputed")
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
@@ -143,18 +143,15 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     return run
 
 
-def print_estimate(run: Run, algorithm: Algorithm) -> None:
-    """Print how long the remaining steps and evaluations will take."""
+def print_estimate(run: Run, algorithm: Algorithm, *, recomputes: bool) -> None:
+    """Print how long the remaining steps and evaluations will take; `recomputes`: old log-probs, before each update."""
     config = run.config
     left = config.steps - run.steps_done
     if left <= 0:
         return
     validations = config.steps // config.eval_every - run.steps_done // config.eval_every if config.eval_every else 0
     tests = 1 + (run.steps_done == 0)
-    old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
-    estimate = estimate_time(
-        run, needs_information_gain=algorithm.needs_information_gain, recomputes=old == "recomputed"
-    )
+    estimate = estimate_time(run, needs_information_gain=algorithm.needs_information_gain, recomputes=recomputes)
     message = estimate.message(
         left, validations * len(run.evaluator.dev_questions), tests * len(run.evaluator.test_questions)
     )

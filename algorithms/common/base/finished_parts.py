@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from algorithms.common.base.resumable_lines import append_lines, partial_path, resume_lines
 from igsearch_env.errors import ConfigurationError
-from retrievers.reading import FileError, parse_json, read_lines
+from retrievers.reading import FileError
 
 
 class FinishedParts:
@@ -23,27 +23,13 @@ class FinishedParts:
     """
 
     def __init__(self, output: Path | None, settings: dict[str, Any]) -> None:
-        self.path = None if output is None else output.with_name(f"{output.name}.partial.jsonl")
+        self.path = None if output is None else partial_path(output)
         self.parts: dict[str, Any] = {}
         if self.path is None:
             return
-        size = 0
-        try:
-            for number, line in read_lines(self.path) if self.path.exists() else ():
-                if line.endswith(b"\n"):
-                    self._read(number, parse_json(line, f"{self.path}, line {number}"), settings)
-                    size += len(line)
-        except FileError as error:
-            raise ConfigurationError(
-                f"{error.where}: damaged ({error.reason}); delete the file to start over"
-            ) from error
-        if size:
-            os.truncate(self.path, size)
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        resume_lines(self.path, settings, partial(self._read, settings))
 
-    def _read(self, number: int, found: Any, settings: dict[str, Any]) -> None:
+    def _read(self, settings: dict[str, Any], number: int, found: Any) -> None:
         if number > 1:
             if not (isinstance(found, list) and len(found) == 2 and isinstance(found[0], str)):
                 raise FileError(f"{self.path}, line {number}", "it is not the name and the data of a part")
@@ -57,8 +43,7 @@ class FinishedParts:
     def add(self, name: str, part: Any) -> None:
         """Keep a part; it is in the file when this returns."""
         if self.path is not None:
-            with open(self.path, "ab") as file:
-                file.write(json.dumps([name, part]).encode() + b"\n")
+            append_lines(self.path, [[name, part]])
         self.parts[name] = part
 
     def remove(self) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.files import atomic_write
+from algorithms.common.base.resumable_lines import append_lines, resume_lines
 from algorithms.common.base.typed import as_type
 from algorithms.common.evaluation.fingerprint import Fingerprint, differences
 from algorithms.common.evaluation.scores import QuestionResult, Score, by_dataset, macro_average, macro_averages
 from igsearch_env.errors import ConfigurationError
-from retrievers.reading import FileError, parse_json, read_json_object, read_lines
+from retrievers.reading import FileError, read_json_object
 
 
 def write_result(
@@ -31,8 +32,8 @@ def write_result(
         datasets[name] = {**asdict(scores[name]), **(facts or {}).get(name, {}), "rows": plain}
     averages = {name: asdict(average) for name, average in macro_averages(rows).items()}
     content = {**header, "macro_average": macro_average(scores), "macro_averages": averages, "datasets": datasets}
-    with atomic_write(path, durable=True) as partial:  # the rows of `PartialResult` are deleted afterwards
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    with atomic_write(path, durable=True) as file:  # the rows of `PartialResult` are deleted afterwards
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,9 @@ class PartialResult:
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path = path
         self.rows: dict[tuple[str, str], QuestionResult] = {}
-        size = 0
-        try:
-            for number, line in read_lines(path) if path.exists() else ():
-                if line.endswith(b"\n"):
-                    self._read(number, parse_json(line, f"{path}, line {number}"), fingerprint)
-                    size += len(line)
-        except FileError as error:
-            raise ConfigurationError(
-                f"{error.where}: damaged ({error.reason}); delete the file to start over"
-            ) from error
-        if size:
-            os.truncate(path, size)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
+        resume_lines(path, {"fingerprint": fingerprint}, partial(self._read, fingerprint))
 
-    def _read(self, number: int, found: Any, fingerprint: Fingerprint) -> None:
+    def _read(self, fingerprint: Fingerprint, number: int, found: Any) -> None:
         where = f"{self.path}, line {number}"
         if number > 1:
             row = as_type(QuestionResult, found, where)
@@ -124,6 +111,5 @@ class PartialResult:
 
     def add(self, rows: Sequence[QuestionResult]) -> None:
         """Append rows; they are in the file when this returns."""
-        with open(self.path, "ab") as file:
-            file.write(b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows))
+        append_lines(self.path, map(asdict, rows))
         self.rows |= {row.key: row for row in rows}

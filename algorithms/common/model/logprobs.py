@@ -75,6 +75,11 @@ class ChunkedLogprobs(torch.autograd.Function):
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
 
 
+def tempered_log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probs [..., V] at a temperature. At temperature 1 without a pass that divides: logits are large."""
+    return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """Float32 logits of a chunk."""
     logits = (hidden.to(weight.dtype) @ weight.T).float()

@@ -156,9 +156,9 @@ def _packed_attention(
             options["softcap"] = softcap
         if base == "sdpa" and is_short(value, attention_mask):
             return short_attention(query, key, value, scaling), None
-        output: Tensor
-        output, weights = _base_attention(base, module)(module, query, key, value, attention_mask, **options)
-        return output, weights
+        result: tuple[Tensor, Tensor | None]
+        result = _base_attention(base, module)(module, query, key, value, attention_mask, **options)
+        return result
     for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ConfigurationError(

@@ -14,7 +14,7 @@ from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.chat_template import ChatTemplate
 from algorithms.common.model.checkpointing import checkpoint_activations
 from algorithms.common.model.context import usable_context
-from algorithms.common.model.logprobs import ChunkedLogprobs
+from algorithms.common.model.logprobs import ChunkedLogprobs, tempered_log_softmax
 from algorithms.common.model.packing import Pack, install_packed_attention, own_attention
 from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
 from algorithms.common.model.tokenizer import PolicyTokenizer
@@ -184,9 +184,7 @@ class Policy:
         """
 
         def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            logits = self.logits(hidden)
-            # As few passes over the logits as possible: they are large.
-            logps = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+            logps = tempered_log_softmax(self.logits(hidden), temperature)
             chosen = logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
             with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
                 entropy = -(logps.exp() * logps).sum(-1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
+from algorithms.common.model.logprobs import tempered_log_softmax
 from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
@@ -191,7 +192,7 @@ class Decoder:
             logps = torch.log_softmax(logits, dim=-1)
             tokens = logits.argmax(-1)
         else:
-            logps = torch.log_softmax(logits if self.temperature == 1.0 else logits / self.temperature, dim=-1)
+            logps = tempered_log_softmax(logits, self.temperature)
             draws = torch.tensor([self._draw(slot) for slot in slots], dtype=torch.float64)
             tokens = inverse_cdf(logps.exp(), draws.to(logits.device))
         return tokens.tolist(), logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()

@@ -40,16 +40,18 @@ def run_epochs(
         values: one per policy token, as `MicroBatch.advantages_BT`.
         shuffle: whether `rng` permutes the trajectories before each pass.
         what: names the update in messages.
-        skip_zeros: as of `Learner.step`.
+        skip_zeros: read each sequence only up to its last value that is not 0, for a loss to which no other token
+            contributes.
 
     Returns the gradient norm of each optimizer step with the sums of the values that its loss logs.
     """
     count, options = len(buffer.trajectories), learner.options
+    lengths = buffer.lengths_with(values) if skip_zeros else buffer.lengths
     steps = []
     for _ in range(options.epochs):
         rows = rng.permutation(count) if shuffle else np.arange(count)
         for part in np.array_split(rows, options.num_minibatches):
             minibatch_loss = partial(loss_of, tokens=int(buffer.policy_tokens[part].sum()), sequences=len(part))
             chosen: list[int] = part.tolist()
-            steps.append(learner.step(buffer, values, chosen, minibatch_loss, lr=lr, what=what, skip_zeros=skip_zeros))
+            steps.append(learner.step(buffer, values, chosen, minibatch_loss, lr=lr, what=what, lengths=lengths))
     return steps

@@ -16,7 +16,7 @@ from algorithms.common.base.errors import TrainingError
 from algorithms.common.distributed.processes import DistributedConfig, Processes
 from algorithms.common.distributed.sharding import accumulate_gradients, gather_full_tensor, unwrapped, wrap_module
 from algorithms.common.distributed.tensor_files import TensorFileError, load_tensors, save_tensors, saved_names
-from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.buffer import Float32s, Ints, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
 from igsearch_env.errors import check_literals, check_range
@@ -129,7 +129,7 @@ class Learner:
         *,
         lr: float,
         what: str,
-        skip_zeros: bool = False,
+        lengths: Ints | None = None,
     ) -> tuple[float, dict[str, float]]:
         """One optimizer step on the trajectories `rows`; `values`, one per policy token, fill `advantages_BT`.
 
@@ -137,14 +137,13 @@ class Learner:
         the token budget is halved, for later steps too, and the step is repeated.
 
         Args:
-            skip_zeros: read each sequence only up to its last value that is not 0, for a loss to which no other token
-                contributes.
+            lengths: tokens of each sequence of the buffer that are read; default: all.
         """
-        lengths = buffer.lengths_with(values) if skip_zeros else buffer.lengths
-        if len(rows) and not lengths[list(rows)].any():  # a gradient of 0 is a step, too: the optimizer has momentum
-            shortest = min(rows, key=lambda row: int(buffer.lengths[row]))
-            lengths[shortest] = buffer.lengths[shortest]
+        lengths = buffer.lengths if lengths is None else lengths
         mine = [row for row in rows if lengths[row]]
+        if len(rows) and not mine:  # a gradient of 0 is a step, too: the optimizer has momentum
+            lengths = buffer.lengths
+            mine = [min(rows, key=lambda row: int(lengths[row]))]
         if self.processes.size > 1:  # balances long and short ones over the processes
             mine = sorted(mine, key=lambda row: -int(lengths[row]))[self.processes.rank :: self.processes.size]
         sums, self.token_budget = run_in_micro_batches(

@@ -66,12 +66,14 @@ def policy_update(
         skip_zeros=loss.skips_zeros,
     )
     means: dict[str, list[float]] = {}
-    for _, sums in steps:
-        read = max(sums.pop("tokens", 0.0), 1.0)  # a mini-batch may be empty, after failed retrievals
-        means.setdefault("update/read_share", []).append(read * len(steps) / learner.options.epochs / len(advantages))
+    read = 0.0
+    for _, sums in steps:  # one may have read nothing: a mini-batch is empty after failed retrievals
+        tokens = sums.pop("tokens", 0.0)
+        read += tokens
         for name, value in sums.items():
-            means.setdefault(name, []).append(value if name == "loss/policy" else value / read)
+            means.setdefault(name, []).append(value if name == "loss/policy" else value / max(tokens, 1.0))
     metrics = {name: float(np.mean(values)) for name, values in means.items()}
+    metrics["update/read_share"] = read / (learner.options.epochs * len(advantages))
     return {**metrics, "policy/grad_norm": float(np.mean([norm for norm, _ in steps])), "policy/lr": lr}
 
 
