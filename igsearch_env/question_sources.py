@@ -24,7 +24,7 @@ from typing import Any
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.base import CorpusError
 from retrievers.corpus import read_jsonl
-from retrievers.parquet import MissingPackageError, read_parquet
+from retrievers.formats.parquet import MissingPackageError, read_parquet
 from retrievers.reading import FileError, one_line
 
 SPLITS = ("train", "dev", "test")

@@ -27,9 +27,9 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from retrievers.base import CorpusError, RetrieverError
 from retrievers.corpora import shapes
 from retrievers.corpora.inputs import find_inputs
-from retrievers.corpora.rows import read_rows
 from retrievers.corpora.sources import COVERAGE_NOTE, PAGE, RECORD, coverage_table, write_sources
 from retrievers.corpora.writer import CORPUS, SPLITS, CorpusWriter, Coverage, Input, question_file
+from retrievers.formats.rows import read_rows
 from retrievers.lock import ProcessLock
 
 _WRITTEN = {CORPUS, PAGE, RECORD, *starmap(question_file, product(shapes.DATASETS, SPLITS))}

@@ -9,8 +9,8 @@ from pathlib import Path
 from retrievers.base import CorpusError
 from retrievers.corpora import shapes
 from retrievers.corpora.hub import HUB, KNOWN, download
-from retrievers.corpora.rows import read_rows
 from retrievers.corpora.writer import SPLITS, Input
+from retrievers.formats.rows import read_rows
 
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 _NAMED = re.compile(rf"(?P<dataset>{'|'.join(shapes.DATASETS)})(?::(?P<split>{'|'.join(SPLITS)}))?=(?P<path>.+)")

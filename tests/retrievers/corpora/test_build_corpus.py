@@ -27,7 +27,7 @@ from official_files import (
 
 from retrievers import CorpusError, Passage, load_corpus
 from retrievers.build_corpus import Args, build, main
-from retrievers.parquet import MissingPackageError
+from retrievers.formats.parquet import MissingPackageError
 
 KARITH = ("Karith & Vale", "Karith & Vale is a harbour town. It was founded in 1902.")
 

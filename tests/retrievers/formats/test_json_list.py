@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrievers import json_list
-from retrievers.json_list import read_json_list
+from retrievers.formats import json_list
+from retrievers.formats.json_list import read_json_list
 from retrievers.reading import FileError
 
 VALUES = st.recursive(

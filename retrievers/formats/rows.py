@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from retrievers.base import CorpusError
-from retrievers.json_list import read_json_list
-from retrievers.parquet import read_parquet
+from retrievers.formats.json_list import read_json_list
+from retrievers.formats.parquet import read_parquet
 from retrievers.reading import FileError, open_file, read_json_lines, read_lines, read_part
 
 FORMATS = "a JSON list, JSON lines, a table of tab-separated values (.tsv) or Parquet, all but the last also as .gz"
-COLUMNS = ("title", "text")  # that a table must have
 
 # What is published in another wrapping: the first bytes, and how to unwrap it.
 _WRAPPED = (
@@ -73,10 +72,6 @@ def _table(path: Path) -> Rows:
     reader = csv.reader(_text_lines(path), delimiter="\t", strict=True)
     try:
         names = next(reader, [])
-        if not set(COLUMNS) <= set(names):
-            raise FileError(
-                f"{path}, line 1", f"the columns are {', '.join(names)[:200]!r}; a table needs {' and '.join(COLUMNS)}"
-            )
         for values in reader:
             where = f"{path}, line {reader.line_num}"
             if len(values) != len(names):
