@@ -16,16 +16,15 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igsearch_env.errors import ConfigurationError, QuestionError
-from retrievers.base import CorpusError
-from retrievers.corpus import read_jsonl
-from retrievers.formats.parquet import MissingPackageError, read_parquet
-from retrievers.reading import FileError, one_line
+from retrievers.formats.folders import saved_splits
+from retrievers.formats.rows import read_rows
+from retrievers.reading import FileError, MissingPackageError, one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
@@ -108,23 +107,12 @@ def open_source(source: str | Path) -> tuple[Rows, str]:
         name = path.absolute().parent.name
     if path.is_dir():
         return _saved_rows(path), name
-    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path), name
+    return _local_rows(path), name
 
 
-def _jsonl_rows(path: Path) -> Rows:
+def _local_rows(path: Path) -> Rows:
     try:
-        for number, row in read_jsonl(path):
-            yield f"{path}, line {number}", row
-    except CorpusError as error:
-        raise QuestionError(str(error)) from error
-
-
-def _parquet_rows(path: Path) -> Rows:
-    if not path.is_file():
-        raise QuestionError(f"{path}: no such file; pass a .jsonl, .jsonl.gz or .parquet file")
-    try:
-        for number, row in read_parquet(path, _UNREAD):
-            yield f"{path}, row {number}", row
+        yield from read_rows(path, _UNREAD)
     except MissingPackageError as error:
         raise ConfigurationError(str(error)) from error
     except FileError as error:
@@ -147,21 +135,14 @@ def _hub_rows(source: str, hub: HubSource) -> Rows:
 
 
 def _saved_rows(folder: Path) -> Rows:
-    datasets = _optional("datasets", str(folder))
     try:
-        saved = datasets.load_from_disk(str(folder))
-        for part in saved.values() if isinstance(saved, Mapping) else [saved]:
-            part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
-    except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
-        raise QuestionError(
-            f"{folder}: not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, "
-            "or a file"
-        ) from error
-    if isinstance(saved, Mapping):
-        for split, rows in saved.items():
-            yield from _dataset_rows(f"{folder}/{split}", rows, split)
-    else:
-        yield from _dataset_rows(str(folder), saved, None if saved.split is None else str(saved.split))
+        for where, rows in saved_splits(folder):
+            split = where.removeprefix(str(folder)).removeprefix("/") or rows.split
+            yield from _dataset_rows(where, rows, None if split is None else str(split))
+    except MissingPackageError as error:
+        raise ConfigurationError(str(error)) from error
+    except FileError as error:
+        raise QuestionError(str(error)) from error
 
 
 def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:
