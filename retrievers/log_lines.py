@@ -14,7 +14,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to what `sys.stderr` is at the time of the message."""
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override] # an attribute there
+    def stream(self) -> TextIO:
         return sys.stderr
 
     @stream.setter
