@@ -7,22 +7,23 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
 from retrievers.service.address import split_address
 from retrievers.service.deadline import make_client
-from retrievers.service.request import AttemptError, Request
+from retrievers.service.request import AttemptError, Request, TooLargeError
 from retrievers.service.wire import INDEX_HEADER
 
 T = TypeVar("T")
 WORKERS = 16  # concurrent requests
+PER_REPLICA = 4  # of one call: more would only wait at the service, and use up their time there
 COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds for which a failed replica is avoided
 LONGEST_PAUSE = 5.0  # seconds between two attempts at the same replica
 GRACE = 0.1  # seconds after the deadline in which a request may still report its error
@@ -58,6 +59,15 @@ class _Replica:
         self.avoided_until, self.cooldown = 0.0, COOLDOWN
 
 
+class _Call(Generic[T]):
+    """Requests that are sent together: those that wait, the answers by number, and when the call fails."""
+
+    def __init__(self, requests: Sequence[Request[T]], ends: float) -> None:
+        self.waiting = deque(enumerate(requests))
+        self.answers: dict[int, T | RetrievalError | TooLargeError] = {}
+        self.ends = ends
+
+
 class Replicas:
     """Sends requests to replicas in turn. Thread-safe. Arguments are those of `RemoteRetriever`."""
 
@@ -88,25 +98,40 @@ class Replicas:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
         self._client = make_client(WORKERS, transport)
 
-    def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError]:
+    def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError | TooLargeError]:
         """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
-        Raises `RefusedError` and `IndexMismatchError`.
+        Each result moves `ends` to `deadline` seconds after it: many requests may take longer than one, as long as
+        they are answered. Raises `RefusedError`, but for `TooLargeError`, and `IndexMismatchError`.
         """
-        # Attempts keep their time; the limit here is for requests that wait until one of the threads is free.
-        futures = [self._pool.submit(self._try_in_turn, request, ends) for request in requests]
-        wait(futures, timeout=max(ends - time.monotonic(), 0.0) + GRACE)
-        answers: list[T | RetrievalError] = []
-        for future in futures:
+        call = _Call(requests, ends)
+        lanes = min(len(requests), PER_REPLICA * len(self._replicas))
+        running = [self._pool.submit(self._work, call) for _ in range(lanes)]
+        while (left := call.ends + GRACE - time.monotonic()) > 0:
+            done, unfinished = wait(running, timeout=left, return_when=FIRST_EXCEPTION)
+            if not unfinished or any(future.exception() for future in done):
+                break
+        call.waiting.clear()
+        for future in running:
+            if not future.cancel() and future.done():
+                future.result()
+        text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
+        late = RetrievalError(f"{text}; raise it, or check whether the service is overloaded")
+        return [call.answers.get(number, late) for number in range(len(requests))]
+
+    def _work(self, call: _Call[T]) -> None:
+        """Send requests of a call until none is waiting."""
+        while True:
             try:
-                answers.append(future.result(timeout=0))
-            except TimeoutError:
-                future.cancel()
-                text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
-                answers.append(RetrievalError(f"{text}; raise it, or check whether the service is overloaded"))
-            except RetrievalError as error:
-                answers.append(error)
-        return answers
+                number, request = call.waiting.popleft()
+            except IndexError:
+                return
+            try:
+                call.answers[number] = self._try_in_turn(request, call.ends)
+            except (RetrievalError, TooLargeError) as error:
+                call.answers[number] = error
+            else:
+                call.ends = max(call.ends, time.monotonic() + self.deadline)
 
     def close(self) -> None:
         """Close connections and threads."""

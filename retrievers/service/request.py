@@ -28,6 +28,10 @@ class RefusedError(QueryError):
         self.status = status
 
 
+class TooLargeError(RefusedError):
+    """Status 413: a smaller request may be accepted."""
+
+
 class AttemptError(Exception):
     """A failed attempt that may succeed when repeated; `wait`: seconds that the server asked to wait."""
 
@@ -74,7 +78,8 @@ class Request(Generic[T]):
             raise AttemptError(str(answer), wait=_retry_after(answer.headers))
         if 400 <= answer.status < 500:
             what = f"{where} rejected the request: {_detail(answer)}"
-            raise RefusedError(f"{what}; correct the call or the address", answer.status)
+            kind = TooLargeError if answer.status == 413 else RefusedError
+            raise kind(f"{what}; correct the call or the address", answer.status)
         if answer.status != 200:
             raise AttemptError(str(answer))
         return answer
