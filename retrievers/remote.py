@@ -103,31 +103,23 @@ class RemoteRetriever(Retriever):
             self._ask_health(ends)
         self.check(queries, k)
         asked = [i for i, query in enumerate(queries) if query.strip()]
-        parts = [asked[start : start + self.batch_size] for start in range(0, len(asked), self.batch_size)]
+        answers = self._replicas.ask_in_parts(
+            [queries[i] for i in asked], self.batch_size, partial(self._request, k=k), ends
+        )
         found: list[list[Passage] | None] = [None if query.strip() else [] for query in queries]
         errors: list[RetrievalError] = []
-        sent = 0
-        while parts:
-            answers = self._replicas.ask([self._request([queries[i] for i in part], k) for part in parts], ends)
-            halves: list[list[int]] = []
-            for part, answer in zip(parts, answers, strict=True):
-                if isinstance(answer, TooLargeError):
-                    if len(part) == 1:
-                        raise answer
-                    halves += [part[: len(part) // 2], part[len(part) // 2 :]]
-                elif isinstance(answer, RetrievalError):
-                    errors.append(answer)
-                else:
-                    for i, passages in zip(part, answer, strict=True):
-                        found[i] = passages
-            sent += len(parts) - len(halves) // 2
-            parts, ends = halves, time.monotonic() + self.deadline
+        for i, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, RetrievalError):
+                errors.append(answer)
+            else:
+                found[i] = answer
         if errors:
-            message = f"{len(errors)} of {sent} requests failed: {errors[0]}" if sent > 1 else errors[0]
-            raise RetrievalError(str(message), found if len(errors) < sent else None) from errors[0]
+            whole = len(errors) == len(asked)
+            message = f"{errors[0]}" if whole else f"{len(errors)} of {len(asked)} queries failed: {errors[0]}"
+            raise RetrievalError(message, None if whole else found) from errors[0]
         return [passages for passages in found if passages is not None]
 
-    def _request(self, queries: list[str], k: int) -> Request[list[list[Passage]]]:
+    def _request(self, queries: Sequence[str], k: int) -> Request[Sequence[list[Passage]]]:
         body = {"queries": [unicode(query) for query in queries], "topk": k, "return_scores": True}
         read = partial(read_result, queries=len(queries), k=k, verbatim_titles=self.verbatim_titles)
         return Request("POST", "/retrieve", body, read)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -22,6 +22,7 @@ from retrievers.service.request import AttemptError, Request, TooLargeError
 from retrievers.service.wire import INDEX_HEADER
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 WORKERS = 16  # concurrent requests
 PER_REPLICA = 4  # of one call: more would only wait at the service, and use up their time there
 COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds for which a failed replica is avoided
@@ -69,7 +70,12 @@ class _Call(Generic[T]):
 
 
 class Replicas:
-    """Sends requests to replicas in turn. Thread-safe. Arguments are those of `RemoteRetriever`."""
+    """Sends requests to replicas in turn. Thread-safe.
+
+    Args:
+        service, health: what answers, for messages, and the path by which a person can check that it does.
+        others: as in `RemoteRetriever`.
+    """
 
     def __init__(
         self,
@@ -80,7 +86,11 @@ class Replicas:
         backoff: float,
         patience: float,
         transport: httpx.BaseTransport | None,
+        service: str = "search service",
+        health: str = "/health",
     ) -> None:
+        self.service = service
+        self.health = health
         self._replicas = [_Replica(url) for url in urls]
         self.urls = [replica.url for replica in self._replicas]
         self.stats = RemoteStats()
@@ -118,6 +128,30 @@ class Replicas:
         text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
         late = RetrievalError(f"{text}; raise it, or check whether the service is overloaded")
         return [call.answers.get(number, late) for number in range(len(requests))]
+
+    def ask_in_parts(
+        self, items: Sequence[Item], size: int, request: Callable[[Sequence[Item]], Request[Sequence[T]]], ends: float
+    ) -> list[T | RetrievalError]:
+        """The result of each item; `request` makes one of up to `size` items, whose response has a result for each.
+
+        What the service refuses as too large is sent in halves. Raises as `ask`; `TooLargeError` for a single item.
+        """
+        found: dict[int, T | RetrievalError] = {}
+        parts = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+        while parts:
+            answers = self.ask([request([items[i] for i in part]) for part in parts], ends)
+            halves: list[range] = []
+            for part, answer in zip(parts, answers, strict=True):
+                if isinstance(answer, RetrievalError):
+                    found |= dict.fromkeys(part, answer)
+                elif not isinstance(answer, TooLargeError):
+                    found |= zip(part, answer, strict=True)
+                elif len(part) == 1:
+                    raise answer
+                else:
+                    halves += [part[: len(part) // 2], part[len(part) // 2 :]]
+            parts, ends = halves, time.monotonic() + self.deadline
+        return [found[i] for i in range(len(items))]
 
     def _work(self, call: _Call[T]) -> None:
         """Send requests of a call until none is waiting."""
@@ -174,9 +208,9 @@ class Replicas:
         self._count(failures=1)
         what = "; ".join(f"{url}{request.path}: {text}" for url, text in seen.items())
         raise RetrievalError(
-            f"the search service failed ({failed.total()} attempts, {time.monotonic() - start:.1f} s of a deadline of "
+            f"the {self.service} failed ({failed.total()} attempts, {time.monotonic() - start:.1f} s of a deadline of "
             f"{self.deadline:g} s): {what or 'no time was left for a request'}. Check that it runs "
-            f"(GET {order[0].url}/health) and read its log"
+            f"(GET {order[0].url}{self.health}) and read its log"
         )
 
     def _waits(self, start: float, ends: float, seen: Mapping[str, str]) -> bool:
@@ -189,7 +223,7 @@ class Replicas:
         if first:
             url, text = next(iter(seen.items()))
             left = min(self.patience - (now - start), ends - now)
-            print(f"the search service {url} does not answer ({text}): trying for {left:.0f} s more", file=sys.stderr)
+            print(f"the {self.service} {url} does not answer ({text}): trying for {left:.0f} s more", file=sys.stderr)
         return True
 
     def _check_index(self, replica: _Replica, index: str | None) -> None:

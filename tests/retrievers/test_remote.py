@@ -338,7 +338,7 @@ def test_a_part_that_fails_leaves_the_others() -> None:
         return httpx.Response(500) if b"Tagus" in request.content else service.answer(request)
 
     with closing(remote(answer, batch_size=2)) as retriever:
-        with pytest.raises(RetrievalError, match=r"1 of 3 requests failed: .*status 500") as caught:
+        with pytest.raises(RetrievalError, match=r"2 of 5 queries failed: .*status 500") as caught:
             retriever.search([*QUERIES, ""], 2)
         expected = BM25.search(QUERIES, 2)
         assert caught.value.results == [expected[0], expected[1], None, None, expected[4], []]
@@ -395,7 +395,7 @@ def test_a_batch_fails_when_nothing_is_answered_for_as_long_as_a_request_may_tak
 
     queries = [f"{query} {i}" for i in range(16) for query in QUERIES]
     with closing(remote(answer, batch_size=2, deadline=0.5, attempts=1)) as retriever:
-        with pytest.raises(RetrievalError, match=r"3[56] of 40 requests failed: .*of 0.5 s") as caught:
+        with pytest.raises(RetrievalError, match=r"\d\d of 80 queries failed: .*of 0.5 s") as caught:
             retriever.search(queries, 3)
         assert caught.value.results is not None
         assert 8 <= len([found for found in caught.value.results if found is not None]) <= 10
