@@ -27,11 +27,13 @@ from retrievers.replay import RecordingRetriever, ReplayRetriever
 if TYPE_CHECKING:
     from retrievers.dense import DenseRetriever
     from retrievers.index.encoder import SentenceEncoder
+    from retrievers.index.remote_encoder import RemoteEncoder
     from retrievers.remote import RemoteRetriever
     from retrievers.rerank import RerankingRetriever
 
 _LATER = {
     "DenseRetriever": "retrievers.dense",
+    "RemoteEncoder": "retrievers.index.remote_encoder",
     "RemoteRetriever": "retrievers.remote",
     "RerankingRetriever": "retrievers.rerank",
     "SentenceEncoder": "retrievers.index.encoder",
@@ -48,6 +50,7 @@ __all__ = [
     "Passage",
     "QueryError",
     "RecordingRetriever",
+    "RemoteEncoder",
     "RemoteRetriever",
     "ReplayRetriever",
     "RerankingRetriever",

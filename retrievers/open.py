@@ -10,6 +10,7 @@ from typing import Protocol
 from retrievers.base import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.corpus import load_corpus
 from retrievers.credentials import split
+from retrievers.engines.source import KINDS, is_engine
 from retrievers.hybrid import HybridRetriever
 from retrievers.index.manifest import index_kind
 from retrievers.service.wire import is_address
@@ -20,7 +21,13 @@ ENGINES = (
     ("retrievers.bm25", "BM25Retriever"),
     ("retrievers.dense", "DenseRetriever"),
     ("retrievers.remote", "RemoteRetriever"),
+    ("retrievers.engines.elasticsearch", "ElasticsearchRetriever"),
+    ("retrievers.engines.qdrant", "QdrantRetriever"),
+    ("retrievers.engines.lucene", "LuceneRetriever"),
 )
+
+
+ENGINE = f"an engine ({', '.join(f'{kind}:...' for kind in KINDS)})"
 
 
 class Openable(Protocol):
@@ -39,10 +46,11 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
     """Open a search engine.
 
     Args:
-        corpus: a corpus file (.jsonl, .jsonl.gz), an index folder written by `retrievers.build_index`, or the
-            address of a retrieval service (replicas separated by commas).
-        retriever: `auto` (BM25 over a corpus file, what an index folder holds, or the service), or `bm25`, an
-            index folder, an address; several joined by `+` are fused by rank, e.g. `bm25+indexes/minilm`.
+        corpus: a corpus file (.jsonl, .jsonl.gz), an index folder written by `retrievers.build_index`, the address of a
+            retrieval service (replicas separated by commas), or an engine of `retrievers.engines`, such as
+            `elasticsearch:http://HOST:9200/INDEX`.
+        retriever: `auto` (BM25 over a corpus file, what an index folder holds, the service or the engine), or `bm25`,
+            an index folder, an address, an engine; several joined by `+` are fused by rank: `bm25+indexes/minilm`.
         rerank: name or folder of a cross-encoder that reranks the results; "" for none.
 
     Raises `CorpusError`, `IndexMismatchError`, or `RetrievalError` if a service does not respond.
@@ -50,7 +58,8 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
     if retriever == "auto":
         engine = _open(corpus, "", None)
     else:
-        passages = None if is_address(corpus) or _is_index(corpus) else load_corpus(corpus)
+        other = is_address(corpus) or is_engine(corpus) or _is_index(corpus)
+        passages = None if other else load_corpus(corpus)
         parts = [_open(part, corpus, passages) for part in split(retriever, "+")]
         engine = parts[0] if len(parts) == 1 else HybridRetriever(parts)
     if rerank:
@@ -71,4 +80,4 @@ def _open(source: str, corpus: str, passages: Sequence[Passage] | None) -> Retri
             return engine.open(source, corpus, passages)
     if (kind := index_kind(source)) is not None:
         raise IndexMismatchError(f"{source}: no engine opens an index of kind {kind!r}; build the index again")
-    raise CorpusError(f"{source}: no such file or index folder; pass one, 'bm25' or http://HOST:PORT")
+    raise CorpusError(f"{source}: no such file or index folder; pass one, 'bm25', http://HOST:PORT or {ENGINE}")

@@ -13,7 +13,7 @@ import numpy as np
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
 from retrievers.credentials import split
 from retrievers.service.replicas import RemoteStats, Replicas
-from retrievers.service.request import RefusedError, Request
+from retrievers.service.request import RefusedError, Request, TooLargeError
 from retrievers.service.wire import is_address, read_health, read_result, read_sample, unicode
 
 PATIENCE = 120.0  # seconds for which `RemoteRetriever.open` lets a service be away
@@ -24,8 +24,9 @@ class RemoteRetriever(Retriever):
 
     Transient failures (no connection, timeouts, broken connections, status 429, 500, 502, 503 or 504, malformed
     responses) are retried: at another replica at once, at the same one after `backoff`, doubled each time, or after
-    the delay of a Retry-After header. Any other 4xx status raises `QueryError`. If all attempts fail:
-    `RetrievalError`, with the results of the other parts of the batch in `results`.
+    the delay of a Retry-After header. Queries that are too many for one request (status 413) are sent in halves. Any
+    other 4xx status raises `QueryError`. If all attempts fail: `RetrievalError`, with the results of the other parts of
+    the batch in `results`.
 
     A document without a score gets score 0.0, one without an id the hash of its contents. GET /health and POST
     /sample, which only our server has, are used if they exist. No request is sent before the first use.
@@ -34,14 +35,16 @@ class RemoteRetriever(Retriever):
         urls: addresses of replicas that serve the same index, with or without `/retrieve`; a string may hold several,
             separated by commas. `http://USER:PASSWORD@HOST` is basic authentication; it appears in no message.
         passages: the corpus, to draw random passages from; required if the service has no /sample.
-        deadline: time limit of a call in seconds, including retries. An attempt gets the time left divided by the
+        deadline: time limit in seconds of a request including retries, and of a call without a further result: a large
+            batch may take longer, as long as its requests are answered. An attempt gets the time left divided by the
             attempts left, from resolving the name to the last byte: then its connection is closed and the replica
             counts as failed, even if it is still sending.
         attempts: maximum number of times one request is sent; at least once to each replica.
         backoff: seconds before the first retry at the same replica, with a jitter of 50%.
         patience: seconds for which a request is repeated beyond `attempts`, within the deadline, if the service has
             answered before: a restart of the service then changes no result.
-        batch_size: maximum queries per request; the requests of a batch are sent at once, to the replicas in turn.
+        batch_size: maximum queries per request; the requests of a batch are sent to the replicas in turn, and four at a
+            time for each.
         transport: httpx transport, for tests, proxies or certificates. Proxy environment variables are ignored.
         verbatim_titles: keep the quotes around titles (`Passage.from_contents`).
     """
@@ -100,20 +103,23 @@ class RemoteRetriever(Retriever):
             self._ask_health(ends)
         self.check(queries, k)
         asked = [i for i, query in enumerate(queries) if query.strip()]
-        parts = [asked[start : start + self.batch_size] for start in range(0, len(asked), self.batch_size)]
-        answers = self._replicas.ask([self._request([queries[i] for i in part], k) for part in parts], ends)
+        answers = self._replicas.ask_in_parts(
+            [queries[i] for i in asked], self.batch_size, partial(self._request, k=k), ends
+        )
         found: list[list[Passage] | None] = [None if query.strip() else [] for query in queries]
-        for part, answer in zip(parts, answers, strict=True):
-            if not isinstance(answer, RetrievalError):
-                for i, passages in zip(part, answer, strict=True):
-                    found[i] = passages
-        errors = [answer for answer in answers if isinstance(answer, RetrievalError)]
+        errors: list[RetrievalError] = []
+        for i, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, RetrievalError):
+                errors.append(answer)
+            else:
+                found[i] = answer
         if errors:
-            message = f"{len(errors)} of {len(parts)} requests failed: {errors[0]}" if len(parts) > 1 else errors[0]
-            raise RetrievalError(str(message), found if len(errors) < len(parts) else None) from errors[0]
+            whole = len(errors) == len(asked)
+            message = f"{errors[0]}" if whole else f"{len(errors)} of {len(asked)} queries failed: {errors[0]}"
+            raise RetrievalError(message, None if whole else found) from errors[0]
         return [passages for passages in found if passages is not None]
 
-    def _request(self, queries: list[str], k: int) -> Request[list[list[Passage]]]:
+    def _request(self, queries: Sequence[str], k: int) -> Request[Sequence[list[Passage]]]:
         body = {"queries": [unicode(query) for query in queries], "topk": k, "return_scores": True}
         read = partial(read_result, queries=len(queries), k=k, verbatim_titles=self.verbatim_titles)
         return Request("POST", "/retrieve", body, read)
@@ -137,7 +143,7 @@ class RemoteRetriever(Retriever):
                 f"sample(n={n}): the service has no random passages ({refused}); pass `passages` to RemoteRetriever: "
                 "the corpus that it serves, e.g. load_corpus(FILE)"
             ) from refused
-        if isinstance(drawn, RetrievalError):
+        if isinstance(drawn, (RetrievalError, TooLargeError)):
             raise drawn
         return drawn
 
@@ -181,7 +187,7 @@ class RemoteRetriever(Retriever):
                 if refused.status in (401, 403):  # it would refuse searches as well
                     raise
                 health = {}
-            if isinstance(health, RetrievalError):
+            if isinstance(health, (RetrievalError, TooLargeError)):
                 raise health
             self._health = health
         return self._health

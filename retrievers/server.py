@@ -8,10 +8,13 @@
     GET  /health    {"status": "ok", "passages": 2984, "fingerprint": {...}}
     GET  /metrics   for Prometheus
 
-Errors are {"detail": "..."}: 400 not JSON, 403 an unknown Host, 413 too large, 415 a Content-Type other than
-application/json, 422 an invalid value, 429 too many waiting queries (with Retry-After), 503 the search failed, 500 a
-bug. Connections whose request is incomplete are closed after a time. SIGTERM and SIGINT: running requests are completed
-within 25 seconds, incomplete ones dropped, then it exits.
+A request may have thousands of queries, as those of Search-R1's trainer have: it is searched in parts, and requests of
+other clients are searched between the parts.
+
+Errors are {"detail": "..."}: 400 not JSON, 403 an unknown Host, 413 more than --max-results, --max-body-bytes or
+--max-response-bytes, 415 a Content-Type other than application/json, 422 an invalid value, 429 too many waiting queries
+(with Retry-After), 503 the search failed, 500 a bug. Connections whose request is incomplete are closed after a time.
+SIGTERM and SIGINT: running requests are completed within 25 seconds, incomplete ones dropped, then it exits.
 """
 
 from __future__ import annotations

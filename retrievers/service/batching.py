@@ -1,4 +1,8 @@
-"""Batches the searches of many clients: queries that arrive during a search are searched together next."""
+"""Batches the searches of many clients: queries that arrive during a search are searched together next.
+
+A call with more queries than one search takes has one part in the queue at a time. So two large calls take turns, and
+a small call waits for one part of a large one, not for all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +49,8 @@ class Batcher:
     Args:
         retriever: the search engine.
         max_batch: maximum queries per search.
-        max_waiting: maximum queries waiting or in search; a call beyond it raises `BusyError`, unless none waits.
+        max_waiting: maximum queries in the queue and in search; a call beyond it raises `BusyError`, unless none waits.
+            Of a call with several parts, one counts.
         observe: called with the size of each batch.
     """
 
@@ -62,32 +67,32 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
 
-    async def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """As `Retriever.search`. Cancelling it removes its queries from the queue."""
-        if not queries:
-            return []
-        if self.waiting and self.waiting + len(queries) > self._max_waiting:
+    async def search(self, queries: Sequence[str], k: int) -> AsyncGenerator[list[list[Passage]], None]:
+        """As `Retriever.search`, in parts of at most `max_batch` queries, in order; close it to stop."""
+        first = min(len(queries), self._max_batch)
+        if self.waiting and self.waiting + first > self._max_waiting:
             raise BusyError(
                 f"{self.waiting} queries are waiting, at most {self._max_waiting} may with yours: retry in a second"
             )
+        for start in range(0, len(queries), self._max_batch):
+            yield await self._search_part(queries[start : start + self._max_batch], k)
+
+    async def _search_part(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Cancelling it removes its queries from the queue."""
         loop = asyncio.get_running_loop()
-        jobs = [
-            _Job(queries[start : start + self._max_batch], k, loop.create_future())
-            for start in range(0, len(queries), self._max_batch)
-        ]
-        self._queue.extend(jobs)
+        job = _Job(queries, k, loop.create_future())
+        self._queue.append(job)
         self._arrived.set()
         self.waiting += len(queries)
         if self._worker is None:
             self._worker = loop.create_task(self._work())
         try:
-            return [passages for found in await asyncio.gather(*(job.found for job in jobs)) for passages in found]
+            return await job.found
         finally:
             self.waiting -= len(queries)
-            for job in jobs:
-                job.found.cancel()  # no effect if it is done
-                if job in self._queue:
-                    self._queue.remove(job)
+            job.found.cancel()  # no effect if it is done
+            if job in self._queue:
+                self._queue.remove(job)
 
     async def sample(self, n: int, seed: int) -> list[Passage]:
         """As `Retriever.sample`, between two searches."""
@@ -124,7 +129,7 @@ class Batcher:
         queries = list(dict.fromkeys(query for job in batch for query in job.queries))
         k = max(job.k for job in batch)
         self._observe(sum(len(job.queries) for job in batch))
-        found, error = await asyncio.get_running_loop().run_in_executor(self._thread, self._search, queries, k)
+        found, error = await asyncio.get_running_loop().run_in_executor(self._thread, self._found, queries, k)
         if error is not None and len(batch) > 1 and not isinstance(error, RetrievalError):
             for job in batch:  # one of them may have caused it; the others must not fail with it
                 await self._answer([job])
@@ -137,7 +142,7 @@ class Batcher:
             else:
                 job.found.set_exception(error or BrokenError("the retriever returned nothing"))
 
-    def _search(self, queries: list[str], k: int) -> tuple[dict[str, list[Passage]], Exception | None]:
+    def _found(self, queries: list[str], k: int) -> tuple[dict[str, list[Passage]], Exception | None]:
         """The results by query, and the error if some are missing."""
         try:
             return dict(zip(queries, self._retriever.search(queries, k), strict=True)), None

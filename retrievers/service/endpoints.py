@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
 import logging
 import re
 import reprlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from retrievers.base import MAX_QUERY_CHARS, Passage, QueryError, RetrievalError, Retriever
+from retrievers.base import MAX_QUERY_CHARS, QueryError, RetrievalError, Retriever
 from retrievers.service.admission import Admission
 from retrievers.service.batching import Batcher, BrokenError, BusyError
 from retrievers.service.wire import INDEX_HEADER, index_mark, write_passages
@@ -37,16 +39,16 @@ class Limits:
     """Passages per query if a request has no topk."""
     max_k: int = 100
     """Maximum passages per query."""
-    max_queries: int = 1024
-    """Maximum queries per request."""
-    max_results: int = 16_384
+    max_results: int = 65_536
     """Maximum passages per request: its queries times topk."""
-    max_body_bytes: int = 8 * 2**20
+    max_body_bytes: int = 16 * 2**20
     """Maximum bytes of a request's body."""
+    max_response_bytes: int = 64 * 2**20
+    """Maximum bytes of a response's body."""
     max_batch: int = 256
-    """Maximum queries per search."""
+    """Maximum queries per search; a larger request is searched in parts, between which other requests are."""
     max_waiting: int = 4096
-    """Maximum waiting queries; further requests get status 429."""
+    """Maximum waiting queries, of a larger request its current part; further requests get status 429."""
     max_connections: int = 512
     """Maximum open connections; beyond it, one that is idle or has an incomplete request is closed for the next."""
 
@@ -108,13 +110,13 @@ class _Service:
         text = generate_latest(self.registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(self, request: Request, work: Callable[[dict[str, Any]], Awaitable[list[Any]]]) -> Response:
-        """The response with the result of `work` on the body, or with an error."""
+    async def _answer(self, request: Request, work: Callable[[dict[str, Any]], Awaitable[str]]) -> Response:
+        """The response with the result of `work` on the body, a JSON text, or with an error."""
         start = time.perf_counter()
         headers = {INDEX_HEADER: self.index}
         try:
             body = await self._body(request)
-            status, content = 200, json.dumps({"result": await _unless_gone(request, work(body))}, allow_nan=False)
+            status, content = 200, f'{{"result": {await _unless_gone(request, work(body))}}}'
         except Exception as error:
             status = _status(error)
             content = json.dumps({"detail": f"{error}"})
@@ -132,7 +134,9 @@ class _Service:
             elif size > 4 * limit:  # read and drop up to here: a client that is still sending reads no response
                 break
         if size > limit:
-            raise _RefusalError(413, f"the body has more than {limit} bytes, the maximum: send less")
+            raise _RefusalError(
+                413, f"the body has more than {limit} bytes, the maximum (--max-body-bytes): split the request"
+            )
         try:
             body = json.loads(received.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -141,27 +145,41 @@ class _Service:
             raise _RefusalError(422, f"the body is {_show(body)}; it must be a JSON object")
         return body
 
-    async def _retrieve(self, body: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    async def _retrieve(self, body: dict[str, Any]) -> str:
         queries, k, scores = self._queries(body), self._count(body, "topk", self.max_k), _flag(body, "return_scores")
         most = self.limits.max_results
         if len(queries) * k > most:
             raise _RefusalError(
-                422,
-                f"{len(queries)} queries with topk {k} are {len(queries) * k} passages: at most {most} per request; "
-                f"split the queries, {most // k} a request, or lower topk",
+                413,
+                f"{len(queries)} queries with topk {k} are {len(queries) * k} passages: at most {most} per request "
+                f"(--max-results); split the queries, {most // k} a request, or lower topk",
             )
         self.queries.inc(len(queries))
-        asked = [i for i, query in enumerate(queries) if query.strip()]
-        found: list[list[Passage]] = [[] for _ in queries]
-        for i, passages in zip(asked, await self.batcher.search([queries[i] for i in asked], k), strict=True):
-            found[i] = passages
-        return [write_passages(passages, scores) for passages in found]
+        times = collections.Counter(query for query in queries if query.strip())
+        distinct, lists, size = iter(times), dict[str, str](), 0
+        async with aclosing(self.batcher.search(list(times), k)) as parts:
+            async for part in parts:
+                for passages, query in zip(part, distinct, strict=False):
+                    lists[query] = json.dumps(write_passages(passages, scores), allow_nan=False)
+                    size += len(lists[query]) * times[query]
+                    self._check_size(size)
+        return f"[{', '.join(lists.get(query, '[]') for query in queries)}]"
 
-    async def _sample(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def _check_size(self, size: int) -> None:
+        if size > self.limits.max_response_bytes:
+            raise _RefusalError(
+                413,
+                f"the response has more than {self.limits.max_response_bytes} bytes, the maximum "
+                "(--max-response-bytes): split the request, or lower topk",
+            )
+
+    async def _sample(self, body: dict[str, Any]) -> str:
         n, seed = self._count(body, "n", min(MAX_SAMPLE, self.passages)), body.get("seed")
         if type(seed) is not int or not 0 <= seed < 2**64:
             raise _RefusalError(422, f"seed is {_show(seed)}: it must be an integer from 0 to 2**64 - 1")
-        return write_passages(await self.batcher.sample(n, seed), scores=False)
+        drawn = json.dumps(write_passages(await self.batcher.sample(n, seed), scores=False))
+        self._check_size(len(drawn))
+        return drawn
 
     def _queries(self, body: dict[str, Any]) -> list[str]:
         queries = body["queries"] if "queries" in body else [body.get("query")]
@@ -169,10 +187,6 @@ class _Service:
             raise _RefusalError(422, f"the fields are {_show(sorted(body))}: pass `queries`, a list of strings")
         if not isinstance(queries, list):
             raise _RefusalError(422, f"queries is {_show(queries)}: it must be a list of strings, even for one query")
-        if len(queries) > self.limits.max_queries:
-            raise _RefusalError(
-                422, f"{len(queries)} queries: at most {self.limits.max_queries} per request; split them over several"
-            )
         for i, query in enumerate(queries):
             if not isinstance(query, str):
                 raise _RefusalError(422, f"query {i} is {_show(query)}: it must be a string")
@@ -210,7 +224,7 @@ def make_app(retriever: Retriever, limits: Limits | None = None, hosts: Iterable
     return app
 
 
-async def _unless_gone(request: Request, work: Awaitable[list[Any]]) -> list[Any]:
+async def _unless_gone(request: Request, work: Awaitable[str]) -> str:
     """The result of `work`, which is cancelled when the client closes the connection."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))

@@ -7,22 +7,24 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import httpx
 
 from retrievers.base import IndexMismatchError, QueryError, RetrievalError
 from retrievers.service.address import split_address
 from retrievers.service.deadline import make_client
-from retrievers.service.request import AttemptError, Request
+from retrievers.service.request import AttemptError, Request, TooLargeError
 from retrievers.service.wire import INDEX_HEADER
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 WORKERS = 16  # concurrent requests
+PER_REPLICA = 4  # of one call: more would only wait at the service, and use up their time there
 COOLDOWN, MAX_COOLDOWN = 5.0, 60.0  # seconds for which a failed replica is avoided
 LONGEST_PAUSE = 5.0  # seconds between two attempts at the same replica
 GRACE = 0.1  # seconds after the deadline in which a request may still report its error
@@ -58,8 +60,22 @@ class _Replica:
         self.avoided_until, self.cooldown = 0.0, COOLDOWN
 
 
+class _Call(Generic[T]):
+    """Requests that are sent together: those that wait, the answers by number, and when the call fails."""
+
+    def __init__(self, requests: Sequence[Request[T]], ends: float) -> None:
+        self.waiting = deque(enumerate(requests))
+        self.answers: dict[int, T | RetrievalError | TooLargeError] = {}
+        self.ends = ends
+
+
 class Replicas:
-    """Sends requests to replicas in turn. Thread-safe. Arguments are those of `RemoteRetriever`."""
+    """Sends requests to replicas in turn. Thread-safe.
+
+    Args:
+        service, health: what answers, for messages, and the path by which a person can check that it does.
+        others: as in `RemoteRetriever`.
+    """
 
     def __init__(
         self,
@@ -70,7 +86,11 @@ class Replicas:
         backoff: float,
         patience: float,
         transport: httpx.BaseTransport | None,
+        service: str = "search service",
+        health: str = "/health",
     ) -> None:
+        self.service = service
+        self.health = health
         self._replicas = [_Replica(url) for url in urls]
         self.urls = [replica.url for replica in self._replicas]
         self.stats = RemoteStats()
@@ -88,25 +108,64 @@ class Replicas:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
         self._client = make_client(WORKERS, transport)
 
-    def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError]:
+    def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError | TooLargeError]:
         """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
-        Raises `RefusedError` and `IndexMismatchError`.
+        Each result moves `ends` to `deadline` seconds after it: many requests may take longer than one, as long as
+        they are answered. Raises `RefusedError`, but for `TooLargeError`, and `IndexMismatchError`.
         """
-        # Attempts keep their time; the limit here is for requests that wait until one of the threads is free.
-        futures = [self._pool.submit(self._try_in_turn, request, ends) for request in requests]
-        wait(futures, timeout=max(ends - time.monotonic(), 0.0) + GRACE)
-        answers: list[T | RetrievalError] = []
-        for future in futures:
+        call = _Call(requests, ends)
+        lanes = min(len(requests), PER_REPLICA * len(self._replicas))
+        running = [self._pool.submit(self._work, call) for _ in range(lanes)]
+        while (left := call.ends + GRACE - time.monotonic()) > 0:
+            done, unfinished = wait(running, timeout=left, return_when=FIRST_EXCEPTION)
+            if not unfinished or any(future.exception() for future in done):
+                break
+        call.waiting.clear()
+        for future in running:
+            if not future.cancel() and future.done():
+                future.result()
+        text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
+        late = RetrievalError(f"{text}; raise it, or check whether the service is overloaded")
+        return [call.answers.get(number, late) for number in range(len(requests))]
+
+    def ask_in_parts(
+        self, items: Sequence[Item], size: int, request: Callable[[Sequence[Item]], Request[Sequence[T]]], ends: float
+    ) -> list[T | RetrievalError]:
+        """The result of each item; `request` makes one of up to `size` items, whose response has a result for each.
+
+        What the service refuses as too large is sent in halves. Raises as `ask`; `TooLargeError` for a single item.
+        """
+        found: dict[int, T | RetrievalError] = {}
+        parts = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+        while parts:
+            answers = self.ask([request([items[i] for i in part]) for part in parts], ends)
+            halves: list[range] = []
+            for part, answer in zip(parts, answers, strict=True):
+                if isinstance(answer, RetrievalError):
+                    found |= dict.fromkeys(part, answer)
+                elif not isinstance(answer, TooLargeError):
+                    found |= zip(part, answer, strict=True)
+                elif len(part) == 1:
+                    raise answer
+                else:
+                    halves += [part[: len(part) // 2], part[len(part) // 2 :]]
+            parts, ends = halves, time.monotonic() + self.deadline
+        return [found[i] for i in range(len(items))]
+
+    def _work(self, call: _Call[T]) -> None:
+        """Send requests of a call until none is waiting."""
+        while True:
             try:
-                answers.append(future.result(timeout=0))
-            except TimeoutError:
-                future.cancel()
-                text = f"no response from {', '.join(self.urls)} within the deadline of {self.deadline:g} s"
-                answers.append(RetrievalError(f"{text}; raise it, or check whether the service is overloaded"))
-            except RetrievalError as error:
-                answers.append(error)
-        return answers
+                number, request = call.waiting.popleft()
+            except IndexError:
+                return
+            try:
+                call.answers[number] = self._try_in_turn(request, call.ends)
+            except (RetrievalError, TooLargeError) as error:
+                call.answers[number] = error
+            else:
+                call.ends = max(call.ends, time.monotonic() + self.deadline)
 
     def close(self) -> None:
         """Close connections and threads."""
@@ -149,9 +208,9 @@ class Replicas:
         self._count(failures=1)
         what = "; ".join(f"{url}{request.path}: {text}" for url, text in seen.items())
         raise RetrievalError(
-            f"the search service failed ({failed.total()} attempts, {time.monotonic() - start:.1f} s of a deadline of "
+            f"the {self.service} failed ({failed.total()} attempts, {time.monotonic() - start:.1f} s of a deadline of "
             f"{self.deadline:g} s): {what or 'no time was left for a request'}. Check that it runs "
-            f"(GET {order[0].url}/health) and read its log"
+            f"(GET {order[0].url}{self.health}) and read its log"
         )
 
     def _waits(self, start: float, ends: float, seen: Mapping[str, str]) -> bool:
@@ -164,7 +223,7 @@ class Replicas:
         if first:
             url, text = next(iter(seen.items()))
             left = min(self.patience - (now - start), ends - now)
-            print(f"the search service {url} does not answer ({text}): trying for {left:.0f} s more", file=sys.stderr)
+            print(f"the {self.service} {url} does not answer ({text}): trying for {left:.0f} s more", file=sys.stderr)
         return True
 
     def _check_index(self, replica: _Replica, index: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from retrievers.base import QueryError
+from retrievers.base import QueryError, RetrieverError
 from retrievers.service.deadline import OverdueError, within
 from retrievers.service.wire import MALFORMED
 
@@ -26,6 +26,10 @@ class RefusedError(QueryError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TooLargeError(RefusedError):
+    """Status 413: a smaller request may be accepted."""
 
 
 class AttemptError(Exception):
@@ -51,11 +55,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request(Generic[T]):
-    """A request, and the parser of the body of a response with status 200 (raises one of `MALFORMED`)."""
+    """A request, and the parser of the body of a response with status 200 (raises one of `MALFORMED`).
+
+    `body`: a JSON object, or bytes of JSON lines.
+    """
 
     method: str
     path: str
-    body: dict[str, Any] | None
+    body: dict[str, Any] | bytes | None
     read: Callable[[bytes], T]
 
     def send(self, client: httpx.Client, url: str, seconds: float, auth: httpx.Auth | None = None) -> Answer:
@@ -74,30 +81,41 @@ class Request(Generic[T]):
             raise AttemptError(str(answer), wait=_retry_after(answer.headers))
         if 400 <= answer.status < 500:
             what = f"{where} rejected the request: {_detail(answer)}"
-            raise RefusedError(f"{what}; correct the call or the address", answer.status)
+            kind = TooLargeError if answer.status == 413 else RefusedError
+            raise kind(f"{what}; correct the call or the address", answer.status)
         if answer.status != 200:
             raise AttemptError(str(answer))
         return answer
 
     def result(self, answer: Answer) -> T:
-        """The parsed body of a response. Raises `AttemptError` if it is malformed."""
+        """The parsed body of a response. Raises `AttemptError` if it is malformed, and what else its reader raises."""
         try:
             return self.read(answer.content)
+        except RetrieverError:  # some are ValueErrors as well
+            raise
         except MALFORMED as error:
-            raise AttemptError(f"not a response of a retrieval service ({error}): {answer}") from error
+            raise AttemptError(f"not a response of such a service ({error}): {answer}") from error
 
 
 def _receive(
-    client: httpx.Client, method: str, url: str, body: dict[str, Any] | None, seconds: float, auth: httpx.Auth | None
+    client: httpx.Client,
+    method: str,
+    url: str,
+    body: dict[str, Any] | bytes | None,
+    seconds: float,
+    auth: httpx.Auth | None,
 ) -> Answer:
+    content: dict[str, Any] = {"json": body}
+    if isinstance(body, bytes):
+        content = {"content": body, "headers": {"content-type": "application/x-ndjson"}}
     timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-    with client.stream(method, url, json=body, timeout=timeout, auth=auth) as response:
-        content = bytearray()
+    with client.stream(method, url, timeout=timeout, auth=auth, **content) as response:
+        received = bytearray()
         for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > MAX_ANSWER_BYTES:
+            received += chunk
+            if len(received) > MAX_ANSWER_BYTES:
                 raise httpx.DecodingError(f"the response has more than {MAX_ANSWER_BYTES} bytes")
-        return Answer(response.status_code, response.headers, bytes(content))
+        return Answer(response.status_code, response.headers, bytes(received))
 
 
 def _retry_after(headers: httpx.Headers) -> float:
@@ -109,6 +127,7 @@ def _retry_after(headers: httpx.Headers) -> float:
 def _detail(answer: Answer) -> str:
     """The reason that a server gives for rejecting a request."""
     try:
-        return f"status {answer.status}, {str(json.loads(answer.content)['detail'])[:500]}"
-    except (*MALFORMED, KeyError, TypeError):
+        content = json.loads(answer.content)
+        return f"status {answer.status}, {str(content.get('detail') or content['error'])[:500]}"
+    except (*MALFORMED, KeyError, TypeError, AttributeError):
         return str(answer)

@@ -28,8 +28,17 @@ def is_address(text: str) -> bool:
 
 
 def index_mark(fingerprint: dict[str, Any]) -> str:
-    """A short hash of a retriever's fingerprint, to distinguish services that would find different passages."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+    """A short hash of a retriever's fingerprint, to distinguish services that would find different passages.
+
+    Without `probe` (of a `RemoteEncoder`): its numbers differ in the last digits from one start to the next.
+    """
+    return hashlib.sha256(json.dumps(_without_probe(fingerprint), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_probe(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_probe(item) for key, item in value.items() if key != "probe"}
+    return [_without_probe(item) for item in value] if isinstance(value, list) else value
 
 
 def unicode(text: str) -> str:

@@ -36,6 +36,9 @@ FOREIGN = {
     "hf": {"repo-type", "local-dir"},
     "vllm": {"max-model-len", "dtype", "logprobs-mode", "generation-config", "port"},
     "tensorboard": {"logdir"},
+    "text-embeddings-router": {"model-id", "api-key"},
+    "infinity": {"url-prefix"},
+    "pip": {"no-deps"},
 }
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 

@@ -33,7 +33,7 @@ from retrievers import (
     open_retriever,
 )
 from retrievers.service import replicas
-from retrievers.service.endpoints import make_app
+from retrievers.service.endpoints import Limits, make_app
 from retrievers.service.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
 
 BM25 = BM25Retriever(CORPUS)
@@ -338,10 +338,68 @@ def test_a_part_that_fails_leaves_the_others() -> None:
         return httpx.Response(500) if b"Tagus" in request.content else service.answer(request)
 
     with closing(remote(answer, batch_size=2)) as retriever:
-        with pytest.raises(RetrievalError, match=r"1 of 3 requests failed: .*status 500") as caught:
+        with pytest.raises(RetrievalError, match=r"2 of 5 queries failed: .*status 500") as caught:
             retriever.search([*QUERIES, ""], 2)
         expected = BM25.search(QUERIES, 2)
         assert caught.value.results == [expected[0], expected[1], None, None, expected[4], []]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(max_results=9, max_k=8), Limits(max_body_bytes=160), Limits(max_response_bytes=900)],
+    ids=["passages", "body", "response"],
+)
+def test_what_the_service_refuses_as_too_large_is_sent_in_halves(limits: Limits) -> None:
+    queries = [f"{query} {i}" for i in range(4) for query in QUERIES]
+    with serving(make_app(BM25, limits)) as url, closing(RemoteRetriever(url)) as retriever:
+        assert retriever.search(queries, 3) == BM25.search(queries, 3)
+
+
+def test_one_query_that_is_too_large_is_refused() -> None:
+    with (
+        serving(make_app(BM25, Limits(max_body_bytes=160))) as url,
+        closing(RemoteRetriever(url)) as retriever,
+        pytest.raises(QueryError, match=r"status 413, the body has more than 160 bytes.*--max-body-bytes"),
+    ):
+        retriever.search([*QUERIES, "river " * 60], 3)
+
+
+def test_a_large_batch_may_take_longer_than_a_request_may() -> None:
+    service = SearchR1Service(BM25)
+    lock, together = threading.Lock(), []
+
+    def slowly(request: httpx.Request) -> httpx.Response:
+        with lock:
+            together.append(1)
+            assert len(together) <= 4
+        time.sleep(0.15)
+        with lock:
+            together.pop()
+        return service.answer(request)
+
+    queries = [f"{query} {i}" for i in range(16) for query in QUERIES]
+    with closing(remote(slowly, batch_size=2, deadline=1.3, attempts=1)) as retriever:
+        start = time.monotonic()
+        assert retriever.search(queries, 3) == BM25.search(queries, 3)
+        assert time.monotonic() - start > 1.3  # 40 requests, four at a time
+
+
+def test_a_batch_fails_when_nothing_is_answered_for_as_long_as_a_request_may_take() -> None:
+    service, ended, asked = SearchR1Service(BM25), threading.Event(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) > 4:
+            ended.wait(30)
+        return service.answer(request)
+
+    queries = [f"{query} {i}" for i in range(16) for query in QUERIES]
+    with closing(remote(answer, batch_size=2, deadline=0.5, attempts=1)) as retriever:
+        with pytest.raises(RetrievalError, match=r"\d\d of 80 queries failed: .*of 0.5 s") as caught:
+            retriever.search(queries, 3)
+        assert caught.value.results is not None
+        assert 8 <= len([found for found in caught.value.results if found is not None]) <= 10
+        ended.set()
 
 
 def test_a_dead_replica_costs_no_query() -> None:

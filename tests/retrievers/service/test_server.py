@@ -180,7 +180,7 @@ def test_metrics_count() -> None:
         ("/retrieve", {"queries": None}, 422, r"queries is None"),
         ("/retrieve", {"queries": ["river", 7]}, 422, r"query 1 is 7: it must be a string"),
         ("/retrieve", {"query": ["river"]}, 422, r"query 0 is \['river'\]: it must be a string"),
-        ("/retrieve", {"queries": ["q"] * 1025}, 422, r"1025 queries: at most 1024 per request; split them"),
+        ("/retrieve", {"queries": ["q"] * 32_769, "topk": 2}, 413, r"65538 passages: at most 65536 .*--max-results"),
         ("/retrieve", {"query": "q" * (MAX_QUERY_CHARS + 1)}, 422, r"65537 characters: at most 65536; shorten 'qq"),
         ("/retrieve", b'{"query": "\\ud800"}', 422, r"query 0 contains half of a surrogate pair.*correct '.ud800'"),
         ("/retrieve", {"query": "q", "topk": 0}, 422, r"topk is 0: it must be an integer from 1 to 8 \(8 passages\)"),
@@ -205,12 +205,32 @@ def test_passages_per_request_have_a_limit() -> None:
     app = make_app(BM25, Limits(max_results=20, max_k=8))
     assert post(app, json={"queries": ["river"] * 5, "topk": 4}).status_code == 200
     refused = post(app, json={"queries": ["river"] * 5, "topk": 5})
-    assert refused.status_code == 422
+    assert refused.status_code == 413
     assert refused.json()["detail"] == (
-        "5 queries with topk 5 are 25 passages: at most 20 per request; split the queries, 4 a request, or lower topk"
+        "5 queries with topk 5 are 25 passages: at most 20 per request (--max-results); split the queries, "
+        "4 a request, or lower topk"
     )
-    many = make_app(BM25Retriever([*CORPUS] + [Passage(f"n{i}", "River", f"{i}") for i in range(100)]))
-    assert post(many, json={"queries": ["river"] * 1024, "topk": 100}).status_code == 422
+
+
+def test_a_response_has_a_limit_of_bytes() -> None:
+    found = json.dumps({"result": [documents("river", 2)] * 3})
+    queries = ["river"] * 3
+    for path, body in (("/retrieve", {"queries": queries, "topk": 2}), ("/sample", {"n": 3, "seed": 0})):
+        app = make_app(BM25, Limits(max_response_bytes=2 * len(found)))
+        assert post(app, path, json=body).status_code == 200
+        refused = post(make_app(BM25, Limits(max_response_bytes=200)), path, json=body)
+        assert refused.status_code == 413
+        assert refused.json()["detail"] == (
+            "the response has more than 200 bytes, the maximum (--max-response-bytes): split the request, or lower topk"
+        )
+
+
+def test_no_more_is_searched_for_a_response_that_is_too_large() -> None:
+    retriever = GatedRetriever(opened=True)
+    limits = Limits(max_response_bytes=600, max_batch=2)
+    queries = [f"river {i}" for i in range(20)]
+    assert post(make_app(retriever, limits), json={"queries": queries, "topk": 1}).status_code == 413
+    assert 2 <= len(retriever.searches) <= 5
 
 
 # ---------------------------------------------------------------- requests that a page of another site could send
@@ -298,7 +318,9 @@ def test_large_bodies_are_refused_over_a_network() -> None:
         for content in (b" " * 100_001, b" " * 399_999, chunks()):
             answer = client.post(f"{url}/retrieve", content=content, headers=JSON_TYPE)
             assert answer.status_code == 413
-            assert answer.json()["detail"] == "the body has more than 100000 bytes, the maximum: send less"
+            assert answer.json()["detail"] == (
+                "the body has more than 100000 bytes, the maximum (--max-body-bytes): split the request"
+            )
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as endless:
             endless.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
             with pytest.raises(OSError, match=r"reset|Broken pipe"):  # noqa: PT012
@@ -384,7 +406,8 @@ def test_too_many_waiting_are_sent_away() -> None:
     retriever = GatedRetriever()
 
     async def conversation(client: httpx.AsyncClient) -> None:
-        large = asyncio.create_task(client.post("/retrieve", json={"queries": ["river"] * 9, "topk": 1}))
+        queries = [f"river {i}" for i in range(9)]
+        large = asyncio.create_task(client.post("/retrieve", json={"queries": queries, "topk": 1}))
         await until_waiting(client, 9)  # alone, it is taken whatever the limit
         refused = await client.post("/retrieve", json={"queries": ["river"]})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
@@ -394,6 +417,89 @@ def test_too_many_waiting_are_sent_away() -> None:
         assert (await client.post("/retrieve", json={"queries": ["river"]})).status_code == 200
 
     talk(make_app(retriever, Limits(max_waiting=5)), conversation)
+
+
+SEARCH_R1_BATCH = 2560  # 512 questions, five rollouts each
+
+
+def search_r1_batch(queries: list[str], url: str) -> list[str]:
+    """The texts of a batch as Search-R1's client gets them: `batch_search` of its `LLMGenerationManager`."""
+    payload = {"queries": queries, "topk": 3, "return_scores": True}
+    answer = httpx.post(
+        url,
+        content=json.dumps(payload),
+        headers={**JSON_TYPE, "user-agent": "python-requests/2.32.3"},
+        timeout=None,
+        trust_env=False,
+    )
+    texts = []
+    for result in answer.json()["result"]:
+        text = ""
+        for place, item in enumerate(result):
+            assert isinstance(item["score"], float)
+            content = item["document"]["contents"]
+            title = content.split("\n")[0]
+            text += f"Doc {place + 1}(Title: {title}) " + "\n".join(content.split("\n")[1:]) + "\n"
+        texts.append(text)
+    return texts
+
+
+def search_r1_text(query: str) -> str:
+    """What Search-R1 shows its policy for a query."""
+    found = BM25.search([query], 3)[0]
+    return "".join(f'Doc {i}(Title: "{p.title}") {p.text}\n' for i, p in enumerate(found, start=1))
+
+
+@pytest.mark.parametrize("distinct", [512, SEARCH_R1_BATCH])
+def test_a_whole_batch_of_search_r1_is_one_request(distinct: int) -> None:
+    retriever = GatedRetriever(opened=True)
+    queries = [f"{QUERIES[i % distinct % 5]} \u00e9 {i % distinct}" for i in range(SEARCH_R1_BATCH)]
+    with serving(make_app(retriever)) as url, ThreadPoolExecutor(2) as pool:
+        batches = [pool.submit(search_r1_batch, queries, f"{url}/retrieve") for _ in range(2)]
+        expected = [search_r1_text(query) for query in queries[:distinct]] * (SEARCH_R1_BATCH // distinct)
+        assert [batch.result() for batch in batches] == [expected, expected]
+    assert max(len(asked) for asked, _ in retriever.searches) <= Limits().max_batch
+
+
+def test_other_requests_are_searched_between_the_parts_of_a_large_one() -> None:
+    retriever = GatedRetriever()
+    limits = Limits(max_batch=4, max_waiting=16)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        async def ask(name: str, queries: int) -> httpx.Response:
+            return await client.post("/retrieve", json={"queries": [f"{name} {i}" for i in range(queries)], "topk": 1})
+
+        tasks = [asyncio.create_task(ask("river", 20))]
+        await until_waiting(client, 4)
+        tasks.append(asyncio.create_task(ask("Paris", 12)))
+        await until_waiting(client, 8)
+        tasks.append(asyncio.create_task(ask("Tagus", 2)))
+        await until_waiting(client, 10)
+        retriever.gate.set()
+        for answer, queries in zip(await asyncio.gather(*tasks), (20, 12, 2), strict=True):
+            assert [len(found) for found in answer.json()["result"]] == [1] * queries
+
+    talk(make_app(retriever, limits), conversation)
+    order = [asked[0].split()[0] for asked, _ in retriever.searches]
+    assert order[:3] == ["river", "Paris", "Tagus"]  # the small request waits for a part of each large one
+    assert order[3:] == ["river", "Paris", "river", "Paris", "river", "river"]
+
+
+def test_a_large_request_does_not_keep_others_away() -> None:
+    retriever = GatedRetriever()
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        large = {"queries": [f"river {i}" for i in range(50)], "topk": 1}
+        tasks = [asyncio.create_task(client.post("/retrieve", json=large)) for _ in range(2)]
+        await until_waiting(client, 4)
+        tasks.append(asyncio.create_task(client.post("/retrieve", json={"query": "river"})))
+        await until_waiting(client, 5)
+        refused = await client.post("/retrieve", json={"query": "river"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        retriever.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200] * 3
+
+    talk(make_app(retriever, Limits(max_batch=2, max_waiting=5)), conversation)
 
 
 def spoilt(*, by: Exception, at: str = "") -> Callable[[Sequence[str]], None]:
@@ -469,6 +575,21 @@ def test_what_was_found_before_a_failure_in_part_is_given() -> None:
 
     talk(make_app(retriever), conversation)
     assert len(retriever.searches) == 2
+
+
+def test_a_client_that_hangs_up_ends_its_large_request() -> None:
+    retriever = GatedRetriever()
+    body = json.dumps({"queries": [f"river {i}" for i in range(9)]}).encode()
+    with serving(make_app(retriever, Limits(max_batch=3))) as url, httpx.Client(trust_env=False, timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            while "retriever_waiting_queries 3.0" not in client.get(f"{url}/metrics").text:
+                pass
+        while "retriever_waiting_queries 0.0" not in client.get(f"{url}/metrics").text:
+            pass
+        retriever.gate.set()
+        assert client.post(f"{url}/retrieve", json={"query": "river"}).status_code == 200
+    assert [len(asked) for asked, _ in retriever.searches] == [3, 1]
 
 
 def test_a_client_that_hangs_up_takes_its_queries_with_it() -> None:
