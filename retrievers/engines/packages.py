@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from retrievers.formats.parquet import MissingPackageError
+from retrievers.reading import MissingPackageError
 
 
 def optional(module: str, extra: str, needed_by: str) -> Any:
