@@ -38,8 +38,9 @@ def query_vectors(encoder: Encoder, queries: Sequence[str]) -> tuple[Vectors, di
     """Unit vectors [queries, dimension], and what is wrong with those that are none, by position."""
     vectors, usable = _checked(encoder, encoder.encode_queries(queries), len(queries))
     return vectors, {
-        int(i): f"query {queries[i][:80]!r}: its vector is {_kind(vectors[i])}; {REPAIR}"
-        for i in np.flatnonzero(~usable)
+        i: f"query {query[:80]!r}: its vector is {_kind(vectors[i])}; {REPAIR}"
+        for i, query in enumerate(queries)
+        if not usable[i]
     }
 
 

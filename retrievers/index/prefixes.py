@@ -123,7 +123,7 @@ def choose_prefixes(name: str, query: str | None, passage: str | None, config: d
         else:
             chosen.append(Prefix("", "the model has no such prompt, and its name is not a known one"))
     undecided = known is None and not any(given is not None for given in (query, passage)) and not any(prompts.values())
-    return Prefixes(*chosen, hint=_hint(Path(name)) if undecided else "")
+    return Prefixes(chosen[0], chosen[1], _hint(Path(name)) if undecided else "")
 
 
 def own_prompts(config: dict[str, Any]) -> dict[str, str]:
