@@ -153,7 +153,7 @@ class SentenceEncoder:
         self.max_length = max_length or limit
         if self.max_length is not None:
             modules.limit_length(self.model, self.max_length)
-        self.prefixes = choose_prefixes(name, query_prefix, passage_prefix, _config(name))
+        self.prefixes = choose_prefixes(name, query_prefix, passage_prefix, _config(name, self.model.prompts))
         self.query_prefix, self.passage_prefix = self.prefixes.query.text, self.prefixes.passage.text
         logger.info("%s: %s", name, self.prefixes)
         self.tasks = modules.tasks(self.model)
@@ -222,12 +222,15 @@ class SentenceEncoder:
         return digest.hexdigest()[:16]
 
 
-def _config(name: str) -> dict[str, Any]:
-    """The content of a model's `config_sentence_transformers.json`; {} if it has none."""
-    from sentence_transformers.util import load_file_path
+def _config(name: str, prompts: dict[str, str]) -> dict[str, Any]:
+    """The content of a model folder's `config_sentence_transformers.json`; {} if it has none.
 
-    path = load_file_path(name, PROMPTS)
-    if path is None:
+    Of a model of the Hub, the `prompts` that were loaded from it, without the empty ones, which may be the library's.
+    """
+    if not Path(name).is_dir():
+        return {"prompts": {key: text for key, text in prompts.items() if text}}
+    path = Path(name) / PROMPTS
+    if not path.is_file():
         return {}
     try:
         return read_json_object(path)

@@ -26,7 +26,7 @@ from retrievers.random_streams import random_stream
 ENOUGH = 0.95  # share of the sample that must find itself
 SAMPLE, SECONDS = 256, 30.0  # passages of the sample; no more are encoded after so many seconds
 TRIED = 16  # passages for every other way to write them
-SAME = 0.99  # inner product of a passage's vector with the stored one that rounding explains
+SAME = 0.998  # inner product of a passage's vector with the stored one that rounding explains
 TIE = 1e-3  # vectors of a text and its copy differ by less
 
 USUAL = "title, newline, text"
@@ -53,11 +53,11 @@ class Hits:
         """Whether the index is taken for one of this corpus."""
         return self.share >= ENOUGH
 
-    def better_than(self, other: Hits) -> bool:
-        """Whether more passages find themselves, or the same with vectors that are closer than rounding explains."""
+    def better_than(self, other: Hits, margin: float) -> bool:
+        """Whether more passages find themselves, or the same with vectors that are closer by at least `margin`."""
         if abs(self.share - other.share) > 0.02:
             return self.share > other.share
-        return self.own > other.own + 0.01
+        return self.own > other.own + margin
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def verify(
     said = f"{path}: {hits.share:.0%} of {len(rows)} sampled passages find themselves in it, {ENOUGH:.0%} must"
     if not hits.enough:
         _check_parameters(index, corpus, rows, vectors, said)
-    way, best = _best_way(index, corpus, rows[:TRIED], encoder)
     few = measure(index, corpus, rows[:TRIED], vectors[:TRIED])
-    if not best.better_than(few) or not best.enough:
+    way, best = _best_way(index, corpus, rows[:TRIED], encoder, few)
+    if way == Way(USUAL, None) or not best.enough:
         way, best = Way(USUAL, None), hits
     if way.prefix is not None:
         raise IndexMismatchError(
@@ -163,15 +163,19 @@ def _ways(encoder: Encoder) -> Iterator[Way]:
                 yield Way(format, other)
 
 
-def _best_way(index: VectorIndex, corpus: Sequence[Passage], rows: Ids, encoder: Encoder) -> tuple[Way, Hits]:
-    """The way to write passages whose vectors are closest to the stored ones; the encoder's own prefix on a tie."""
-    ways = list(_ways(encoder))
-    found = [measure(index, corpus, rows, _encode(encoder, corpus, rows, way)) for way in ways]
-    best = 0
-    for number, hits in enumerate(found):
-        if hits.better_than(found[best]):
-            best = number
-    return ways[best], found[best]
+def _best_way(
+    index: VectorIndex, corpus: Sequence[Passage], rows: Ids, encoder: Encoder, usual: Hits
+) -> tuple[Way, Hits]:
+    """The way to write passages whose vectors are closest to the stored ones, where `usual` is that of the encoder.
+
+    Another prefix must be closer by more than another format, since it is an error and the format is not.
+    """
+    best = Way(USUAL, None), usual
+    for way in _ways(encoder):
+        hits = measure(index, corpus, rows, _encode(encoder, corpus, rows, way))
+        if hits.better_than(best[1], 0.002 if way.prefix is None else 0.01):
+            best = way, hits
+    return best
 
 
 def _encode(encoder: Encoder, corpus: Sequence[Passage], rows: Ids, way: Way) -> Vectors:

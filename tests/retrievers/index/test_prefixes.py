@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from encoder_models import save
+from sentence_transformers import SentenceTransformer
 
 from retrievers.index.encoder import SentenceEncoder
 from retrievers.index.prefixes import choose_prefixes, own_prompts, prefixes_of
@@ -158,3 +159,28 @@ def test_a_link_into_the_cache_is_followed(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     (tmp_path / "encoder").symlink_to(snapshot)
     assert prefixes_of(str(tmp_path / "encoder")) == ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "query", "passage"),
+    [
+        ("all-MiniLM-L6-v2", {}, "", ""),  # sentence-transformers knows the owner of a bare name
+        ("Qwen/Qwen3-Embedding-0.6B", {"query": "Own: "}, "Own: ", ""),
+        ("intfloat/e5-base-v2", {}, "query: ", "passage: "),
+    ],
+)
+def test_a_model_of_the_hub_needs_no_second_download(
+    name: str,
+    prompts: dict[str, str],
+    query: str,
+    passage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = save("static", tmp_path, prompts=prompts)
+    monkeypatch.setattr(
+        "sentence_transformers.SentenceTransformer",
+        lambda asked, **settings: SentenceTransformer(folder, **settings),
+    )
+    encoder = SentenceEncoder(name, device="cpu")
+    assert (encoder.query_prefix, encoder.passage_prefix) == (query, passage)
