@@ -90,19 +90,19 @@ def verify(
         _check_parameters(index, corpus, rows, vectors, said)
     few = measure(index, corpus, rows[:TRIED], vectors[:TRIED])
     way, best = _best_way(index, corpus, rows[:TRIED], encoder, few)
-    if way == Way(USUAL, None) or not best.enough:
+    if way == Way(USUAL, None) or best.share < 0.9:  # of so few; all are measured below
         way, best = Way(USUAL, None), hits
     if way.prefix is not None:
         raise IndexMismatchError(
-            f"{said}; written as {way} it is {best.share:.0%}, with inner products of {best.own:.3f} instead of "
-            f"{few.own:.3f}: the index was built with this prefix; pass --passage-prefix {way.prefix!r}, and the query "
-            "prefix that belongs to it as --query-prefix"
+            f"{path}: its vectors have an inner product of {best.own:.3f} with those of passages written as {way}, and "
+            f"of {few.own:.3f} as this encoder writes them: the index was built with this prefix; pass "
+            f"--passage-prefix {way.prefix!r}, and the query prefix that belongs to it as --query-prefix"
         )
     if way.format != USUAL:
         best = measure(index, corpus, rows, _encode(encoder, corpus, rows, way))
     if best.enough:
         return _recorded(best, way.format)
-    raise IndexMismatchError(f"{said}; {_diagnosis(hits, best)}")
+    raise IndexMismatchError(f"{said}; {_diagnosis(hits)}")
 
 
 def measure(index: VectorIndex, corpus: Sequence[Passage], rows: Ids, vectors: Vectors) -> Hits:
@@ -185,7 +185,7 @@ def _encode(encoder: Encoder, corpus: Sequence[Passage], rows: Ids, way: Way) ->
     return passage_vectors(encoder, [FORMATS[way.format](corpus[int(row)]) for row in rows])
 
 
-def _diagnosis(hits: Hits, best: Hits) -> str:
+def _diagnosis(hits: Hits) -> str:
     if hits.nearest >= 0.97 or hits.shifted >= ENOUGH:
         shift = f" (most are found {hits.shift:+d} rows away)" if hits.shifted > 0.5 and hits.shift else ""
         return (
