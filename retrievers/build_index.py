@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from retrievers.base import IndexMismatchError, RetrieverError
 from retrievers.bm25 import BM25Retriever, BM25Settings, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, has_random_access, survey_corpus
-from retrievers.digests import file_digest
+from retrievers.index.adopt import adopt
 from retrievers.index.encoder import Encoder, SentenceEncoder
 from retrievers.index.manifest import write_manifest
 from retrievers.index.plan import Plan, plan_dense
@@ -56,9 +57,9 @@ class Args:
     max_length: int | None = None
     """Maximum tokens per passage; None: the encoder's limit."""
     query_prefix: str | None = None
-    """Prefix of every query; None: the encoder's own prompt, else the convention of its family."""
+    """Prefix of every query ("" for none); None: the encoder's own prompt, else that of its model card."""
     passage_prefix: str | None = None
-    """Prefix of every passage; None: the encoder's own prompt, else the convention of its family."""
+    """Prefix of every passage ("" for none); None: the encoder's own prompt, else that of its model card."""
     batch_size: int | None = None
     """Passages per encoder batch; None: chosen by free memory."""
     shard_size: int = 20_000
@@ -68,7 +69,7 @@ class Args:
     keep_vectors: bool = True
     """Keep the vectors (2 bytes per dimension) beside the index, for `--vectors`."""
     adopt: Path | None = None
-    """An existing faiss index file of this corpus, in the same order and with this encoder: linked, not built."""
+    """An index file of faiss or hnswlib of this corpus and encoder: checked with some passages, then linked."""
     adopt_sha256: str = ""
     """SHA-256 of the adopted file, as published with it: checked before the file is opened."""
     recall_queries: int = 500
@@ -126,6 +127,8 @@ class Builder:
             dtype=args.dtype,
             batch_size=args.batch_size,
         )
+        if (prefixes := getattr(encoder, "prefixes", None)) is not None:
+            self.progress.console.print(f"{args.encoder}: {prefixes}", soft_wrap=True, markup=False)
         engine_of(args.index).check(args.index, encoder.dimension)
         with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
             return self._dense(corpus, survey, encoder)
@@ -133,32 +136,26 @@ class Builder:
     def _dense(self, corpus: DiskCorpus, survey: Survey, encoder: Encoder) -> bool:
         args = self.args
         settings = {"corpus": survey.hash, "encoder": encoder.fingerprint(), "shard_size": args.shard_size}
-        own = args.vectors is None and args.adopt is None  # this build encodes the vectors
+        if args.adopt is not None:
+            return self._adopt(args.adopt, corpus, survey, encoder)
+        own = args.vectors is None  # this build encodes the vectors
         folder = self.work / "vectors" if args.vectors is None else kept_vectors(args.vectors, survey.hash, encoder)
         done = encoded(folder, settings, survey.passages) if own else survey.passages
         sample = [corpus[int(i)] for i in np.linspace(0, len(corpus) - 1, min(64, len(corpus)))]
         if not self._agreed(plan_dense(len(corpus), encoder, args.index, sample, encoded=done)):
             return False
         quality: dict[str, float] = {}
-        if args.adopt is not None:
-            index = self._adopt(args.adopt, encoder)
-        else:
-            if own:
-                encode_shards(corpus, encoder, folder, settings, self._bar("encoding passages", len(corpus)))
-            shards = open_shards(folder, len(corpus))
-            index = VectorIndex.build(
-                args.index, shards, parameters=args.parameters, progress=self._bar("indexing vectors", len(corpus))
-            )
-            index.save(self.work / "index")
-            if not is_exact(args.index):
-                queries, bar = min(args.recall_queries, len(corpus)), self._bar("exact search", len(corpus))
-                quality = title_recall(index, shards, corpus, encoder, queries, bar)
-                self.progress.console.print(f"compared with exact search, {queries} titles: {quality}")
-        if len(index) != len(corpus):
-            raise IndexMismatchError(
-                f"{args.adopt}: {len(index)} vectors for the {len(corpus)} passages of {args.corpus}; "
-                "pass the index of this corpus"
-            )
+        if own:
+            encode_shards(corpus, encoder, folder, settings, self._bar("encoding passages", len(corpus)))
+        shards = open_shards(folder, len(corpus))
+        index = VectorIndex.build(
+            args.index, shards, parameters=args.parameters, progress=self._bar("indexing vectors", len(corpus))
+        )
+        index.save(self.work / "index")
+        if not is_exact(args.index):
+            queries, bar = min(args.recall_queries, len(corpus)), self._bar("exact search", len(corpus))
+            quality = title_recall(index, shards, corpus, encoder, queries, bar)
+            self.progress.console.print(f"compared with exact search, {queries} titles: {quality}")
         self._finish(corpus, survey, encoder, index, quality)
         return True
 
@@ -192,26 +189,27 @@ class Builder:
             plan.check(self.args.output)
         return not self.args.estimate_only
 
-    def _adopt(self, path: Path, encoder: Encoder) -> VectorIndex:
-        """Link (or copy) an existing index file into the folder."""
-        if not path.is_file():
-            raise IndexMismatchError(f"{path}: no such file; --adopt takes a faiss index file")
-        found = file_digest(path)["sha256"]
-        if found != (self.args.adopt_sha256.lower() or found):
-            raise IndexMismatchError(
-                f"{path}: its SHA-256 is {found}, --adopt-sha256 is {self.args.adopt_sha256}; download it again"
-            )
-        self.progress.console.print(f"{path}: SHA-256 {found}", soft_wrap=True)
-        target = self.work / "index"
-        target.unlink(missing_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:  # another file system
-            shutil.copyfile(path, target)
-        return VectorIndex.load(target, self.args.index, encoder.dimension, self.args.parameters)
+    def _adopt(self, path: Path, corpus: DiskCorpus, survey: Survey, encoder: Encoder) -> bool:
+        """Take an existing index file into the folder."""
+        args = self.args
+        if args.estimate_only:
+            self.progress.console.print(f"{path}: nothing is built; a few hundred passages are encoded to check it")
+            return False
+        index, quality = adopt(
+            path,
+            self.work / "index",
+            args.index,
+            args.parameters,
+            corpus,
+            encoder,
+            args.adopt_sha256,
+            lambda line: self.progress.console.print(line, soft_wrap=True, markup=False),
+        )
+        self._finish(corpus, survey, encoder, index, quality)
+        return True
 
     def _finish(
-        self, corpus: DiskCorpus, survey: Survey, encoder: Encoder, index: VectorIndex, quality: dict[str, float]
+        self, corpus: DiskCorpus, survey: Survey, encoder: Encoder, index: VectorIndex, quality: Mapping[str, Any]
     ) -> None:
         """Write the manifest, then rename the folder to its final name."""
         args, state = self.args, corpus.path.stat()
@@ -226,7 +224,7 @@ class Builder:
             },
             "encoder": {"name": getattr(encoder, "name", ""), "fingerprint": encoder.fingerprint()},
             "index": {
-                "spec": args.index,
+                "spec": index.spec,
                 "parameters": index.parameters,
                 "dimension": index.dimension,
                 "bytes": (self.work / "index").stat().st_size,

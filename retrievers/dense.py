@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
+from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage, RetrievalError
 from retrievers.corpus import DiskCorpus, corpus_hash
+from retrievers.index.checked import passage_vectors, query_vectors
 from retrievers.index.encoder import Encoder, SentenceEncoder, check_encoder
 from retrievers.index.manifest import check_index, checked_manifest, index_kind
 from retrievers.index.vector_index import VectorIndex
@@ -42,7 +43,7 @@ class DenseRetriever(CorpusRetriever):
         """Encode and index passages in memory; `index` and `parameters` as in `VectorIndex`."""
         if not passages:
             raise CorpusError("no passages: a dense index needs at least one")
-        vectors = encoder.encode_passages(passages)
+        vectors = passage_vectors(encoder, passages)
         return cls(passages, encoder, VectorIndex.build(index, [vectors], parameters=parameters))
 
     @classmethod
@@ -78,13 +79,7 @@ class DenseRetriever(CorpusRetriever):
             )
         built = manifest["encoder"]
         if encoder is None:
-            settings = built["fingerprint"]
-            encoder = SentenceEncoder(
-                built["name"],
-                query_prefix=settings["query_prefix"],
-                passage_prefix=settings["passage_prefix"],
-                max_length=settings["max_length"],
-            )
+            encoder = _recorded_encoder(folder, built)
         check_encoder(encoder.fingerprint(), built["fingerprint"], str(folder))
         index = VectorIndex.load(
             folder / "index",
@@ -106,17 +101,29 @@ class DenseRetriever(CorpusRetriever):
         return cls.load(source, passages=passages)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """See `Retriever`. A query whose vector is zero or not finite has no neighbours and fails (`RetrievalError`
+        with the results of the others), as when a model overflows in float16.
+        """
         self.check(queries, k)
         asked = [i for i, query in enumerate(queries) if query.strip()]
         found: list[list[Passage]] = [[] for _ in queries]
-        if asked:
-            vectors = self.encoder.encode_queries([queries[i] for i in asked])
-            for i, scores, rows in zip(asked, *self.index.search(vectors, k), strict=True):
-                found[i] = [
+        if not asked:
+            return found
+        vectors, unusable = query_vectors(self.encoder, [queries[i] for i in asked])
+        usable = [n for n in range(len(asked)) if n not in unusable]
+        if usable:
+            for n, scores, rows in zip(usable, *self.index.search(vectors[usable], k), strict=True):
+                found[asked[n]] = [
                     self.passages[int(row)].with_score(float(s))
                     for row, s in zip(rows, scores, strict=True)
                     if row >= 0
                 ]
+        if unusable:
+            failed = {asked[n] for n in unusable}
+            raise RetrievalError(
+                f"{len(unusable)} of {len(queries)} queries have no vector, first {unusable[min(unusable)]}",
+                [None if i in failed else passages for i, passages in enumerate(found)],
+            )
         return found
 
     def fingerprint(self) -> dict[str, Any]:
@@ -132,6 +139,18 @@ class DenseRetriever(CorpusRetriever):
     def close(self) -> None:
         if isinstance(self.passages, DiskCorpus):
             self.passages.close()
+
+
+def _recorded_encoder(folder: Path, built: dict[str, Any]) -> Encoder:
+    """The encoder of a manifest, with the prefixes and the length that its vectors were made with."""
+    settings = built["fingerprint"]
+    recorded = {key: settings[key] for key in ("query_prefix", "passage_prefix", "max_length") if key in settings}
+    if len(recorded) < 3:
+        raise IndexMismatchError(
+            f"{folder}: built with an encoder that its manifest can't open again ({settings.get('model')!r}); pass it "
+            "as DenseRetriever.load(folder, encoder=...)"
+        )
+    return SentenceEncoder(built["name"], **recorded)
 
 
 def _open_corpus(folder: Path, recorded: dict[str, Any]) -> DiskCorpus:

@@ -1,4 +1,4 @@
-"""An encoder without a model: bags of hashed words."""
+"""Encoders without a model: bags of hashed words."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ class WordEncoder:
 
     def fingerprint(self) -> dict[str, Any]:
         return {"model": "words", "salt": self.salt, "dimension": self.dimension}
+
+
+class SpoiledEncoder(WordEncoder):
+    """As a model that overflows: the vector of a text with the word `spoiled` holds `value` in every place."""
+
+    def __init__(self, value: float, dimension: int = 64) -> None:
+        super().__init__(dimension)
+        self.value = value
+
+    def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        vectors = super().encode_queries(queries)
+        vectors[[i for i, query in enumerate(queries) if "spoiled" in query]] = self.value
+        return vectors

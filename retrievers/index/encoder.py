@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from retrievers.base import IndexMismatchError, Passage, RetrieverError
-from retrievers.reading import FileError, one_line, read_json
+from retrievers.index import modules
+from retrievers.index.prefixes import PROMPTS, choose_prefixes, prefixes_of
+from retrievers.reading import FileError, one_line, read_json, read_json_object
+
+__all__ = ["Encoder", "EncoderError", "SentenceEncoder", "check_encoder", "check_modules", "prefixes_of"]
 
 Vectors = NDArray[np.float32]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-# (query prefix, passage prefix) by a part of the model's name; the first match applies. From the model cards.
-PREFIXES = (
-    ("e5-mistral", ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", "")),
-    ("e5-large-instruct", ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", "")),
-    ("e5", ("query: ", "passage: ")),  # intfloat/e5-*, multilingual-e5-*
-    ("bge-m3", ("", "")),
-    ("bge", ("Represent this sentence for searching relevant passages: ", "")),  # BAAI/bge-*-en(-v1.5)
-    ("nomic-embed", ("search_query: ", "search_document: ")),
-    ("gte", ("", "")),  # thenlper/gte-*, Alibaba-NLP/gte-*-v1.5
-)
+logger = logging.getLogger(__name__)
 
 
 class EncoderError(RetrieverError, ValueError):
-    """An encoder that can't be loaded or used."""
+    """An encoder that can't be loaded or used, or a passage without a vector."""
 
 
 class Encoder(Protocol):
-    """Interface of a dense retriever's model: unit vectors [texts, dimension], float32."""
+    """Interface of a dense retriever's model: unit vectors [texts, dimension], float32.
+
+    Whoever calls an encoder checks its vectors (`checked.py`). If it has a `name`, an index records it; if it has
+    `prefixes`, `build_index` prints them.
+    """
 
     dimension: int
 
@@ -62,28 +61,39 @@ def check_encoder(encoder: dict[str, Any], built: dict[str, Any], where: str) ->
             )
 
 
-def prefixes_of(name: str) -> tuple[str, str]:
-    """Query and passage prefix for a model name or folder; empty ones for a plain model (all-MiniLM, mpnet)."""
-    name = Path(name).name.lower()
-    return next((prefixes for part, prefixes in PREFIXES if part in name), ("", ""))
+def unit_length(vectors: NDArray[Any]) -> tuple[Vectors, NDArray[np.bool_]]:
+    """Vectors [texts, dimension] of length one, and which ones are: those that were zero or not finite stay as is."""
+    vectors = np.asarray(vectors, np.float32)
+    # Lengths in float64: squares of large numbers overflow float32, of small ones vanish.
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    return (vectors / np.where(usable, lengths, 1.0)).astype(np.float32), usable[:, 0]
 
 
 def check_modules(name: str) -> None:
     """Raise `EncoderError` if a model folder names modules of another library, which importing would run."""
-    path = Path(name) / "modules.json"
-    if not path.is_file():
-        return
+    folder = Path(name)
     try:
-        modules = read_json(path)
+        for path in (folder / "modules.json", *sorted(folder.rglob("router_config.json"))):
+            if path.is_file():
+                content = read_json(path)
+                found = content.get("types", {}) if isinstance(content, dict) and "types" in content else content
+                for module in (
+                    found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
+                ):
+                    _check_module(path, module.get("type") if isinstance(module, dict) else module)
+        for path in sorted(folder.rglob("wordembedding_config.json")):
+            _check_module(path, read_json_object(path).get("tokenizer_class"))
     except FileError as error:
         raise EncoderError(f"{error}; restore the file") from error
-    for module in modules if isinstance(modules, list) else [modules]:
-        kind = module.get("type") if isinstance(module, dict) else module
-        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
-            raise EncoderError(
-                f"{path}: module type {str(kind)[:80]!r}; only modules of sentence_transformers are loaded, since the "
-                "import of any other would run its code"
-            )
+
+
+def _check_module(path: Path, kind: object) -> None:
+    if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+        raise EncoderError(
+            f"{path}: module type {str(kind)[:80]!r}; only modules of sentence_transformers are loaded, since the "
+            "import of any other would run its code"
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -91,17 +101,19 @@ def _reason(error: Exception) -> str:
 
 
 class SentenceEncoder:
-    """A sentence-transformers model.
+    """A sentence-transformers model: any that turns text into one vector, also with other weights for queries.
 
     Args:
         name: model name or folder.
-        query_prefix, passage_prefix: prepended to every text; None: the model's own prompts, else the convention
-            of its family (`PREFIXES`).
+        query_prefix, passage_prefix: prepended to every text; None: the model's own prompts, else those of its model
+            card if its name is known, else none (`prefixes.py`). `prefixes` says which, and where they are from.
         max_length: maximum tokens per text; None: the model's own limit.
-        dtype: of the weights. `auto`: float16 on a GPU, float32 elsewhere. bfloat16 is about three times as fast on
-            CPUs with AVX512-BF16.
+        dtype: of the weights of transformers. `auto`: float16 on a GPU, float32 elsewhere. bfloat16 is about three
+            times as fast on CPUs with AVX512-BF16.
         device: `cuda`, `cpu`, ...; None: a GPU if there is one.
         batch_size: texts per batch; None: chosen by free memory.
+
+    `max_length` is None for a model that reads texts of any length (static embeddings, bags of words).
     """
 
     def __init__(
@@ -118,6 +130,8 @@ class SentenceEncoder:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.util import get_device_name
 
+        if not name:
+            raise EncoderError("the name of the encoder is empty: pass a model name or a folder")
         if dtype not in DTYPES:
             raise EncoderError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
         self.device = device or get_device_name()
@@ -131,50 +145,63 @@ class SentenceEncoder:
             raise EncoderError(
                 f"{name}: can't be loaded as a sentence-transformers model ({_reason(error)})"
             ) from error
-        limit = self.model.get_max_seq_length() or 512
-        if max_length is not None and not 1 <= max_length <= limit:
-            raise EncoderError(f"max_length={max_length}: must be from 1 to the {limit} tokens that {name} supports")
+        limit = modules.length_limit(self.model)
+        if max_length is not None and not 1 <= max_length <= (limit or 0):
+            rule = f"from 1 to the {limit} tokens that {name} supports" if limit else f"left out: {name} has no limit"
+            raise EncoderError(f"max_length={max_length}: must be {rule}")
         self.name = name
-        self.max_length = self.model.max_seq_length = max_length or limit
-        self.dimension = int(self.model.get_embedding_dimension() or 0)
-        prompts, conventional = self.model.prompts, prefixes_of(name)
-        own = (prompts.get("query"), prompts.get("document") or prompts.get("passage"))
-        given = (query_prefix, passage_prefix)
-        self.query_prefix, self.passage_prefix = (
-            g if g is not None else (o or c) for g, o, c in zip(given, own, conventional, strict=True)
+        self.max_length = max_length or limit
+        if self.max_length is not None:
+            modules.limit_length(self.model, self.max_length)
+        self.prefixes = choose_prefixes(name, query_prefix, passage_prefix, _config(name, self.model.prompts))
+        self.query_prefix, self.passage_prefix = self.prefixes.query.text, self.prefixes.passage.text
+        logger.info("%s: %s", name, self.prefixes)
+        self.tasks = modules.tasks(self.model)
+        self.batch_size = batch_size or 1
+        self.dimension = self._measured_dimension()
+        self.batch_size = batch_size or modules.fitting_batch(
+            self.model, self.max_length, self.dimension, cuda=self.device.startswith("cuda")
         )
-        self.batch_size = batch_size or self._fitting_batch()
-
-    def _fitting_batch(self) -> int:
-        """Batch size whose activations take at most a quarter of the free memory; more than 1,024 is no faster."""
-        config = self.model[0].auto_model.config
-        # Per token, roughly: the widest layer (4 x hidden) and a few of the hidden size, in at most 4 bytes.
-        per_text = self.max_length * int(config.hidden_size) * 12 * 4
-        if not self.device.startswith("cuda"):
-            return int(np.clip(psutil.virtual_memory().available // 4 // per_text, 1, 64))  # fits into CPU caches
-        import torch
-
-        return int(np.clip(torch.cuda.mem_get_info()[0] // 4 // per_text, 1, 1024))
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        return self._encode([self.query_prefix + query for query in queries])
+        return self._encode(queries, self.tasks[0], self.query_prefix)
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
-        return self._encode([f"{self.passage_prefix}{p.title}\n{p.text}" for p in passages])
+        return self._encode([f"{p.title}\n{p.text}" for p in passages], self.tasks[1], self.passage_prefix)
 
-    def _encode(self, texts: list[str]) -> Vectors:
+    def _encode(self, texts: Sequence[str], task: str, prefix: str) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        # An empty prompt, since the prefixes are already added.
+        # The prefix is a prompt, not a part of the text, since some models leave it out of their pooling. An empty one
+        # keeps the library from choosing another.
         vectors = self.model.encode(
-            texts, prompt="", batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False
+            list(texts), task=task, prompt=prefix, batch_size=self.batch_size, show_progress_bar=False
         )
-        return np.asarray(vectors, np.float32)
+        # The length is taken in float32: the sum of squares overflows float16 where the vector itself does not.
+        return unit_length(np.asarray(vectors))[0]
+
+    def _measured_dimension(self) -> int:
+        """The dimension of a query's and a passage's vector, which a model may compute with other modules each."""
+        sizes = []
+        for task, prefix in zip(self.tasks, (self.query_prefix, self.passage_prefix), strict=True):
+            try:
+                sizes.append(int(self._encode(["a text"], task, prefix).shape[1]))
+            except Exception as error:  # a model of images or sound, a route that does not exist, a damaged module
+                raise EncoderError(
+                    f"{self.name}: can't encode a {task} ({_reason(error)}); use a model that turns text into a vector"
+                ) from error
+        if sizes[0] != sizes[1]:
+            raise EncoderError(
+                f"{self.name}: its queries have {sizes[0]} dimensions, its passages {sizes[1]}; use a model whose "
+                "routes have the same dimension"
+            )
+        return sizes[0]
 
     def fingerprint(self) -> dict[str, Any]:
         return {
             "model": Path(self.name).name,
             "weights": self._weights_hash(),
+            "modules": modules.description(self.model),
             "query_prefix": self.query_prefix,
             "passage_prefix": self.passage_prefix,
             "max_length": self.max_length,
@@ -191,4 +218,21 @@ class SentenceEncoder:
             if tensor.is_floating_point():
                 flat = tensor.detach().flatten()[:4096].to("cpu", torch.bfloat16)
                 digest.update(flat.view(torch.int16).numpy().tobytes())
+        digest.update(modules.vocabulary(self.model))
         return digest.hexdigest()[:16]
+
+
+def _config(name: str, prompts: dict[str, str]) -> dict[str, Any]:
+    """The content of a model folder's `config_sentence_transformers.json`; {} if it has none.
+
+    Of a model of the Hub, the `prompts` that were loaded from it, without the empty ones, which may be the library's.
+    """
+    if not Path(name).is_dir():
+        return {"prompts": {key: text for key, text in prompts.items() if text}}
+    path = Path(name) / PROMPTS
+    if not path.is_file():
+        return {}
+    try:
+        return read_json_object(path)
+    except FileError as error:
+        raise EncoderError(f"{error}; restore the file") from error

@@ -64,6 +64,29 @@ class Engine(ABC):
     def __len__(self) -> int:
         """Number of vectors."""
 
+    # ---------------------------------------------------------------- an index that somebody else built
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A description made from the index itself."""
+
+    @abstractmethod
+    def problem(self) -> str:
+        """Why its results can't be converted to inner products of unit vectors; "" if they can."""
+
+    @abstractmethod
+    def ids(self) -> Ids | None:
+        """The numbers that it returns for its vectors, in any order; None for 0, 1, 2, ..."""
+
+    @abstractmethod
+    def lengths(self, queries: Vectors) -> tuple[Vectors, float] | None:
+        """Lengths of the vectors nearest to some queries, and how far rounding may move one from 1; None if unknown."""
+
+    @staticmethod
+    @abstractmethod
+    def hardest_parameters(spec: str) -> str:
+        """Search parameters that find almost everything, slowly; "" for an index without parameters."""
+
     # ---------------------------------------------------------------- properties of a description, before it is built
 
     @staticmethod

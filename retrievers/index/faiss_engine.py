@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from retrievers.index import adopted_faiss
 from retrievers.index.engine import (
     EF_CONSTRUCTION,
     GRAPH_PARAMETERS,
@@ -51,7 +52,11 @@ class FaissEngine(Engine):
         faiss.write_index(self.index, str(path))
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+        import faiss
+
         scores, ids = self.index.search(queries, k)
+        if self.index.metric_type == faiss.METRIC_L2:  # of an index from elsewhere: squared distances of unit vectors
+            scores = 1 - scores / 2
         return scores, ids
 
     def set_parameters(self, parameters: str) -> None:
@@ -66,6 +71,24 @@ class FaissEngine(Engine):
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
+
+    def describe(self) -> str:
+        return adopted_faiss.describe(self.index)
+
+    def problem(self) -> str:
+        return adopted_faiss.problem(self.index)
+
+    def ids(self) -> Ids | None:
+        return adopted_faiss.ids(self.index)
+
+    def lengths(self, queries: Vectors) -> tuple[Vectors, float] | None:
+        return adopted_faiss.lengths(self.index, queries)
+
+    @staticmethod
+    def hardest_parameters(spec: str) -> str:
+        if lists := lists_of(spec):
+            return f"nprobe={lists}"
+        return "efSearch=2048" if "HNSW" in spec else ""
 
     @staticmethod
     def check(spec: str, dimension: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class HnswlibEngine(Engine):
     def load(cls, path: Path, spec: str, dimension: int, mmap: bool) -> HnswlibEngine:
         import hnswlib
 
-        index = hnswlib.Index("ip", dimension)
+        # A file holds neither its dimension nor its metric; for unit vectors all three metrics rank alike.
+        index = hnswlib.Index("ip", stored_dimension(path))
         index.load_index(str(path))
         return cls(index, spec)
 
@@ -54,8 +56,18 @@ class HnswlibEngine(Engine):
         if k > self._ef:  # it must not be below k
             self._ef = k
             self.index.set_ef(k)
-        rows, distances = self.index.knn_query(queries, k)
-        return 1 - distances, rows.astype(np.int64)
+        reachable = k
+        while True:
+            try:
+                rows, distances = self.index.knn_query(queries, reachable)
+                break
+            except RuntimeError:  # a graph may not connect all vectors: fewer than k are reached
+                reachable //= 2
+                if not reachable:
+                    raise
+        missing = ((0, 0), (0, k - reachable))
+        scores = np.pad(1 - distances, missing, constant_values=np.finfo(np.float32).min)
+        return scores, np.pad(rows.astype(np.int64), missing, constant_values=-1)
 
     def set_parameters(self, parameters: str) -> None:
         name, _, value = parameters.partition("=")
@@ -70,6 +82,31 @@ class HnswlibEngine(Engine):
 
     def __len__(self) -> int:
         return int(self.index.get_current_count())
+
+    def describe(self) -> str:
+        return "hnswlib"
+
+    def problem(self) -> str:
+        deleted = 0
+        for label in self.index.get_ids_list():
+            try:
+                self.index.unmark_deleted(label)
+                deleted += 1
+            except RuntimeError:  # of a label that is not deleted
+                continue
+        return f"{deleted} of its labels are marked as deleted, so that their passages are never found" * bool(deleted)
+
+    def ids(self) -> Ids | None:
+        return np.array(self.index.get_ids_list(), np.uint64).astype(np.int64)
+
+    def lengths(self, queries: Vectors) -> tuple[Vectors, float] | None:
+        labels, _ = self.index.knn_query(queries, 1)
+        vectors = np.asarray(self.index.get_items(labels[:, 0]), np.float32)
+        return np.linalg.norm(vectors, axis=1), 0.02
+
+    @staticmethod
+    def hardest_parameters(spec: str) -> str:
+        return "efSearch=2048"
 
     @staticmethod
     def check(spec: str, dimension: int) -> None:
@@ -90,3 +127,17 @@ class HnswlibEngine(Engine):
     @staticmethod
     def build_seconds(spec: str, vectors: int, dimension: int) -> float:
         return graph_seconds(vectors, dimension)
+
+
+def stored_dimension(path: Path) -> int:
+    """The dimension of the vectors in a file. Raises `RuntimeError` if its header is not that of hnswlib."""
+    with open(path, "rb") as file:
+        header = file.read(96)
+        size = file.seek(0, 2)
+    if len(header) < 96:
+        raise RuntimeError(f"{size} bytes, too few for an index of hnswlib")
+    # Begin of level 0, capacity, vectors, bytes of one, place of its label and of its vector.
+    begin, capacity, vectors, each, label, place = struct.unpack("<6Q", header[:48])
+    if begin or not place < label < each or (label - place) % 4 or vectors > capacity or vectors * each > size:
+        raise RuntimeError("its header is not that of an index of hnswlib")
+    return int(label - place) // 4

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from retrievers.base import Passage, RetrieverError
+from retrievers.index.checked import passage_vectors
 from retrievers.index.encoder import Encoder
 from retrievers.index.engine import BLOCK
 from retrievers.index.vector_index import engine_of
@@ -68,9 +69,9 @@ def plan_dense(passages: int, encoder: Encoder, spec: str, sample: Sequence[Pass
         sample: some of the passages, which are encoded to measure the speed.
         encoded: number of passages that already have vectors.
     """
-    encoder.encode_passages(sample[:8])  # the first call prepares buffers
+    passage_vectors(encoder, sample[:8])  # the first call prepares buffers
     start = time.perf_counter()
-    encoder.encode_passages(sample)
+    passage_vectors(encoder, sample)
     rate = len(sample) / (time.perf_counter() - start)
     engine, dimension = engine_of(spec), encoder.dimension
     index = passages * engine.bytes_per_vector(spec, dimension)

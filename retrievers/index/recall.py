@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from retrievers.corpus import DiskCorpus
-from retrievers.index.encoder import Encoder
+from retrievers.index.checked import query_vectors
+from retrievers.index.encoder import Encoder, EncoderError
 from retrievers.index.engine import Ids, Shards, Vectors, blocks
 from retrievers.index.vector_index import VectorIndex
 from retrievers.random_streams import random_stream
@@ -26,7 +27,10 @@ def title_recall(
     """`recall@1`, `recall@3` and `recall@10` of an index, with the titles of random passages as queries."""
     rows = random_stream("queries that measure recall", 0).choice(len(corpus), min(queries, len(corpus)), replace=False)
     passages = [corpus[int(row)] for row in rows]
-    vectors = encoder.encode_queries([p.title or p.text[:60] for p in passages])
+    vectors, unusable = query_vectors(encoder, [p.title or p.text[:60] for p in passages])
+    vectors = np.delete(vectors, list(unusable), axis=0)
+    if not len(vectors):
+        raise EncoderError(next(iter(unusable.values())))
     depths = [k for k in RECALL_AT if k <= len(corpus)]
     truth = exact_search(shards, vectors, depths[-1], progress)
     found = index.search(vectors, depths[-1])[1]

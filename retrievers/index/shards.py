@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retrievers.base import IndexMismatchError
 from retrievers.corpus import DiskCorpus
 from retrievers.files import atomic_write
+from retrievers.index.checked import passage_vectors
 from retrievers.index.encoder import Encoder, check_encoder
 from retrievers.index.manifest import check_index, checked_manifest, write_json
 from retrievers.reading import FileError, one_line, read_json_object
@@ -25,7 +26,8 @@ def encode_shards(
 ) -> None:
     """Write the vectors of a corpus to `folder`, float16, `settings["shard_size"]` passages per file.
 
-    Existing shards with the same settings are kept; `progress` gets the number of passages that have vectors.
+    Existing shards with the same settings are kept; `progress` gets the number of passages that have vectors. Raises
+    `EncoderError` for a passage whose vector is zero or not finite.
     """
     check_settings(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def encode_shards(
             vectors = np.empty((stop - start, encoder.dimension), np.float16)
             for at in range(start, stop, ENCODE_AT_ONCE):
                 passages = corpus[at : min(at + ENCODE_AT_ONCE, stop)]
-                vectors[at - start : at - start + len(passages)] = encoder.encode_passages(passages)
+                vectors[at - start : at - start + len(passages)] = passage_vectors(encoder, passages)
                 progress(at + len(passages))
             with atomic_write(path) as partial, open(partial, "wb") as file:
                 np.save(file, vectors)

@@ -47,10 +47,15 @@ class VectorIndex:
         self.spec = engine.spec
         self.dimension = engine.dimension
         self.parameters = parameters or engine.default_parameters(engine.spec)
-        if not self.parameters:
+        self.set_parameters(self.parameters)
+
+    def set_parameters(self, parameters: str) -> None:
+        """Set search parameters; "" leaves them as they are."""
+        self.parameters = parameters
+        if not parameters:
             return
         try:
-            engine.set_parameters(self.parameters)
+            self.engine.set_parameters(parameters)
         except (RuntimeError, ValueError) as error:
             raise VectorIndexError(
                 f"search parameters {self.parameters!r} for an index {self.spec!r}: {reason(error)}; "
@@ -68,6 +73,15 @@ class VectorIndex:
                 "use the encoder that the index was built with"
             )
         scores, ids = self.engine.search(queries, min(k + TIES, len(self)))
+        if ids.size and not -1 <= ids.min() <= ids.max() < len(self):
+            raise IndexMismatchError(
+                f"the index returns numbers from {ids.min()} to {ids.max()}, but has {len(self)} vectors: its ids are "
+                "not the rows of the corpus; build it again, or adopt it with build_index"
+            )
+        if not np.isfinite(scores[ids >= 0]).all():
+            raise IndexMismatchError(
+                "the index returns scores that are not finite: some of its vectors are; build it again"
+            )
         order = np.lexsort((ids, -scores))[:, :k]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
 

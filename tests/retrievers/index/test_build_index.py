@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoder_models import save
 from encoders import WordEncoder
 from paths import ROOT
 
@@ -28,6 +29,7 @@ from retrievers import (
 from retrievers.build_index import Args, build
 from retrievers.dense import DenseRetriever
 from retrievers.index import plan as planning
+from retrievers.index.encoder import SentenceEncoder
 from retrievers.index.engine import VectorIndexError
 from retrievers.index.manifest import read_manifest, write_manifest
 from retrievers.index.plan import WontFitError, duration
@@ -156,7 +158,7 @@ def test_an_index_from_elsewhere_is_adopted(args: Args, tmp_path: Path) -> None:
     VectorIndex.build("Flat", [vectors]).save(tmp_path / "e5_Flat.index")
     encoder = WordEncoder()
     assert build(replace(args, adopt=tmp_path / "e5_Flat.index"), encoder)
-    assert encoder.encoded == 8 + 64
+    assert encoder.encoded == 256  # the sample that must find itself
     assert DenseRetriever.load(args.output, encoder=WordEncoder()).search([query(9)], 1)[0][0].id == "9"
     VectorIndex.build("Flat", [vectors[:-1]]).save(tmp_path / "short.index")
     second = replace(args, output=tmp_path / "second", adopt=tmp_path / "short.index")
@@ -293,6 +295,28 @@ def test_manifests_that_cant_be_read_are_named(content: str | None, message: str
         DenseRetriever.load(tmp_path, encoder=WordEncoder())
 
 
+def test_opening_uses_the_prefixes_of_the_manifest(args: Args, tmp_path: Path) -> None:
+    args = replace(args, encoder=save("static", tmp_path / "own"), passage_prefix="passage : ", query_prefix="")
+    build(args)
+    opened = DenseRetriever.load(args.output)
+    assert isinstance(opened.encoder, SentenceEncoder)
+    assert (opened.encoder.query_prefix, opened.encoder.passage_prefix) == ("", "passage : ")
+    # The model's own prompts are others, and so they are after the build.
+    config = Path(args.encoder) / "config_sentence_transformers.json"
+    config.write_text(json.dumps({"prompts": {"query": "query : ", "passage": "other"}}))
+    again = DenseRetriever.load(args.output)
+    assert again.encoder.fingerprint() == opened.encoder.fingerprint()
+    assert SentenceEncoder(args.encoder, device="cpu").query_prefix == "query : "
+    opened.close()
+    again.close()
+
+
+def test_an_encoder_that_is_no_model_must_be_passed(args: Args) -> None:
+    build(args, WordEncoder())
+    with pytest.raises(IndexMismatchError, match=r"its manifest can't open again \('words'\); pass it as"):
+        DenseRetriever.load(args.output)
+
+
 # ---------------------------------------------------------------- by one word
 
 
@@ -361,6 +385,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "compared with exact search" in done.stdout
+    assert f"{model}: prefix of queries: none (the model has no such prompt, and its name is not" in done.stdout
     retriever = open_retriever(str(tmp_path / "index"))
     assert retriever.search([query(33)], 1)[0][0].id == "33"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
