@@ -25,10 +25,11 @@ from retrievers.base import IndexMismatchError, RetrieverError
 from retrievers.bm25 import BM25Retriever, BM25Settings, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, has_random_access, survey_corpus
 from retrievers.index.adopt import adopt
-from retrievers.index.encoder import Encoder, SentenceEncoder
+from retrievers.index.encoder import Encoder
 from retrievers.index.manifest import write_manifest
 from retrievers.index.plan import Plan, plan_dense
 from retrievers.index.recall import title_recall
+from retrievers.index.remote_encoder import open_encoder
 from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
 from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
 from retrievers.lock import ProcessLock
@@ -49,7 +50,7 @@ class Args:
     parameters: str = ""
     """Search parameters of an approximate index: nprobe=N or efSearch=N; "": the default of its type."""
     encoder: str = "intfloat/e5-base-v2"
-    """sentence-transformers model, name or folder (not for bm25)."""
+    """sentence-transformers model, name or folder, or the address of an embedding server (not for bm25)."""
     bm25: BM25Settings = field(default_factory=BM25Settings)
     """Settings of `--index bm25`."""
     dtype: str = "auto"
@@ -119,7 +120,7 @@ class Builder:
         """Encode the remaining passages, build the index, measure recall, write the manifest, rename the folder."""
         args = self.args
         path, survey = self._corpus()
-        encoder = encoder or SentenceEncoder(
+        encoder = encoder or open_encoder(
             args.encoder,
             query_prefix=args.query_prefix,
             passage_prefix=args.passage_prefix,

@@ -9,8 +9,9 @@ from typing import Any
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage, RetrievalError
 from retrievers.corpus import DiskCorpus, corpus_hash
 from retrievers.index.checked import passage_vectors, query_vectors
-from retrievers.index.encoder import Encoder, SentenceEncoder, check_encoder
+from retrievers.index.encoder import Encoder, check_encoder
 from retrievers.index.manifest import check_index, checked_manifest, index_kind
+from retrievers.index.remote_encoder import open_encoder
 from retrievers.index.vector_index import VectorIndex
 
 
@@ -101,30 +102,32 @@ class DenseRetriever(CorpusRetriever):
         return cls.load(source, passages=passages)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """See `Retriever`. A query whose vector is zero or not finite has no neighbours and fails (`RetrievalError`
-        with the results of the others), as when a model overflows in float16.
+        """See `Retriever`. A query without a token that the model knows (a vector of zeros) finds nothing.
+
+        Raises `RetrievalError`, with the results of the others, for a query whose vector is not finite, as when a
+        model overflows in float16.
         """
         self.check(queries, k)
         asked = [i for i, query in enumerate(queries) if query.strip()]
-        found: list[list[Passage]] = [[] for _ in queries]
+        found: list[list[Passage] | None] = [[] for _ in queries]
         if not asked:
-            return found
-        vectors, unusable = query_vectors(self.encoder, [queries[i] for i in asked])
-        usable = [n for n in range(len(asked)) if n not in unusable]
-        if usable:
-            for n, scores, rows in zip(usable, *self.index.search(vectors[usable], k), strict=True):
-                found[asked[n]] = [
+            return [[] for _ in queries]
+        vectors, usable, unusable = query_vectors(self.encoder, [queries[i] for i in asked])
+        searched = [i for i, searchable in zip(asked, usable, strict=True) if searchable]
+        if searched:
+            for i, scores, rows in zip(searched, *self.index.search(vectors[usable], k), strict=True):
+                found[i] = [
                     self.passages[int(row)].with_score(float(s))
                     for row, s in zip(rows, scores, strict=True)
                     if row >= 0
                 ]
         if unusable:
-            failed = {asked[n] for n in unusable}
+            for n in unusable:
+                found[asked[n]] = None
             raise RetrievalError(
-                f"{len(unusable)} of {len(queries)} queries have no vector, first {unusable[min(unusable)]}",
-                [None if i in failed else passages for i, passages in enumerate(found)],
+                f"{len(unusable)} of {len(queries)} queries have no vector, first {unusable[min(unusable)]}", found
             )
-        return found
+        return [passages for passages in found if passages is not None]
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -150,7 +153,7 @@ def _recorded_encoder(folder: Path, built: dict[str, Any]) -> Encoder:
             f"{folder}: built with an encoder that its manifest can't open again ({settings.get('model')!r}); pass it "
             "as DenseRetriever.load(folder, encoder=...)"
         )
-    return SentenceEncoder(built["name"], **recorded)
+    return open_encoder(built["name"], **recorded)
 
 
 def _open_corpus(folder: Path, recorded: dict[str, Any]) -> DiskCorpus:

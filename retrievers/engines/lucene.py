@@ -14,8 +14,7 @@ from retrievers.base import CorpusError, IndexMismatchError, Passage, RetrievalE
 from retrievers.engines.fields import OPTIONS, Fields, choose
 from retrievers.engines.packages import optional
 from retrievers.engines.source import parse
-from retrievers.reading import MissingPackageError
-from retrievers.reading import FileError, one_line, parse_json
+from retrievers.reading import FileError, MissingPackageError, one_line, parse_json
 from retrievers.service.wire import unicode
 
 FORM = "lucene:FOLDER?k1=0.9&b=0.4"

@@ -7,6 +7,7 @@ neighbours, but an index would return some.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,14 +35,23 @@ def passage_vectors(encoder: Encoder, passages: Sequence[Passage]) -> Vectors:
     return vectors
 
 
-def query_vectors(encoder: Encoder, queries: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
-    """Unit vectors [queries, dimension], and what is wrong with those that are none, by position."""
-    vectors, usable = _checked(encoder, encoder.encode_queries(queries), len(queries))
-    return vectors, {
-        i: f"query {query[:80]!r}: its vector is {_kind(vectors[i])}; {REPAIR}"
-        for i, query in enumerate(queries)
-        if not usable[i]
-    }
+def query_vectors(encoder: Encoder, queries: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_], dict[int, str]]:
+    """Unit vectors [queries, dimension], which ones are, and what is wrong with those that are not finite, by position.
+
+    A vector of zeros is that of a query without a token that the model knows, which is similar to no passage.
+    Accents are composed (NFC), as in corpora.
+    """
+    composed = [unicodedata.normalize("NFC", query) for query in queries]
+    vectors, usable = _checked(encoder, encoder.encode_queries(composed), len(queries))
+    return (
+        vectors,
+        usable,
+        {
+            i: f"query {query[:80]!r}: its vector is {_kind(vectors[i])}; {REPAIR}"
+            for i, query in enumerate(queries)
+            if not np.isfinite(vectors[i]).all()
+        },
+    )
 
 
 def _checked(encoder: Encoder, found: Vectors, count: int) -> tuple[Vectors, NDArray[np.bool_]]:

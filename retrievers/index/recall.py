@@ -27,10 +27,10 @@ def title_recall(
     """`recall@1`, `recall@3` and `recall@10` of an index, with the titles of random passages as queries."""
     rows = random_stream("queries that measure recall", 0).choice(len(corpus), min(queries, len(corpus)), replace=False)
     passages = [corpus[int(row)] for row in rows]
-    vectors, unusable = query_vectors(encoder, [p.title or p.text[:60] for p in passages])
-    vectors = np.delete(vectors, list(unusable), axis=0)
+    vectors, usable, _ = query_vectors(encoder, [p.title or p.text[:60] for p in passages])
+    vectors = vectors[usable]
     if not len(vectors):
-        raise EncoderError(next(iter(unusable.values())))
+        raise EncoderError("the encoder has no vector for any of the titles that measure recall; use another encoder")
     depths = [k for k in RECALL_AT if k <= len(corpus)]
     truth = exact_search(shards, vectors, depths[-1], progress)
     found = index.search(vectors, depths[-1])[1]

@@ -17,7 +17,8 @@ import numpy as np
 from retrievers.base import Passage, RetrievalError
 from retrievers.credentials import mask
 from retrievers.index.embedding_servers import Form, OpenAIForm, TextEmbeddingsInference, unit_vectors
-from retrievers.index.encoder import Encoder, EncoderError, SentenceEncoder, Vectors, prefixes_of
+from retrievers.index.encoder import Encoder, EncoderError, SentenceEncoder, Vectors
+from retrievers.index.prefixes import choose_prefixes
 from retrievers.service.address import split_address
 from retrievers.service.replicas import Replicas
 from retrievers.service.request import RefusedError, Request
@@ -102,11 +103,8 @@ class RemoteEncoder:
         )
         try:
             self._served = self._form.served(self._ask, model)
-            conventional = prefixes_of(self._served.model)
-            given = (query_prefix, passage_prefix)
-            self.query_prefix, self.passage_prefix = (
-                g if g is not None else c for g, c in zip(given, conventional, strict=True)
-            )
+            self.prefixes = choose_prefixes(self._served.model, query_prefix, passage_prefix, {})
+            self.query_prefix, self.passage_prefix = self.prefixes.query.text, self.prefixes.passage.text
             self.batch_size = max(min(batch_size, (self._served.max_texts or batch_size + 1) - 1), 1)
             self.dimension = 0  # any
             self._probe: Vectors | None = None

@@ -321,7 +321,7 @@ def test_an_encoder_that_is_no_model_must_be_passed(args: Args) -> None:
 
 
 def test_open_retriever_opens_every_kind(args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrievers.dense.SentenceEncoder", lambda name, **settings: WordEncoder())
+    monkeypatch.setattr("retrievers.dense.open_encoder", lambda name, **settings: WordEncoder())
     encoder = WordEncoder()
     encoder.fingerprint = lambda: (
         WordEncoder().fingerprint()

@@ -40,6 +40,10 @@ def test_a_passage_without_a_vector_stops_the_build(value: float, kind: str, ind
 def test_a_query_without_a_vector_fails_alone(value: float, kind: str, index: str) -> None:
     retriever = DenseRetriever.build(CORPUS, SpoiledEncoder(value), index)
     right = retriever.search(["river", "capital"], 2)
+    if kind == "zero":  # nothing in common with any passage
+        assert retriever.search(["river", "spoiled", "", "capital"], 2) == [right[0], [], [], right[1]]
+        assert retriever.search(["spoiled"], 2) == [[]]
+        return
     with pytest.raises(RetrievalError, match=rf"1 of 4 queries.*query 'spoiled': its vector is {kind}") as error:
         retriever.search(["river", "spoiled", "", "capital"], 2)
     assert error.value.results == [right[0], None, [], right[1]]
@@ -77,6 +81,12 @@ class Long(WordEncoder):
 
 def test_vectors_of_another_length_are_normalised() -> None:
     assert passage_vectors(Long(), CORPUS) == pytest.approx(WordEncoder().encode_passages(CORPUS), abs=1e-6)
-    vectors, unusable = query_vectors(Long(), ["river", "capital"])
+    vectors, usable, unusable = query_vectors(Long(), ["river", "capital"])
     assert vectors == pytest.approx(WordEncoder().encode_queries(["river", "capital"]), abs=1e-6)
+    assert usable.all()
     assert unusable == {}
+
+
+def test_composition_of_accents_does_not_matter() -> None:
+    retriever = DenseRetriever.build([*CORPUS, Passage("99", "Orl\u00e9ans", "a town")], WordEncoder())
+    assert retriever.search(["Orle\u0301ans"], 3) == retriever.search(["Orl\u00e9ans"], 3)
