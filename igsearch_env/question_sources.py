@@ -1,14 +1,13 @@
-"""Sources of questions: each form of source yields rows.
+"""Sources of questions: each form of source yields rows, whatever they hold (`question_shapes.py`).
 
-    FILE.jsonl, FILE.jsonl.gz     FlashRAG: `id`, `question`, `golden_answers`
-    FILE.parquet                  Search-R1: the same columns, or `data_source`, `reward_model`, `extra_info`
-    FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
+    FILE                          any format that `retrievers.formats.rows` reads
+    FOLDER                        written by `save_to_disk` of the datasets library, or downloaded from the Hub
     hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
 A part of a file or folder is named as on the Hub: FILE.jsonl:train, or FILE.jsonl:test[100:200] for rows 100 to 199 of
 that split, of the rows that can be scored.
 
-Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
+Parquet requires pyarrow, `save_to_disk` and hf: require the datasets library: `pip install igsearch[benchmarks]`.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_of_path, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.base import CorpusError
-from retrievers.corpus import read_jsonl
-from retrievers.formats.parquet import MissingPackageError, read_parquet
-from retrievers.reading import FileError, one_line
+from retrievers.formats.rows import read_rows
+from retrievers.reading import FileError, one_line, open_file, parse_json, read_bytes, read_part
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _PART = re.compile(r"(?P<path>.+):(?P<split>[a-z]\w*)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
-# Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
-_UNREAD = ("prompt", "metadata")
+_FIRST_LINE = 1_024  # bytes of a first line that may be that of a document
 
 # The location of a row, for error messages, and the row.
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -59,7 +58,8 @@ class HubSource:
     @property
     def dataset(self) -> str:
         """Data set name for questions without one."""
-        return self.config or self.repo.rpartition("/")[2]
+        names = (self.config, self.repo.rpartition("/")[2])
+        return next((found for name in names if name and (found := benchmark_in(name))), names[0] or names[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +97,77 @@ def _existing_beginning(source: str) -> str:
     return next((source[:place] for place in reversed(colons) if os.path.exists(source[:place])), "")
 
 
-def open_source(source: str | Path) -> tuple[Rows, str]:
-    """The rows of a source, and the data set name for rows without one."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The rows of a source, and what its name says: `dataset` and `split` for rows without; None if it says none.
+
+    `name` begins the id of a row that has neither id nor split.
+    """
+
+    rows: Rows
+    name: str
+    dataset: str
+    split: str | None = None
+
+
+def open_source(source: str | Path) -> Source:
+    """Open a source; its rows are read one at a time."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
-        return _hub_rows(str(source), hub), hub.dataset
+        return Source(_hub_rows(str(source), hub), hub.dataset, hub.dataset)
     path = LocalSource.read(source).path
-    name = path.name.split(".")[0]
-    if name in SPLITS and path.absolute().parent.name:
-        name = path.absolute().parent.name
+    name, dataset = path.name.split(".")[0], dataset_of_path(path)
     if path.is_dir():
-        return _saved_rows(path), name
-    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path), name
+        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        return Source(_saved_rows(path) if saved else _in_own_errors(_folder_rows(path)), name, dataset)
+    return Source(_in_own_errors(_file_rows(path)), name, dataset, split_in(path.name))
 
 
-def _jsonl_rows(path: Path) -> Rows:
+def _in_own_errors(rows: Rows) -> Rows:
     try:
-        for number, row in read_jsonl(path):
-            yield f"{path}, line {number}", row
-    except CorpusError as error:
-        raise QuestionError(str(error)) from error
-
-
-def _parquet_rows(path: Path) -> Rows:
-    if not path.is_file():
-        raise QuestionError(f"{path}: no such file; pass a .jsonl, .jsonl.gz or .parquet file")
-    try:
-        for number, row in read_parquet(path, _UNREAD):
-            yield f"{path}, row {number}", row
-    except MissingPackageError as error:
+        yield from rows
+    except ImportError as error:  # a missing package; the message names its extra
         raise ConfigurationError(str(error)) from error
-    except FileError as error:
+    except (CorpusError, FileError) as error:
         raise QuestionError(str(error)) from error
+
+
+def _file_rows(path: Path) -> Rows:
+    packed = path.suffix == ".gz"
+    if path.is_file() and _is_document(path, packed):
+        yield str(path), parse_json(read_bytes(path, packed=packed), str(path), "JSON, nor JSON lines")
+        return
+    rows = read_rows(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    names = _headless(first[1])
+    if names:
+        yield f"{path}, line 1", dict(zip(names, first[1], strict=True))
+    for where, row in chain([first], rows):
+        yield where, dict(zip(names, row.values(), strict=True)) if names else row
+
+
+def _is_document(path: Path, packed: bool) -> bool:
+    """Whether a file is one JSON object over several lines, as TriviaQA publishes its questions."""
+    with open_file(path, packed=packed) as file:
+        first = read_part(file, _FIRST_LINE, str(path), line=True).strip()
+    return first.startswith(b"{") and not first.endswith(b"}") and len(first) < _FIRST_LINE - 1
+
+
+def _headless(row: dict[str, Any]) -> tuple[str, str] | None:
+    """Names for the columns of DPR's tables of questions and lists of answers, which have no line with names."""
+    names = list(row)
+    if len(names) == 2 and str(names[1]).startswith("[") and str(names[1]).endswith("]"):
+        return "question", "answers"
+    return None
+
+
+def _folder_rows(folder: Path) -> Rows:
+    """Rows of files in a folder; a row of a split is at FOLDER/SPLIT."""
+    for where, row in read_rows(folder):
+        place = where.rpartition(", ")[0]
+        yield where, with_split(row, None if place == str(folder) else split_in(Path(place).name))
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:
@@ -165,8 +204,7 @@ def _saved_rows(folder: Path) -> Rows:
 
 
 def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:
-    kept = dataset.remove_columns([name for name in dataset.column_names if name in _UNREAD]).with_format(None)
-    for number, row in enumerate(kept, start=1):
+    for number, row in enumerate(dataset.with_format(None), start=1):
         yield f"{where}, row {number}", with_split(row, split)
 
 
@@ -187,10 +225,10 @@ def split_of_id(id: str) -> str | None:
 
 
 def with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
-    """Add the split of the containing source to a row, unless the row or its id names one.
+    """Add the split of the containing source to a row, unless the row or its id names one; `dev` for validation.
 
     Search-R1's test file labels dev questions of HotpotQA, 2Wiki and MuSiQue as `test`; their ids are right.
     """
     if split is None or row.get("split") is not None or split_of_id(str(row.get("id"))):
         return row
-    return {**row, "split": str(split)}
+    return {**row, "split": canonical_split(str(split))}

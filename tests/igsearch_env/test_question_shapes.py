@@ -1,0 +1,404 @@
+"""Question files as they are published: one small file of each form, with what must be read from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from official_files import HOTPOT, MUSIQUE, WIKI2, flashrag_form, hub_form, json_strings
+
+from igsearch_env import QuestionError, load_questions
+from igsearch_env.answer_values import AnswerValues
+
+Writer = Callable[[Path, Any], object]
+
+
+def as_json(path: Path, content: Any) -> None:
+    """A JSON file in one line."""
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def as_indented(path: Path, content: Any) -> None:
+    """A JSON file over many lines."""
+    path.write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def as_lines(path: Path, content: Any) -> None:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8")
+
+
+def as_text(path: Path, content: Any) -> None:
+    """A text file."""
+    path.write_text(content, encoding="utf-8")
+
+
+def as_parquet(path: Path, content: Any) -> None:
+    """A Parquet file."""
+    pq.write_table(pa.Table.from_pylist(content), path)
+
+
+MESSAGES = [
+    {"role": "system", "content": "You are helpful. Question: none."},
+    {"role": "user", "content": "Answer inside <answer>, e.g. <answer> Beijing </answer>. Question: Who painted it?\n"},
+]
+VERL = {
+    "data_source": "searchR1_popqa",
+    "prompt": MESSAGES,
+    "ability": "fact-reasoning",
+    "reward_model": {"style": "rule", "ground_truth": {"target": ["Mira", "M. Solm"]}},
+    "extra_info": {"index": 7, "split": "test"},
+}
+TRIVIA = {
+    "Answer": {
+        "Aliases": ["Sunset Blvd", "Sunset Boulevard"],
+        "MatchedWikiEntityName": "",
+        "NormalizedAliases": ["sunset blvd", "sunset boulevard"],
+        "NormalizedValue": "sunset boulevard",
+        "Type": "WikipediaEntity",
+        "Value": "Sunset Boulevard",
+    },
+    "EntityPages": [{"DocSource": "TagMe", "Filename": "A.txt", "Title": "Andrew Lloyd Webber"}],
+    "Question": "Which musical premiered on 10th December 1993?",
+    "QuestionId": "tc_33",
+    "QuestionSource": "http://www.triviacountry.com/",
+    "SearchResults": [{"Title": "x", "Url": "http://x", "Description": "long " * 50}],
+}
+HUB_TRIVIA = {
+    "question": "Which musical premiered on 10th December 1993?",
+    "question_id": "tc_33",
+    "question_source": "http://www.triviacountry.com/",
+    "entity_pages": {"title": ["Andrew Lloyd Webber"], "wiki_context": ["long " * 50]},
+    "search_results": {"title": ["x"], "search_context": ["long"]},
+    "answer": {
+        "aliases": ["Sunset Blvd", "Sunset Boulevard"],
+        "normalized_aliases": ["sunset blvd", "sunset boulevard"],
+        "type": "WikipediaEntity",
+        "value": "Sunset Boulevard",
+    },
+}
+SQUAD_QAS = [
+    {
+        "answers": [{"answer_start": 1, "text": "in 1902"}, {"answer_start": 1, "text": "in 1902"}],
+        "question": "When was it founded?",
+        "id": "5733be284776f4190066117e",
+    },
+    {"answers": [], "question": "When was it sold?", "id": "sold", "is_impossible": True},
+]
+SQUAD = {"version": "v2.0", "data": [{"title": "Karith_Town", "paragraphs": [{"context": "Long.", "qas": SQUAD_QAS}]}]}
+HUB_SQUAD = [
+    {
+        "id": "5733be284776f4190066117e",
+        "title": "Karith_Town",
+        "context": "Long.",
+        "question": "When was it founded?",
+        "answers": {"text": ["in 1902", "in 1902"], "answer_start": [1, 1]},
+    },
+    {**{key: "x" for key in ("id", "title", "context", "question")}, "answers": {"text": [], "answer_start": []}},
+]
+KILT = {
+    "id": "6847",
+    "input": "who was the first king of Karith",
+    "output": [
+        {"answer": "Ada I", "provenance": [{"wikipedia_id": "1", "title": "Kings of Karith", "section": "x"}]},
+        {"answer": "Queen Ada"},
+        {"provenance": [{"title": "Karith"}]},
+    ],
+    "meta": {"left_context": ""},
+}
+DPR = {
+    "dataset": "nq_dev_psgs_w100",
+    "question": "who sings it",
+    "answers": ["Ada Noor"],
+    "positive_ctxs": [{"title": "Ada Noor", "text": "long"}, {"title": "Other", "text": "long"}],
+    "negative_ctxs": [],
+    "hard_negative_ctxs": [{"title": "Bad", "text": "long"}],
+}
+POPQA = (
+    "id\tsubj\tprop\tobj\tsubj_id\tprop_id\ts_wiki_title\tquestion\tpossible_answers\n"
+    '4222362\tGeorge Rankin\toccupation\tpolitician\t1850297\t22\tGeorge Rankin\tWhat is his job?\t"[""politician"", '
+    '""pol""]"\n'
+)
+UNANSWERABLE = {**MUSIQUE[0], "answerable": False, "paragraphs": MUSIQUE[0]["paragraphs"][:1]}
+UNANSWERABLE["question_decomposition"] = [{"id": 1, "question": "x", "answer": "y", "paragraph_support_idx": None}]
+
+SOLM = ("Mira Solm", "Karith & Vale")
+# The file, how it is written, its content; and of each question data set, id, split, answers, supporting titles.
+FORMS: dict[str, tuple[str, Writer, Any, list[tuple[Any, ...]]]] = {
+    "HotpotQA": (
+        "hotpot_dev_distractor_v1.json",
+        as_json,
+        HOTPOT,
+        [
+            ("hotpotqa", "5a8b57f25542995d1e6f1371", "dev", ("1902",), SOLM),
+            ("hotpotqa", "5a8c7595554299585d9e36b6", "dev", ("yes",), ("Ostue", "Lurm")),
+        ],
+    ),
+    "HotpotQA, Hub": (
+        "validation-00000-of-00001.parquet",
+        as_parquet,
+        [hub_form(row) for row in HOTPOT][:1],
+        [("hotpotqa", "5a8b57f25542995d1e6f1371", "dev", ("1902",), SOLM)],
+    ),
+    "2WikiMultiHopQA": (
+        "2wiki_train.json",
+        as_indented,
+        WIKI2,
+        [("2wikimultihopqa", "8813f87c0bdd11eba7f7acde48001122", "train", ("Karith",), ("Salt Road", "Ivo Brandt"))],
+    ),
+    "2WikiMultiHopQA, Hub": (
+        "dev.parquet",
+        as_parquet,
+        [json_strings(row) for row in WIKI2],
+        [("2wikimultihopqa", "8813f87c0bdd11eba7f7acde48001122", "dev", ("Karith",), ("Salt Road", "Ivo Brandt"))],
+    ),
+    "MuSiQue-Answerable": (
+        "musique_ans_v1.0_dev.jsonl",
+        as_lines,
+        MUSIQUE,
+        [
+            (
+                "musique",
+                "2hop__460946_294723",
+                "dev",
+                ("Ada Noor", "Ada", "Ada Noor-Lind"),
+                ("Green (album)", "Tom Lind"),
+            )
+        ],
+    ),
+    "MuSiQue-Full": (
+        "musique_full_v1.0_train.jsonl",
+        as_lines,
+        [UNANSWERABLE, MUSIQUE[0]],
+        [
+            (
+                "musique",
+                "2hop__460946_294723",
+                "train",
+                ("Ada Noor", "Ada", "Ada Noor-Lind"),
+                ("Green (album)", "Tom Lind"),
+            )
+        ],
+    ),
+    "NQ-open": (
+        "nq_open_validation.jsonl",
+        as_lines,
+        [{"question": "when was it", "answer": ["14 December 1972 UTC", "December 1972"]}],
+        [("nq", "dev_0", "dev", ("14 December 1972 UTC", "December 1972"), ())],
+    ),
+    "DPR table": (
+        "nq-test.qa.tsv",
+        as_text,
+        'who sings it\t[\'Ada "A" Noor\', "Ada\'s"]\nwhere is it\t["Karith"]\n',
+        [("nq", "test_0", "test", ('Ada "A" Noor', "Ada's"), ()), ("nq", "test_1", "test", ("Karith",), ())],
+    ),
+    "DPR json": ("biencoder-nq-dev.json", as_indented, [DPR], [("nq", "dev_0", "dev", ("Ada Noor",), ("Ada Noor",))]),
+    "TriviaQA": (
+        "unfiltered-web-dev.json",
+        as_indented,
+        {"Data": [TRIVIA], "Domain": "Web", "VerifiedEval": False, "Version": 1.0},
+        [("triviaqa", "tc_33", "dev", ("Sunset Boulevard", "Sunset Blvd"), ())],
+    ),
+    "TriviaQA, Hub": (
+        "validation.parquet",
+        as_parquet,
+        [HUB_TRIVIA],
+        [("triviaqa", "tc_33", "dev", ("Sunset Boulevard", "Sunset Blvd"), ())],
+    ),
+    "PopQA": (
+        "popQA.tsv",
+        as_text,
+        POPQA,
+        [("popqa", "4222362", None, ("politician", "pol"), ("George Rankin",))],
+    ),
+    "Bamboogle": (
+        "Bamboogle Prerelease - Sheet1.tsv",
+        as_text,
+        "Question\tAnswer\nWho was president when Citibank was founded?\tjames madison\n",
+        [("Bamboogle Prerelease - Sheet1", "Bamboogle Prerelease - Sheet1_0", None, ("james madison",), ())],
+    ),
+    "verl": ("test.parquet", as_parquet, [VERL], [("popqa", "test_7", "test", ("Mira", "M. Solm"), ())]),
+    "verl, ground_truth alone": (
+        "bamboogle.test.jsonl",
+        as_lines,
+        [{"prompt": "Who painted it?", "ground_truth": "Mira"}, {"question": "Is it?", "ground_truth": False}],
+        [("bamboogle", "test_0", "test", ("Mira",), ()), ("bamboogle", "test_1", "test", ("no",), ())],
+    ),
+    "FlashRAG": (
+        "dev.jsonl",
+        as_lines,
+        [flashrag_form(HOTPOT[0], "dev_3") | {"dataset": "HotpotQA"}],
+        [("hotpotqa", "dev_3", "dev", ("1902",), SOLM)],
+    ),
+    "SQuAD": (
+        "dev-v2.0.json",
+        as_json,
+        SQUAD,
+        [(None, "5733be284776f4190066117e", "dev", ("in 1902",), ("Karith Town",))],
+    ),
+    "SQuAD, Hub": (
+        "squad.parquet",
+        as_parquet,
+        HUB_SQUAD,
+        [("squad", "5733be284776f4190066117e", None, ("in 1902",), ("Karith Town",))],
+    ),
+    "KILT": (
+        "nq-dev-kilt.jsonl",
+        as_lines,
+        [KILT],
+        [("nq", "6847", "dev", ("Ada I", "Queen Ada"), ("Kings of Karith", "Karith"))],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_published_form(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name, write, content, expected = FORMS[form]
+    path = tmp_path / name
+    write(path, content)
+    with caplog.at_level(logging.INFO, logger="igsearch_env"):
+        found = load_questions(path)
+    assert [(q.id, q.split, q.golden_answers, q.supporting_titles) for q in found] == [row[1:] for row in expected]
+    if expected[0][0] is not None:
+        assert [question.dataset for question in found] == [row[0] for row in expected]
+    recognised = [record.getMessage() for record in caplog.records if "recognised" in record.getMessage()]
+    assert len(recognised) == 1
+    assert recognised[0].startswith(f"{path}: recognised the form of ")
+    assert "long" not in str([dict(question.metadata) for question in found])  # no contexts
+
+
+def test_questions_of_the_forms_are_read_whole(tmp_path: Path) -> None:
+    def first(form: str) -> Any:
+        name, write, content, _ = FORMS[form]
+        write(tmp_path / name, content)
+        return load_questions(tmp_path / name)[0]
+
+    assert first("verl").text == "Who painted it?"
+    assert first("TriviaQA").text == first("TriviaQA, Hub").text == "Which musical premiered on 10th December 1993?"
+    assert first("KILT").text == "who was the first king of Karith"
+    assert first("DPR table").text == "who sings it"
+    assert dict(first("HotpotQA").metadata) == {
+        "type": "bridge",
+        "level": "hard",
+        "split": "dev",
+        "supporting_titles": [*SOLM],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "texts", "empty"),
+    [
+        (["Mira", None, "", "  ", "Sorel"], ["Mira", "Sorel"], 3),
+        ("Mira", ["Mira"], 0),
+        (1902, ["1902"], 0),
+        (1902.0, ["1902"], 0),
+        (0.25, ["0.25"], 0),
+        (float("nan"), [], 1),
+        (True, ["yes"], 0),
+        ([False, "False"], ["no", "False"], 0),
+        ([["Mira", "Sorel"], ["Ada"]], ["Mira", "Sorel", "Ada"], 0),
+        (np.array(["Mira", "Sorel"]), ["Mira", "Sorel"], 0),
+        (np.array([3, 4]), ["3", "4"], 0),
+        ({"target": ["Mira"]}, ["Mira"], 0),
+        ({"target": np.array([True])}, ["yes"], 0),
+        ('["Mira", "O\'Neil"]', ["Mira", "O'Neil"], 0),
+        ("['Mira', \"O'Neil\", 'it\\'s']", ["Mira", "O'Neil", "it's"], 0),
+        ("[citation needed]", ["[citation needed]"], 0),
+        ("(Mira)", ["(Mira)"], 0),
+        ([], [], 0),
+        (None, [], 1),
+    ],
+)
+def test_values_of_answers(value: Any, texts: list[str], empty: int) -> None:
+    assert AnswerValues.read(value, "x", ("target",)) == AnswerValues(texts, empty)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"other": 1},
+        [{"target": "x"}, {"y": 1}],
+        float("inf"),
+        b"Mira",
+        "['Mira' 'Sorel']",
+        "['Mira'\n 'Sorel']",
+        "['a', open('x')]",
+        '["a", ',
+    ][:-1],
+)
+def test_values_that_are_no_answers(value: Any) -> None:
+    with pytest.raises(QuestionError, match=r"^x, row 1: answer (is|has) .*; (it must be|write)"):
+        AnswerValues.read(value, "x, row 1: answer", ("target",))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Who?"}, r"no field with answers \(found \['question'\]\); add one of golden_answers, .*"),
+        ({"text": "Who?", "answer": "x"}, r"no field 'question' \(found \['answer', 'text'\]\); add it"),
+        ({"question": "Who?", "answer": "x", "paragraphs": ["y"]}, "paragraph 0 is not an object with title"),
+        ({"question": "Who?", "answer": "x", "supporting_facts": ["y"]}, "supporting_facts must be a list of"),
+        ({"input": "Who?", "output": [{"provenance": []}]}, "no answer in output"),
+        (VERL | {"prompt": "Answer in <answer> and </answer>. Who?"}, "has no 'Question:' before one; add a field"),
+        (VERL | {"reward_model": {"style": "rule"}}, "reward_model.ground_truth.target"),
+        ({"Data": ["x"]}, "Data 1: 'x' is not an object"),
+    ],
+)
+def test_rows_of_no_form_are_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    good = {"id": "0", "question": "Who?", "golden_answers": ["x"]}
+    as_lines(tmp_path / "x.jsonl", [good, row])
+    with pytest.raises(QuestionError, match=said) as caught:
+        load_questions(tmp_path / "x.jsonl")
+    assert str(caught.value).startswith(f"{tmp_path / 'x.jsonl'}, line 2")
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"id": "a", "question": "Who?", "golden_answers": ["x", None, "*"]},
+        {"id": "a", "question": "Who?", "golden_answers": ["x", None, "*"], "other": 1},
+        MUSIQUE[0],
+        UNANSWERABLE,
+    ]
+    as_lines(tmp_path / "x.jsonl", rows)
+    found = load_questions(tmp_path / "x.jsonl")
+    assert [(question.dataset, question.id) for question in found] == [("x", "a"), ("musique", "2hop__460946_294723")]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == (
+        f"{tmp_path / 'x.jsonl'}: left out: 1 empty answers, 1 answers that normalise to nothing, 1 repeated rows, "
+        "1 rows marked as unanswerable"
+    )
+
+
+def test_made_ids_are_numbers_of_rows_in_a_data_set_and_split(tmp_path: Path) -> None:
+    rows = [
+        {"question": "One?", "answer": "x", "split": "test"},
+        {"question": "Two?", "answer": "*", "split": "test"},  # can't be scored, and has its number
+        {"question": "Three?", "answer": "x", "split": "test"},
+        {"question": "Four?", "answer": "x", "split": "train"},
+        {"question": "Five?", "answer": "x", "split": "test", "dataset": "other"},
+        {"question": "Six?", "answer": "x"},
+    ]
+    as_lines(tmp_path / "mine.jsonl", rows)
+    ids = [(question.dataset, question.id) for question in load_questions(tmp_path / "mine.jsonl")]
+    assert ids == [
+        ("mine", "test_0"),
+        ("mine", "test_2"),
+        ("mine", "train_0"),
+        ("other", "test_0"),
+        ("mine", "mine_0"),
+    ]
+
+
+def test_contexts_do_not_stay_in_memory(tmp_path: Path) -> None:
+    texts = [["Page", ["word " * 200]]] * 10
+    rows = [{**HOTPOT[0], "_id": str(number), "context": texts} for number in range(20)]
+    as_json(tmp_path / "hotpot_train_v1.1.json", rows)
+    for question in load_questions(tmp_path / "hotpot_train_v1.1.json"):
+        assert len(json.dumps(dict(question.metadata))) < 200
