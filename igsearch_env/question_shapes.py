@@ -24,6 +24,7 @@ from typing import Any
 from igsearch_env.answer_values import AnswerValues, plain_value
 from igsearch_env.errors import QuestionError
 from igsearch_env.protocols import PROTOCOLS
+from igsearch_env.protocols.transcripts import MARK
 from retrievers.base import CorpusError
 from retrievers.corpora import shapes
 
@@ -43,7 +44,6 @@ _UNREAD = frozenset(
 _READ = frozenset(("id", "question", "golden_answers", "dataset", "supporting_titles"))
 _IDS = ("id", "_id", "question_id", "questionid", "qid")
 FLASHRAG, VERL = "FlashRAG", "Search-R1 or verl"
-MARK = "Question:"  # before the question in a prompt of Search-R1
 
 
 @dataclass(slots=True)
