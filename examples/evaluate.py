@@ -14,6 +14,7 @@ scores answers that another program recorded, predictions or transcripts; no pol
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -158,9 +159,8 @@ def main(args: Args) -> None:
 
 def score_answers(args: Args, path: Path) -> None:
     """Score recorded answers, print the table and write the output."""
-    defaults = Args()
     unused = [
-        name for name in ("policy", "corpus", "retriever", "rerank") if getattr(args, name) != getattr(defaults, name)
+        name for name in ("policy", "corpus", "retriever", "rerank") if getattr(args, name) != getattr(Args(), name)
     ]
     if unused:
         raise ConfigurationError(
@@ -168,11 +168,8 @@ def score_answers(args: Args, path: Path) -> None:
             "omit one or the other"
         )
     file = read_answers(path)
-    if args.questions:
-        questions = choose_questions(args, make_questions(args.questions, "test"))
-    else:
-        questions, file = own_questions(file)
-        questions = choose_questions(args, questions)
+    asked, file = (make_questions(args.questions, "test"), file) if args.questions else own_questions(file)
+    questions = choose_questions(args, asked)
     found = score_recorded(questions, file)
     notes = {name: f"{count:,} questions without an answer, counted as wrong" for name, count in found.missing.items()}
     for name, note in notes.items():
@@ -290,6 +287,8 @@ def write(
 
 if __name__ == "__main__":
     options = parse_options(Args, description=__doc__)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("igsearch_env").setLevel(logging.INFO)  # what was recognised in question files
     try:
         main(options)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ _SPELLINGS = {
     "bamboogle": ("bamboogle",),
 }
 NAMES = tuple(_SPELLINGS)
+HIDDEN_TEST = frozenset(("hotpotqa", "2wikimultihopqa", "musique"))  # the answers of their test splits are not public
 _NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 _SPLIT_OF = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 

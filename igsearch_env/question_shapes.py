@@ -38,7 +38,7 @@ _UNREAD = frozenset(
     (
         *("prompt", "metadata", "context", "contexts", "paragraphs", "supporting_facts", "retrieval_result"),
         *("positive_ctxs", "negative_ctxs", "hard_negative_ctxs", "entity_pages", "search_results"),
-        *("data_source", "ability", "reward_model", "ground_truth", "extra_info", "agent_name"),
+        *("data_source", "ability", "reward_model", "ground_truth", "extra_info", "agent_name", "passage"),
     )
 )
 _READ = frozenset(("id", "question", "golden_answers", "dataset", "supporting_titles"))

@@ -57,9 +57,7 @@ def prompt_end(text: str, question: str | None) -> int:
     It ends after the last `Question:` before `question`, or the last one outside evidence if the question is not
     known, and after the head of the policy's turn that a chat template adds to that.
     """
-    end = -1
-    if question:
-        end = max((found.end() for found in re.finditer(rf"{MARK}\s*{re.escape(question)}", text)), default=-1)
+    end = -1 if question is None else _last_asked(text, question)
     if end < 0:
         for start, stop in _without_evidence(text, 0):
             at = text.rfind(MARK, start, stop)
@@ -68,6 +66,16 @@ def prompt_end(text: str, question: str | None) -> int:
                 end = stop if line < 0 else line
     head = _POLICY.search(text, max(end, 0))
     return max(end, 0) if head is None else head.end()
+
+
+def asks(text: str, question: str) -> bool:
+    """Whether a text asks the question as a prompt does, behind `Question:`."""
+    return _last_asked(text, question) >= 0
+
+
+def _last_asked(text: str, question: str) -> int:
+    """Where the question ends that stands behind the last `Question:` before it; -1 if it is not there."""
+    return max((found.end() for found in re.finditer(rf"{MARK}\s*{re.escape(question)}", text)), default=-1)
 
 
 def read_transcript(text: str, start: int = 0) -> Transcript:

@@ -396,6 +396,20 @@ def test_made_ids_are_numbers_of_rows_in_a_data_set_and_split(tmp_path: Path) ->
     ]
 
 
+def test_a_split_may_have_the_ids_of_another(tmp_path: Path) -> None:
+    rows = [{"id": "0", "question": f"{split}?", "answer": "x", "split": split} for split in ("train", "dev", "dev")]
+    as_lines(tmp_path / "x.jsonl", rows)
+    assert [question.text for question in load_questions(f"{tmp_path / 'x.jsonl'}:dev")] == ["dev?"]
+    with pytest.raises(QuestionError, match=r"line 2: id '0' is already used by another question at .*line 1"):
+        load_questions(tmp_path / "x.jsonl")
+
+
+def test_rows_that_verl_calls_test_are_of_dev_where_test_has_no_answers(tmp_path: Path) -> None:
+    rows = [VERL | {"data_source": f"searchR1_{name}"} for name in ("hotpotqa", "2wikimultihopqa", "musique", "nq")]
+    as_parquet(tmp_path / "test.parquet", rows)
+    assert [question.id for question in load_questions(tmp_path / "test.parquet")] == [*["dev_7"] * 3, "test_7"]
+
+
 def test_contexts_do_not_stay_in_memory(tmp_path: Path) -> None:
     texts = [["Page", ["word " * 200]]] * 10
     rows = [{**HOTPOT[0], "_id": str(number), "context": texts} for number in range(20)]

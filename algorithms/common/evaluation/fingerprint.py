@@ -79,7 +79,7 @@ def recorded_fingerprint(questions: Sequence[Question], answers: Path) -> Finger
     """The fingerprint of recorded answers: nothing is known about the search engine, the prompt and the decoding."""
     found = {
         "igsearch": _version(),
-        "model": {"name": str(answers), "hash": files_hash([answers] if answers.is_file() else answers.rglob("*.*"))},
+        "model": {"name": str(answers), "hash": files_hash(p for p in (answers, *answers.rglob("*")) if p.is_file())},
         RECORDED: True,
         "metric": METRIC,
         "questions": _questions(questions),

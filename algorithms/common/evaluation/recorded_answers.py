@@ -18,7 +18,7 @@ from typing import Any
 from igsearch_env.answer_values import AnswerValues, plain_value, text_of
 from igsearch_env.benchmark_names import dataset_name
 from igsearch_env.errors import ConfigurationError, QuestionError
-from igsearch_env.protocols.transcripts import is_transcript, prompt_end, question_in, read_transcript
+from igsearch_env.protocols.transcripts import asks, is_transcript, prompt_end, question_in, read_transcript
 from igsearch_env.question_shapes import read_shape
 from igsearch_env.question_sources import open_source, with_split
 
@@ -27,6 +27,7 @@ _RESPONSES = ("output", "response", "responses", "completion", "generated_text")
 _WHOLE = ("transcript", "sequences_str", "sequence", "text")  # prompt and response in one text
 _PROMPTS = ("prompt", "input")
 _GOLDS = ("golden_answers", "gts", "ground_truth", "reward_model")
+_OTHER_GOLDS = ("answers", "possible_answers", "answer", "answer_aliases")  # read as in question files
 
 Row = dict[str, Any]
 
@@ -47,11 +48,11 @@ class RecordedAnswer:
     searches: int | None
     queries: list[str]
     stop_reason: str | None
-    row: Row
+    golds: Row  # fields of golden answers
 
     def golden_answers(self) -> AnswerValues | None:
         """The golden answers of the row; None if it has none. Raises `QuestionError` if they can't be read."""
-        row, where = self.row, self.where
+        row, where = self.golds, self.where
         found = next((name for name in _GOLDS if row.get(name) is not None), None)
         if found is not None:
             value = row[found]
@@ -59,7 +60,7 @@ class RecordedAnswer:
             if isinstance(value, str) and value.lstrip().startswith("{"):
                 raise QuestionError(f"{where}: {found} is {value[:80]!r}; write the answers as a list of strings")
             return AnswerValues.read(value, f"{where}: {found}", ("target",))
-        if any(row.get(name) is not None for name in ("answers", "possible_answers", "answer")):
+        if any(value is not None for value in row.values()):
             return read_shape({"question": "", **row}, where).answers
         return None
 
@@ -156,9 +157,10 @@ def _answer(row: Row, where: str, name: str, text: str | None, *, tagged: bool) 
         question = question_in(text[: prompt_end(text, None)])
     prediction, searches, queries = text, _count(row.get("searches")), _strings(row.get("queries"))
     if text is not None and (is_transcript(text) or (tagged and name in (*_RESPONSES, *_WHOLE))):
-        found = read_transcript(text, prompt_end(text, question) if name in _WHOLE else 0)
+        whole = name in _WHOLE or (question is not None and asks(text, question))
+        found = read_transcript(text, prompt_end(text, question) if whole else 0)
         prediction, searches, queries = found.answer, len(found.queries), list(found.queries)
-    rest = {key: value for key, value in row.items() if key not in (*_PREDICTIONS, *_RESPONSES, *_WHOLE, name)}
+    golds = {key: row[key] for key in (*_GOLDS, *_OTHER_GOLDS) if key in row and key != name}
     dataset = row.get("dataset") or row.get("data_source")
     extra = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
     id = next((plain_value(row[key]) for key in ("id", "_id", "question_id", "qid") if row.get(key) is not None), None)
@@ -173,7 +175,7 @@ def _answer(row: Row, where: str, name: str, text: str | None, *, tagged: bool) 
         searches=searches,
         queries=queries,
         stop_reason=stop if isinstance(stop, str) else None,
-        row=rest,
+        golds=golds,
     )
 
 

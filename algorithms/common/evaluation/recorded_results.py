@@ -34,7 +34,7 @@ def own_questions(file: RecordedFile) -> tuple[list[Question], RecordedFile]:
         golds = answer.golden_answers()
         if golds is None:
             raise QuestionError(
-                f"{answer.where}: no golden answers (found {sorted(answer.row)}); pass the question file as --questions"
+                f"{answer.where}: no golden answers; pass the question file as --questions, or add golden_answers"
             )
         metadata = with_split({} if answer.split is None else {"split": answer.split}, file.split)
         dataset = answer.dataset or file.dataset

@@ -91,6 +91,18 @@ FORMS: dict[str, tuple[list[Any], bool, bool]] = {  # rows, whether they hold se
     "FlashRAG": (flashrag(), False, True),
     "verl": (verl(), True, True),
     "whole": (whole(), True, True),
+    "prompt in the response": (
+        [
+            {
+                "question": row["question"],
+                "response": PROMPT.format(row["question"]) + text,
+                "answer": row["golden_answers"],
+            }
+            for row, text in zip(QUESTIONS, responses(), strict=True)
+        ],
+        True,
+        True,
+    ),
     **{name: (plain(name), False, False) for name in ("prediction", "pred", "answer", "output", "predicted_answer")},
     "messages": (
         [
@@ -253,7 +265,7 @@ def test_rows_that_can_not_be_scored_are_named(
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (plain("prediction"), r"line 1: no golden answers \(found .*; pass the question file as --questions"),
+        (plain("prediction"), "line 1: no golden answers; pass the question file as --questions"),
         ([{"prediction": "x", "golden_answers": [], "id": "1"}], "line 1: question '1': golden_answers is"),
         ([{"prediction": "x", "gts": "{'target': array(['x'])}"}], "line 1: gts is .*write the answers as a list"),
         ([{"id": "1", "prediction": "x", "golden_answers": ["y"]}] * 2, "line 2: a second answer to question '1' of a"),
