@@ -14,7 +14,7 @@ _SPELLINGS = {
     "hotpotqa": ("hotpotqa", "hotpot"),
     "2wikimultihopqa": ("2wikimultihopqa", "2wikimultihop", "2wikimqa", "2wikiqa", "2wiki"),
     "musique": ("musique", "musiqueans", "musiquefull"),
-    "bamboogle": ("bamboogle",),
+    "bamboogle": ("bamboogle", "bamboogleprereleasesheet1"),
 }
 NAMES = tuple(_SPELLINGS)
 HIDDEN_TEST = frozenset(("hotpotqa", "2wikimultihopqa", "musique"))  # the answers of their test splits are not public

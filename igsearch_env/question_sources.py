@@ -15,23 +15,23 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_of_path, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError
-from retrievers.base import CorpusError
+from retrievers.formats.folders import is_saved_dataset, saved_splits
 from retrievers.formats.rows import read_rows
-from retrievers.reading import FileError, one_line, open_file, parse_json, read_bytes, read_part
+from retrievers.reading import FileError, MissingPackageError, one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _PART = re.compile(r"(?P<path>.+):(?P<split>[a-z]\w*)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
-_FIRST_LINE = 1_024  # bytes of a first line that may be that of a document
+_HEADLESS = {"column 1": "question", "column 2": "answers"}  # of DPR's tables, which have no line with names
 
 # The location of a row, for error messages, and the row.
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -109,6 +109,15 @@ class Source:
     dataset: str
     split: str | None = None
 
+    def dataset_at(self, where: str) -> str:
+        """The data set of a row without one: of rows of a folder that of the file which holds them."""
+        return _dataset_of_part(where.partition(", ")[0]) or self.dataset
+
+
+@lru_cache(maxsize=1_024)
+def _dataset_of_part(place: str) -> str | None:
+    return dataset_of_path(Path(place)) if os.path.isfile(place) else None
+
 
 def open_source(source: str | Path) -> Source:
     """Open a source; its rows are read one at a time."""
@@ -116,58 +125,41 @@ def open_source(source: str | Path) -> Source:
         hub = HubSource.read(str(source))
         return Source(_hub_rows(str(source), hub), hub.dataset, hub.dataset)
     path = LocalSource.read(source).path
-    name, dataset = path.name.split(".")[0], dataset_of_path(path)
-    if path.is_dir():
-        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-        return Source(_saved_rows(path) if saved else _in_own_errors(_folder_rows(path)), name, dataset)
-    return Source(_in_own_errors(_file_rows(path)), name, dataset, split_in(path.name))
+    split = None if path.is_dir() else split_in(path.name)
+    return Source(_local_rows(path), path.name.split(".")[0], dataset_of_path(path), split)
 
 
-def _in_own_errors(rows: Rows) -> Rows:
+def _local_rows(path: Path) -> Rows:
     try:
-        yield from rows
-    except ImportError as error:  # a missing package; the message names its extra
+        yield from _saved_rows(path) if is_saved_dataset(path) else _file_rows(path)
+    except MissingPackageError as error:
         raise ConfigurationError(str(error)) from error
-    except (CorpusError, FileError) as error:
+    except FileError as error:
         raise QuestionError(str(error)) from error
 
 
+def _saved_rows(folder: Path) -> Rows:
+    for where, rows in saved_splits(folder):
+        split = where.removeprefix(str(folder)).removeprefix("/") or rows.split
+        yield from _dataset_rows(where, rows, None if split is None else str(split))
+
+
 def _file_rows(path: Path) -> Rows:
-    packed = path.suffix == ".gz"
-    if path.is_file() and _is_document(path, packed):
-        yield str(path), parse_json(read_bytes(path, packed=packed), str(path), "JSON, nor JSON lines")
-        return
-    rows = read_rows(path)
-    first = next(rows, None)
-    if first is None:
-        return
-    names = _headless(first[1])
-    if names:
-        yield f"{path}, line 1", dict(zip(names, first[1], strict=True))
-    for where, row in chain([first], rows):
-        yield where, dict(zip(names, row.values(), strict=True)) if names else row
+    """The rows of a file, or of the files of a folder, each with the split that the name of its file says."""
+    folder = path.is_dir()
+    headless = False
+    for number, (where, row) in enumerate(read_rows(path)):
+        if number == 0:
+            headless = list(row) == list(_HEADLESS) and str(row["column 2"]).strip()[:1] == "["
+        if headless:
+            row = {_HEADLESS.get(name, name): value for name, value in row.items()}
+        yield where, with_split(row, _split_of_part(where.rpartition(", ")[0])) if folder else row
 
 
-def _is_document(path: Path, packed: bool) -> bool:
-    """Whether a file is one JSON object over several lines, as TriviaQA publishes its questions."""
-    with open_file(path, packed=packed) as file:
-        first = read_part(file, _FIRST_LINE, str(path), line=True).strip()
-    return first.startswith(b"{") and not first.endswith(b"}") and len(first) < _FIRST_LINE - 1
-
-
-def _headless(row: dict[str, Any]) -> tuple[str, str] | None:
-    """Names for the columns of DPR's tables of questions and lists of answers, which have no line with names."""
-    names = list(row)
-    if len(names) == 2 and str(names[1]).startswith("[") and str(names[1]).endswith("]"):
-        return "question", "answers"
-    return None
-
-
-def _folder_rows(folder: Path) -> Rows:
-    """Rows of files in a folder; a row of a split is at FOLDER/SPLIT."""
-    for where, row in read_rows(folder):
-        place = where.rpartition(", ")[0]
-        yield where, with_split(row, None if place == str(folder) else split_in(Path(place).name))
+@lru_cache(maxsize=1_024)
+def _split_of_part(place: str) -> str | None:
+    """The split that the name of a file, or that of its folder, says."""
+    return split_in(Path(place).name) or split_in(Path(place).parent.name)
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:
@@ -183,24 +175,6 @@ def _hub_rows(source: str, hub: HubSource) -> Rows:
             "(HF_HUB_OFFLINE=1 skips the network)"
         ) from error
     return _dataset_rows(source, rows, hub.split.partition("[")[0])
-
-
-def _saved_rows(folder: Path) -> Rows:
-    datasets = _optional("datasets", str(folder))
-    try:
-        saved = datasets.load_from_disk(str(folder))
-        for part in saved.values() if isinstance(saved, Mapping) else [saved]:
-            part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
-    except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
-        raise QuestionError(
-            f"{folder}: not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, "
-            "or a file"
-        ) from error
-    if isinstance(saved, Mapping):
-        for split, rows in saved.items():
-            yield from _dataset_rows(f"{folder}/{split}", rows, split)
-    else:
-        yield from _dataset_rows(str(folder), saved, None if saved.split is None else str(saved.split))
 
 
 def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:

@@ -130,7 +130,7 @@ class _Reader:
             self._left_out["rows marked as unanswerable"] += 1
             return
         if fields["id"] is None:
-            fields["id"] = f"{split or self.source.name}_{number}"
+            fields["id"] = f"{split or benchmark_in(fields['dataset']) or self.source.name}_{number}"
         try:
             question = _question(fields, shaped.answers.texts, where)
         except UnscorableError as error:
@@ -217,7 +217,7 @@ def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
         if value is not None and (isinstance(value, bool) or not isinstance(plain_value(value), (str, int))):
             raise QuestionError(f"{where}: {name} is {str(value)[:80]!r}; it must be a string")
     named = None if shaped.dataset is None else str(shaped.dataset)
-    dataset = dataset_name(named) if named else source.dataset
+    dataset = dataset_name(named) if named else source.dataset_at(where)
     if not named and not benchmark_in(dataset) and shaped.benchmark:
         dataset = shaped.benchmark
     id = plain_value(shaped.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -21,8 +22,24 @@ OUTCOME_REWARDS: tuple[OutcomeReward, ...] = get_args(OutcomeReward)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation and articles, single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Lower case, without ASCII punctuation and articles, single spaces: SQuAD's normalisation of English.
+
+    Composed and decomposed accents are the same (NFC). Where most letters besides articles are not Latin, "a" is no
+    article (`A 型`), and punctuation of any script is removed (`北京。`).
+    """
+    if text.isascii():
+        return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    plain = unicodedata.normalize("NFC", text.lower()).translate(_PUNCTUATION)
+    english = _ARTICLES.sub(" ", plain)
+    if not _is_latin(english):
+        english = "".join(c for c in plain if not unicodedata.category(c).startswith("P"))
+    return " ".join(english.split())
+
+
+def _is_latin(text: str) -> bool:
+    """Whether at least half of the letters are Latin; also of a text without letters."""
+    letters = [c for c in text if c.isalpha()]
+    return 2 * sum("LATIN" in unicodedata.name(c, "") for c in letters) >= len(letters)
 
 
 def exact_match(prediction: str, golden_answers: Sequence[str]) -> float:

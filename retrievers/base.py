@@ -65,12 +65,15 @@ class Passage:
 
     @staticmethod
     def from_contents(id: str, contents: str, score: float = 0.0, *, verbatim_title: bool = False) -> Passage:
-        """Split FlashRAG `contents`: the first line is the title, the rest the text.
+        """Split FlashRAG `contents`: the first line is the title, the rest the text; one line alone is a text.
 
         Wikipedia dumps in this format put the title in double quotes. They are removed unless
         `verbatim_title`, which Search-R1 parity needs (its documents show the quotes).
         """
-        title, _, text = contents.partition("\n")
+        title, newline, text = contents.partition("\n")
+        if not newline:
+            return Passage(id, "", contents, score)
+        title = title.removesuffix("\r")
         if not verbatim_title and len(title) >= 2 and title[0] == title[-1] == '"':
             title = title[1:-1]
         return Passage(id, title, text, score)

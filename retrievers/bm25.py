@@ -2,61 +2,104 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import bm25s
 import numpy as np
 
-from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage
+from retrievers.analysis import ENGLISH, NONE, Analyzer, words
+from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage, RetrieverError
 from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
+from retrievers.formats.folders import has_parts, is_saved_dataset
 from retrievers.index.manifest import check_index, index_kind, read_manifest, write_manifest
 from retrievers.index.plan import Plan
-from retrievers.reading import one_line
+from retrievers.reading import MissingPackageError, one_line
 
 # Measured on Wikipedia passages: bytes of memory while building, and on disk, per character of text.
 MEMORY, DISK = 12.0, 2.6
 CHARACTERS_PER_SECOND = 3e6
 
+ANALYSIS = 2  # version of the rules in `retrievers.analysis`, which must be the same for an index and its queries
+
+
+class BM25Error(RetrieverError, ValueError):
+    """A setting of BM25 outside its limits."""
+
+
+@dataclass(frozen=True)
+class BM25Settings:
+    """Settings of BM25. The defaults found most supporting pages of five benchmarks (docs/retrieval.md)."""
+
+    k1: float = 1.2
+    """Saturation of the frequency of a term; at least 0."""
+    b: float = 0.75
+    """Normalisation by the length of a passage, from 0 (none) to 1."""
+    title_weight: int = 2
+    """How many times the words of a title count; at least 1."""
+    stemmer: str = NONE
+    """A Snowball algorithm of PyStemmer (english, german, ...), or none."""
+    stopwords: str = ENGLISH
+    """Words left out of questions: english or none."""
+
+    def __post_init__(self) -> None:
+        for name, value, right, rule in (
+            ("k1", self.k1, 0 <= self.k1 < math.inf, "a number of at least 0"),
+            ("b", self.b, 0 <= self.b <= 1, "from 0 to 1"),
+            ("title_weight", self.title_weight, self.title_weight >= 1, "a whole number of at least 1"),
+        ):
+            if not right:
+                raise BM25Error(f"{name}={value}: must be {rule}")
+
 
 class BM25Retriever(CorpusRetriever):
-    """Lexical search over title and text (Lucene's BM25, no stemming).
+    """Lexical search over title and text with Lucene's BM25. How texts become terms: `retrievers.analysis`.
 
     Args:
         passages: the corpus, at least one passage with distinct ids.
-        k1, b: term saturation and length normalisation; Anserini's Wikipedia values by default.
-        stopwords: "en" to drop English function words from passages and queries, None to keep all.
+        k1, b, title_weight, stemmer, stopwords: `BM25Settings`.
     """
 
     def __init__(
-        self, passages: Sequence[Passage], *, k1: float = 0.9, b: float = 0.4, stopwords: str | None = None
+        self,
+        passages: Sequence[Passage],
+        *,
+        k1: float = BM25Settings.k1,
+        b: float = BM25Settings.b,
+        title_weight: int = BM25Settings.title_weight,
+        stemmer: str = BM25Settings.stemmer,
+        stopwords: str = BM25Settings.stopwords,
     ) -> None:
         if not passages:
             raise CorpusError("no passages: a BM25 index needs at least one")
         self.passages: Sequence[Passage] = passages
-        self.stopwords = stopwords
+        self.settings = BM25Settings(k1, b, title_weight, stemmer, stopwords)
+        self.analyzer = Analyzer(self.settings.stemmer, self.settings.stopwords)
         self._corpus_hash: str | None = None
-        tokens = self._tokenize([f"{p.title} {p.text}" for p in passages])
-        if not any(tokens.vocab):
-            raise CorpusError("no word of two letters in any passage: BM25 has nothing to index; check the corpus")
-        self.index = bm25s.BM25(k1=k1, b=b)
-        self.index.index(tokens, show_progress=False)
+        weight, vocabulary = self.settings.title_weight, dict[str, int]()
+        documents = [
+            [vocabulary.setdefault(word, len(vocabulary)) for word in words(p.title) * weight + words(p.text)]
+            for p in passages
+        ]
+        if not vocabulary:
+            raise CorpusError("no word in any passage: BM25 has nothing to index; check the corpus")
+        stems: dict[str, int] = {}
+        table = [stems.setdefault(stem, len(stems)) for stem in self.analyzer.stems(list(vocabulary))]
+        if len(stems) < len(vocabulary):
+            documents = [[table[word] for word in document] for document in documents]
+        self.index = bm25s.BM25(k1=self.settings.k1, b=self.settings.b)
+        self.index.index((documents, stems), show_progress=False)
         self._vocabulary: dict[str, int] = self.index.vocab_dict
-
-    def _tokenize(self, texts: list[str]) -> bm25s.tokenization.Tokenized:
-        return bm25s.tokenize(texts, stopwords=self.stopwords, show_progress=False, allow_empty=True)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
-        if not queries:
-            return []
-        words = bm25s.tokenize(
-            list(queries), stopwords=self.stopwords, return_ids=False, show_progress=False, allow_empty=True
-        )
-        return [self._best([self._vocabulary[w] for w in query if w in self._vocabulary], k) for query in words]
+        terms = map(self.analyzer.query, queries)
+        return [self._best([self._vocabulary[t] for t in query if t in self._vocabulary], k) for query in terms]
 
     def _best(self, word_ids: list[int], k: int) -> list[Passage]:
         if not word_ids:
@@ -73,9 +116,8 @@ class BM25Retriever(CorpusRetriever):
             self._corpus_hash = corpus_hash(self.passages)
         return {
             "engine": "bm25",
-            "k1": self.index.k1,
-            "b": self.index.b,
-            "stopwords": self.stopwords,
+            "analysis": ANALYSIS,
+            **asdict(self.settings),
             "passages": len(self),
             "corpus": self._corpus_hash,
         }
@@ -97,31 +139,37 @@ class BM25Retriever(CorpusRetriever):
         manifest = {
             "passages": len(self.passages),
             "corpus_hash": self.fingerprint()["corpus"],
-            "stopwords": self.stopwords,
+            "analysis": ANALYSIS,
+            "settings": asdict(self.settings),
         }
         write_manifest(partial, "bm25", manifest)
         os.replace(partial, folder)
 
     @staticmethod
     def opens(source: str) -> bool:
-        """Whether `open` accepts `source`: the word `bm25`, an index folder of this kind, a corpus file."""
-        return source == "bm25" or index_kind(source) == "bm25" or Path(source).is_file()
+        """Whether `open` accepts `source`: the word `bm25`, an index folder of this kind, a corpus file or folder."""
+        return source == "bm25" or _is_corpus(source) or index_kind(source) == "bm25"
 
     @classmethod
     def open(cls, source: str, corpus: str, passages: Sequence[Passage] | None) -> BM25Retriever:
         """For `open_retriever`. The word `bm25` indexes `passages`, or loads the index folder `corpus`."""
         if source == "bm25":
             return cls.load(corpus) if passages is None else cls(passages)
-        return cls.load(source) if Path(source).is_dir() else cls(load_corpus(source))
+        return cls(load_corpus(source)) if _is_corpus(source) else cls.load(source)
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True) -> BM25Retriever:
         """Open a folder written by `save`. With `mmap`, neither index nor corpus is read into memory."""
         folder = Path(folder)
         manifest = read_manifest(folder, "bm25")
-        for key, kind in (("passages", int), ("corpus_hash", str), ("stopwords", str | None)):
+        for key, kind in (("passages", int), ("corpus_hash", str), ("analysis", int), ("settings", dict)):
             if not isinstance(manifest.get(key), kind):
                 raise IndexMismatchError(f"{folder}: its manifest has no {key}; build the index again")
+        if manifest["analysis"] != ANALYSIS:
+            raise IndexMismatchError(
+                f"{folder}: its words were found by version {manifest['analysis']} of the analysis, not {ANALYSIS}; "
+                "build the index again"
+            )
         check_index(folder, manifest, "bm25s", "corpus.jsonl")
         self = cls.__new__(cls)
         self.passages = DiskCorpus(folder / "corpus.jsonl")
@@ -131,11 +179,14 @@ class BM25Retriever(CorpusRetriever):
                 f"{folder}: corpus.jsonl has {len(self.passages)} passages, "
                 f"manifest.json records {manifest['passages']}; build the index again"
             )
-        self.stopwords = manifest["stopwords"]
         self._corpus_hash = manifest["corpus_hash"]
         try:
             self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
-            self._tokenize(["words"])  # with the stop words of the manifest
+            self.settings = BM25Settings(**manifest["settings"])
+            self.analyzer = Analyzer(self.settings.stemmer, self.settings.stopwords)
+        except MissingPackageError:
+            self.passages.close()
+            raise
         except Exception as error:  # numpy and json raise different errors for files of another form
             self.passages.close()
             raise IndexMismatchError(
@@ -143,6 +194,15 @@ class BM25Retriever(CorpusRetriever):
             ) from error
         self._vocabulary = self.index.vocab_dict
         return self
+
+
+def _is_corpus(source: str) -> bool:
+    """Whether a path is a corpus file, or a folder with the parts of one and no index."""
+    path = Path(source)
+    if not path.is_dir():
+        return path.is_file()
+    indexed = any((path / name).exists() for name in ("manifest.json", "bm25s", "index", "vectors"))
+    return not indexed and (is_saved_dataset(path) or has_parts(path))
 
 
 def plan_bm25(characters: int, passages: int) -> Plan:

@@ -29,8 +29,8 @@ from retrievers.corpora import shapes
 from retrievers.corpora.inputs import find_inputs
 from retrievers.corpora.sources import COVERAGE_NOTE, PAGE, RECORD, coverage_table, write_sources
 from retrievers.corpora.writer import CORPUS, SPLITS, CorpusWriter, Coverage, Input, question_file
-from retrievers.formats.rows import read_rows
 from retrievers.lock import ProcessLock
+from retrievers.passage_rows import corpus_rows
 
 _WRITTEN = {CORPUS, PAGE, RECORD, *starmap(question_file, product(shapes.DATASETS, SPLITS))}
 _EVERY = 500  # rows between two updates of the progress bar
@@ -109,7 +109,7 @@ class _Builder:
     def _read(self, source: Input) -> None:
         task = self.progress.add_task(source.path.name, total=None)
         limit = None if source.shape == shapes.ALIASES else self.limit
-        for where, row in islice(read_rows(source.path), limit):
+        for where, row in islice(corpus_rows(source.path), limit):
             source.rows += 1
             row = shapes.plain(row)
             if (shape := shapes.shape_of(row, where)) != source.shape:

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retrievers.base import IndexMismatchError, RetrieverError
-from retrievers.bm25 import BM25Retriever, plan_bm25
-from retrievers.corpus import DiskCorpus, Survey, load_corpus, survey_corpus
+from retrievers.bm25 import BM25Retriever, BM25Settings, plan_bm25
+from retrievers.corpus import DiskCorpus, Survey, has_random_access, survey_corpus
 from retrievers.digests import file_digest
 from retrievers.index.encoder import Encoder, SentenceEncoder
 from retrievers.index.manifest import write_manifest
@@ -39,7 +39,7 @@ class Args:
     """Options of the builder."""
 
     corpus: Path
-    """Corpus file: .jsonl or .jsonl.gz with `id` and `contents`."""
+    """Corpus: a file or folder of any form in `retrievers.passage_rows`."""
     output: Path
     """Folder to write; must not exist."""
     index: str = "Flat"
@@ -48,6 +48,8 @@ class Args:
     """Search parameters of an approximate index: nprobe=N or efSearch=N; "": the default of its type."""
     encoder: str = "intfloat/e5-base-v2"
     """sentence-transformers model, name or folder (not for bm25)."""
+    bm25: BM25Settings = field(default_factory=BM25Settings)
+    """Settings of `--index bm25`."""
     dtype: str = "auto"
     """Data type of the encoder's weights: float32, bfloat16, float16; auto: float16 on a GPU, float32 elsewhere."""
     max_length: int | None = None
@@ -102,18 +104,19 @@ class Builder:
 
     def bm25(self) -> bool:
         """Build a BM25 index."""
-        survey = self._survey(None)
-        if self._agreed(plan_bm25(survey.characters, survey.passages)):
-            shutil.rmtree(self.work)  # it contains nothing to resume from
-            BM25Retriever(load_corpus(self.args.corpus)).save(self.args.output)
-        return self.args.output.is_dir()
+        path, survey = self._corpus()
+        if not self._agreed(plan_bm25(survey.characters, survey.passages)):
+            return False
+        with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
+            BM25Retriever(corpus, **asdict(self.args.bm25)).save(self.work / "bm25")
+        os.replace(self.work / "bm25", self.args.output)
+        shutil.rmtree(self.work)
+        return True
 
     def dense(self, encoder: Encoder | None) -> bool:
         """Encode the remaining passages, build the index, measure recall, write the manifest, rename the folder."""
         args = self.args
-        # A compressed corpus is decompressed, since an index needs random access to it.
-        unpacked = self.work / "corpus.jsonl" if args.corpus.suffix == ".gz" else None
-        survey = self._survey(unpacked)
+        path, survey = self._corpus()
         encoder = encoder or SentenceEncoder(
             args.encoder,
             query_prefix=args.query_prefix,
@@ -123,7 +126,7 @@ class Builder:
             batch_size=args.batch_size,
         )
         engine_of(args.index).check(args.index, encoder.dimension)
-        with closing(DiskCorpus(unpacked or args.corpus, offsets=self.work / "offsets.npy")) as corpus:
+        with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
             return self._dense(corpus, survey, encoder)
 
     def _dense(self, corpus: DiskCorpus, survey: Survey, encoder: Encoder) -> bool:
@@ -158,13 +161,25 @@ class Builder:
         self._finish(corpus, survey, encoder, index, quality)
         return True
 
+    def _corpus(self) -> tuple[Path, Survey]:
+        """Check the corpus. Returns a file with random access to its passages: the corpus itself if it is one."""
+        path, copy = self.args.corpus, self.work / "corpus.jsonl"
+        plain = has_random_access(path)
+        survey = self._survey(None if plain else copy)
+        if plain and survey.empty:
+            self._survey(copy)
+        return (path if plain and not survey.empty else copy), survey
+
     def _survey(self, copy: Path | None) -> Survey:
-        """Check every line of the corpus."""
+        """Check every row of the corpus."""
         task = self.progress.add_task("reading the corpus", total=None)
         survey = survey_corpus(self.args.corpus, copy=copy, progress=lambda n: self.progress.update(task, completed=n))
         self.progress.update(task, total=survey.passages, completed=survey.passages)
+        left_out = f"; {survey.empty} without title and text are left out" if survey.empty else ""
         self.progress.console.print(
-            f"{self.args.corpus}: {survey.passages} passages, {survey.characters / 1e6:.1f} million characters"
+            f"{self.args.corpus}: {survey.recognised}; {survey.passages} passages, "
+            f"{survey.characters / 1e6:.1f} million characters{left_out}",
+            soft_wrap=True,
         )
         return survey
 

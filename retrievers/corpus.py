@@ -1,12 +1,15 @@
-"""Corpora on disk: FlashRAG's jsonl, one object per line with `id` and `contents` (title, newline, text)."""
+"""Corpora: files of any published form (`passage_rows.py`), read into memory or checked in one pass, and FlashRAG's
+jsonl (`id` and `contents`), whose passages can stay on disk.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,66 +19,56 @@ import numpy as np
 
 from retrievers.base import CorpusError, Passage
 from retrievers.files import atomic_write
-from retrievers.reading import MAX_LINE, FileError, one_line, parse_json, read_json_lines, read_lines
+from retrievers.passage_rows import describe, passage_of, read_passages
+from retrievers.reading import MAX_LINE, FileError, one_line, parse_json, read_lines
 
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are skipped."""
-    path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file; pass a .jsonl or .jsonl.gz file")
-    try:
-        for number, row in read_json_lines(path):
-            yield number, _object(row, f"{path}, line {number}")
-    except FileError as error:
-        raise CorpusError(f"{error}; write one JSON object per line") from error
-
-
-def _object(row: object, where: str) -> dict[str, object]:
-    if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a {type(row).__name__}, not a JSON object; write one object per line")
-    return row
-
-
-def passage_of(row: dict[str, object], where: str, verbatim_titles: bool) -> Passage:
-    """The passage of a row with `id` and `contents`. `where` names the row in a `CorpusError`."""
-    for field in ("id", "contents"):
-        if field not in row:
-            raise CorpusError(f"{where}: no field {field!r} (found {sorted(row)}); a passage needs id and contents")
-    contents = row["contents"]
-    if not isinstance(contents, str) or not contents.strip():
-        raise CorpusError(f"{where}: contents is {contents!r}; it must be a non-empty string")
-    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
-        raise CorpusError(f"{where}: id is {str(row['id'])[:80]!r}; it must be a string or a whole number")
-    return Passage.from_contents(str(row["id"]), contents, verbatim_title=verbatim_titles)
+logger = logging.getLogger(__name__)
 
 
 def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Passage]:
-    """Read a whole corpus into memory (.jsonl or .jsonl.gz).
+    """Read a whole corpus into memory, from a file or folder of any form in `retrievers.passage_rows`.
 
-    Raises `CorpusError`, naming file and line, for a malformed line, a repeated id or an empty file.
+    Rows without title and text are left out; the log says how many, and what the corpus was recognised as. Raises
+    `CorpusError`, naming file and row, for a malformed row, a repeated id or an empty file.
     """
-    first_line: dict[str, int] = {}
+    first: dict[str, str] = {}
     passages = []
-    for number, row in read_jsonl(path):
-        passage = passage_of(row, f"{path}, line {number}", verbatim_titles)
-        if passage.id in first_line:
-            raise CorpusError(
-                f"{path}, line {number}: id {passage.id!r} is already used on line {first_line[passage.id]}; "
-                "ids must be unique"
-            )
-        first_line[passage.id] = number
+    empty = 0
+    for where, passage in read_passages(path, verbatim_titles):
+        if passage is None:
+            empty += 1
+            continue
+        if passage.id in first:
+            raise _repeated(where, passage.id, first[passage.id])
+        first[passage.id] = where
         passages.append(passage)
     if not passages:
-        raise CorpusError(f"{path}: contains no passages; a corpus needs at least one")
+        raise _no_passages(path, empty)
+    logger.info("%s: %s", path, describe(path))
+    if empty:
+        logger.warning("%s: %s passages without title and text are left out", path, f"{empty:,}")
     return passages
+
+
+def _repeated(where: str, id: str, first: str) -> CorpusError:
+    return CorpusError(f"{where}: id {id!r} is already used on {first.rpartition(', ')[2]}; ids must be unique")
+
+
+def _no_passages(path: str | Path, empty: int) -> CorpusError:
+    found = f" but {empty:,} without title and text" if empty else ""
+    return CorpusError(f"{path}: contains no passages{found}; a corpus needs at least one")
 
 
 def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
     """Write passages as FlashRAG jsonl, atomically."""
     with atomic_write(Path(path)) as partial, open(partial, "w", encoding="utf-8") as file:
         for p in passages:
-            file.write(json.dumps({"id": p.id, "contents": f'"{p.title}"\n{p.text}'}, ensure_ascii=False) + "\n")
+            file.write(_line(p))
+
+
+def _line(passage: Passage) -> str:
+    row = {"id": passage.id, "contents": f'"{passage.title}"\n{passage.text}'}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:
@@ -96,63 +89,85 @@ def _ignore(done: int) -> None:
 
 @dataclass(frozen=True)
 class Survey:
-    """Statistics of a checked corpus file: every line is a passage with a unique id."""
+    """Statistics of a checked corpus: every row is a passage with a unique id, or empty."""
 
     passages: int
     characters: int  # of titles and texts
     hash: str  # `corpus_hash`
+    empty: int  # rows without title and text, left out
+    recognised: str  # format and fields
 
 
 def survey_corpus(path: str | Path, *, copy: Path | None = None, progress: Callable[[int], None] = _ignore) -> Survey:
-    """Check a corpus of any size line by line, in 8 bytes of memory per passage; `progress` gets the lines read.
+    """Check a corpus of any size and form row by row, in 8 bytes of memory per passage; `progress` gets the rows read.
 
-    `copy`: a plain .jsonl that gets the contents of a compressed file. Raises `CorpusError` as `load_corpus` does.
+    `copy`: a file that gets the passages as FlashRAG jsonl. Raises `CorpusError` as `load_corpus` does.
     """
-    digest, ids, characters = hashlib.sha256(), array("Q"), 0
+    digest, ids, characters, empty = hashlib.sha256(), array("Q"), 0, 0
     with open(copy, "w", encoding="utf-8") if copy is not None else nullcontext() as plain:
-        for number, row in read_jsonl(path):
-            passage = passage_of(row, f"{path}, line {number}", False)
+        for number, (_, passage) in enumerate(read_passages(path), start=1):
+            progress(number)
+            if passage is None:
+                empty += 1
+                continue
             digest.update(_identity(passage))
-            ids.append(int.from_bytes(hashlib.blake2b(passage.id.encode(), digest_size=8).digest()))
+            ids.append(_hashed(passage.id))
             characters += len(passage.title) + len(passage.text)
             if plain is not None:
-                plain.write(json.dumps({"id": row["id"], "contents": row["contents"]}, ensure_ascii=False) + "\n")
-            progress(number)
+                plain.write(_line(passage))
     if not ids:
-        raise CorpusError(f"{path}: contains no passages; a corpus needs at least one")
+        raise _no_passages(path, empty)
     ordered = np.sort(np.frombuffer(ids, np.uint64))
     repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if repeated:
-        _name_repeated_id(path, ids, repeated)
-    return Survey(len(ids), characters, digest.hexdigest())
+        _name_repeated_id(path, repeated)
+    return Survey(len(ids), characters, digest.hexdigest(), empty, describe(path))
 
 
-def _name_repeated_id(path: str | Path, ids: array[int], repeated: set[int]) -> None:
-    first: dict[str, int] = {}
-    for (number, row), hashed in zip(read_jsonl(path), ids, strict=True):
-        if hashed in repeated:
-            id = str(row["id"])
-            if id in first:
-                raise CorpusError(
-                    f"{path}, line {number}: id {id!r} is already used on line {first[id]}; ids must be unique"
-                )
-            first[id] = number
+def _hashed(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest())
+
+
+def _name_repeated_id(path: str | Path, repeated: set[int]) -> None:
+    first: dict[str, str] = {}
+    for where, passage in read_passages(path):
+        if passage is not None and _hashed(passage.id) in repeated:
+            if passage.id in first:
+                raise _repeated(where, passage.id, first[passage.id])
+            first[passage.id] = where
+
+
+def has_random_access(path: str | Path) -> bool:
+    """Whether `DiskCorpus` can open a file: plain JSON lines in UTF-8, of `id` and `contents` by the first one."""
+    try:
+        with open(path, "rb") as file:
+            while raw := file.readline(MAX_LINE):
+                if raw.strip():
+                    row = parse_json(raw, str(path))
+                    return isinstance(row, dict) and {"id", "contents"} <= row.keys()
+    except (OSError, FileError):
+        return False
+    return True
 
 
 class DiskCorpus(Sequence[Passage]):
     """A corpus that stays on disk: passages are read one by one through a table of line offsets.
 
     The table (`offsets`, by default `<file>.offsets.npy`; 8 bytes per passage, memory-mapped) is written on first use
-    in one pass. The file must be plain .jsonl, since a compressed one has no random access.
+    in one pass. The file must be plain JSON lines with `id` and `contents`, none of them empty: others have no random
+    access, and `retrievers.build_index` copies them.
     """
 
     def __init__(self, path: str | Path, *, verbatim_titles: bool = False, offsets: str | Path | None = None) -> None:
         self.path = Path(path)
         self.verbatim_titles = verbatim_titles
-        if self.path.suffix == ".gz":
-            raise CorpusError(f"{self.path}: compressed; decompress it first, or read it with load_corpus")
         if not self.path.is_file():
             raise CorpusError(f"{self.path}: no such file")
+        if not has_random_access(self.path):
+            raise CorpusError(
+                f"{self.path}: not plain JSON lines with id and contents, which passages that stay on disk need; "
+                "read it with load_corpus, or build an index of it, which copies it"
+            )
         table = self.path.with_name(self.path.name + ".offsets.npy") if offsets is None else Path(offsets)
         if table.exists() and not table.is_file():
             raise CorpusError(f"{table}: not a file; delete it, and it is written again")
@@ -207,7 +222,10 @@ class DiskCorpus(Sequence[Passage]):
             row = parse_json(raw.split(b"\n", 1)[0], where)
         except FileError as error:
             raise CorpusError(f"{error}; the file has changed, or its table of offsets is damaged") from error
-        return passage_of(_object(row, where), where, self.verbatim_titles)
+        passage = passage_of(row, where, self.verbatim_titles) if isinstance(row, dict) else None
+        if passage is None:
+            raise CorpusError(f"{where}: an empty passage; build an index of the corpus, which leaves it out")
+        return passage
 
     def close(self) -> None:
         """Close the file; the corpus can't be read afterwards."""

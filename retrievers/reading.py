@@ -2,7 +2,9 @@
 
 Every problem is a `FileError` that names the file, the line where there is one, and the rule. Rules, for all files:
 
-    encoding     UTF-8 without lone surrogates, also where an escape (\\ud800) would write one
+    compression  gzip, bzip2, xz or zstandard, by the first bytes of a file
+    encoding     UTF-8, with or without a byte order mark, or UTF-16; no lone surrogates, also where an escape
+                 (\\ud800) would write one
     nesting      at most `MAX_DEPTH` brackets deep
     numbers      at most `MAX_DIGITS` digits
     memory       a line of at most `MAX_LINE` bytes, a file that is read at once of at most `MAX_FILE`, both after
@@ -11,10 +13,8 @@ Every problem is a `FileError` that names the file, the line where there is one,
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import IO, Any
 import yaml
 
 from retrievers.base import RetrieverError
+from retrievers.formats.compressed import open_stream
+from retrievers.formats.encodings import as_utf8
 
 MAX_DEPTH = 64
 MAX_DIGITS = 100  # the state of a random generator has 39
@@ -59,6 +61,10 @@ class FileError(RetrieverError, ValueError):
         """The reason, after the place inside the file `path`, for a message that begins with the file."""
         place = self.where.removeprefix(str(path)).removeprefix(", ")
         return f"{place}: {self.reason}" if place else self.reason
+
+
+class MissingPackageError(RetrieverError, ImportError):
+    """An optional package is needed; the message names the file and the command that installs it."""
 
 
 def parse_json(raw: bytes, where: str, kind: str = "JSON") -> Any:
@@ -106,19 +112,15 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) of a .jsonl or .jsonl.gz file; blank lines are skipped."""
+    """Yield (line number from 1, value) of a file of JSON lines; blank lines are skipped."""
     for number, raw in read_lines(path):
         if raw.strip():
             yield number, parse_json(raw, f"{path}, line {number}", "a JSON object")
 
 
-def read_lines(path: str | Path, *, packed: bool | None = None) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, bytes of the line with its end).
-
-    `packed`: with gzip; None: if the name ends in .gz.
-    """
-    path = Path(path)
-    with open_file(path, packed=path.suffix == ".gz" if packed is None else packed) as file:
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes of the line with its end)."""
+    with open_file(Path(path)) as file:
         number = 0
         while True:
             number += 1
@@ -131,10 +133,10 @@ def read_lines(path: str | Path, *, packed: bool | None = None) -> Iterator[tupl
             yield number, raw
 
 
-def read_bytes(path: str | Path, *, packed: bool = False, limit: int = MAX_FILE) -> bytes:
-    """The content of a file of at most `limit` bytes, decompressed with gzip if `packed`."""
+def read_bytes(path: str | Path, *, limit: int = MAX_FILE) -> bytes:
+    """The content of a text file of at most `limit` bytes."""
     path = Path(path)
-    with open_file(path, packed=packed) as file:
+    with open_file(path) as file:
         raw = read_part(file, limit + 1, str(path), line=False)
     if len(raw) > limit:
         raise FileError(path, f"larger than {limit / 2**20:.0f} MiB, which no such file is")
@@ -150,24 +152,38 @@ def read_text(path: str | Path) -> str:
         raise FileError(path, f"not UTF-8 ({error}); convert the file to UTF-8") from error
 
 
-def open_file(path: Path, *, packed: bool) -> IO[bytes] | gzip.GzipFile:
-    """Open a file of bytes, decompressed with gzip if `packed`."""
+def open_file(path: Path) -> IO[bytes]:
+    """Open a text file as a stream of UTF-8, decompressed."""
     if not path.exists():
         raise FileError(path, "no such file")
     if not path.is_file():  # a folder, or a pipe, which would be waited for
         raise FileError(path, "not a file")
     try:
-        return gzip.open(path, "rb") if packed else open(path, "rb")
+        stream = open_stream(path)
     except OSError as error:
         raise FileError(path, f"can't be opened ({error.strerror})") from error
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path}: compressed with zstandard, whose package can't be imported ({error}); "
+            "pip install igsearch[benchmarks]"
+        ) from error
+    try:
+        return as_utf8(stream)
+    except Exception as error:
+        stream.close()
+        raise _corrupt(str(path), error) from error
 
 
-def read_part(file: IO[bytes] | gzip.GzipFile, size: int, where: str, *, line: bool) -> bytes:
+def read_part(file: IO[bytes], size: int, where: str, *, line: bool) -> bytes:
     """The next `size` bytes, or with `line` a line of at most so many; b"" at the end."""
     try:
         return file.readline(size) if line else file.read(size)
-    except (EOFError, zlib.error, OSError) as error:  # gzip.BadGzipFile is an OSError
-        raise FileError(where, f"corrupt ({error}); restore the file, or download it again") from error
+    except Exception as error:  # every decompressor has its own errors
+        raise _corrupt(where, error) from error
+
+
+def _corrupt(where: str, error: Exception) -> FileError:
+    return FileError(where, f"corrupt ({one_line(error)}); restore the file, or download it again")
 
 
 # ---------------------------------------------------------------- YAML

@@ -21,4 +21,9 @@ def bundled_world() -> World:
 @lru_cache(maxsize=1)
 def bundled_retriever() -> BM25Retriever:
     """BM25 over the bundled world. Shared: searches do not change its state."""
-    return BM25Retriever(bundled_world().passages)
+    return world_retriever(bundled_world())
+
+
+def world_retriever(world: World) -> BM25Retriever:
+    """BM25 over a generated world, with the settings of the bundled policy and of docs/results.md."""
+    return BM25Retriever(world.passages, k1=0.9, b=0.4, title_weight=1, stopwords="none")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from igsearch_env.protocols import Answer, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.world import names
+from igsearch_env.world.bundled import world_retriever
 from igsearch_env.world.generator import Hop, World, generate_world
 from retrievers.base import Passage
 from retrievers.bm25 import BM25Retriever
@@ -97,7 +98,7 @@ def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
     rng = random.Random(stream_seed("demonstrations", seed))
     while True:
         world = generate_world(rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000)))
-        retriever = BM25Retriever(world.passages)
+        retriever = world_retriever(world)
         questions = list(itertools.chain(*world.questions.values()))
         for _ in range(6 * len(questions)):
             if rng.random() < manner.drill:

@@ -10,7 +10,7 @@ from retrievers.base import CorpusError
 from retrievers.corpora import shapes
 from retrievers.corpora.hub import HUB, KNOWN, download
 from retrievers.corpora.writer import SPLITS, Input
-from retrievers.formats.rows import read_rows
+from retrievers.passage_rows import corpus_rows
 
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 _NAMED = re.compile(rf"(?P<dataset>{'|'.join(shapes.DATASETS)})(?::(?P<split>{'|'.join(SPLITS)}))?=(?P<path>.+)")
@@ -77,7 +77,7 @@ def _split_of(name: str) -> str | None:
 
 def _recognise(source: Input) -> None:
     """Set shape, data set and split by the first row."""
-    where, row = next(read_rows(source.path), (str(source.path), None))
+    where, row = next(corpus_rows(source.path), (str(source.path), None))
     if row is None:
         raise CorpusError(f"{where}: has no rows; download it again")
     row = shapes.plain(row)

@@ -6,7 +6,7 @@
     MuSiQue            question, answer, paragraphs [{idx, title, paragraph_text}, ...], question_decomposition
     FlashRAG           question, golden_answers, and in `metadata` the other fields of one of the above
     aliases            Q_id, aliases, demonyms: names of the answers of 2WikiMultiHopQA (`id_aliases.json`)
-    passages           id and contents (title, newline, text), or title and text
+    passages           any form in `retrievers.passage_rows`, with an id or without
 
 Sentences of HotpotQA carry the space before them, those of 2WikiMultiHopQA do not.
 """
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrievers.base import CorpusError
-from retrievers.corpus import passage_of
+from retrievers.passage_rows import passage_of
+from retrievers.passage_rows import shape_of as passage_shape
 from retrievers.reading import FileError, parse_json
 
 HOTPOTQA, WIKI2, MUSIQUE = DATASETS = ("hotpotqa", "2wikimultihopqa", "musique")
@@ -55,7 +56,7 @@ def shape_of(row: Mapping[str, Any], where: str) -> str:
             return CONTEXT
     elif "Q_id" in row:
         return ALIASES
-    elif "contents" in row or ("text" in row and "title" in row):
+    elif passage_shape(tuple(row)).text is not None:
         return PASSAGES
     raise CorpusError(f"{where}: its fields are {', '.join(map(str, row))[:200]}; accepted are: {ACCEPTED}")
 
@@ -80,12 +81,11 @@ def dataset_named(path: str) -> str | None:
 
 def read_passage(row: dict[str, Any], where: str) -> Found:
     """A passage of a published corpus; one whose text is empty counts as an empty paragraph."""
-    if "contents" in row:
-        passage = passage_of({"id": "", **row}, where, False)
-        if "\n" not in str(row["contents"]):  # a text without a title
-            return Found([("", passage.title.strip())])
-        return Found([(clean_title(passage.title, where), passage.text.strip())])
-    return Found([(clean_title(row["title"], where), join_sentences(row["text"], where))])
+    field = passage_shape(tuple(row)).text
+    if field is not None and isinstance(row[field], list):
+        row = {**row, field: join_sentences(row[field], where)}
+    passage = passage_of({"id": "0", **row}, where)
+    return Found([("", "")] if passage is None else [(clean_title(passage.title, where), passage.text.strip())])
 
 
 def read_aliases(row: dict[str, Any], where: str) -> tuple[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +16,18 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
 
 
 def read_json_list(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (row number from 1, object) of a .json or .json.gz file whose value is a list of objects.
+    """Yield (row number from 1, object) of a file whose value is a list of objects.
 
     The rules of `retrievers.reading` hold, and an object has at most `MAX_LINE` bytes. Raises `FileError` for another
     value, and for a list that does not end (a truncated file), after the rows before that place.
     """
     path = Path(path)
-    with open_file(path, packed=path.suffix == ".gz") as file:
+    with open_file(path) as file:
         for number, raw in enumerate(_objects(file, str(path)), start=1):
             yield number, parse_json(raw, f"{path}, row {number}")
 
 
-def _objects(file: IO[bytes] | gzip.GzipFile, path: str) -> Iterator[bytes]:
+def _objects(file: IO[bytes], path: str) -> Iterator[bytes]:
     """The bytes of each object of the list."""
     raw = b""  # what has been read but not yielded; the first object, or what is between two, begins it
     scanned = 0  # bytes of `raw` whose brackets have been counted

@@ -194,7 +194,7 @@ FORMS: dict[str, tuple[str, Writer, Any, list[tuple[Any, ...]]]] = {
         [("nq", "dev_0", "dev", ("14 December 1972 UTC", "December 1972"), ())],
     ),
     "DPR table": (
-        "nq-test.qa.tsv",
+        "nq-test.qa.csv",
         as_text,
         'who sings it\t[\'Ada "A" Noor\', "Ada\'s"]\nwhere is it\t["Karith"]\n',
         [("nq", "test_0", "test", ('Ada "A" Noor', "Ada's"), ()), ("nq", "test_1", "test", ("Karith",), ())],
@@ -218,11 +218,17 @@ FORMS: dict[str, tuple[str, Writer, Any, list[tuple[Any, ...]]]] = {
         POPQA,
         [("popqa", "4222362", None, ("politician", "pol"), ("George Rankin",))],
     ),
-    "Bamboogle": (
-        "Bamboogle Prerelease - Sheet1.tsv",
+    "DPR table, quoted": (
+        "trivia-dev.qa.csv",
         as_text,
-        "Question\tAnswer\nWho was president when Citibank was founded?\tjames madison\n",
-        [("Bamboogle Prerelease - Sheet1", "Bamboogle Prerelease - Sheet1_0", None, ("james madison",), ())],
+        'who sings it\t"[""Ada Noor"", ""A\'s""]"\n',
+        [("triviaqa", "dev_0", "dev", ("Ada Noor", "A's"), ())],
+    ),
+    "Bamboogle": (
+        "Bamboogle Prerelease - Sheet1.csv",
+        as_text,
+        'Question,Answer\n"Who, in 1812, was president when Citibank was founded?",james madison\n',
+        [("bamboogle", "bamboogle_0", None, ("james madison",), ())],
     ),
     "verl": ("test.parquet", as_parquet, [VERL], [("popqa", "test_7", "test", ("Mira", "M. Solm"), ())]),
     "verl, ground_truth alone": (
@@ -357,6 +363,30 @@ def test_rows_of_no_form_are_named(row: dict[str, Any], said: str, tmp_path: Pat
     with pytest.raises(QuestionError, match=said) as caught:
         load_questions(tmp_path / "x.jsonl")
     assert str(caught.value).startswith(f"{tmp_path / 'x.jsonl'}, line 2")
+
+
+def test_a_downloaded_folder_has_the_splits_of_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "nq_open" / "data"
+    folder.mkdir(parents=True)
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
+        as_parquet(folder / f"{name}.parquet", [{"question": f"{name}?", "answer": [name]}] * 2)
+    for place in (tmp_path / "nq_open", folder):
+        found = [(q.dataset, q.id, q.split) for q in load_questions(place)]
+        train = [("nq", f"train_{number}", "train") for number in range(4)]
+        assert found == [*train, ("nq", "dev_0", "dev"), ("nq", "dev_1", "dev")]
+    (question,) = load_questions(f"{tmp_path / 'nq_open'}:validation[1:]")
+    assert question.text == "validation-00000-of-00001?"
+
+
+def test_a_folder_of_several_data_sets(tmp_path: Path) -> None:
+    for name in ("nq", "hotpotqa", "mine"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        as_lines(tmp_path / "all" / name / "test.jsonl", [{"id": "0", "question": "Who?", "golden_answers": ["x"]}])
+    assert {(q.dataset, q.split) for q in load_questions(tmp_path / "all")} == {
+        ("nq", "test"),
+        ("hotpotqa", "test"),
+        ("mine", "test"),
+    }
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

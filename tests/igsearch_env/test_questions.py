@@ -95,7 +95,7 @@ def test_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
 def test_empty_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text(content)
-    with pytest.raises(QuestionError) as caught:
+    with pytest.raises(QuestionError, match="no question") as caught:
         load_questions(path)
     assert str(path) in str(caught.value)
 
@@ -329,7 +329,7 @@ def test_bad_row_of_a_saved_folder_is_named(tmp_path: Path) -> None:
 
 def test_folder_that_the_library_did_not_write_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    with pytest.raises(QuestionError, match="notes"):
+    with pytest.raises(QuestionError, match="notes: a folder without data files"):
         load_questions(tmp_path / "notes")
 
 

@@ -49,6 +49,7 @@ def test_brackets_and_digits_in_strings_are_text() -> None:
 def test_a_huge_line_of_a_gzip_takes_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"id": "')
         for _ in range(600):  # 600 MB without an end of line, in 3 MB
             file.write(b"x" * 1_000_000)
     program = "import sys; from retrievers.corpus import load_corpus; load_corpus(sys.argv[1])"

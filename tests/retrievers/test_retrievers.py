@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from retriever_contract import CORPUS, QUERIES, RetrieverContract
@@ -20,6 +21,7 @@ from retrievers import (
     IndexMismatchError,
     Passage,
     QueryError,
+    RetrieverError,
     load_corpus,
 )
 from retrievers.corpus import write_corpus
@@ -102,9 +104,83 @@ def test_bm25_breaks_ties_by_position_for_every_k() -> None:
         assert ids(retriever.search(["same words"], k)[0]) == [str(i) for i in range(k)]
 
 
-def test_bm25_without_stopwords() -> None:
-    assert BM25Retriever(CORPUS).search(["the"], 3)[0] != []
-    assert BM25Retriever(CORPUS, stopwords="en").search(["the"], 3)[0] == []
+SHOWS = [
+    Passage("who", "Doctor Who", "A series about a traveller in time."),
+    Passage(
+        "house", "Doctor House", "A series about a hospital, as the doctor of the title is not a traveller of the who."
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "stopwords", "found"),
+    [
+        ("the", "english", ["house"]),  # nothing else is left of it
+        ("to be or not to be the", "english", ["house"]),
+        ("what was the name of the hospital", "english", ["house"]),
+        ("what was the series of the who", "english", ["who", "house"]),
+        ("what was the title that Who has", "english", ["house", "who"]),
+        ("doctor who", "english", ["who", "house"]),
+        ("doctor who", "none", ["who", "house"]),
+    ],
+)
+def test_bm25_leaves_stop_words_out_of_questions_only(query: str, stopwords: str, found: list[str]) -> None:
+    assert ids(BM25Retriever(SHOWS, stopwords=stopwords).search([query], 2)[0]) == found
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("Henry V", "Henry V"),
+        ("Henry VIII", "Henry VIII"),
+        ("X", "X"),
+        ("C++", "C++"),
+        ("C#", "C#"),
+        ("C", "C"),
+        ("Malcolm X's", "Malcolm X"),
+        ("10000 metres", "10,000 metres"),
+        ("Beyonce\u0301", "Beyoncé"),
+        ("beyonce", "Beyoncé"),
+        ("€", "Euro €"),
+    ],
+)
+def test_bm25_finds_short_names_and_other_spellings(query: str, found: str) -> None:
+    kings, names = ["Henry VIII", "Henry V", "Henry IV"], ["X", "Malcolm X", "10,000 metres", "Beyoncé", "Euro €"]
+    titles = [*kings, *names, "C++", "C#", "C"]
+    retriever = BM25Retriever([Passage(title, title, "some words about it") for title in titles])
+    assert retriever.search([query], 3)[0][0].id == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k1": -1.0}, "k1=-1.0: must be a number of at least 0"),
+        ({"k1": float("nan")}, "k1=nan: must be"),
+        ({"b": 1.5}, "b=1.5: must be from 0 to 1"),
+        ({"title_weight": 0}, "title_weight=0: must be a whole number of at least 1"),
+        ({"stopwords": "en"}, "stopwords='en': must be one of none, english"),
+        ({"stemmer": "englisch"}, "stemmer='englisch': must be one of none, .*english"),
+    ],
+)
+def test_bm25_refuses_settings(settings: dict[str, Any], message: str) -> None:
+    if "stemmer" in settings:
+        pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
+    with pytest.raises(RetrieverError, match=message):
+        BM25Retriever(CORPUS, **settings)
+
+
+def test_bm25_stems_words_if_asked() -> None:
+    pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
+    passages = [Passage("1", "", "she was running"), Passage("2", "", "a river")]
+    assert BM25Retriever(passages).search(["runs"], 2) == [[]]
+    assert ids(BM25Retriever(passages, stemmer="english").search(["runs"], 2)[0]) == ["1"]
+
+
+def test_bm25_counts_the_words_of_titles() -> None:
+    passages = [Passage("title", "Ostue", "one of many names"), Passage("text", "Names", "one Ostue of many")]
+    assert ids(BM25Retriever(passages).search(["Ostue"], 2)[0]) == ["title", "text"]
+    equal = BM25Retriever(passages, title_weight=1).search(["Ostue"], 2)[0]
+    assert equal[0].score == equal[1].score
 
 
 def test_bm25_keeps_a_passage_without_words() -> None:
@@ -120,9 +196,11 @@ def test_bm25_refuses_a_corpus_with_nothing_to_index(passages: list[Passage]) ->
 
 
 def test_saving_keeps_settings(tmp_path: Path) -> None:
-    saved = BM25Retriever(CORPUS, k1=2.0, b=0.1, stopwords="en")
+    pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
+    saved = BM25Retriever(CORPUS, k1=2.0, b=0.1, stopwords="none", stemmer="english", title_weight=3)
     saved.save(tmp_path / "deep" / "index")
     loaded = BM25Retriever.load(str(tmp_path / "deep" / "index"))
+    assert loaded.fingerprint() == saved.fingerprint()
     assert loaded.search([*QUERIES, "the"], 5) == saved.search([*QUERIES, "the"], 5)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["index"]
     close(loaded)

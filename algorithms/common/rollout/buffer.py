@@ -261,7 +261,7 @@ class RolloutBuffer:
         header: dict[str, Any] = {}
         groups: list[Group] = []
         try:
-            for number, line in read_lines(path, packed=True):
+            for number, line in read_lines(path):
                 where = f"{path}, line {number}"
                 if number > 1:
                     groups.append(read_group(parse_json(line, where), where))

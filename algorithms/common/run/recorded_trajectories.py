@@ -86,7 +86,7 @@ def record_trajectories(
 def load_recorded(path: str | Path) -> RecordedStep:
     """Read a file of `record_trajectories`. Raises `RolloutBufferError` for anything else."""
     try:
-        content = as_type(dict[str, Any], parse_json(read_bytes(path, packed=True), str(path)), str(path))
+        content = as_type(dict[str, Any], parse_json(read_bytes(path), str(path)), str(path))
         version = content.get("format")
         if version != FORMAT:
             raise RolloutBufferError(f"{path}: format {version!r}, this version reads {FORMAT}; record again")

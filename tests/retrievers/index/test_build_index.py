@@ -211,7 +211,7 @@ def test_durations_are_told_in_fitting_units() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "x", "contents": ""}', r"line 301: contents is ''; it must be a non-empty string"),
+        ('{"id": "x", "contents": 7}', r"line 301: contents is '7'; it must be a string"),
         ('{"id": "x"}', r"line 301: no field 'contents'"),
         ('{"id": "17", "contents": "again"}', r"line 301: id '17' is already used on line 18"),
         ("[1]", r"line 301: a list, not a JSON object"),

@@ -1,0 +1,84 @@
+"""Reads Parquet and Arrow files row by row, with pyarrow if it is installed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from retrievers.reading import FileError, MissingPackageError, one_line
+
+_PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_BATCH = 1_024
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as a Parquet file does."""
+    return _begins(path, _PARQUET) or path.suffix == ".parquet"
+
+
+def is_arrow(path: Path) -> bool:
+    """Whether a file begins as an Arrow file or stream does (`.arrow` of the datasets library is a stream)."""
+    return _begins(path, _ARROW_FILE) or _begins(path, _ARROW_STREAM)
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
+
+
+def read_parquet(path: str | Path, unread: Collection[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, row) of a Parquet file, without the columns `unread`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(path, "no such file")
+    parquet = _pyarrow("pyarrow.parquet", path)
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name not in unread]
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except Exception as error:  # errors of pyarrow, and of values that it can't convert
+        raise _corrupt(path, "a Parquet file", number, error) from error
+
+
+def read_arrow(path: str | Path, unread: Collection[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, row) of an Arrow file or stream, without the columns `unread`."""
+    path = Path(path)
+    arrow, ipc = _pyarrow("pyarrow", path), _pyarrow("pyarrow.ipc", path)
+    number = 0
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(arrow.memory_map(str(path)))
+            if _begins(path, _ARROW_FILE):
+                file = stack.enter_context(ipc.open_file(source))
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            else:
+                batches = iter(stack.enter_context(ipc.open_stream(source)))
+            for batch in batches:
+                batch.validate(full=True)  # else a damaged column would be read beyond its end
+                for start in range(0, batch.num_rows, _BATCH):
+                    part = batch.slice(start, _BATCH)
+                    for row in part.select([name for name in part.schema.names if name not in unread]).to_pylist():
+                        number += 1
+                        yield number, row
+    except Exception as error:
+        raise _corrupt(path, "an Arrow file", number, error) from error
+
+
+def _pyarrow(module: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path}: reading it requires pyarrow, which can't be imported ({error}); pip install igsearch[benchmarks]"
+        ) from error
+
+
+def _corrupt(path: Path, what: str, number: int, error: Exception) -> FileError:
+    return FileError(path, f"not {what}, or corrupt after row {number} ({one_line(error)}); download it again")

@@ -1,0 +1,87 @@
+"""Folders that hold one data set: written by `save_to_disk` of the datasets library, or its parts as files."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from retrievers.formats.compressed import without_suffix
+from retrievers.reading import FileError, MissingPackageError, one_line
+
+_SAVED = ("dataset_dict.json", "state.json")
+_DATA = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".parquet", ".arrow", ".txt")
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+_DIGITS = re.compile(r"(\d+)")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The data files below a folder, in the order of their numbers (`part-2` before `part-10`).
+
+    Of a folder in the form of BEIR only the corpus. Raises `FileError` if the folder has no data files, or files of
+    several formats.
+    """
+    corpus = sorted(path for path in folder.glob("corpus.jsonl*") if path.is_file())
+    if corpus:
+        return corpus[:1]
+    files = _data_files(folder)
+    suffixes = sorted({_suffix(path) for path in files})
+    if not files:
+        raise FileError(folder, f"a folder without data files ({', '.join(_DATA)}, plain or compressed)")
+    if len(suffixes) > 1:
+        raise FileError(
+            folder, f"a folder with files of several formats ({', '.join(suffixes)}); pass one of the files"
+        )
+    return sorted(files, key=lambda path: [int(t) if t.isdigit() else t for t in _DIGITS.split(str(path))])
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether there are data files below a folder."""
+    return bool(_data_files(folder))
+
+
+def _data_files(folder: Path) -> list[Path]:
+    shown = (path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return [path for path in shown if _suffix(path) in _DATA and path.name not in _DESCRIPTIONS and path.is_file()]
+
+
+def _suffix(path: Path) -> str:
+    return without_suffix(path).suffix
+
+
+def read_saved_dataset(folder: Path, unread: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place (`FOLDER/SPLIT, row 3`, or without a split `FOLDER, row 3`) and the row, for every row."""
+    for where, dataset in saved_splits(folder):
+        kept = dataset.remove_columns([name for name in dataset.column_names if name in unread]).with_format(None)
+        for number, row in enumerate(kept, start=1):
+            yield f"{where}, row {number}", row
+
+
+def saved_splits(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each data set of the folder: the place of its rows (FOLDER/SPLIT, or FOLDER if it is one), and the data set."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{folder}: reading it requires datasets, which can't be imported ({error}); "
+            "pip install igsearch[benchmarks]"
+        ) from error
+    try:
+        saved = datasets.load_from_disk(str(folder))
+        splits = dict(saved) if isinstance(saved, Mapping) else {"": saved}
+        for part in splits.values():
+            part.data.table.validate(full=True)  # Arrow would read beyond the ends of a damaged column
+    except Exception as error:  # errors of pyarrow, of JSON and of values of other types than the library expects
+        raise FileError(
+            folder,
+            f"not a folder written by save_to_disk of the datasets library ({one_line(error)}); pass one, or a file",
+        ) from error
+    for split, part in splits.items():
+        yield (f"{folder}/{split}" if split else str(folder)), part
