@@ -24,7 +24,7 @@ from typing import Any
 from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_of_path, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.formats.folders import is_saved_dataset, saved_splits
-from retrievers.formats.rows import read_rows
+from retrievers.formats.rows import format_of, read_rows
 from retrievers.reading import FileError, MissingPackageError, one_line
 
 SPLITS = ("train", "dev", "test")
@@ -101,13 +101,19 @@ def _existing_beginning(source: str) -> str:
 class Source:
     """The rows of a source, and what its name says: `dataset` and `split` for rows without; None if it says none.
 
-    `name` begins the id of a row that has neither id nor split.
+    `name` begins the id of a row that has neither id nor split. `path` is None on the Hub.
     """
 
     rows: Rows
+    path: Path | None
     name: str
     dataset: str
     split: str | None = None
+
+    @property
+    def format(self) -> str:
+        """The format of a file or folder in a few words. Raises as reading the rows does."""
+        return "rows of the Hub" if self.path is None else format_of(self.path)
 
     def dataset_at(self, where: str) -> str:
         """The data set of a row without one: of rows of a folder that of the file which holds them."""
@@ -123,10 +129,10 @@ def open_source(source: str | Path) -> Source:
     """Open a source; its rows are read one at a time."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
-        return Source(_hub_rows(str(source), hub), hub.dataset, hub.dataset)
+        return Source(_hub_rows(str(source), hub), None, hub.dataset, hub.dataset)
     path = LocalSource.read(source).path
     split = None if path.is_dir() else split_in(path.name)
-    return Source(_local_rows(path), path.name.split(".")[0], dataset_of_path(path), split)
+    return Source(_local_rows(path), path, path.name.split(".")[0], dataset_of_path(path), split)
 
 
 def _local_rows(path: Path) -> Rows:

@@ -159,7 +159,8 @@ class _Reader:
         """Log what was recognised, and what was left out."""
         datasets = Counter(question.dataset for question in self.questions.values())
         shapes = " and ".join(self._shapes)
-        logger.info("%s: recognised the form of %s; questions: %s", source, shapes, _listed(datasets))
+        found = f"{self.source.format} in the form of {shapes}"
+        logger.info("%s: recognised %s; questions: %s", source, found, _listed(datasets))
         if self._left_out.total():
             logger.warning("%s: left out: %s", source, _listed(self._left_out))
         if self.unscorable:

@@ -264,6 +264,16 @@ FORMS: dict[str, tuple[str, Writer, Any, list[tuple[Any, ...]]]] = {
 }
 
 
+# Forms by the first word of their name in the table above, where the log calls them something else.
+NAMED = {
+    **dict.fromkeys(("HotpotQA", "2WikiMultiHopQA"), "HotpotQA or 2WikiMultiHopQA"),
+    **dict.fromkeys(("NQ", "Bamboogle"), "question and answer"),
+    **dict.fromkeys(("DPR table", "DPR json"), "DPR"),
+    "MuSiQue": "MuSiQue",
+    "verl": "Search-R1 or verl",
+}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_published_form(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name, write, content, expected = FORMS[form]
@@ -276,7 +286,11 @@ def test_every_published_form(form: str, tmp_path: Path, caplog: pytest.LogCaptu
         assert [question.dataset for question in found] == [row[0] for row in expected]
     recognised = [record.getMessage() for record in caplog.records if "recognised" in record.getMessage()]
     assert len(recognised) == 1
-    assert recognised[0].startswith(f"{path}: recognised the form of ")
+    assert recognised[0].startswith(f"{path}: recognised ")
+    assert (
+        f" in the form of {NAMED.get(form.split(',')[0].split('-')[0], form.split(',')[0])}; questions: "
+        in recognised[0]
+    )
     assert "long" not in str([dict(question.metadata) for question in found])  # no contexts
 
 
