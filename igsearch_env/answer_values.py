@@ -82,6 +82,8 @@ def _texts(value: Any, where: str, fields: Sequence[str], depth: int) -> Iterato
     value = plain_value(value)
     if isinstance(value, str) and depth < _MAX_DEPTH:
         value = _list_in(value, where)
+        if isinstance(value, str) and fields:
+            value = _object_in(value, where)
     if isinstance(value, (list, tuple)):
         if depth >= _MAX_DEPTH:
             raise QuestionError(f"{where} has lists nested more than {_MAX_DEPTH} deep; write one list of strings")
@@ -121,3 +123,16 @@ def _list_in(text: str, where: str) -> Any:
             '["a", "b"]'
         )
     return text
+
+
+def _object_in(text: str, where: str) -> Any:
+    """The object that a string holds, as a dump of `ground_truth` does; the string itself if it holds none."""
+    inner = text.strip()
+    if not (inner.startswith(("{'", '{"')) and inner.endswith("}")):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(inner[:_MAX_LITERAL])
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    raise QuestionError(f"{where} is {text[:80]!r}, an object that can't be read; write it as JSON does")

@@ -27,6 +27,7 @@ from igsearch_env.protocols import PROTOCOLS
 from igsearch_env.protocols.transcripts import MARK
 from retrievers.base import CorpusError
 from retrievers.corpora import shapes
+from retrievers.reading import FileError, parse_json
 
 Row = dict[str, Any]
 
@@ -139,15 +140,14 @@ def _shape(row: Row, where: str) -> Shaped:
 
 def _flashrag(row: Row, where: str) -> Shaped:
     """FlashRAG's fields, or those that Search-R1 and verl put them into."""
-    extra = row["extra_info"] if isinstance(row.get("extra_info"), Mapping) else {}
+    extra = _mapping(row.get("extra_info"), f"{where}: extra_info")
     verl = "reward_model" in row or "ground_truth" in row
     value, name = row.get("golden_answers"), "golden_answers"
     if value is None:
-        model = row.get("reward_model")
         value, name = row.get("ground_truth"), "ground_truth"
         if value is None:
-            value = model.get("ground_truth") if isinstance(model, Mapping) else None
             name = "reward_model.ground_truth"
+            value = _mapping(row.get("reward_model"), f"{where}: reward_model").get("ground_truth")
         if value is None or (isinstance(value, Mapping) and value.get("target") is None):
             raise QuestionError(
                 f"{where}: no field 'golden_answers' or reward_model.ground_truth.target (found {sorted(row)}); add it"
@@ -235,6 +235,16 @@ def _one_title(page: Any) -> list[str]:
     """The title of a page, or that itself; names of pages in SQuAD have underscores for spaces."""
     title = page.get("title") if isinstance(page, Mapping) else page
     return [title.replace("_", " ")] if isinstance(title, str) and title.strip() else []
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """An object, also as JSON in a string; empty for any other value."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = parse_json(value.encode("utf-8", "replace"), where)
+        except FileError as error:
+            raise QuestionError(str(error)) from error
+    return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -131,6 +131,11 @@ class _Reader:
             return
         if fields["id"] is None:
             fields["id"] = f"{split or benchmark_in(fields['dataset']) or self.source.name}_{number}"
+        if not shaped.answers.texts:
+            raise QuestionError(
+                f"{where}: question {fields['id']!r}: the row has no answer, or only null and empty ones; add one, or "
+                "remove the row"
+            )
         try:
             question = _question(fields, shaped.answers.texts, where)
         except UnscorableError as error:

@@ -231,6 +231,12 @@ FORMS: dict[str, tuple[str, Writer, Any, list[tuple[Any, ...]]]] = {
         [("bamboogle", "bamboogle_0", None, ("james madison",), ())],
     ),
     "verl": ("test.parquet", as_parquet, [VERL], [("popqa", "test_7", "test", ("Mira", "M. Solm"), ())]),
+    "verl, JSON in strings": (
+        "popqa.jsonl",
+        as_lines,
+        [VERL | {name: json.dumps(VERL[name]) for name in ("reward_model", "extra_info")}],
+        [("popqa", "test_7", "test", ("Mira", "M. Solm"), ())],
+    ),
     "verl, ground_truth alone": (
         "bamboogle.test.jsonl",
         as_lines,
@@ -328,6 +334,9 @@ def test_questions_of_the_forms_are_read_whole(tmp_path: Path) -> None:
         (np.array([3, 4]), ["3", "4"], 0),
         ({"target": ["Mira"]}, ["Mira"], 0),
         ({"target": np.array([True])}, ["yes"], 0),
+        ('{"target": ["Mira"]}', ["Mira"], 0),
+        ("{'target': ['Mira', \"O'Neil\"]}", ["Mira", "O'Neil"], 0),
+        ("{Mira}", ["{Mira}"], 0),
         ('["Mira", "O\'Neil"]', ["Mira", "O'Neil"], 0),
         ("['Mira', \"O'Neil\", 'it\\'s']", ["Mira", "O'Neil", "it's"], 0),
         ("[citation needed]", ["[citation needed]"], 0),
@@ -350,8 +359,9 @@ def test_values_of_answers(value: Any, texts: list[str], empty: int) -> None:
         "['Mira' 'Sorel']",
         "['Mira'\n 'Sorel']",
         "['a', open('x')]",
-        '["a", ',
-    ][:-1],
+        "{'target': array(['Mira'], dtype=object)}",
+        '{"other": 1}',
+    ],
 )
 def test_values_that_are_no_answers(value: Any) -> None:
     with pytest.raises(QuestionError, match=r"^x, row 1: answer (is|has) .*; (it must be|write)"):

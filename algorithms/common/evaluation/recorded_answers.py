@@ -17,7 +17,7 @@ from typing import Any
 
 from igsearch_env.answer_values import AnswerValues, plain_value, text_of
 from igsearch_env.benchmark_names import dataset_name
-from igsearch_env.errors import ConfigurationError, QuestionError
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols.transcripts import asks, is_transcript, prompt_end, question_in, read_transcript
 from igsearch_env.question_shapes import read_shape
 from igsearch_env.question_sources import open_source, with_split
@@ -57,8 +57,6 @@ class RecordedAnswer:
         if found is not None:
             value = row[found]
             value = value.get("ground_truth", value) if isinstance(value, Mapping) else value
-            if isinstance(value, str) and value.lstrip().startswith("{"):
-                raise QuestionError(f"{where}: {found} is {value[:80]!r}; write the answers as a list of strings")
             return AnswerValues.read(value, f"{where}: {found}", ("target",))
         if any(value is not None for value in row.values()):
             return read_shape({"question": "", **row}, where).answers

@@ -36,6 +36,8 @@ def own_questions(file: RecordedFile) -> tuple[list[Question], RecordedFile]:
             raise QuestionError(
                 f"{answer.where}: no golden answers; pass the question file as --questions, or add golden_answers"
             )
+        if not golds.texts:
+            raise QuestionError(f"{answer.where}: no golden answer is left without null and empty ones; add one")
         metadata = with_split({} if answer.split is None else {"split": answer.split}, file.split)
         dataset = answer.dataset or file.dataset
         id = answer.id or f"{metadata.get('split') or Path(file.path).name.split('.')[0]}_{number}"

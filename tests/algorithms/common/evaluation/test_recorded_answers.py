@@ -266,8 +266,8 @@ def test_rows_that_can_not_be_scored_are_named(
     ("rows", "said"),
     [
         (plain("prediction"), "line 1: no golden answers; pass the question file as --questions"),
-        ([{"prediction": "x", "golden_answers": [], "id": "1"}], "line 1: question '1': golden_answers is"),
-        ([{"prediction": "x", "gts": "{'target': array(['x'])}"}], "line 1: gts is .*write the answers as a list"),
+        ([{"prediction": "x", "golden_answers": [], "id": "1"}], "line 1: no golden answer is left"),
+        ([{"prediction": "x", "gts": "{'target': array(['x'])}"}], "line 1: gts is .*an object that can't be read"),
         ([{"id": "1", "prediction": "x", "golden_answers": ["y"]}] * 2, "line 2: a second answer to question '1' of a"),
     ],
 )
