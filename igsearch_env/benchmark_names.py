@@ -17,7 +17,7 @@ _SPELLINGS = {
     "bamboogle": ("bamboogle", "bamboogleprereleasesheet1"),
 }
 NAMES = tuple(_SPELLINGS)
-HIDDEN_TEST = frozenset(("hotpotqa", "2wikimultihopqa", "musique"))  # the answers of their test splits are not public
+_HIDDEN_TEST = frozenset(("hotpotqa", "2wikimultihopqa", "musique"))  # the answers of their test splits are not public
 _NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 _SPLIT_OF = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev", "test": "test"}
 
@@ -38,6 +38,14 @@ _NUMBER = re.compile(r"v?\d+")
 def canonical_split(split: str) -> str:
     """`dev` for a validation split in any spelling; any other name as it is."""
     return _SPLIT_OF.get(split.casefold(), split)
+
+
+def evaluation_split(split: str | None, dataset: str) -> str | None:
+    """The split of a row with answers that Search-R1 or verl says to be of `split`.
+
+    Their evaluation file is called `test`; its rows of benchmarks without public test answers are of `dev`.
+    """
+    return "dev" if split == "test" and dataset in _HIDDEN_TEST else split
 
 
 def split_in(name: str) -> str | None:

@@ -95,6 +95,8 @@ def read_shape(row: Row, where: str) -> Shaped:
         shaped.question = row.get("question")
     if shaped.dataset is None:
         shaped.dataset = row.get("dataset")
+    if not shaped.titles and row.get("supporting_titles") is not None:
+        shaped.titles = _checked_titles(row["supporting_titles"], where)
     if row.get("answerable") is False or row.get("is_impossible") is True:
         shaped.answerable = False
     return shaped
@@ -157,9 +159,6 @@ def _flashrag(row: Row, where: str) -> Shaped:
         question = extra.get("question") or _asked(row.get("prompt"), where)
     index = plain_value(extra.get("index"))
     numbered = isinstance(index, int) and not isinstance(index, bool)
-    titles = row.get("supporting_titles")
-    if titles is None:
-        titles = _titles_beside(row, where)
     return Shaped(
         VERL if verl else FLASHRAG,
         AnswerValues.read(value, f"{where}: {name}", ("target",)),
@@ -168,7 +167,7 @@ def _flashrag(row: Row, where: str) -> Shaped:
         number=index if numbered else None,
         dataset=row.get("data_source") if row.get("dataset") is None else row["dataset"],
         split=extra.get("split"),
-        titles=_checked_titles(titles, where),
+        titles=[] if row.get("supporting_titles") else _titles_beside(row, where),
         rest={key: value for key, value in row.items() if key not in _UNREAD and key not in _READ},
     )
 
@@ -184,7 +183,7 @@ def _kilt(row: Row, where: str) -> Shaped:
 
 
 def _asked(prompt: Any, where: str) -> str | None:
-    """The question in a prompt: messages or a text. It is what follows the last `Question:`, or the whole text.
+    """The question in a prompt: messages or a text. It is the line behind the last `Question:`, or the whole text.
 
     Raises `QuestionError` if neither is clear.
     """
@@ -195,16 +194,14 @@ def _asked(prompt: Any, where: str) -> str | None:
     if not isinstance(text, str) or not text.strip():
         return None
     _, mark, question = text.rpartition(MARK)
-    if mark:
-        return question.strip()
-    text = text.strip()
-    tags = [marker for protocol in PROTOCOLS.values() for marker in protocol.markers if marker in text]
-    if not text.endswith("?") or "\n" in text or tags:
+    question = question.strip()
+    tags = [marker for protocol in PROTOCOLS.values() for marker in protocol.markers if marker in question]
+    if not question or "\n" in question or tags or not (mark or question.endswith("?")):
         raise QuestionError(
             f"{where}: no field 'question', and the prompt {text[:80]!r} is not a question of one line and has no "
-            f"{MARK!r} before one; add a field question"
+            f"{MARK!r} before one, with nothing after it; add a field question"
         )
-    return text
+    return question
 
 
 def _supporting_titles(row: Row, where: str) -> list[str]:

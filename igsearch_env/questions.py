@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from igsearch_env.answer_values import plain_value
-from igsearch_env.benchmark_names import HIDDEN_TEST, benchmark_in, canonical_split, dataset_name, split_in
+from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_name, evaluation_split, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
 from igsearch_env.question_shapes import Row, Shaped, question_rows, read_shape
 from igsearch_env.question_sources import LocalSource, Source, open_source, split_of_id, with_split
@@ -230,10 +230,7 @@ def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
     fields = {**shaped.rest, "id": None if id is None else str(id), "question": str(shaped.question)}
     if shaped.titles:
         fields["supporting_titles"] = shaped.titles
-    stated = shaped.split
-    if stated == "test" and dataset in HIDDEN_TEST:  # as Search-R1 and verl call their evaluation file
-        stated = "dev"
-    for split in (stated, split_in(named) if named else None, source.split):
+    for split in (evaluation_split(shaped.split, dataset), split_in(named) if named else None, source.split):
         fields = with_split(fields, split)
     return {**fields, "dataset": dataset}
 

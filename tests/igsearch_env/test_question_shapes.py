@@ -376,7 +376,8 @@ def test_values_that_are_no_answers(value: Any) -> None:
         ({"question": "Who?", "answer": "x", "paragraphs": ["y"]}, "paragraph 0 is not an object with title"),
         ({"question": "Who?", "answer": "x", "supporting_facts": ["y"]}, "supporting_facts must be a list of"),
         ({"input": "Who?", "output": [{"provenance": []}]}, "no answer in output"),
-        (VERL | {"prompt": "Answer in <answer> and </answer>. Who?"}, "has no 'Question:' before one; add a field"),
+        (VERL | {"prompt": "Answer in <answer> and </answer>. Who?"}, "has no 'Question:' before one, with nothing"),
+        (VERL | {"prompt": "Question: Who?\nThink first."}, "has no 'Question:' before one, with nothing after it"),
         (VERL | {"reward_model": {"style": "rule"}}, "reward_model.ground_truth.target"),
         ({"Data": ["x"]}, "Data 1: 'x' is not an object"),
     ],
@@ -411,6 +412,11 @@ def test_a_folder_of_several_data_sets(tmp_path: Path) -> None:
         ("hotpotqa", "test"),
         ("mine", "test"),
     }
+
+
+def test_supporting_titles_of_any_form(tmp_path: Path) -> None:
+    as_lines(tmp_path / "x.jsonl", [{"question": "Who?", "answer": "x", "supporting_titles": ["Karith", "Ostue"]}])
+    assert load_questions(tmp_path / "x.jsonl")[0].supporting_titles == ("Karith", "Ostue")
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

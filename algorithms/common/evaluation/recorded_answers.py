@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from igsearch_env.answer_values import AnswerValues, plain_value, text_of
-from igsearch_env.benchmark_names import dataset_name
+from igsearch_env.benchmark_names import dataset_name, evaluation_split
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols.transcripts import asks, is_transcript, prompt_end, question_in, read_transcript
 from igsearch_env.question_shapes import read_shape
@@ -159,15 +159,16 @@ def _answer(row: Row, where: str, name: str, text: str | None, *, tagged: bool) 
         found = read_transcript(text, prompt_end(text, question) if whole else 0)
         prediction, searches, queries = found.answer, len(found.queries), list(found.queries)
     golds = {key: row[key] for key in (*_GOLDS, *_OTHER_GOLDS) if key in row and key != name}
-    dataset = row.get("dataset") or row.get("data_source")
+    named = row.get("dataset") or row.get("data_source")
+    dataset = dataset_name(named) if isinstance(named, str) else None
     extra = row["extra_info"] if isinstance(row.get("extra_info"), dict) else {}
     id = next((plain_value(row[key]) for key in ("id", "_id", "question_id", "qid") if row.get(key) is not None), None)
     stop = row.get("stop_reason")
     return RecordedAnswer(
         where,
         id=None if id is None else str(id),
-        dataset=dataset_name(dataset) if isinstance(dataset, str) else None,
-        split=with_split({"id": id, **row}, extra.get("split")).get("split"),
+        dataset=dataset,
+        split=with_split({**row, "id": id}, evaluation_split(extra.get("split"), dataset or "")).get("split"),
         question=question,
         prediction=prediction,
         searches=searches,

@@ -24,8 +24,8 @@ Key = tuple[str, str]  # data set and id of a question
 def own_questions(file: RecordedFile) -> tuple[list[Question], RecordedFile]:
     """The questions of a file with its own golden answers, and the file with their data sets and ids in each row.
 
-    A row without an id gets one as `load_questions` makes it. Questions that can't be scored are left out, with a
-    warning. Raises `QuestionError` for a row without golden answers, or if two rows have the same id.
+    A row without an id gets SPLIT_NUMBER with the number of the row. Questions that can't be scored are left out, with
+    a warning. Raises `QuestionError` for a row without golden answers, or if two rows have the same id.
     """
     questions: dict[Key, Question] = {}
     answers = []

@@ -160,10 +160,14 @@ def test_generations_in_parquet(tmp_path: Path, questions: tuple[str, ...]) -> N
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
     found = run(tmp_path, tmp_path / "test.parquet", questions=questions)
     assert [score.em for score in found.scores.values()] == [0.5, 1.0]
+    for row in rows:
+        row["extra_info"] = {"split": "test", "index": 3}
+    rows[2] |= {"data_source": "hotpotqa"}  # whose rows with answers are of dev
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
     found = run(tmp_path, tmp_path / "test.parquet")
     assert [(name, score.em, score.searches) for name, score in found.scores.items()] == [
         ("nq", 0.5, 1.5),
-        ("bamboogle", 1.0, 0.0),
+        ("hotpotqa", 1.0, 0.0),
     ]
 
 
