@@ -94,7 +94,7 @@ class BM25Retriever(CorpusRetriever):
             documents = [[table[word] for word in document] for document in documents]
         self.index = bm25s.BM25(k1=self.settings.k1, b=self.settings.b)
         self.index.index((documents, stems), show_progress=False)
-        self._vocabulary: dict[str, int] = self.index.vocab_dict
+        self._set_vocabulary()
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
@@ -192,8 +192,12 @@ class BM25Retriever(CorpusRetriever):
             raise IndexMismatchError(
                 f"{folder}: bm25s can't be opened ({type(error).__name__}: {one_line(error)}); build the index again"
             ) from error
-        self._vocabulary = self.index.vocab_dict
+        self._set_vocabulary()
         return self
+
+    def _set_vocabulary(self) -> None:
+        self._vocabulary: dict[str, int] = self.index.vocab_dict
+        self.index.unique_token_ids_set = set()  # used by bm25s only for queries in words; large
 
 
 def _is_corpus(source: str) -> bool:

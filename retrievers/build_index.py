@@ -31,6 +31,7 @@ from retrievers.index.recall import title_recall
 from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
 from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
 from retrievers.lock import ProcessLock
+from retrievers.log_lines import show_log_lines
 from retrievers.processors import let_waiting_threads_sleep
 
 
@@ -246,6 +247,7 @@ class Builder:
 def main(args: Args) -> None:
     """Build the index and print its location."""
     let_waiting_threads_sleep()
+    show_log_lines()
     if build(args):
         print(f"{args.output}: ready; search it with --corpus {args.output}")
 

@@ -24,6 +24,7 @@ import tyro
 
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
 from retrievers.credentials import masked
+from retrievers.log_lines import show_log_lines
 from retrievers.reading import FileError, read_yaml
 
 C = TypeVar("C")
@@ -36,7 +37,7 @@ def parse_options(
     description: str | None = None,
     renamed: Mapping[str, str] = NOTHING,
 ) -> C:
-    """Parse the command line into a dataclass. Exits with code 2 if it is invalid.
+    """Parse the command line into a dataclass, and show log messages from then on. Exits with code 2 if it is invalid.
 
     Args:
         cls: the dataclass; the docstrings of its fields are the help texts.
@@ -44,6 +45,7 @@ def parse_options(
         description: text at the top of the help.
         renamed: old names of options and their current ones, dotted: `{"loss.kl_coefficient": "loss.kl_coef"}`.
     """
+    show_log_lines()
     types = option_types(cls)
     try:
         words = _checked(command_line() if arguments is None else arguments, types, renamed)
