@@ -14,7 +14,6 @@ scores answers that another program recorded, predictions or transcripts; no pol
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -287,8 +286,6 @@ def write(
 
 if __name__ == "__main__":
     options = parse_options(Args, description=__doc__)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("igsearch_env").setLevel(logging.INFO)  # what was recognised in question files
     try:
         main(options)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ Files may have any format that question files have. Golden answers in the file a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from igsearch_env.protocols.transcripts import asks, is_transcript, prompt_end, 
 from igsearch_env.question_shapes import read_shape
 from igsearch_env.question_sources import open_source, with_split
 
+logger = logging.getLogger(__name__)
 _PREDICTIONS = ("prediction", "pred", "predicted_answer")
 _RESPONSES = ("output", "response", "responses", "completion", "generated_text")  # beside a prompt, or alone
 _WHOLE = ("transcript", "sequences_str", "sequence", "text")  # prompt and response in one text
@@ -85,6 +87,9 @@ def read_answers(path: Path) -> RecordedFile:
         raise ConfigurationError(f"{path}: contains no answers; at least one is required")
     given = [_given(row, where) for where, row in rows]
     tagged = any(isinstance(text, str) and is_transcript(text) for _, text in given)
+    kind = "transcripts" if tagged else "predictions"
+    fields = ", ".join(dict.fromkeys(name for name, _ in given))
+    logger.info("%s: recognised %s with %s %s in %s", path, source.format, f"{len(rows):,}", kind, fields)
     answers = [
         _answer(row, where, name, text, tagged=tagged) for (where, row), (name, text) in zip(rows, given, strict=True)
     ]

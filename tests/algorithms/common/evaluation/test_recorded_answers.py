@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,14 @@ FORMS: dict[str, tuple[list[Any], bool, bool]] = {  # rows, whether they hold se
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_with_a_question_file(form: str, tmp_path: Path, questions: tuple[str, ...]) -> None:
+def test_forms_with_a_question_file(
+    form: str, tmp_path: Path, questions: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     rows, has_searches, _ = FORMS[form]
-    found = run(tmp_path, lines(tmp_path / "answers.jsonl", rows), questions=questions)
+    with caplog.at_level(logging.INFO, logger="algorithms"):
+        found = run(tmp_path, lines(tmp_path / "answers.jsonl", rows), questions=questions)
+    kind = "transcripts" if has_searches else "predictions"
+    assert f"answers.jsonl: recognised JSON lines with 3 {kind} in " in caplog.text
     assert [(row.id, row.em) for row in found.rows["nq"]] == [("test_0", 1.0), ("test_1", 0.0)]
     assert [(row.id, row.em) for row in found.rows["bamboogle"]] == [("test_0", 1.0)]
     searches = [row.searches for name in ("nq", "bamboogle") for row in found.rows[name]]
