@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
-from algorithms.common.evaluation.fingerprint import MODEL, Fingerprint, differences
+from algorithms.common.evaluation.fingerprint import MODEL, RECORDED, UNSAID, Fingerprint, differences
 from algorithms.common.evaluation.intervals import Float64s, mcnemar, paired_difference
 from algorithms.common.evaluation.results import Result, read_result
 from algorithms.common.evaluation.scores import QuestionResult
@@ -113,8 +113,15 @@ def incomparable(before: Result, after: Result, pairs: Mapping[str, Pair]) -> li
     for side, found in (("first", left), ("second", right)):
         if found is None:
             warnings.append(f"no fingerprint in the {side} file: its evaluation settings can't be checked")
+        elif found.get(RECORDED):
+            warnings.append(
+                f"the {side} file scores recorded answers: their search engine, prompt and decoding are not known"
+            )
     if left is not None and right is not None:
-        warnings += differences(_of(left, pairs), _of(right, pairs), ignore=MODEL)
+        ignored: tuple[str, ...] = MODEL
+        if left.get(RECORDED) or right.get(RECORDED):
+            ignored = tuple({*MODEL, RECORDED, *(left.keys() ^ right.keys()), *UNSAID})
+        warnings += differences(_of(left, pairs), _of(right, pairs), ignore=ignored)
     return warnings
 
 

@@ -6,6 +6,10 @@
 By default it evaluates on the test questions of the bundled world. Policies: `bundled`, a folder or model name, or a
 scripted policy (search-question, oracle-titles; see igsearch_env/scripted.py). With --output an interrupted evaluation
 is resumed from OUTPUT.partial.jsonl by the same command. `examples/compare_results.py` compares two outputs.
+
+    python examples/evaluate.py --answers intermediate_data.json --questions nq.jsonl.gz --output theirs.json
+
+scores answers that another program recorded, predictions or transcripts; no policy and no corpus is opened.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.resumable_lines import partial_path
-from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
+from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint, recorded_fingerprint
+from algorithms.common.evaluation.recorded_answers import read_answers
+from algorithms.common.evaluation.recorded_results import own_questions, score_recorded
 from algorithms.common.evaluation.results import PartialResult, write_result
 from algorithms.common.evaluation.scores import (
     QuestionResult,
@@ -39,7 +45,7 @@ from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
-from igsearch_env.errors import IGSearchError, check_range
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.questions import Question, check_unique, where
 from igsearch_env.rules import EpisodeRules
@@ -57,12 +63,15 @@ WIDTH = 100  # of the table
 class Args(EpisodeConfig):
     """Options of this script."""
 
-    questions: tuple[str, ...] = ("bundled",)
-    """`bundled`, or sources: .jsonl, .jsonl.gz and .parquet files, save_to_disk folders, hf:REPO/CONFIG:SPLIT."""
+    questions: tuple[str, ...] = ()
+    """`bundled`, or files and folders in any published form, or hf:REPO/CONFIG:SPLIT. Default: bundled; with answers,
+    the questions and golden answers in their file."""
     corpus: str = "bundled"
     """`bundled`, a corpus file, an index folder, or the address of a retrieval service."""
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
+    answers: Path | None = None
+    """File of recorded predictions or transcripts to score, instead of playing a policy."""
     output: Path | None = None
     """JSON file to write the results to, with one row per question."""
     split: str = PUBLISHED
@@ -117,7 +126,10 @@ def main(args: Args) -> None:
     check_range("limit", args.limit, 0)
     check_range("batch_size", args.batch_size, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
-    questions = choose_questions(args)
+    if args.answers is not None:
+        score_answers(args, args.answers)
+        return
+    questions = choose_questions(args, make_questions(args.questions or ("bundled",), "test"))
     with writing(args.output), closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
         player, rules = make_player(args, retriever)
         fingerprint = make_fingerprint(
@@ -134,8 +146,7 @@ def main(args: Args) -> None:
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
     scores = {name: replace(found, failed=failed[name]) for name, found in score_rows(rows).items()}
-    console = Console(width=max(WIDTH, Console().width))
-    print_scores(console, f"{args.policy}: greedy", None, scores, macro_averages(rows))
+    show(f"{args.policy}: greedy", rows, scores)
     if failed:
         again = "" if partial is None else "; run the same command again to retry them"
         print(f"retrieval failed for {failed.total()} questions, which are excluded{again}", file=sys.stderr)
@@ -145,21 +156,54 @@ def main(args: Args) -> None:
             partial.path.unlink()
 
 
+def score_answers(args: Args, path: Path) -> None:
+    """Score recorded answers, print the table and write the output."""
+    unused = [
+        name for name in ("policy", "corpus", "retriever", "rerank") if getattr(args, name) != getattr(Args(), name)
+    ]
+    if unused:
+        raise ConfigurationError(
+            f"answers={str(path)!r} with {' and '.join(unused)}: recorded answers need neither a policy nor a corpus; "
+            "omit one or the other"
+        )
+    file = read_answers(path)
+    asked, file = (make_questions(args.questions, "test"), file) if args.questions else own_questions(file)
+    questions = choose_questions(args, asked)
+    found = score_recorded(questions, file)
+    notes = {name: f"{count:,} questions without an answer, counted as wrong" for name, count in found.missing.items()}
+    for name, note in notes.items():
+        print(f"warning: {name}: {note}", file=sys.stderr)
+    if args.questions and found.extra:
+        print(f"{found.extra:,} answers to other questions left out", file=sys.stderr)
+    scores = score_rows(found.rows)
+    show(f"{path}: recorded answers", found.rows, scores)
+    if args.output is not None:
+        incomplete = unlike_published(questions)
+        notes |= {name: "; ".join(filter(None, (note, notes.get(name)))) for name, note in incomplete.items()}
+        with writing(args.output):
+            write(args, args.output, found.rows, scores, recorded_fingerprint(questions, path), notes)
+
+
+def show(title: str, rows: Sequence[QuestionResult], scores: Mapping[str, Score]) -> None:
+    """Print the table."""
+    print_scores(Console(width=max(WIDTH, Console().width)), title, None, scores, macro_averages(rows))
+
+
 def writing(output: Path | None) -> AbstractContextManager[object]:
     """The lock of the output file, which two evaluations must not write at once."""
     return nullcontext() if output is None else ProcessLock(output, file=True)
 
 
-def choose_questions(args: Args) -> list[Question]:
+def choose_questions(args: Args, questions: Sequence[Question]) -> list[Question]:
     """Select the questions; prints to standard error which rows were left out and which benchmarks are incomplete."""
-    selection = evaluation_rows(where(make_questions(args.questions, "test"), args.where), args.split)
-    questions = limit_per_dataset(selection.questions, args.limit)
-    check_unique(questions, "questions")
+    selection = evaluation_rows(where(questions, args.where), args.split)
+    chosen = limit_per_dataset(selection.questions, args.limit)
+    check_unique(chosen, "questions")
     for name, count in selection.left_out.items():
         print(f"{name}: {count:,} rows of other splits left out", file=sys.stderr)
-    for name, note in unlike_published(questions).items():
+    for name, note in unlike_published(chosen).items():
         print(f"warning: {name}: {note}", file=sys.stderr)
-    return questions
+    return chosen
 
 
 def make_player(args: Args, retriever: Retriever) -> tuple[Player, EpisodeRules]:
@@ -229,13 +273,14 @@ def write(
     notes: Mapping[str, str],
 ) -> None:
     """Write the result file; for each benchmark it states whether it is the complete published test set."""
-    settings = {key: value for key, value in asdict(args).items() if key != "output"}
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(args).items() if key != "output"}
     facts = {
         name: {"published": BENCHMARKS[name].size, "complete": name not in notes and not found.failed}
         for name, found in scores.items()
         if name in BENCHMARKS
     }
-    header = {"policy": args.policy, "settings": settings, "fingerprint": fingerprint, "notes": dict(notes)}
+    policy = args.policy if args.answers is None else str(args.answers)
+    header = {"policy": policy, "settings": settings, "fingerprint": fingerprint, "notes": dict(notes)}
     write_result(output, rows, scores, facts, **header)
 
 

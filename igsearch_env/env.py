@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -10,6 +9,7 @@ import gymnasium
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.opening import Corpus, Opened, Questions
 from igsearch_env.protocols import Protocol, as_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
@@ -54,8 +54,12 @@ class IGSearchEnv(gymnasium.Env[str, str]):
 
     ## Arguments
     Args:
-        questions: questions to draw from; the training questions of the bundled world by default.
+        questions: questions to draw from, or the path of a question file or folder, PATH:SPLIT, PATH:SPLIT[A:B] or
+            hf:REPO/CONFIG:SPLIT (see `load_questions`), or a list of these; the training questions of the bundled
+            world by default.
         retriever: the search engine; BM25 over the bundled world by default.
+        corpus: instead of `retriever`, what `open_retriever` opens: a corpus file, an index folder or the address of
+            a retrieval service. Questions of other sources than the bundled world need one of the two.
         scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: outcome rewards only.
         top_k: passages per search.
         max_searches: actions before the agent must answer.
@@ -76,10 +80,11 @@ class IGSearchEnv(gymnasium.Env[str, str]):
 
     def __init__(
         self,
-        questions: Sequence[Question] | None = None,
+        questions: Questions | None = None,
         retriever: Retriever | None = None,
         scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
         *,
+        corpus: Corpus | None = None,
         top_k: int = 3,
         max_searches: int = 4,
         protocol: str | Protocol = "search_r1",
@@ -88,16 +93,18 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigurationError(f"render_mode={render_mode!r}: must be None, 'ansi' or 'human'")
+        rules = EpisodeRules(top_k, max_searches, protocol=as_protocol(protocol), outcome_reward=outcome_reward)
+        self._opened = Opened.of(questions, retriever, corpus)
         self.stepper = EpisodeStepper(
-            questions,
-            retriever,
+            self._opened.questions,
+            self._opened.retriever,
             scorer,
-            EpisodeRules(top_k, max_searches, protocol=as_protocol(protocol), outcome_reward=outcome_reward),
+            rules,
             information_gain=information_gain,
             seed=seed,
         )
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ConfigurationError(f"render_mode={render_mode!r}: must be None, 'ansi' or 'human'")
         self.render_mode = render_mode
         self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
@@ -138,6 +145,10 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         terminated = trajectory.stop_reason == "answered"
         truncated = trajectory.done and not terminated
         return trajectory.turns[-1].observation, reward, terminated, truncated, step_info(self.episode)
+
+    def close(self) -> None:
+        """Close the search engine that `corpus` opened."""
+        self._opened.close()
 
     def render(self) -> str | None:
         """Mode "ansi": return the episode so far as a string. Mode "human": print what is new in it."""

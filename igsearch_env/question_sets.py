@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from igsearch_env.benchmark_names import canonical_split
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 
@@ -88,7 +89,7 @@ def _belongs(question: Question, split: str) -> bool:
     if split == PUBLISHED:
         benchmark = BENCHMARKS.get(question.dataset)
         return benchmark is None or question.split in (None, benchmark.split)
-    return split == ALL or question.split == split
+    return split == ALL or question.split == canonical_split(split)
 
 
 def unlike_published(questions: Sequence[Question]) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""Sources of questions: each form of source yields rows.
+"""Sources of questions: each form of source yields rows, whatever they hold (`question_shapes.py`).
 
-    FILE.jsonl, FILE.jsonl.gz     FlashRAG: `id`, `question`, `golden_answers`
-    FILE.parquet                  Search-R1: the same columns, or `data_source`, `reward_model`, `extra_info`
-    FOLDER                        written by `save_to_disk` of the datasets library, with one or several splits
+    FILE                          any format that `retrievers.formats.rows` reads
+    FOLDER                        written by `save_to_disk` of the datasets library, or downloaded from the Hub
     hf:REPO/CONFIG:SPLIT          the Hugging Face Hub, e.g. hf:RUC-NLPIR/FlashRAG_datasets/nq:test
 
 A part of a file or folder is named as on the Hub: FILE.jsonl:train, or FILE.jsonl:test[100:200] for rows 100 to 199 of
 that split, of the rows that can be scored.
 
-Parquet requires pyarrow, the last two require the datasets library: `pip install igsearch[benchmarks]`.
+Parquet requires pyarrow, `save_to_disk` and hf: require the datasets library: `pip install igsearch[benchmarks]`.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_of_path, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError
-from retrievers.formats.folders import saved_splits
-from retrievers.formats.rows import read_rows
+from retrievers.formats.folders import is_saved_dataset, saved_splits
+from retrievers.formats.rows import format_of, read_rows
 from retrievers.reading import FileError, MissingPackageError, one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
 _PART = re.compile(r"(?P<path>.+):(?P<split>[a-z]\w*)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})_\d+")  # FlashRAG's ids
-# Columns that are not read: the protocol writes the prompts, and FlashRAG's `metadata` holds whole contexts.
-_UNREAD = ("prompt", "metadata")
+_HEADLESS = {"column 1": "question", "column 2": "answers"}  # of DPR's tables, which have no line with names
 
 # The location of a row, for error messages, and the row.
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -58,7 +58,8 @@ class HubSource:
     @property
     def dataset(self) -> str:
         """Data set name for questions without one."""
-        return self.config or self.repo.rpartition("/")[2]
+        names = (self.config, self.repo.rpartition("/")[2])
+        return next((found for name in names if name and (found := benchmark_in(name))), names[0] or names[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +97,75 @@ def _existing_beginning(source: str) -> str:
     return next((source[:place] for place in reversed(colons) if os.path.exists(source[:place])), "")
 
 
-def open_source(source: str | Path) -> tuple[Rows, str]:
-    """The rows of a source, and the data set name for rows without one."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The rows of a source, and what its name says: `dataset` and `split` for rows without; None if it says none.
+
+    `name` begins the id of a row that has neither id nor split. `path` is None on the Hub.
+    """
+
+    rows: Rows
+    path: Path | None
+    name: str
+    dataset: str
+    split: str | None = None
+
+    @property
+    def format(self) -> str:
+        """The format of a file or folder in a few words. Raises as reading the rows does."""
+        return "rows of the Hub" if self.path is None else format_of(self.path)
+
+    def dataset_at(self, where: str) -> str:
+        """The data set of a row without one: of rows of a folder that of the file which holds them."""
+        return _dataset_of_part(where.partition(", ")[0]) or self.dataset
+
+
+@lru_cache(maxsize=1_024)
+def _dataset_of_part(place: str) -> str | None:
+    return dataset_of_path(Path(place)) if os.path.isfile(place) else None
+
+
+def open_source(source: str | Path) -> Source:
+    """Open a source; its rows are read one at a time."""
     if str(source).startswith("hf:"):
         hub = HubSource.read(str(source))
-        return _hub_rows(str(source), hub), hub.dataset
+        return Source(_hub_rows(str(source), hub), None, hub.dataset, hub.dataset)
     path = LocalSource.read(source).path
-    name = path.name.split(".")[0]
-    if name in SPLITS and path.absolute().parent.name:
-        name = path.absolute().parent.name
-    if path.is_dir():
-        return _saved_rows(path), name
-    return _local_rows(path), name
+    split = None if path.is_dir() else split_in(path.name)
+    return Source(_local_rows(path), path, path.name.split(".")[0], dataset_of_path(path), split)
 
 
 def _local_rows(path: Path) -> Rows:
     try:
-        yield from read_rows(path, _UNREAD)
+        yield from _saved_rows(path) if is_saved_dataset(path) else _file_rows(path)
     except MissingPackageError as error:
         raise ConfigurationError(str(error)) from error
     except FileError as error:
         raise QuestionError(str(error)) from error
+
+
+def _saved_rows(folder: Path) -> Rows:
+    for where, rows in saved_splits(folder):
+        split = where.removeprefix(str(folder)).removeprefix("/") or rows.split
+        yield from _dataset_rows(where, rows, None if split is None else str(split))
+
+
+def _file_rows(path: Path) -> Rows:
+    """The rows of a file, or of the files of a folder, each with the split that the name of its file says."""
+    folder = path.is_dir()
+    headless = False
+    for number, (where, row) in enumerate(read_rows(path)):
+        if number == 0:
+            headless = list(row) == list(_HEADLESS) and str(row["column 2"]).strip()[:1] == "["
+        if headless:
+            row = {_HEADLESS.get(name, name): value for name, value in row.items()}
+        yield where, with_split(row, _split_of_part(where.rpartition(", ")[0])) if folder else row
+
+
+@lru_cache(maxsize=1_024)
+def _split_of_part(place: str) -> str | None:
+    """The split that the name of a file, or that of its folder, says."""
+    return split_in(Path(place).name) or split_in(Path(place).parent.name)
 
 
 def _hub_rows(source: str, hub: HubSource) -> Rows:
@@ -134,20 +183,8 @@ def _hub_rows(source: str, hub: HubSource) -> Rows:
     return _dataset_rows(source, rows, hub.split.partition("[")[0])
 
 
-def _saved_rows(folder: Path) -> Rows:
-    try:
-        for where, rows in saved_splits(folder):
-            split = where.removeprefix(str(folder)).removeprefix("/") or rows.split
-            yield from _dataset_rows(where, rows, None if split is None else str(split))
-    except MissingPackageError as error:
-        raise ConfigurationError(str(error)) from error
-    except FileError as error:
-        raise QuestionError(str(error)) from error
-
-
 def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:
-    kept = dataset.remove_columns([name for name in dataset.column_names if name in _UNREAD]).with_format(None)
-    for number, row in enumerate(kept, start=1):
+    for number, row in enumerate(dataset.with_format(None), start=1):
         yield f"{where}, row {number}", with_split(row, split)
 
 
@@ -168,10 +205,10 @@ def split_of_id(id: str) -> str | None:
 
 
 def with_split(row: dict[str, Any], split: Any) -> dict[str, Any]:
-    """Add the split of the containing source to a row, unless the row or its id names one.
+    """Add the split of the containing source to a row, unless the row or its id names one; `dev` for validation.
 
     Search-R1's test file labels dev questions of HotpotQA, 2Wiki and MuSiQue as `test`; their ids are right.
     """
     if split is None or row.get("split") is not None or split_of_id(str(row.get("id"))):
         return row
-    return {**row, "split": str(split)}
+    return {**row, "split": canonical_split(str(split))}

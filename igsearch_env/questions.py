@@ -1,4 +1,4 @@
-"""Questions. All rows of all sources (`question_sources.py`) pass the same checks."""
+"""Questions. All rows of all sources (`question_sources.py`) and forms (`question_shapes.py`) pass the same checks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from igsearch_env.answer_values import plain_value
+from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_name, evaluation_split, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
-from igsearch_env.question_sources import LocalSource, open_source, split_of_id, with_split
+from igsearch_env.question_shapes import Row, Shaped, question_rows, read_shape
+from igsearch_env.question_sources import LocalSource, Source, open_source, split_of_id, with_split
 from igsearch_env.rewards import normalize_answer
 
 logger = logging.getLogger(__name__)
-_SEARCH_R1 = ("data_source", "ability", "reward_model", "extra_info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,13 @@ class Question:
 
     @property
     def split(self) -> str | None:
-        """The split named in the metadata, else in the id (`dev_17`); None if neither names one."""
+        """The split named in the metadata, else in the id (`dev_17`); None if neither names one.
+
+        It is `dev` for a validation split in any spelling.
+        """
         named = self.metadata.get("split")
         if named is not None:
-            return str(named)
+            return canonical_split(str(named))
         return split_of_id(self.id)
 
     @property
@@ -64,62 +69,112 @@ class Question:
 
 
 def load_questions(source: str | Path) -> list[Question]:
-    """Load questions from a .jsonl, .jsonl.gz or .parquet file, a folder written by `save_to_disk` of the datasets
-    library, or the Hub (hf:REPO/CONFIG:SPLIT). PATH:SPLIT and PATH:SPLIT[A:B] select rows of a file or folder.
+    """Load questions from a file or folder in any format and published form, or from the Hub (hf:REPO/CONFIG:SPLIT).
 
-    A row without `dataset` gets the name of the file, the folder or the Hub configuration as its data set
-    (`nq.test.jsonl` and `nq/test.jsonl`: nq). Raises `QuestionError`, naming source and row, for a malformed
-    row, empty golden answers or a repeated id, or if no row is selected, and `ConfigurationError` if a library is
-    missing.
+    PATH:SPLIT and PATH:SPLIT[A:B] select rows of a file or folder. `docs/evaluation.md` lists formats and forms, and
+    what is read of each; the log says which were recognised. Names of the seven benchmarks are converted to those of
+    `question_sets.py`. A row without a data set or split is of those that the name of its file or folder says
+    (`nq.test.jsonl`, `nq/test.jsonl`); one without an id gets SPLIT_NUMBER, the number of its row from 0.
 
-    Golden answers that normalise to nothing are left out, as are questions with no other answer; the log says how many.
+    Empty answers, answers that normalise to nothing, rows that are marked as unanswerable or whose answers all
+    normalise to nothing, and repetitions of a row are left out; the log says how many.
+
+    Raises `QuestionError`, naming source and row, for a malformed row, a row without an answer or an id of two
+    different questions, or if no row is selected, and `ConfigurationError` if a library is missing.
     """
-    rows, dataset = open_source(source)
-    questions: list[Question] = []
-    unscorable: list[str] = []
-    answers = 0
-    first: dict[tuple[str, str], str] = {}
-    for where, row in rows:
-        try:
-            question = _question(row, dataset, where)
-        except UnscorableError as error:
-            unscorable.append(str(error))
-            continue
-        answers += len(_plain(row)["golden_answers"]) > len(question.golden_answers)
-        key = (question.dataset, question.id)
-        if key in first:
-            place = first[key].rpartition(", ")[2]
-            raise QuestionError(f"{where}: id {question.id!r} is already used on {place}; ids must be unique")
-        first[key] = where
-        questions.append(question)
-    if not questions:
-        reason = f" with an answer that can be scored ({unscorable[0]})" if unscorable else ""
+    opened = open_source(source)
+    part = LocalSource(Path()) if str(source).startswith("hf:") else LocalSource.read(source)
+    reader = _Reader(opened, None if part.split is None else canonical_split(part.split))
+    for place, row in opened.rows:
+        for where, inner in question_rows(row, place):
+            reader.add(inner, where)
+    if not reader.splits:
+        reason = f" with an answer that can be scored ({reader.unscorable[0]})" if reader.unscorable else ""
         raise QuestionError(f"{source}: contains no questions{reason}; at least one is required")
-    if answers:
-        logger.warning("%s: answers that normalise to nothing are left out of %s questions", source, f"{answers:,}")
-    if unscorable:
-        logger.warning("%s: %s questions are left out: %s", source, f"{len(unscorable):,}", unscorable[0])
-    return _selected(questions, source)
-
-
-def _selected(questions: list[Question], source: str | Path) -> list[Question]:
-    """The split and the part of it that a local source names."""
-    if str(source).startswith("hf:"):
-        return questions
-    local = LocalSource.read(source)
-    if local.split is None:
-        return questions
-    of_split = [question for question in questions if question.split == local.split]
-    selected = of_split[local.start : local.stop]
+    questions = list(reader.questions.values())
+    selected = questions[part.start : part.stop]
     if not selected:
-        counts = Counter(question.split or "unnamed" for question in questions)
-        held = ", ".join(f"{count:,} of {name}" for name, count in sorted(counts.items()))
-        rows = f"rows [{local.start or 0}:{'' if local.stop is None else local.stop}]" if of_split else "rows"
+        held = ", ".join(f"{count:,} of {name}" for name, count in sorted(reader.splits.items()))
+        rows = f"rows [{part.start or 0}:{'' if part.stop is None else part.stop}]" if questions else "rows"
         raise QuestionError(
-            f"{source}: no {rows} of split {local.split!r} (it has {held}); name a split that the file has, or give "
+            f"{source}: no {rows} of split {part.split!r} (it has {held}); name a split that the file has, or give "
             "the file alone for all of its rows"
         )
+    reader.log(str(source))
     return selected
+
+
+class _Reader:
+    """The questions of a source, or of one split of it, and what was left out. `splits` counts those of all splits."""
+
+    def __init__(self, source: Source, split: str | None) -> None:
+        self.source = source
+        self.split = split
+        self.splits: Counter[str] = Counter()
+        self.questions: dict[tuple[str, str], Question] = {}
+        self.unscorable: list[str] = []
+        self._places: dict[tuple[str, str], str] = {}
+        self._numbers: Counter[tuple[str, str | None]] = Counter()
+        self._shapes: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, row: Row, where: str) -> None:
+        """Read a row. Raises `QuestionError` if it is malformed, or if its id is that of another question."""
+        shaped = read_shape(row, where)
+        fields = _fields(row, shaped, self.source, where)
+        split = canonical_split(str(fields["split"])) if fields.get("split") is not None else None
+        counted = (fields["dataset"], split)
+        number = self._numbers[counted] if shaped.number is None else shaped.number
+        self._numbers[counted] += 1
+        if not shaped.answerable:
+            self._left_out["rows marked as unanswerable"] += 1
+            return
+        if fields["id"] is None:
+            fields["id"] = f"{split or benchmark_in(fields['dataset']) or self.source.name}_{number}"
+        if not shaped.answers.texts:
+            raise QuestionError(
+                f"{where}: question {fields['id']!r}: the row has no answer, or only null and empty ones; add one, or "
+                "remove the row"
+            )
+        try:
+            question = _question(fields, shaped.answers.texts, where)
+        except UnscorableError as error:
+            self.unscorable.append(str(error))
+            return
+        self.splits[question.split or "unnamed"] += 1
+        if self.split is not None and question.split != self.split:
+            return
+        key = (question.dataset, question.id)
+        known = self.questions.setdefault(key, question)
+        if known != question:
+            raise QuestionError(
+                f"{where}: id {question.id!r} is already used by another question at {self._places[key]} "
+                f"({known.text[:60]!r} {known.golden_answers[:3]}, here {question.text[:60]!r} "
+                f"{question.golden_answers[:3]}); ids must be unique: give one of the two another id"
+            )
+        if key in self._places:
+            self._left_out["repeated rows"] += 1
+            return
+        self._places[key] = where
+        self._shapes[shaped.shape] += 1
+        self._left_out["empty answers"] += shaped.answers.empty
+        self._left_out["answers that normalise to nothing"] += len(shaped.answers.texts) - len(question.golden_answers)
+
+    def log(self, source: str) -> None:
+        """Log what was recognised, and what was left out."""
+        datasets = Counter(question.dataset for question in self.questions.values())
+        shapes = " and ".join(self._shapes)
+        found = f"{self.source.format} in the form of {shapes}"
+        logger.info("%s: recognised %s; questions: %s", source, found, _listed(datasets))
+        if self._left_out.total():
+            logger.warning("%s: left out: %s", source, _listed(self._left_out))
+        if self.unscorable:
+            count = f"{len(self.unscorable):,}"
+            logger.warning("%s: %s questions are left out: %s", source, count, self.unscorable[0])
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def check_unique(questions: Sequence[Question], where: str) -> None:
@@ -160,52 +215,35 @@ def question_row(question: Question) -> dict[str, Any]:
     return {**fields, "dataset": question.dataset, **question.metadata}
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Convert a row of Search-R1 to FlashRAG's fields; any other row is returned unchanged."""
-    if "reward_model" not in row:
-        return row
-    plain = {key: value for key, value in row.items() if key not in _SEARCH_R1}
-    if row.get("data_source") is not None:
-        plain.setdefault("dataset", row["data_source"])
-    if row.get("golden_answers") is None:
-        target = _inside(row, "reward_model", "ground_truth", "target")
-        plain["golden_answers"] = [target] if isinstance(target, str) else target
-    return with_split(plain, _inside(row, "extra_info", "split"))
-
-
-def _inside(value: Any, *path: str) -> Any:
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _question(row: dict[str, Any], default_dataset: str, where: str) -> Question:
-    searchr1 = "reward_model" in row
-    row = _plain(row)
-    for name in ("id", "question", "golden_answers"):
-        if row.get(name) is None:
-            other = " or reward_model.ground_truth.target" if name == "golden_answers" and searchr1 else ""
-            raise QuestionError(f"{where}: no field {name!r}{other} (found {sorted(row)}); add it")
-    for name in ("id", "question", "dataset"):
-        value = row.get(name, "")
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
+def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
+    """The row in FlashRAG's fields, without its answers; `id` is None if it has none."""
+    for name, value in (("question", shaped.question), ("id", shaped.id), ("dataset", shaped.dataset)):
+        if value is None and name == "question":
+            raise QuestionError(f"{where}: no field 'question' (found {sorted(map(str, row))}); add it")
+        if value is not None and (isinstance(value, bool) or not isinstance(plain_value(value), (str, int))):
             raise QuestionError(f"{where}: {name} is {str(value)[:80]!r}; it must be a string")
-    answers = row["golden_answers"]
-    if isinstance(answers, str) or not isinstance(answers, Sequence):
-        raise QuestionError(f"{where}: golden_answers is {answers!r}; it must be a list of strings")
-    titles = row.get("supporting_titles") or []
-    if not isinstance(titles, list) or not all(isinstance(title, str) and title.strip() for title in titles):
-        raise QuestionError(
-            f"{where}: supporting_titles is {str(titles)[:80]!r}; it must be a list of strings, none of them empty"
-        )
-    known = {"id", "question", "golden_answers", "dataset"}
+    named = None if shaped.dataset is None else str(shaped.dataset)
+    dataset = dataset_name(named) if named else source.dataset_at(where)
+    if not named and not benchmark_in(dataset) and shaped.benchmark:
+        dataset = shaped.benchmark
+    id = plain_value(shaped.id)
+    fields = {**shaped.rest, "id": None if id is None else str(id), "question": str(shaped.question)}
+    if shaped.titles:
+        fields["supporting_titles"] = shaped.titles
+    for split in (evaluation_split(shaped.split, dataset), split_in(named) if named else None, source.split):
+        fields = with_split(fields, split)
+    return {**fields, "dataset": dataset}
+
+
+def _question(fields: Row, answers: Sequence[str], where: str) -> Question:
+    known = {"id", "question", "dataset"}
     try:
         return Question(
-            id=str(row["id"]),
-            text=str(row["question"]),
+            id=fields["id"],
+            text=fields["question"],
             golden_answers=tuple(answers),
-            dataset=str(row.get("dataset", default_dataset)),
-            metadata={key: value for key, value in row.items() if key not in known},
+            dataset=fields["dataset"],
+            metadata={key: value for key, value in fields.items() if key not in known},
         )
     except QuestionError as error:
         raise type(error)(f"{where}: {error}") from error

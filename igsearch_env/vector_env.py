@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.opening import Corpus, Opened, Questions
 from igsearch_env.protocols import Protocol, as_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
@@ -39,10 +40,11 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
     def __init__(
         self,
         num_envs: int = 1,
-        questions: Sequence[Question] | None = None,
+        questions: Questions | None = None,
         retriever: Retriever | None = None,
         scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
         *,
+        corpus: Corpus | None = None,
         top_k: int = 3,
         max_searches: int = 4,
         attempts: int = 1,
@@ -57,11 +59,13 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             raise ConfigurationError(f"num_envs={num_envs}: must be at least 1")
         if render_mode is not None:
             raise ConfigurationError(f"render_mode={render_mode!r}: the vector environment can't render; use gym.make")
+        rules = EpisodeRules(top_k, max_searches, attempts, as_protocol(protocol), outcome_reward)
+        self._opened = Opened.of(questions, retriever, corpus)
         self.stepper = EpisodeStepper(
-            questions,
-            retriever,
+            self._opened.questions,
+            self._opened.retriever,
             scorer,
-            EpisodeRules(top_k, max_searches, attempts, as_protocol(protocol), outcome_reward),
+            rules,
             information_gain=information_gain,
             seed=seed,
         )
@@ -125,6 +129,10 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         terminations = np.array([reason == "answered" for reason in reasons])
         truncations = np.array([bool(reason) for reason in reasons]) & ~terminations
         return self._observations(), rewards, terminations, truncations, self._infos(touched)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the search engine that `corpus` opened."""
+        self._opened.close()
 
     def _draw(self, i: int) -> Episode:
         questions = self.stepper.questions

@@ -102,8 +102,7 @@ def read_question(row: dict[str, Any], shape: str, where: str, aliases: Mapping[
             (clean_title(title, where), join_sentences(text, where))
             for title, text in _pairs(row[CONTEXT], CONTEXT, ("title",), ("sentences", "content"), where)
         ]
-        facts = _pairs(row.get("supporting_facts") or [], "supporting_facts", ("title",), ("sent_id",), where)
-        titles = [clean_title(title, where) for title, _ in facts]
+        titles = _fact_titles(row, where)
     answers = _answers(row, where, aliases)
     if row.get("answerable") is False:
         return Found(paragraphs, answerable=False)
@@ -120,6 +119,17 @@ def read_question(row: dict[str, Any], shape: str, where: str, aliases: Mapping[
     if isinstance(row.get("type"), str):
         question["type"] = row["type"]
     return Found(paragraphs, question)
+
+
+def supporting_titles(row: dict[str, Any], where: str) -> list[str]:
+    """Titles of the supporting paragraphs of a question, each once; [] if it names none. Raises `CorpusError`."""
+    titles = _musique(row, where)[1] if PARAGRAPHS in row else _fact_titles(row, where)
+    return list(dict.fromkeys(titles))
+
+
+def _fact_titles(row: dict[str, Any], where: str) -> list[str]:
+    facts = _pairs(row.get("supporting_facts") or [], "supporting_facts", ("title",), ("sent_id",), where)
+    return [clean_title(title, where) for title, _ in facts]
 
 
 def _musique(row: dict[str, Any], where: str) -> tuple[list[tuple[str, str]], list[str]]:

@@ -41,6 +41,7 @@ def ids(source: object) -> str:
         (":train", "01234"),
         (":test", "567"),
         (":dev", "8"),
+        (":validation", "8"),
         (":train[:2]", "01"),
         (":train[2:]", "234"),
         (":train[1:3]", "12"),
@@ -95,7 +96,7 @@ def test_any_other_part_is_refused_with_the_forms(tmp_path: Path, part: str) -> 
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        (":valid", r"no rows of split 'valid' \(it has 1 of dev, 3 of test, 5 of train\)"),
+        (":extra", r"no rows of split 'extra' \(it has 1 of dev, 3 of test, 5 of train\)"),
         (":test[3:]", r"no rows \[3:\] of split 'test'"),
         (":test[2:1]", r"no rows \[2:1\] of split 'test'"),
         (":test[:0]", r"no rows \[0:0\] of split 'test'"),

@@ -38,7 +38,7 @@ def test_reads_the_fields_and_keeps_the_others_as_metadata(tmp_path: Path) -> No
     first, second = load_questions(path)
     assert first == Question("a1", "Who?", ("Mira Sorel", "Sorel"), "nq")
     assert first.metadata == {"split": "dev", "hops": [1, 2]}
-    assert (second.id, second.dataset, second.metadata) == ("7", "trivia", {})
+    assert (second.id, second.dataset, second.metadata) == ("7", "trivia", {"split": "dev"})
 
 
 def test_reads_text_of_any_script(tmp_path: Path) -> None:
@@ -59,16 +59,18 @@ def test_reads_compressed_files_alike(tmp_path: Path) -> None:
     ("bad", "said"),
     [
         (row(question=None), "no field 'question'"),
-        (row(golden_answers=None), "no field 'golden_answers'"),
-        ({"question": "Who?", "golden_answers": ["x"]}, "no field 'id'"),
+        (row(golden_answers=None), r"no field with answers \(found \['id', 'question'\]\); add one of golden_answers"),
         (row(question="  "), "text is empty"),
-        (row(golden_answers=[]), r"golden_answers is \(\)"),
-        (row(golden_answers="Mira"), "golden_answers is 'Mira'"),
-        (row(golden_answers={"x": 1}), "golden_answers is"),
-        (row(golden_answers=["Mira", ""]), "none of them empty"),
-        (row(golden_answers=["Mira", " \n"]), "none of them empty"),
-        (row(golden_answers=["Mira", 7]), "golden_answers is"),
-        (row(id="a1"), "'a1'"),
+        (row(golden_answers=[]), "the row has no answer, or only null"),
+        (row(golden_answers={"x": 1}), "golden_answers is \"{'x': 1}\"; it must be a list of strings"),
+        (row(golden_answers=["Mira", {"x": 1}]), "golden_answers is"),
+        (row(golden_answers=["", None]), "the row has no answer, or only null"),
+        (row(golden_answers="['Mira' 'Sorel']"), "a list that can't be read; write it as JSON or Python does"),
+        (row(golden_answers=[[[["Mira"]]]]), "nested more than 3 deep"),
+        (row(id="a1", question="Where?"), "id 'a1' is already used by another question at .*line 1 .'Who"),
+        (row(id="a1", golden_answers=["Other"]), "'a1'.*give one of the two another id"),
+        (row(id=["a1"]), r"id is \"\['a1'\]\"; it must be a string"),
+        (row(dataset=True), "dataset is 'True'; it must be a string"),
         ("{not json", "not a JSON object"),
         ('["a", "list"]', "a list, not a JSON object"),
         ("null", "not a JSON object"),
@@ -139,7 +141,7 @@ def test_golden_answers_that_an_empty_prediction_would_equal_are_left_out(
     assert [question.id for question in found] == ["a", "d"]
     assert found[0].golden_answers == ("x",)
     first, second = (record.getMessage() for record in caplog.records)
-    assert first == f"{path}: answers that normalise to nothing are left out of 1 questions"
+    assert first == f"{path}: left out: 1 answers that normalise to nothing"
     assert second.startswith(
         f"{path}: 2 questions are left out: {path}, line 2: question 'b': golden_answers is ('(',)"
     )
@@ -259,13 +261,12 @@ def test_reads_parquet_with_flashrags_columns(tmp_path: Path) -> None:
     ("bad", "said"),
     [
         (search_r1(1, reward_model={"style": "rule"}), "'golden_answers' or reward_model.ground_truth.target"),
-        (search_r1(1, []), r"golden_answers is \(\)"),
-        (search_r1(1, ["Ostue", ""]), "none of them empty"),
-        (search_r1(1, ""), "none of them empty"),
-        (search_r1(1, question=None), "no field 'question'"),
+        (search_r1(1, []), "the row has no answer, or only null"),
+        (search_r1(1, [""]), "the row has no answer, or only null"),
+        (search_r1(1, ""), "the row has no answer, or only null"),
+        (search_r1(1, question=None), "no field 'question', and the prompt 'Answer the question ...' is not"),
         (search_r1(1, question=" "), "text is empty"),
-        (search_r1(1, id=None), "no field 'id'"),
-        (search_r1(0), "id 'test_0' is already used on row 1"),
+        (search_r1(1, id="test_0"), "id 'test_0' is already used by another question at .*row 1"),
     ],
 )
 def test_bad_row_is_named_with_its_parquet_file(tmp_path: Path, bad: dict[str, Any], said: str) -> None:
@@ -328,7 +329,7 @@ def test_bad_row_of_a_saved_folder_is_named(tmp_path: Path) -> None:
 
 def test_folder_that_the_library_did_not_write_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    with pytest.raises(QuestionError, match="notes: not a folder written by save_to_disk"):
+    with pytest.raises(QuestionError, match="notes: a folder without data files"):
         load_questions(tmp_path / "notes")
 
 
@@ -382,6 +383,7 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.parquet").touch()
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "dataset_dict.json").touch()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigurationError, match=r"pip install igsearch\[benchmarks\]") as caught:
         load_questions(source)

@@ -20,6 +20,7 @@ Fingerprint = dict[str, Any]
 
 # `igsearch_env.rewards`: SQuAD's normalisation (lower case, punctuation, articles, white space), EM and F1 over it.
 METRIC = {"normaliser": "squad", "version": 1}
+RECORDED = "recorded"  # the key of an evaluation of answers that another program recorded
 MODEL = ("model",)  # the key that may differ in a comparison
 # Defaults of keys that a fingerprint leaves out, since older files lack them.
 UNSAID = {"attempts": 1, "chat_template": {"date": "2024-07-26", "arguments": ""}}
@@ -71,6 +72,19 @@ def make_fingerprint(
         "questions": _questions(questions),
     }
     plain: Fingerprint = json.loads(json.dumps(found))  # as it will be read back
+    return plain
+
+
+def recorded_fingerprint(questions: Sequence[Question], answers: Path) -> Fingerprint:
+    """The fingerprint of recorded answers: nothing is known about the search engine, the prompt and the decoding."""
+    found = {
+        "igsearch": _version(),
+        "model": {"name": str(answers), "hash": files_hash(p for p in (answers, *answers.rglob("*")) if p.is_file())},
+        RECORDED: True,
+        "metric": METRIC,
+        "questions": _questions(questions),
+    }
+    plain: Fingerprint = json.loads(json.dumps(found))
     return plain
 
 

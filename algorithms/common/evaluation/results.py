@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ def write_result(
     datasets = {}
     for name, members in by_dataset(rows).items():
         plain = [{key: value for key, value in asdict(row).items() if key != "dataset"} for row in members]
-        datasets[name] = {**asdict(scores[name]), **(facts or {}).get(name, {}), "rows": plain}
-    averages = {name: asdict(average) for name, average in macro_averages(rows).items()}
+        datasets[name] = {**_known(asdict(scores[name])), **(facts or {}).get(name, {}), "rows": plain}
+    averages = {name: _known(asdict(average)) for name, average in macro_averages(rows).items()}
     content = {**header, "macro_average": macro_average(scores), "macro_averages": averages, "datasets": datasets}
     with atomic_write(path, durable=True) as file:  # the rows of `PartialResult` are deleted afterwards
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _known(means: dict[str, Any]) -> dict[str, Any]:
+    """Means for a JSON file, which has no NaN: null where the number of searches is not known."""
+    return {**means, "searches": None if isnan(means["searches"]) else means["searches"]}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,12 @@ def read_result(path: Path) -> Result:
             name: as_type(list[QuestionResult], _with_dataset(name, part.get("rows")), f"rows of {name}")
             for name, part in found.items()
         }
-        scores = {name: as_type(Score, part, f"scores of {name}") for name, part in found.items()}
+        scores = {
+            name: as_type(
+                Score, {**part, "searches": nan} if part.get("searches", 0) is None else part, f"scores of {name}"
+            )
+            for name, part in found.items()
+        }
         if not isinstance(content.get("fingerprint", {}), dict | None):
             raise FileError(path, "its fingerprint is not an object")
     except FileError as error:

@@ -21,7 +21,10 @@ from igsearch_env.trajectory import RETRIEVAL_FAILED, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
-    """The result of one question; JSON values only. An episode without an answer has `em` and `f1` 0."""
+    """The result of one question; JSON values only. An episode without an answer has `em` and `f1` 0.
+
+    `searches` is None if it is not known, as of a recorded prediction without its transcript.
+    """
 
     dataset: str
     id: str
@@ -30,14 +33,23 @@ class QuestionResult:
     prediction: str | None
     em: float
     f1: float
-    searches: int
+    searches: int | None
     queries: list[str]
     stop_reason: str
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> QuestionResult:
         """The row of a finished episode."""
-        question, prediction = trajectory.question, trajectory.prediction
+        queries = [turn.query for turn in trajectory.turns if turn.query is not None]
+        return cls.scored(
+            trajectory.question, trajectory.prediction, trajectory.searches, queries, trajectory.stop_reason
+        )
+
+    @classmethod
+    def scored(
+        cls, question: Question, prediction: str | None, searches: int | None, queries: list[str], stop_reason: str
+    ) -> QuestionResult:
+        """The row of a question, with EM and F1 of a prediction."""
         return cls(
             question.dataset,
             question.id,
@@ -46,9 +58,9 @@ class QuestionResult:
             prediction,
             exact_match(prediction, question.golden_answers) if prediction is not None else 0.0,
             f1(prediction, question.golden_answers) if prediction is not None else 0.0,
-            trajectory.searches,
-            [turn.query for turn in trajectory.turns if turn.query is not None],
-            trajectory.stop_reason,
+            searches,
+            queries,
+            stop_reason,
         )
 
     @property
@@ -64,7 +76,10 @@ class QuestionResult:
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the `n` scored samples of one data set (NaN if none), the 95% interval of EM, failed retrievals."""
+    """Means over the `n` scored samples of one data set (NaN if none), the 95% interval of EM, failed retrievals.
+
+    `searches` is the mean over the samples whose number of searches is known, NaN if there is none.
+    """
 
     n: int
     em: float
@@ -110,12 +125,13 @@ def _score(rows: Sequence[QuestionResult]) -> Score:
         nan = float("nan")
         return Score(0, nan, nan, (nan, nan), nan, failed)
     ems = [row.em for row in scored]
+    known = [row.searches for row in scored if row.searches is not None]
     return Score(
         n=len(scored),
         em=float(np.mean(ems)),
         f1=float(np.mean([row.f1 for row in scored])),
         em_ci95=bootstrap_ci95(ems),
-        searches=float(np.mean([row.searches for row in scored])),
+        searches=float(np.mean(known)) if known else float("nan"),
         failed=failed,
     )
 

@@ -59,7 +59,8 @@ def _row(
     low, high = found.em_ci95
     interval = "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
     was = "" if before is None else f"{before.em:.3f}"
-    return [escape(name), n, was, f"{found.em:.3f}", interval, f"{found.f1:.3f}", f"{found.searches:.2f}", failed]
+    searches = "" if math.isnan(found.searches) else f"{found.searches:.2f}"
+    return [escape(name), n, was, f"{found.em:.3f}", interval, f"{found.f1:.3f}", searches, failed]
 
 
 def _count(name: str, score: Score) -> str:
