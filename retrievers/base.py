@@ -134,6 +134,21 @@ class Retriever(ABC):
             )
 
 
+def search_in_part(
+    retriever: Retriever, queries: Sequence[str], k: int
+) -> tuple[list[list[Passage] | None], RetrievalError | None]:
+    """The results of a search, None for the queries that failed, and the error if it failed for some of them.
+
+    For retrievers that combine or reorder the results of others. Raises `RetrievalError` if it failed for all.
+    """
+    try:
+        return list(retriever.search(queries, k)), None
+    except RetrievalError as error:
+        if error.results is None:
+            raise
+        return list(error.results), error
+
+
 class CorpusRetriever(Retriever):
     """A search engine that holds its passages, in memory or on disk. Subclasses implement `search`."""
 

@@ -128,8 +128,6 @@ class Builder:
             dtype=args.dtype,
             batch_size=args.batch_size,
         )
-        if (prefixes := getattr(encoder, "prefixes", None)) is not None:
-            self.progress.console.print(f"{args.encoder}: {prefixes}", soft_wrap=True, markup=False)
         engine_of(args.index).check(args.index, encoder.dimension)
         with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
             return self._dense(corpus, survey, encoder)

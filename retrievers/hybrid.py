@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from retrievers.base import CorpusError, Passage, Retriever
+from retrievers.base import CorpusError, Passage, RetrievalError, Retriever, search_in_part
 
 
 class HybridRetriever(Retriever):
@@ -42,8 +42,16 @@ class HybridRetriever(Retriever):
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
-        lists = [retriever.search(queries, self.depth) for retriever in self.retrievers]
-        return [self._fuse(found)[:k] for found in zip(*lists, strict=True)] if queries else []
+        if not queries:
+            return []
+        searches = [search_in_part(retriever, queries, self.depth) for retriever in self.retrievers]
+        fused: list[list[Passage] | None] = []
+        for lists in zip(*(found for found, _ in searches), strict=True):
+            complete = [found for found in lists if found is not None]
+            fused.append(self._fuse(complete)[:k] if len(complete) == len(lists) else None)
+        if error := next((error for _, error in searches if error is not None), None):
+            raise RetrievalError(str(error), fused if any(found is not None for found in fused) else None) from error
+        return [found for found in fused if found is not None]
 
     def _fuse(self, found: Sequence[list[Passage]]) -> list[Passage]:
         scores: dict[str, float] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever
+from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever, search_in_part
 from retrievers.index.encoder import EncoderError, check_modules
 
 # Relevance of (query, passage) pairs, one number each, higher is better.
@@ -38,11 +38,21 @@ class RerankingRetriever(WrappingRetriever):
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
-        found = self.retriever.search(queries, max(self.depth, k))
+        results, error = search_in_part(self.retriever, queries, max(self.depth, k))
+        found = [passages or [] for passages in results]
+        reranked = self._rerank(queries, found, k)
+        if error is None:
+            return reranked
+        failed = [passages is None for passages in results]
+        raise RetrievalError(
+            str(error), [None if missing else new for missing, new in zip(failed, reranked, strict=True)]
+        ) from error
+
+    def _rerank(self, queries: Sequence[str], found: list[list[Passage]], k: int) -> list[list[Passage]]:
         candidates = [passages[: self.depth] for passages in found]
         pairs = [(q, f"{p.title}\n{p.text}") for q, passages in zip(queries, candidates, strict=True) for p in passages]
         if not pairs:
-            return found
+            return [passages[:k] for passages in found]
         scores = np.asarray(self._score(pairs), np.float64)
         if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
             raise RetrievalError(

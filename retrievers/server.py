@@ -28,6 +28,7 @@ import tyro
 
 from retrievers.base import RetrieverError
 from retrievers.credentials import MaskedRepr, mask
+from retrievers.log_lines import show_log_lines
 from retrievers.open import open_retriever
 from retrievers.processors import let_waiting_threads_sleep
 from retrievers.service.connections import bind, make_server
@@ -57,6 +58,7 @@ class Args(MaskedRepr):
 def serve(args: Args) -> None:
     """Open the retriever and serve until a signal ends it."""
     let_waiting_threads_sleep()
+    show_log_lines()
     with bind(args.host, args.port) as listener:  # before the index is opened, which may take minutes
         retriever = open_retriever(args.corpus, args.retriever, args.rerank)
         try:

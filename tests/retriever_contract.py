@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from retrievers import Passage, QueryError, Retriever
+from retrievers import BM25Retriever, Passage, QueryError, RetrievalError, Retriever
 
 CORPUS = [
     Passage("10", "France", "France is a country in Europe. Its capital is Paris."),
@@ -110,3 +111,19 @@ class RetrieverContract:
 
     def test_length_is_the_corpus(self, retriever: Retriever) -> None:
         assert len(retriever) == len(CORPUS)
+
+
+class FailsFor(BM25Retriever):
+    """Fails for some of the queries."""
+
+    def __init__(self, *failing: str) -> None:
+        super().__init__(CORPUS)
+        self.failing = failing
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        found = super().search(queries, k)
+        if set(self.failing) & set(queries):
+            raise RetrievalError(
+                "out of reach", [None if q in self.failing else p for q, p in zip(queries, found, strict=True)]
+            )
+        return found

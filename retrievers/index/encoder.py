@@ -32,8 +32,7 @@ class EncoderError(RetrieverError, ValueError):
 class Encoder(Protocol):
     """Interface of a dense retriever's model: unit vectors [texts, dimension], float32.
 
-    Whoever calls an encoder checks its vectors (`checked.py`). If it has a `name`, an index records it; if it has
-    `prefixes`, `build_index` prints them.
+    Whoever calls an encoder checks its vectors (`checked.py`). If it has a `name`, an index records it.
     """
 
     dimension: int
@@ -76,16 +75,20 @@ def check_modules(name: str) -> None:
     try:
         for path in (folder / "modules.json", *sorted(folder.rglob("router_config.json"))):
             if path.is_file():
-                content = read_json(path)
-                found = content.get("types", {}) if isinstance(content, dict) and "types" in content else content
-                for module in (
-                    found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
-                ):
+                for module in _named_modules(read_json(path)):
                     _check_module(path, module.get("type") if isinstance(module, dict) else module)
         for path in sorted(folder.rglob("wordembedding_config.json")):
             _check_module(path, read_json_object(path).get("tokenizer_class"))
     except FileError as error:
         raise EncoderError(f"{error}; restore the file") from error
+
+
+def _named_modules(content: Any) -> list[Any]:
+    """The modules that a file names: a list of them, or under `types` an object with one for each route."""
+    found = content.get("types", content) if isinstance(content, dict) else content
+    if isinstance(found, dict):
+        return list(found.values())
+    return found if isinstance(found, list) else [found]
 
 
 def _check_module(path: Path, kind: object) -> None:

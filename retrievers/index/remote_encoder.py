@@ -7,6 +7,7 @@ http://HOST:8000/v1#MODEL   one of several models of such a server
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from retrievers.service.address import split_address
 from retrievers.service.replicas import Replicas
 from retrievers.service.request import RefusedError, Request
 from retrievers.service.wire import is_address, unicode
+
+logger = logging.getLogger(__name__)
 
 PROBE = "The capital of France is Paris, a city on the Seine."
 PROBE_NUMBERS = 64  # of the probe's vector that a fingerprint holds
@@ -105,6 +108,7 @@ class RemoteEncoder:
             self._served = self._form.served(self._ask, model)
             self.prefixes = choose_prefixes(self._served.model, query_prefix, passage_prefix, {})
             self.query_prefix, self.passage_prefix = self.prefixes.query.text, self.prefixes.passage.text
+            logger.info("%s: %s", self.name, self.prefixes)
             self.batch_size = max(min(batch_size, (self._served.max_texts or batch_size + 1) - 1), 1)
             self.dimension = 0  # any
             self._probe: Vectors | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
+from retriever_contract import CORPUS, QUERIES, FailsFor, RetrieverContract
 
 from retrievers import (
     BM25Retriever,
@@ -20,6 +20,7 @@ from retrievers import (
     QueryError,
     RecordingRetriever,
     ReplayRetriever,
+    RetrievalError,
     Retriever,
     corpus_hash,
 )
@@ -61,6 +62,19 @@ def test_weights_and_depth() -> None:
     assert HybridRetriever(pair, weights=[1, 3]).search(["q"], 1)[0][0].id == "c"
     shallow = HybridRetriever(pair, depth=1).search(["q"], 4)[0]
     assert [p.id for p in shallow] == ["a", "d"]
+
+
+@pytest.mark.parametrize("first", [BM25Retriever(CORPUS), FailsFor("Paris")], ids=["one fails", "both fail"])
+def test_only_queries_that_all_retrievers_answered_have_results(first: Retriever) -> None:
+    hybrid = HybridRetriever([first, FailsFor("river")])
+    right = HybridRetriever([BM25Retriever(CORPUS)] * 2).search(["capital", "Paris"], 2)
+    assert hybrid.search(["capital"], 2) == right[:1]
+    with pytest.raises(RetrievalError, match="out of reach") as caught:
+        hybrid.search(["capital", "river", "Paris"], 2)
+    assert caught.value.results == [right[0], None, None if isinstance(first, FailsFor) else right[1]]
+    with pytest.raises(RetrievalError) as caught:
+        hybrid.search(["river"], 2)
+    assert caught.value.results is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
+from retriever_contract import CORPUS, QUERIES, FailsFor, RetrieverContract
 
 from retrievers import BM25Retriever, QueryError, RerankingRetriever, RetrievalError, RetrieverError, open_retriever
 from retrievers.corpus import write_corpus
@@ -48,6 +48,13 @@ def test_ties_keep_the_order_of_the_retriever() -> None:
     assert [[p.id for p in found] for found in tied.search(QUERIES, 3)] == [
         [p.id for p in found] for found in BM25.search(QUERIES, 3)
     ]
+
+
+def test_queries_that_failed_stay_failed() -> None:
+    right = RerankingRetriever(BM25, shortest_first).search(["capital"], 2)
+    with pytest.raises(RetrievalError, match="out of reach") as caught:
+        RerankingRetriever(FailsFor("river"), shortest_first).search(["capital", "river"], 2)
+    assert caught.value.results == [right[0], None]
 
 
 def test_all_pairs_of_a_batch_are_scored_at_once() -> None:
