@@ -3,6 +3,8 @@
     python -m benchmarks.bm25 --corpus corpus.jsonl.gz --questions nq.jsonl.gz popqa.jsonl.gz hotpotqa.jsonl.gz \\
         2wikimultihopqa.jsonl.gz musique.jsonl.gz
 
+With `--lucene FOLDER`, an index of the same corpus by Anserini (contents: title, newline, text) is compared, too.
+
 The data have the form of BEIR: a question is a query, the passages of its supporting pages are relevant.
 """
 
@@ -20,7 +22,7 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.retrieval import Quality, measure_retrieval
 from igsearch_env.question_sets import evaluation_rows
 from igsearch_env.questions import Question, load_questions
-from retrievers import BM25Retriever, Passage, load_corpus
+from retrievers import BM25Retriever, Passage, load_corpus, open_retriever
 from retrievers.base import CorpusRetriever
 
 # Settings of bm25s: its README's (Snowball stemmer, its stop words) and those of BEIR's comparisons.
@@ -32,13 +34,14 @@ PEERS: dict[str, tuple[float, float, bool, str | None]] = {
     "bm25s, k1 1.2, b 0.75, stop words": (1.2, 0.75, False, "en"),
     "bm25s, k1 0.9, b 0.4": (0.9, 0.4, False, None),
 }
+LUCENE = ((0.9, 0.4), (1.2, 0.75), (1.5, 0.75))  # Anserini stems (Porter) and leaves out Lucene's stop words
 OURS: dict[str, dict[str, object]] = {
     "BM25Retriever": {},
     "BM25Retriever, stemmed": {"stemmer": "english"},
     "BM25Retriever, title_weight 1": {"title_weight": 1},
-    "BM25Retriever, title_weight 3": {"title_weight": 3},
+    "BM25Retriever, title_weight 2": {"title_weight": 2},
     "BM25Retriever, all words of a question": {"stopwords": "none"},
-    "BM25Retriever, k1 0.9, b 0.4": {"k1": 0.9, "b": 0.4},
+    "BM25Retriever, k1 1.2, b 0.75": {"k1": 1.2, "b": 0.75},
 }
 
 
@@ -50,6 +53,8 @@ class Args:
     """Corpus file."""
     questions: tuple[str, ...]
     """Question files with supporting titles."""
+    lucene: str = ""
+    """Folder of a Lucene index of the corpus; "" for none."""
     limit: int = 400
     """Maximum number of questions per data set, drawn at random."""
     seed: int = 0
@@ -84,6 +89,10 @@ def main(args: Args) -> None:
         print(_row(name, measure_retrieval(questions, BM25Retriever(passages, **settings)), names), flush=True)  # type: ignore[arg-type]
     for name, peer in PEERS.items():
         print(_row(name, measure_retrieval(questions, Bm25sRetriever(passages, *peer)), names), flush=True)
+    for k1, b in LUCENE if args.lucene else ():
+        engine = open_retriever(args.corpus, f"lucene:{args.lucene}?k1={k1}&b={b}")
+        print(_row(f"Lucene (Anserini), k1 {k1}, b {b}", measure_retrieval(questions, engine), names), flush=True)
+        engine.close()
 
 
 def drawn(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:

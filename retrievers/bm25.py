@@ -36,11 +36,11 @@ class BM25Error(RetrieverError, ValueError):
 class BM25Settings:
     """Settings of BM25. The defaults found most supporting pages of five benchmarks (docs/retrieval.md)."""
 
-    k1: float = 1.2
+    k1: float = 0.9
     """Saturation of the frequency of a term; at least 0."""
-    b: float = 0.75
+    b: float = 0.4
     """Normalisation by the length of a passage, from 0 (none) to 1."""
-    title_weight: int = 2
+    title_weight: int = 3
     """How many times the words of a title count; at least 1."""
     stemmer: str = NONE
     """A Snowball algorithm of PyStemmer (english, german, ...), or none."""

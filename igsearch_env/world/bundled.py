@@ -26,4 +26,4 @@ def bundled_retriever() -> BM25Retriever:
 
 def world_retriever(world: World) -> BM25Retriever:
     """BM25 over a generated world, with the settings of the bundled policy and of docs/results.md."""
-    return BM25Retriever(world.passages, k1=0.9, b=0.4, title_weight=1, stopwords="none")
+    return BM25Retriever(world.passages, title_weight=1, stopwords="none")
