@@ -47,7 +47,7 @@ class LuceneRetriever(Retriever):
         self._java = _java(self.source)
         self._failure: type[Exception] = optional("jnius", "lucene", self.source).JavaException
         try:
-            self._searcher = self._java("io.anserini.search.SimpleSearcher")(str(self.folder))
+            self._searcher = _searcher_class(self._java, self._failure, self.source)(str(self.folder))
             self._searcher.set_bm25(self.k1, self.b)
             self._count = int(self._searcher.get_total_num_docs())
         except self._failure as error:
@@ -181,6 +181,17 @@ def _java(needed_by: str) -> Any:
         raise MissingPackageError(
             f"{needed_by}: Java can't be started ({one_line(error)}); install the Java that this version of Pyserini "
             "needs (21 for recent ones), and set JAVA_HOME"
+        ) from error
+
+
+def _searcher_class(java: Any, failure: type[Exception], needed_by: str) -> Any:
+    """Anserini's class of searchers."""
+    try:
+        return java("io.anserini.search.SimpleSearcher")
+    except failure as error:
+        raise MissingPackageError(
+            f"{needed_by}: this Java can't run Pyserini's jar ({one_line(error)}); set JAVA_HOME to the version that "
+            "Pyserini needs (21 or newer for recent ones), or install another Pyserini"
         ) from error
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever
 
 logger = logging.getLogger(__name__)
-PATIENCE, MAX_WAIT = 0.5, 0.02  # fraction of the last search's time; seconds
+PATIENCE, MAX_WAIT = 1.0, 0.05  # fraction of the last search's time; seconds
 
 
 class BusyError(Exception):
