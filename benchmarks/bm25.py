@@ -24,6 +24,7 @@ from igsearch_env.question_sets import evaluation_rows
 from igsearch_env.questions import Question, load_questions
 from retrievers import BM25Retriever, Passage, load_corpus, open_retriever
 from retrievers.base import CorpusRetriever
+from retrievers.random_streams import random_stream
 
 # Settings of bm25s: its README's (Snowball stemmer, its stop words) and those of BEIR's comparisons.
 PEERS: dict[str, tuple[float, float, bool, str | None]] = {
@@ -98,7 +99,7 @@ def main(args: Args) -> None:
 def drawn(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
     """At most `limit` questions of each data set, of those in the published splits whose pages are known."""
     known = [question for question in evaluation_rows(questions).questions if question.supporting_titles]
-    rng = np.random.default_rng(seed)
+    rng = random_stream("questions that BM25 is measured with", seed)
     kept: list[Question] = []
     for name in dict.fromkeys(question.dataset for question in known):
         rows = [question for question in known if question.dataset == name]

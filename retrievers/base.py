@@ -68,10 +68,10 @@ class Passage:
         """Split FlashRAG `contents`: the first line is the title, the rest the text; one line alone is a text.
 
         Wikipedia dumps in this format put the title in double quotes. They are removed unless
-        `verbatim_title`, which Search-R1 parity needs (its documents show the quotes).
+        `verbatim_title`, which Search-R1 parity needs: its documents show the quotes, and one line alone as a title.
         """
         title, newline, text = contents.partition("\n")
-        if not newline:
+        if not newline and not verbatim_title:
             return Passage(id, "", contents, score)
         title = title.removesuffix("\r")
         if not verbatim_title and len(title) >= 2 and title[0] == title[-1] == '"':

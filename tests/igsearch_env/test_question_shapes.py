@@ -429,7 +429,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     as_lines(tmp_path / "x.jsonl", rows)
     found = load_questions(tmp_path / "x.jsonl")
     assert [(question.dataset, question.id) for question in found] == [("x", "a"), ("musique", "2hop__460946_294723")]
-    (said,) = (record.getMessage() for record in caplog.records)
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert said == (
         f"{tmp_path / 'x.jsonl'}: left out: 1 empty answers, 1 answers that normalise to nothing, 1 repeated rows, "
         "1 rows marked as unanswerable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_golden_answers_that_an_empty_prediction_would_equal_are_left_out(
     found = load_questions(path)
     assert [question.id for question in found] == ["a", "d"]
     assert found[0].golden_answers == ("x",)
-    first, second = (record.getMessage() for record in caplog.records)
+    first, second = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert first == f"{path}: left out: 1 answers that normalise to nothing"
     assert second.startswith(
         f"{path}: 2 questions are left out: {path}, line 2: question 'b': golden_answers is ('(',)"

@@ -71,7 +71,7 @@ def test_verbatim_titles_keep_their_quotes(tmp_path: Path) -> None:
         '"Karith"',
         "Lurm",
         'A "quoted" word',
-        "",
+        "only a text",
     ]
 
 

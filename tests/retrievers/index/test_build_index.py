@@ -385,7 +385,7 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "compared with exact search" in done.stdout
-    assert f"{model}: prefix of queries: none (the model has no such prompt, and its name is not" in done.stdout
+    assert f"{model}: prefix of queries: none (the model has no such prompt, and its name is not" in done.stderr
     retriever = open_retriever(str(tmp_path / "index"))
     assert retriever.search([query(33)], 1)[0][0].id == "33"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

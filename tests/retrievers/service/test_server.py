@@ -642,7 +642,7 @@ def test_the_command_serves_and_refuses_a_port_in_use(corpus: str) -> None:
         service.send_signal(signal.SIGINT)
         assert service.wait(30) == 0
         assert service.stderr is not None
-        assert service.stderr.read() == ""
+        assert service.stderr.read() == f"{corpus}: JSON lines with id, contents\n"
 
 
 SLOW_SERVICE = """
