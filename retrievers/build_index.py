@@ -29,7 +29,7 @@ from retrievers.index.encoder import Encoder
 from retrievers.index.manifest import write_manifest
 from retrievers.index.plan import Plan, plan_dense
 from retrievers.index.recall import title_recall
-from retrievers.index.remote_encoder import open_encoder
+from retrievers.index.remote_encoder import close_encoder, open_encoder
 from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
 from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
 from retrievers.lock import ProcessLock
@@ -120,17 +120,26 @@ class Builder:
         """Encode the remaining passages, build the index, measure recall, write the manifest, rename the folder."""
         args = self.args
         path, survey = self._corpus()
-        encoder = encoder or open_encoder(
-            args.encoder,
-            query_prefix=args.query_prefix,
-            passage_prefix=args.passage_prefix,
-            max_length=args.max_length,
-            dtype=args.dtype,
-            batch_size=args.batch_size,
+        opened = (
+            open_encoder(
+                args.encoder,
+                query_prefix=args.query_prefix,
+                passage_prefix=args.passage_prefix,
+                max_length=args.max_length,
+                dtype=args.dtype,
+                batch_size=args.batch_size,
+            )
+            if encoder is None
+            else None
         )
-        engine_of(args.index).check(args.index, encoder.dimension)
-        with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
-            return self._dense(corpus, survey, encoder)
+        used = encoder or opened
+        assert used is not None
+        try:
+            engine_of(args.index).check(args.index, used.dimension)
+            with closing(DiskCorpus(path, offsets=self.work / "offsets.npy")) as corpus:
+                return self._dense(corpus, survey, used)
+        finally:
+            close_encoder(opened)
 
     def _dense(self, corpus: DiskCorpus, survey: Survey, encoder: Encoder) -> bool:
         args = self.args

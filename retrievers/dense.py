@@ -11,7 +11,7 @@ from retrievers.corpus import DiskCorpus, corpus_hash
 from retrievers.index.checked import passage_vectors, query_vectors
 from retrievers.index.encoder import Encoder, check_encoder
 from retrievers.index.manifest import check_index, checked_manifest, index_kind
-from retrievers.index.remote_encoder import open_encoder
+from retrievers.index.remote_encoder import close_encoder, open_encoder
 from retrievers.index.vector_index import VectorIndex
 
 
@@ -36,6 +36,7 @@ class DenseRetriever(CorpusRetriever):
         self.encoder = encoder
         self.index = index
         self.corpus = corpus or corpus_hash(passages)
+        self._opened_encoder: Encoder | None = None  # by `load`, to be closed with this retriever
 
     @classmethod
     def build(
@@ -79,17 +80,24 @@ class DenseRetriever(CorpusRetriever):
                 f"the one given ({len(passages)} passages); pass that corpus, or build the index again"
             )
         built = manifest["encoder"]
-        if encoder is None:
-            encoder = _recorded_encoder(folder, built)
-        check_encoder(encoder.fingerprint(), built["fingerprint"], str(folder))
-        index = VectorIndex.load(
-            folder / "index",
-            manifest["index"]["spec"],
-            encoder.dimension,
-            parameters or manifest["index"]["parameters"],
-            mmap=mmap,
-        )
-        return cls(passages, encoder, index, corpus["hash"])
+        opened = _recorded_encoder(folder, built) if encoder is None else None
+        used = encoder or opened
+        assert used is not None
+        try:
+            check_encoder(used.fingerprint(), built["fingerprint"], str(folder))
+            index = VectorIndex.load(
+                folder / "index",
+                manifest["index"]["spec"],
+                used.dimension,
+                parameters or manifest["index"]["parameters"],
+                mmap=mmap,
+            )
+            self = cls(passages, used, index, corpus["hash"])
+        except BaseException:
+            close_encoder(opened)
+            raise
+        self._opened_encoder = opened
+        return self
 
     @staticmethod
     def opens(source: str) -> bool:
@@ -142,6 +150,7 @@ class DenseRetriever(CorpusRetriever):
     def close(self) -> None:
         if isinstance(self.passages, DiskCorpus):
             self.passages.close()
+        close_encoder(self._opened_encoder)
 
 
 def _recorded_encoder(folder: Path, built: dict[str, Any]) -> Encoder:

@@ -215,6 +215,12 @@ def open_encoder(
     return encoder
 
 
+def close_encoder(encoder: Encoder | None) -> None:
+    """Close the connections of an encoder, if it has some."""
+    if isinstance(encoder, RemoteEncoder):
+        encoder.close()
+
+
 def _split_model(address: str) -> tuple[str, str]:
     """The address, and the model after its last #; one before an @ belongs to a password."""
     url, hash, model = address.rpartition("#")

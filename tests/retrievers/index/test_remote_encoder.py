@@ -18,11 +18,11 @@ from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from services import free_port, serving
 from starlette.responses import JSONResponse
 
-from retrievers import DenseRetriever, IndexMismatchError, RetrievalError, SentenceEncoder
+from retrievers import DenseRetriever, IndexMismatchError, RetrievalError, SentenceEncoder, open_retriever
 from retrievers.build_index import Args, build
 from retrievers.corpus import write_corpus
 from retrievers.index.encoder import EncoderError, check_encoder
-from retrievers.index.remote_encoder import ProbeVector, RemoteEncoder, open_encoder
+from retrievers.index.remote_encoder import PROBE, ProbeVector, RemoteEncoder, open_encoder
 from retrievers.service.address import VARIABLE
 from retrievers.service.wire import index_mark
 
@@ -401,3 +401,21 @@ def test_an_encoder_is_opened_by_name_or_address(url: str, monkeypatch: pytest.M
         open_encoder(url, max_length=256)
     with pytest.raises(EncoderError, match=r"dtype='float16'.*the server chooses it"):
         open_encoder(url, dtype="float16")
+
+
+@FORMS
+def test_an_index_is_built_and_searched_through_an_address(
+    server: EmbeddingServer, url: str, path: str, tmp_path: Path
+) -> None:
+    write_corpus(CORPUS, tmp_path / "corpus.jsonl")
+    build(Args(tmp_path / "corpus.jsonl", tmp_path / "index", encoder=url + path))
+    (sent,) = (body.get("inputs", body.get("input")) for body in server.bodies[-1:])
+    assert {text.partition(" ")[0] for text in sent if text != PROBE} == {"passage:"}
+    with closing(open_retriever(str(tmp_path / "index"))) as retriever:
+        found = retriever.search(["capital of France", "small herring"], 2)
+    with closing(RemoteEncoder(url + path, query_prefix="query: ", passage_prefix="passage: ")) as encoder:
+        right = DenseRetriever.build(CORPUS, encoder).search(["capital of France", "small herring"], 2)
+    assert [[passage.id for passage in passages] for passages in found] == [[p.id for p in ps] for ps in right]
+    server.encoder = WordEncoder(salt="another model")
+    with pytest.raises(IndexMismatchError, match="its vectors were made with probe"):
+        open_retriever(str(tmp_path / "index"))
