@@ -24,8 +24,11 @@ HINT = "; train a model with plain causal attention (Qwen, Llama, Mistral, Gemma
 # Largest difference between log-probs of float32 passes. Rounding causes about 1e-5 nats in a model of 30 layers, a
 # token too many or too few in a window 1e-2 and more.
 TOLERANCE = 1e-3  # nats
-# In bfloat16, and with kernels that do not support float32: only errors much larger than their rounding.
+# In bfloat16, and with kernels that do not support float32: only errors much larger than their rounding, as a mean over
+# neighbouring tokens. Of a single token, rounding may decide whether its activations become massive: 3 nats of one
+# token were measured in a fine-tuned SmolLM2-135M, where the others differed by 0.1.
 LOW_PRECISION_TOLERANCE = 1.0  # nats
+NEIGHBOURS = 8  # tokens
 SHORT, LONGER, DECODED = 11, 16, 4  # tokens: of the shorter text, beyond a threshold, and read one by one
 # Options of a configuration, by name, that are lengths at which a model changes how it reads.
 _LENGTHS = re.compile(r"window|chunk|original|local|floor|block_size|topk|max_distance|extent")
@@ -155,13 +158,19 @@ def _compare(policy: Verifiable, length: int, tolerance: float) -> None:
         ) from error
     for what, found in reads.items():
         apart = max(
-            float(torch.nan_to_num(mine[-len(own) :] - own[-len(mine) :], torch.inf).abs().max())
+            _apart(mine[-len(own) :], own[-len(mine) :], 1 if tolerance <= TOLERANCE else NEIGHBOURS)
             for mine, own in zip(found, expected, strict=True)
         )
         if not apart <= tolerance:
             raise ConfigurationError(
                 f"policy: log-probs of {name} are off by {apart:.2g} nats {what} (at most {tolerance:g}){HINT}"
             )
+
+
+def _apart(found_T: Tensor, expected_T: Tensor, neighbours: int) -> float:
+    """The largest mean of absolute differences over so many neighbouring tokens; infinite if one is not a number."""
+    apart_T = torch.nan_to_num(found_T - expected_T, torch.inf).abs().float()
+    return float(apart_T.unfold(0, min(neighbours, len(apart_T)), 1).mean(-1).max())
 
 
 def _own_logprobs(policy: Verifiable, ids_T: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from models import WINDOW, tiny_model, tokenizer
 from torch import Tensor
 
+from algorithms.common.model import verification
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packed_attention import Bucket, Slots
 from algorithms.common.model.packing import Block, pack
@@ -72,6 +73,37 @@ def test_each_way_of_reading_is_verified_beyond_the_window(
             monkeypatch.setattr(Policy, "hidden_states", lambda self, ids_BT: hidden(self, ids_BT).flip(0).roll(1, 1))
     with pytest.raises(ConfigurationError, match="are off by"):
         verify(policy)
+
+
+@pytest.mark.parametrize(("tokens", "accepted"), [(1, True), (8, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_of_one_token_is_accepted_in_low_precision_only(
+    tokens: int, accepted: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(tiny_model("gemma3").to(dtype), tokenizer())
+    logprobs = Policy.logprobs_of
+
+    def wrong(self: Policy, hidden_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
+        found, entropies = logprobs(self, hidden_n, targets_n)
+        if hidden_n.dtype == dtype:  # not in the float32 copy of a bfloat16 model
+            found = found.clone()
+            found[:tokens] -= 3.0
+        return found, entropies
+
+    reads = verification._own_logprobs
+
+    def right(policy: Policy, ids_T: Tensor) -> Tensor:
+        with monkeypatch.context() as unchanged:
+            unchanged.setattr(Policy, "logprobs_of", logprobs)
+            return reads(policy, ids_T)
+
+    monkeypatch.setattr(verification, "_own_logprobs", right)
+    monkeypatch.setattr(Policy, "logprobs_of", wrong)
+    if accepted and dtype == torch.bfloat16:
+        verify(policy)
+    else:
+        with pytest.raises(ConfigurationError, match="are off by"):
+            verify(policy)
 
 
 def test_every_length_that_changes_a_model_is_found() -> None:
