@@ -51,7 +51,9 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
 
 
 def _repeated(where: str, id: str, first: str) -> CorpusError:
-    return CorpusError(f"{where}: id {id!r} is already used on {first.rpartition(', ')[2]}; ids must be unique")
+    file, _, place = first.rpartition(", ")
+    used = place if where.rpartition(", ")[0] == file else first
+    return CorpusError(f"{where}: id {id!r} is already used on {used}; ids must be unique")
 
 
 def _no_passages(path: str | Path, empty: int) -> CorpusError:
