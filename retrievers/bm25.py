@@ -25,7 +25,7 @@ from retrievers.reading import MissingPackageError, one_line
 MEMORY, DISK = 12.0, 2.6
 CHARACTERS_PER_SECOND = 3e6
 
-ANALYSIS = 2  # version of the rules in `retrievers.analysis`, which must be the same for an index and its queries
+ANALYSIS = 3  # version of the rules in `retrievers.analysis`, which must be the same for an index and its queries
 
 
 class BM25Error(RetrieverError, ValueError):
