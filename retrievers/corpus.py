@@ -69,6 +69,11 @@ def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
 
 
 def _line(passage: Passage) -> str:
+    if "\n" in passage.title:
+        raise CorpusError(
+            f"passage {passage.id!r}: its title {passage.title[:80]!r} has several lines, but the first line of "
+            "contents is the title; replace the line ends by spaces"
+        )
     row = {"id": passage.id, "contents": f'"{passage.title}"\n{passage.text}'}
     return json.dumps(row, ensure_ascii=False) + "\n"
 

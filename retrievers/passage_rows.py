@@ -105,14 +105,16 @@ def passage_of(row: Mapping[str, Any], where: str, verbatim_titles: bool = False
     if shape.id is None:
         raise CorpusError(f"{where}: no field 'id' (found {_names(row)}); a passage needs {ACCEPTED}")
     id, text = _id(row[shape.id], shape.id, where), _text(row[shape.text], shape.text, where)
-    title = "" if shape.title is None else _text(row[shape.title], shape.title, where)
+    title = "" if shape.title is None else _text(row[shape.title], shape.title, where).strip()
+    if "\n" in title:  # FlashRAG's form, which an index keeps its passages in, has the title in one line
+        title = " ".join(filter(None, map(str.strip, title.split("\n"))))
     if shape.text == "contents":
         passage = Passage.from_contents(id, text, verbatim_title=verbatim_titles)
         own = passage.title.strip('"').strip()
-        if title.strip() and own != title.strip():  # Pyserini: the title has a field of its own
-            passage = Passage(id, title.strip(), text if own else passage.text)
+        if title and own != title:  # Pyserini: the title has a field of its own
+            passage = Passage(id, title, text if own else passage.text)
     else:
-        passage = Passage(id, title.strip(), text)
+        passage = Passage(id, title, text)
     return passage if passage.text.strip() or passage.title.strip('" \t\n') else None
 
 

@@ -145,6 +145,15 @@ def test_a_title_of_its_own_wins_over_the_first_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("title", ["Kar ith\nLurm", " Kar ith \r\n\n Lurm\n", ["Kar ith", "Lurm"]])
+@pytest.mark.parametrize("text", ["text", "contents"])
+def test_a_title_is_one_line(tmp_path: Path, title: object, text: str) -> None:
+    (tmp_path / "c.jsonl").write_text(lines({"id": "1", "title": title, text: "A town."}))
+    survey_corpus(tmp_path / "c.jsonl", copy=tmp_path / "copy.jsonl")
+    for name in ("c.jsonl", "copy.jsonl"):
+        assert load_corpus(tmp_path / name) == [Passage("1", "Kar ith Lurm", "A town.")]
+
+
 @pytest.mark.parametrize(("id", "read"), [(1.0, "1"), (Decimal("2.00"), "2"), (3, "3"), ("4.0", "4.0")])
 def test_whole_numbers_are_ids(id: object, read: str) -> None:
     assert passage_of({"id": id, "text": "x"}, "row 1") == Passage(read, "", "x")
