@@ -55,6 +55,9 @@ class BM25Settings:
             ("title_weight", int, 1, math.inf, "a whole number of at least 1"),
         ):
             value = getattr(self, name)
+            if isinstance(value, np.generic):
+                value = value.item()
+                object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, types) or not least <= value <= most:
                 raise BM25Error(f"{name}={value!r}: must be {rule}")
 

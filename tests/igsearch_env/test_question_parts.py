@@ -144,6 +144,14 @@ def test_supporting_titles_are_a_list_of_strings(tmp_path: Path, titles: object)
     assert [question.supporting_titles for question in good] == [("Paris", "Rome"), ()]
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    file(tmp_path / "nq.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QuestionError, match=rf"questions is '{source}'; pass a file or folder"):
+        load_questions(source)
+
+
 @pytest.mark.parametrize("field", ["answer", "golden_answers", "answers", "possible_answers"])
 def test_rows_of_other_splits_need_no_answers(tmp_path: Path, field: str) -> None:
     """As `hotpotqa/hotpot_qa` is downloaded: the answers of its test split are null."""

@@ -112,6 +112,14 @@ def test_documents_of_ms_marco(tmp_path: Path) -> None:
     assert load_corpus(tmp_path / "msmarco-docs.tsv") == [Passage("D1", "Karith", TEXT)]
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "corpus.jsonl").write_text(lines({"id": "1", "contents": "A town."}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError, match=f"corpus or retriever is '{source}'; pass a file, a folder"):
+        open_retriever(source)
+
+
 def test_composed_and_decomposed_corpora_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(lines({"id": "1", "title": "Beyonce\u0301", "text": "Orle\u0301ans"}))
     assert load_corpus(tmp_path / "c.jsonl") == [Passage("1", "Beyoncé", "Orléans")]
