@@ -81,7 +81,7 @@ def _tab_separated(path: Path, lines: Lines) -> Iterator[tuple[str, list[str]]]:
     for number, line in lines:
         if '"' in line and any(cell.startswith('"') for cell in line.split("\t")):
             sample = [(number, line), *islice(lines, _SAMPLE - 1)]
-            quoted = _has_quotes([text for _, text in sample], whole=len(sample) < _SAMPLE)
+            quoted = _has_quotes([text for _, text in sample])
             rest = chain(sample, lines)
             yield from _quoted(path, rest, "\t", number - 1) if quoted else _unquoted(path, rest)
             return
@@ -97,8 +97,8 @@ def _cells_of(line: str) -> list[str]:
     return line.rstrip("\r\n").split("\t")
 
 
-def _has_quotes(lines: list[str], *, whole: bool) -> bool:
-    """Whether values are in double quotes: all lines can be read so, with as many columns. `whole`: no lines follow."""
+def _has_quotes(lines: list[str]) -> bool:
+    """Whether values are in double quotes: all lines can be read so, with as many columns."""
     sizes: set[int] = set()
     reader, start = csv.reader(lines, delimiter="\t", strict=True), 0
     try:
@@ -108,15 +108,10 @@ def _has_quotes(lines: list[str], *, whole: bool) -> bool:
                 return False
             start = reader.line_num
     except csv.Error as error:
-        # The last value ends after the sample, or never: in a damaged file if other values have both quotes.
-        if "unexpected end of data" not in str(error) or _are_rows(lines[start:]) or (whole and not _closed(lines)):
+        # Without an end, the last value ends after the sample, or never, which reading it refuses.
+        if "unexpected end of data" not in str(error) or _are_rows(lines[start:]):
             return False
     return len(sizes - {0}) <= 1
-
-
-def _closed(lines: list[str]) -> bool:
-    """Whether any value begins and ends with a quote."""
-    return any(len(cell) > 1 and cell[0] == cell[-1] == '"' for line in lines for cell in _cells_of(line))
 
 
 def _are_rows(lines: list[str]) -> bool:

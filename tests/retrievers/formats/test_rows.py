@@ -121,7 +121,7 @@ TEXTS = {"column 1": "0", "column 2": 'He said "no", and left.'}
         ("a.tsv", 'id\ttext\n1\t"A" b\n', [{"id": "1", "text": '"A" b'}], "tab-separated values"),
         # A quote begins one text and another one ends a later text.
         ("a.tsv", 'id\ttext\n1\t"A\n2\tB"\n', texts('"A', 'B"'), "tab-separated values"),
-        ("a.tsv", 'id\ttext\n1\tA\n2\t"B\n', texts("A", '"B'), "tab-separated values"),
+        ("a.tsv", 'id\ttext\n1\t"A\n2\tB\n', texts('"A', "B"), "tab-separated values"),
         ("a.tsv", "id\ttext\n1\tA\nid\ttext\n\t\n2\tB\n", texts("A", "B"), "tab-separated values"),
         ("a.tsv", '0\tHe said "no", and left.\n', [TEXTS], "tab-separated values"),
         ("a.tsv", "0\ttext\r\n\r\n", [{"column 1": "0", "column 2": "text"}], "tab-separated values"),
