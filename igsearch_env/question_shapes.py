@@ -76,8 +76,9 @@ def question_rows(row: Row, where: str) -> Iterator[tuple[str, Row]]:
                 place = f"{where}, {name} {number}"
                 if not isinstance(part, dict):
                     raise QuestionError(f"{place}: {str(part)[:80]!r} is not an object; correct the row")
-                # `title`: of a page of SQuAD, for its questions.
-                yield from question_rows({"title": row["title"], **part} if "title" in row else part, place)
+                # The title of a page of SQuAD, for its questions, and the split of the file.
+                outer: Row = {key: row[key] for key in ("title", "split") if key in row}
+                yield from question_rows({**outer, **part}, place)
             return
     yield where, row
 
@@ -128,6 +129,10 @@ def _shape(row: Row, where: str) -> Shaped:
     if answer is None:
         if row.get("answerable") is False:
             return Shaped("MuSiQue", AnswerValues())
+        if unset := [name for name in ("golden_answers", "answers", "possible_answers", "answer") if name in row]:
+            raise QuestionError(
+                f"{where}: {unset[0]} is null; add an answer or remove the row, or name a split with answers (PATH:dev)"
+            )
         raise QuestionError(f"{where}: no field with answers (found {sorted(map(str, row))}); add one of {ACCEPTED}")
     found = AnswerValues.read([answer, row.get("answer_aliases") or []], f"{where}: answer")
     titles = _supporting_titles(row, where)

@@ -75,8 +75,11 @@ class LocalSource:
     def read(cls, source: str | Path) -> LocalSource:
         """Parse `source`. What exists under the whole name is that file or folder.
 
-        Raises `QuestionError` if something else than SPLIT or SPLIT[A:B] follows the name of a file or folder.
+        Raises `QuestionError` if something else than SPLIT or SPLIT[A:B] follows the name of a file or folder, or if
+        there is no name, which would be the current folder.
         """
+        if not str(source).strip():
+            raise QuestionError(f"questions is {source!r}; pass a file or folder, or hf:REPO/CONFIG:SPLIT")
         found = None if os.path.exists(source) else _PART.fullmatch(str(source))
         if found is None:
             name = _existing_beginning(str(source))

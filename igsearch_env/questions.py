@@ -87,7 +87,8 @@ def load_questions(source: str | Path) -> list[Question]:
     reader = _Reader(opened, None if part.split is None else canonical_split(part.split))
     for place, row in opened.rows:
         for where, inner in question_rows(row, place):
-            reader.add(inner, where)
+            if not reader.is_of_other_split(inner):
+                reader.add(inner, where)
     if not reader.splits:
         reason = f" with an answer that can be scored ({reader.unscorable[0]})" if reader.unscorable else ""
         raise QuestionError(f"{source}: contains no questions{reason}; at least one is required")
@@ -117,6 +118,13 @@ class _Reader:
         self._numbers: Counter[tuple[str, str | None]] = Counter()
         self._shapes: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
+
+    def is_of_other_split(self, row: Row) -> bool:
+        """Whether a row says that it is of a split that is not read; such a row, often without answers, is counted."""
+        if self.split is None or row.get("split") is None or canonical_split(str(row["split"])) == self.split:
+            return False
+        self.splits[canonical_split(str(row["split"]))] += 1
+        return True
 
     def add(self, row: Row, where: str) -> None:
         """Read a row. Raises `QuestionError` if it is malformed, or if its id is that of another question."""

@@ -3,8 +3,10 @@
 case and form   compatibility forms (NFKC), case folding, no format characters (soft hyphen, zero-width joiner)
 words           letters, digits and the marks that belong to them, also of one character; `c++` and `c#` are words
                 beside `c`; no possessive 's; no comma in `10,000`
-accents         folded in Latin, Greek, Cyrillic, Arabic and Hebrew words (Beyonce finds Beyoncé), kept in other
-                scripts, where a mark is a vowel
+accents         folded in Latin, Greek, Cyrillic, Arabic, Hebrew and Syriac words (Beyonce finds Beyoncé), kept in
+                other scripts, where a mark is a vowel
+letters         Latin ones without decomposition as in Lucene's ASCIIFoldingFilter (Lodz finds Łódź), Arabic and
+                Persian ones as in its ArabicNormalizationFilter; digits of any script are those of ASCII
 unspaced text   Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese: every character and every pair of neighbours,
                 as in Lucene's CJKAnalyzer
 symbols         a term each, except those of ASCII: €, ♥
@@ -42,8 +44,17 @@ _ASCII_WORD = re.compile(r"[a-z0-9]+(?:\+\+|#)?")
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}\p{Cf}]+(?:\+\+|\#)?|[\p{S}--\p{ASCII}]", regex.VERSION1)
 _RUN = regex.compile(rf"([{_UNSPACED}][{_UNSPACED}\p{{M}}]*)")
 _CHARACTER = regex.compile(r"\X")
-_FORMAT = regex.compile(r"\p{Cf}+")
-_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}]\p{Mn}*)\p{Mn}+")
+_FORMAT = regex.compile(r"[\p{Cf}\p{Variation_Selector}]+")
+_ACCENT = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}\p{Syriac}]\p{Mn}*)\p{Mn}+")
+_DIGIT = regex.compile(r"[\p{Nd}--\p{ASCII}]", regex.VERSION1)
+_FOLDED = str.maketrans(
+    {
+        **{"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ŋ": "n", "ı": "i"},
+        **{"æ": "ae", "œ": "oe", "þ": "th"},
+        **dict.fromkeys("ʻʼʽʾʿ", ""),  # letters in the place of an apostrophe: Hawaiʻi, Qurʾan
+        **{"ى": "ي", "ی": "ي", "ک": "ك", "ة": "ه", "ـ": ""},  # the last one only stretches a word
+    }
+)
 _CAPITALISED = re.compile(r"(?<!^)\b[A-Z][a-z]+\b")
 _POSSESSIVE = re.compile(r"'s\b")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -118,7 +129,8 @@ def _joined(text: str) -> str:
 def _parts(word: str) -> tuple[str, ...]:
     """A word without accents; characters and pairs of characters of text without spaces."""
     decomposed = unicodedata.normalize("NFD", _FORMAT.sub("", word))
-    folded = unicodedata.normalize("NFC", _ACCENT.sub("", decomposed))
+    folded = unicodedata.normalize("NFC", _ACCENT.sub("", decomposed)).translate(_FOLDED)
+    folded = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), folded)
     found: list[str] = []
     for number, run in enumerate(_RUN.split(folded)):
         if number % 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from retrievers.reading import MissingPackageError, one_line
 MEMORY, DISK = 12.0, 2.6
 CHARACTERS_PER_SECOND = 3e6
 
-ANALYSIS = 2  # version of the rules in `retrievers.analysis`, which must be the same for an index and its queries
+ANALYSIS = 3  # version of the rules in `retrievers.analysis`, which must be the same for an index and its queries
 
 
 class BM25Error(RetrieverError, ValueError):
@@ -48,13 +49,17 @@ class BM25Settings:
     """Words left out of questions: english or none."""
 
     def __post_init__(self) -> None:
-        for name, value, right, rule in (
-            ("k1", self.k1, 0 <= self.k1 < math.inf, "a number of at least 0"),
-            ("b", self.b, 0 <= self.b <= 1, "from 0 to 1"),
-            ("title_weight", self.title_weight, self.title_weight >= 1, "a whole number of at least 1"),
+        for name, types, least, most, rule in (
+            ("k1", (int, float), 0, sys.float_info.max, "a number of at least 0"),
+            ("b", (int, float), 0, 1, "a number from 0 to 1"),
+            ("title_weight", int, 1, math.inf, "a whole number of at least 1"),
         ):
-            if not right:
-                raise BM25Error(f"{name}={value}: must be {rule}")
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                value = value.item()
+                object.__setattr__(self, name, value)
+            if isinstance(value, bool) or not isinstance(value, types) or not least <= value <= most:
+                raise BM25Error(f"{name}={value!r}: must be {rule}")
 
 
 class BM25Retriever(CorpusRetriever):
@@ -192,6 +197,12 @@ class BM25Retriever(CorpusRetriever):
             raise IndexMismatchError(
                 f"{folder}: bm25s can't be opened ({type(error).__name__}: {one_line(error)}); build the index again"
             ) from error
+        if (self.index.k1, self.index.b) != (self.settings.k1, self.settings.b):
+            self.passages.close()
+            raise IndexMismatchError(
+                f"{folder}: its scores were made with k1={self.index.k1} and b={self.index.b}, manifest.json records "
+                f"k1={self.settings.k1} and b={self.settings.b}; correct the manifest, or build the index again"
+            )
         self._set_vocabulary()
         return self
 

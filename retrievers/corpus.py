@@ -51,7 +51,9 @@ def load_corpus(path: str | Path, *, verbatim_titles: bool = False) -> list[Pass
 
 
 def _repeated(where: str, id: str, first: str) -> CorpusError:
-    return CorpusError(f"{where}: id {id!r} is already used on {first.rpartition(', ')[2]}; ids must be unique")
+    file, _, place = first.rpartition(", ")
+    used = place if where.rpartition(", ")[0] == file else first
+    return CorpusError(f"{where}: id {id!r} is already used on {used}; ids must be unique")
 
 
 def _no_passages(path: str | Path, empty: int) -> CorpusError:
@@ -67,6 +69,11 @@ def write_corpus(passages: Iterable[Passage], path: str | Path) -> None:
 
 
 def _line(passage: Passage) -> str:
+    if "\n" in passage.title:
+        raise CorpusError(
+            f"passage {passage.id!r}: its title {passage.title[:80]!r} has several lines, but the first line of "
+            "contents is the title; replace the line ends by spaces"
+        )
     row = {"id": passage.id, "contents": f'"{passage.title}"\n{passage.text}'}
     return json.dumps(row, ensure_ascii=False) + "\n"
 

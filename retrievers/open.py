@@ -74,6 +74,8 @@ def _is_index(path: str) -> bool:
 
 
 def _open(source: str, corpus: str, passages: Sequence[Passage] | None) -> Retriever:
+    if not source.strip():  # else it would be the current folder
+        raise CorpusError(f"corpus or retriever is {source!r}; pass a file, a folder, http://HOST:PORT or {ENGINE}")
     for module, name in ENGINES:
         engine: Openable = getattr(import_module(module), name)
         if engine.opens(source):

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def read_passages(path: str | Path, verbatim_titles: bool = False) -> Iterator[t
     for number, (where, row) in enumerate(corpus_rows(path)):
         if number == 0:
             numbered = shape_of(tuple(row)).id is None
+        elif numbered and (id := shape_of(tuple(row)).id) is not None:
+            raise CorpusError(f"{where}: a field {id!r}, which the first row lacks; give all rows an id, or none")
         yield where, passage_of({**row, "id": number} if numbered else row, where, verbatim_titles)
 
 
@@ -102,19 +105,24 @@ def passage_of(row: Mapping[str, Any], where: str, verbatim_titles: bool = False
     if shape.id is None:
         raise CorpusError(f"{where}: no field 'id' (found {_names(row)}); a passage needs {ACCEPTED}")
     id, text = _id(row[shape.id], shape.id, where), _text(row[shape.text], shape.text, where)
-    title = "" if shape.title is None else _text(row[shape.title], shape.title, where)
+    title = "" if shape.title is None else _text(row[shape.title], shape.title, where).strip()
+    if "\n" in title:  # FlashRAG's form, which an index keeps its passages in, has the title in one line
+        title = " ".join(filter(None, map(str.strip, title.split("\n"))))
     if shape.text == "contents":
         passage = Passage.from_contents(id, text, verbatim_title=verbatim_titles)
-        if title.strip() and not passage.title.strip('"').strip():  # Pyserini: the title has a field of its own
-            passage = Passage(id, title, passage.text)
+        own = passage.title.strip('"').strip()
+        if title and own != title:  # Pyserini: the title has a field of its own
+            passage = Passage(id, title, text if own else passage.text)
     else:
-        passage = Passage(id, title.strip(), text)
+        passage = Passage(id, title, text)
     return passage if passage.text.strip() or passage.title.strip('" \t\n') else None
 
 
 def _id(value: Any, field: str, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a table with gaps turned the column into floating-point numbers
+    if isinstance(value, Decimal) and value.is_finite() and value == int(value):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise CorpusError(f"{where}: {field} is {str(value)[:80]!r}; it must be a string or a whole number")
     return str(value)
@@ -131,5 +139,6 @@ def _text(value: Any, field: str, where: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _names(row: Mapping[str, Any]) -> list[str]:
-    return sorted(map(str, row))
+def _names(row: Mapping[str, Any]) -> str:
+    names = sorted(str(name)[:40] for name in row)
+    return f"{names}" if len(names) <= 20 else f"{names[:20]} and {len(names) - 20:,} others"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ def is_arrow(path: Path) -> bool:
 
 
 def _begins(path: Path, mark: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(mark)) == mark
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError as error:
+        raise FileError(path, f"can't be opened ({error.strerror}); make it readable") from error
 
 
 def read_parquet(path: str | Path, unread: Collection[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -38,11 +42,13 @@ def read_parquet(path: str | Path, unread: Collection[str] = ()) -> Iterator[tup
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name not in unread]
+            columns = _columns(path, file.schema_arrow.names, unread)
             for batch in file.iter_batches(_BATCH, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
+    except FileError:
+        raise
     except Exception as error:  # errors of pyarrow, and of values that it can't convert
         raise _corrupt(path, "a Parquet file", number, error) from error
 
@@ -64,11 +70,21 @@ def read_arrow(path: str | Path, unread: Collection[str] = ()) -> Iterator[tuple
                 batch.validate(full=True)  # else a damaged column would be read beyond its end
                 for start in range(0, batch.num_rows, _BATCH):
                     part = batch.slice(start, _BATCH)
-                    for row in part.select([name for name in part.schema.names if name not in unread]).to_pylist():
+                    for row in part.select(_columns(path, part.schema.names, unread)).to_pylist():
                         number += 1
                         yield number, row
+    except FileError:
+        raise
     except Exception as error:
         raise _corrupt(path, "an Arrow file", number, error) from error
+
+
+def _columns(path: Path, names: Sequence[str], unread: Collection[str]) -> list[str]:
+    """The names that are read. Raises `FileError` if one occurs twice, since a row would have the last one's value."""
+    kept = [name for name in names if name not in unread]
+    if repeated := [name for name, count in Counter(kept).items() if count > 1]:
+        raise FileError(path, f"several columns are called {repeated[0]!r}; give each a name of its own")
+    return kept
 
 
 def _pyarrow(module: str, path: Path) -> Any:

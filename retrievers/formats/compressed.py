@@ -12,13 +12,45 @@ from pathlib import Path
 from typing import IO, Any
 
 HEAD = 6  # bytes that tell the formats apart
+_BLOCK = 2**10  # compressed bytes read at once: what they can become stays below 64 MiB
 
 
 def _zstandard(path: Path) -> IO[bytes]:
     library = importlib.import_module("zstandard")
-    file = open(path, "rb")  # noqa: SIM115 (closed with the reader)
-    reader = library.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
-    return io.BufferedReader(reader, 2**17)
+    return io.BufferedReader(_Frames(path, library.ZstdDecompressor().decompressobj), 2**17)
+
+
+class _Frames(io.RawIOBase):
+    """Reads a file of Zstandard frames. The library's own reader takes a file that ends inside a frame for complete."""
+
+    def __init__(self, path: Path, begin: Callable[[], Any]) -> None:
+        self.file = open(path, "rb")  # noqa: SIM115 (closed with this object)
+        self.begin = begin
+        self.frame: Any = None  # None: between two frames
+        self.packed = self.left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self.left:
+            self.packed = self.packed or self.file.read(_BLOCK)
+            if not self.packed:
+                if self.frame is not None:
+                    raise EOFError("the file ends before its last frame does")
+                return 0
+            self.frame = self.frame or self.begin()
+            self.left, self.packed = self.frame.decompress(self.packed), b""
+            if self.frame.eof:
+                self.frame, self.packed = None, self.frame.unused_data
+        size = min(len(buffer), len(self.left))
+        buffer[:size], self.left = self.left[:size], self.left[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.close()
+        super().close()
 
 
 FORMATS: tuple[tuple[str, bytes, str, Callable[[Path], Any]], ...] = (

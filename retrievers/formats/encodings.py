@@ -1,7 +1,8 @@
 """Text files in other encodings than UTF-8, as a stream of UTF-8.
 
-A byte order mark says which encoding a file has. UTF-16 without one is recognised by the zero bytes of its first ASCII
-characters. Every other file is expected to be UTF-8.
+A byte order mark says which encoding a file has. UTF-16 and UTF-32 without one are recognised by the zero bytes of
+their first ASCII characters. Every other file is expected to be UTF-8. Lines that end with a carriage return alone, as
+on old Macintosh computers, are given a line feed instead.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Which of the first four bytes are zero, without a mark.
+_UNMARKED: dict[tuple[bool, ...], str] = {
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+}
 _BLOCK = 2**16
 HEAD = 4  # bytes that tell the encodings apart
 
@@ -27,22 +35,41 @@ def encoding_of(head: bytes) -> str:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
-    if len(head) >= HEAD and head[0] and head[2] and not head[1] and not head[3]:
-        return "utf-16-le"
-    if len(head) >= HEAD and head[1] and head[3] and not head[0] and not head[2]:
-        return "utf-16-be"
-    return "utf-8"
+    return _UNMARKED.get(tuple(not byte for byte in head[:HEAD]), "utf-8")
 
 
 def as_utf8(stream: IO[bytes]) -> IO[bytes]:
-    """The stream in UTF-8 without a byte order mark; the same object if it is so already."""
+    """The stream in UTF-8 with line feeds, without a byte order mark; the same object if it is so already."""
     name = encoding_of(stream.peek(HEAD)[:HEAD])  # type: ignore[attr-defined] # all buffered readers have it
-    if name == "utf-8":
-        return stream
     if name == "utf-8-sig":
         stream.read(len(codecs.BOM_UTF8))
-        return stream
-    return io.BufferedReader(_Transcoder(stream, name), 2 * _BLOCK)
+    elif name != "utf-8":
+        stream = io.BufferedReader(_Transcoder(stream, name), 2 * _BLOCK)
+    begins = stream.peek(_BLOCK)  # type: ignore[attr-defined]
+    # The last byte may be the first half of an end of two.
+    if b"\r" in begins[:-1] and b"\n" not in begins:
+        return io.BufferedReader(_LineFeeds(stream), 2 * _BLOCK)
+    return stream
+
+
+class _LineFeeds(io.RawIOBase):
+    """Reads carriage returns as line feeds. Closes the stream that it reads when it is closed."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        block = self.stream.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.stream.close()
+        super().close()
 
 
 class _Transcoder(io.RawIOBase):

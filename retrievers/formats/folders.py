@@ -14,6 +14,7 @@ from retrievers.reading import FileError, MissingPackageError, one_line
 _SAVED = ("dataset_dict.json", "state.json")
 _DATA = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".parquet", ".arrow", ".txt")
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+_QUERIES = ("queries", "qrels")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -28,10 +29,12 @@ def parts(folder: Path) -> list[Path]:
     Of a folder in the form of BEIR only the corpus. Raises `FileError` if the folder has no data files, or files of
     several formats.
     """
-    corpus = sorted(path for path in folder.glob("corpus.jsonl*") if path.is_file())
+    files = _data_files(folder)
+    corpus = sorted(path for path in files if path.parent == folder and without_suffix(path).name == "corpus.jsonl")
     if corpus:
         return corpus[:1]
-    files = _data_files(folder)
+    if any(_is_of(path, folder, _QUERIES) for path in files):  # as BEIR is on the Hub: corpus/, queries/
+        files = [path for path in files if _is_of(path, folder, ("corpus",))] or files
     suffixes = sorted({_suffix(path) for path in files})
     if not files:
         raise FileError(folder, f"a folder without data files ({', '.join(_DATA)}, plain or compressed)")
@@ -52,13 +55,19 @@ def _data_files(folder: Path) -> list[Path]:
     return [path for path in shown if _suffix(path) in _DATA and path.name not in _DESCRIPTIONS and path.is_file()]
 
 
+def _is_of(path: Path, folder: Path, words: Collection[str]) -> bool:
+    """Whether the name of a file, or that of a folder around it, begins with one of the words."""
+    return any(re.split(r"[\W_]", part, maxsplit=1)[0] in words for part in path.relative_to(folder).parts)
+
+
 def _suffix(path: Path) -> str:
     return without_suffix(path).suffix
 
 
 def read_saved_dataset(folder: Path, unread: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place (`FOLDER/SPLIT, row 3`, or without a split `FOLDER, row 3`) and the row, for every row."""
-    for where, dataset in saved_splits(folder):
+    splits = list(saved_splits(folder))
+    for where, dataset in [found for found in splits if found[0] == f"{folder}/corpus"] or splits:
         kept = dataset.remove_columns([name for name in dataset.column_names if name in unread]).with_format(None)
         for number, row in enumerate(kept, start=1):
             yield f"{where}, row {number}", row

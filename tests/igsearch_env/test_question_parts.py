@@ -142,3 +142,36 @@ def test_supporting_titles_are_a_list_of_strings(tmp_path: Path, titles: object)
         load_questions(path)
     good = load_questions(file(path, [{**ROWS[0], "supporting_titles": ["Paris", "Rome", "Paris"]}, ROWS[1]]))
     assert [question.supporting_titles for question in good] == [("Paris", "Rome"), ()]
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    file(tmp_path / "nq.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QuestionError, match=rf"questions is '{source}'; pass a file or folder"):
+        load_questions(source)
+
+
+@pytest.mark.parametrize("field", ["answer", "golden_answers", "answers", "possible_answers"])
+def test_rows_of_other_splits_need_no_answers(tmp_path: Path, field: str) -> None:
+    """As `hotpotqa/hotpot_qa` is downloaded: the answers of its test split are null."""
+    folder = tmp_path / "hotpotqa"
+    for split, answer in (("train", "Mira"), ("validation", "Sorel"), ("test", None)):
+        file(folder / f"{split}-00000-of-00001.jsonl", [{"id": split, "question": "Who?", field: answer}])
+    assert ids(f"{folder}:validation") == "validation"
+    assert ids(f"{folder}:train") == "train"
+    with pytest.raises(QuestionError, match=rf"test-.*, line 1: {field} is null; .* name a split with answers"):
+        load_questions(folder)
+    with pytest.raises(QuestionError, match=r"no rows of split 'hidden' .it has 1 of dev, 1 of test, 1 of train"):
+        load_questions(f"{folder}:hidden")
+
+
+def test_questions_inside_documents_have_the_split_of_their_file(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        asked = {"Question": "Who?", "QuestionId": split, "Answer": {"Value": "Mira"}}
+        file(tmp_path / "triviaqa" / f"web-{split}.json", [{"Data": [asked]}])
+    assert {question.id: question.split for question in load_questions(tmp_path / "triviaqa")} == {
+        "train": "train",
+        "dev": "dev",
+    }
+    assert ids(f"{tmp_path / 'triviaqa'}:dev") == "dev"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from retrievers import CorpusError, Passage, load_corpus, open_retriever
 from retrievers.corpus import survey_corpus
+from retrievers.passage_rows import passage_of
 
 KARITH, LURM = Passage("1", "Karith", "Karith stands on the Ostue."), Passage("2", "Lurm", "A sea.")
 UNTITLED = [Passage("0", "", 'Karith stands on the "Ostue".'), Passage("1", "", "Lurm, a sea.")]
 TEXT, TEXT2 = KARITH.text, LURM.text
 
 
-def lines(*rows: dict[str, object]) -> str:
+def lines(*rows: Mapping[str, object]) -> str:
     """JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -109,6 +112,14 @@ def test_documents_of_ms_marco(tmp_path: Path) -> None:
     assert load_corpus(tmp_path / "msmarco-docs.tsv") == [Passage("D1", "Karith", TEXT)]
 
 
+@pytest.mark.parametrize("source", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "corpus.jsonl").write_text(lines({"id": "1", "contents": "A town."}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError, match=f"corpus or retriever is '{source}'; pass a file, a folder"):
+        open_retriever(source)
+
+
 def test_composed_and_decomposed_corpora_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(lines({"id": "1", "title": "Beyonce\u0301", "text": "Orle\u0301ans"}))
     assert load_corpus(tmp_path / "c.jsonl") == [Passage("1", "Beyoncé", "Orléans")]
@@ -123,6 +134,57 @@ def test_a_folder_of_parts_is_opened(tmp_path: Path) -> None:
     for retriever in ("auto", "bm25"):
         engine = open_retriever(str(tmp_path / "shards"), retriever)
         assert [passage.id for passage in engine.search(["Ostue"], 1)[0]] == ["1"]
+
+
+def test_a_title_of_its_own_wins_over_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    rows = [
+        ("Karith", '"Karith"\nA town.'),
+        ("Karith", "A town.\nIt is old."),
+        ("Karith", '""\nA town.'),
+        (None, "K\nA"),
+    ]
+    path.write_text(lines(*({"id": str(i), "title": t, "contents": text} for i, (t, text) in enumerate(rows))))
+    assert [(p.title, p.text) for p in load_corpus(path)] == [
+        ("Karith", "A town."),
+        ("Karith", "A town.\nIt is old."),
+        ("Karith", "A town."),
+        ("K", "A"),
+    ]
+
+
+@pytest.mark.parametrize("title", ["Kar ith\nLurm", " Kar ith \r\n\n Lurm\n", ["Kar ith", "Lurm"]])
+@pytest.mark.parametrize("text", ["text", "contents"])
+def test_a_title_is_one_line(tmp_path: Path, title: object, text: str) -> None:
+    (tmp_path / "c.jsonl").write_text(lines({"id": "1", "title": title, text: "A town."}))
+    survey_corpus(tmp_path / "c.jsonl", copy=tmp_path / "copy.jsonl")
+    for name in ("c.jsonl", "copy.jsonl"):
+        assert load_corpus(tmp_path / name) == [Passage("1", "Kar ith Lurm", "A town.")]
+
+
+@pytest.mark.parametrize(("id", "read"), [(1.0, "1"), (Decimal("2.00"), "2"), (3, "3"), ("4.0", "4.0")])
+def test_whole_numbers_are_ids(id: object, read: str) -> None:
+    assert passage_of({"id": id, "text": "x"}, "row 1") == Passage(read, "", "x")
+
+
+@pytest.mark.parametrize("id", [2.5, Decimal("2.5"), Decimal("NaN"), Decimal("Infinity"), True, None, ["1"]])
+def test_other_values_are_no_ids(id: object) -> None:
+    with pytest.raises(CorpusError, match=r"row 1: id is .*; it must be a string or a whole number"):
+        passage_of({"id": id, "text": "x"}, "row 1")
+
+
+def test_a_message_is_short_whatever_the_row_has() -> None:
+    with pytest.raises(CorpusError, match="and 980 others") as caught:
+        passage_of({f"{number} {'x' * 100}": "" for number in range(1_000)}, "row 1")
+    assert len(str(caught.value)) < 1_500
+
+
+def test_an_id_of_another_file_is_named_with_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(lines({"id": "1", "contents": name}))
+    for read in (load_corpus, survey_corpus):
+        with pytest.raises(CorpusError, match=r"b\.jsonl, line 1: id '1' is already used on .*a\.jsonl, line 1;"):
+            read(tmp_path)
 
 
 def test_empty_passages_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -157,6 +219,11 @@ def test_empty_passages_are_left_out_and_counted(tmp_path: Path, caplog: pytest.
         ("c.jsonl", lines({"question": "Who?", "golden_answers": ["me"]}), "line 1: a question, not a passage"),
         ("c.jsonl", lines({"id": "1", "name": "x"}), "line 1: no field 'contents' or 'text'"),
         ("c.jsonl", lines({"id": "1", "text": "x"}, {"text": "y"}), "line 2: no field 'id'"),
+        (
+            "c.jsonl",
+            lines({"text": "x"}, {"_id": "1", "text": "y"}),
+            "line 2: a field '_id', which the first row lacks",
+        ),
         ("c.jsonl", lines({"id": "1", "text": {"a": 1}}), "line 1: text is"),
         ("c.jsonl", lines({"id": "", "text": "x"}), "line 1: id is ''"),
         ("c.csv", "id,text\n1,x\n1,y\n", "line 3: id '1' is already used on line 2"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from retriever_contract import CORPUS, QUERIES, RetrieverContract
 
@@ -156,7 +157,10 @@ def test_bm25_finds_short_names_and_other_spellings(query: str, found: str) -> N
     [
         ({"k1": -1.0}, "k1=-1.0: must be a number of at least 0"),
         ({"k1": float("nan")}, "k1=nan: must be"),
-        ({"b": 1.5}, "b=1.5: must be from 0 to 1"),
+        ({"b": 1.5}, "b=1.5: must be a number from 0 to 1"),
+        ({"b": True}, "b=True: must be a number from 0 to 1"),
+        ({"k1": "high"}, "k1='high': must be a number of at least 0"),
+        ({"title_weight": 1.5}, "title_weight=1.5: must be a whole number of at least 1"),
         ({"title_weight": 0}, "title_weight=0: must be a whole number of at least 1"),
         ({"stopwords": "en"}, "stopwords='en': must be one of none, english"),
         ({"stemmer": "englisch"}, "stemmer='englisch': must be one of none, .*english"),
@@ -197,7 +201,7 @@ def test_bm25_refuses_a_corpus_with_nothing_to_index(passages: list[Passage]) ->
 
 def test_saving_keeps_settings(tmp_path: Path) -> None:
     pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
-    saved = BM25Retriever(CORPUS, k1=2.0, b=0.1, stopwords="none", stemmer="english", title_weight=3)
+    saved = BM25Retriever(CORPUS, k1=np.float32(2.0), b=0.1, stopwords="none", stemmer="english", title_weight=3)
     saved.save(tmp_path / "deep" / "index")
     loaded = BM25Retriever.load(str(tmp_path / "deep" / "index"))
     assert loaded.fingerprint() == saved.fingerprint()
@@ -237,6 +241,27 @@ def test_loading_refuses_a_mismatching_corpus(folder: Path, corpus: list[Passage
     with pytest.raises(IndexMismatchError, match=re.escape(str(folder))):
         close(BM25Retriever.load(folder))
     gc.collect()  # a file left open would be reported here
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"k1": 5.0}, r"made with k1=0\.9 and b=0\.4, manifest\.json records k1=5\.0 and b=0\.4; correct the manifest"),
+        ({"k1": "high"}, "k1='high': must be a number of at least 0"),
+        ({"title_weight": 1.5}, r"title_weight=1\.5: must be a whole number"),
+    ],
+)
+def test_loading_refuses_edited_settings(folder: Path, settings: dict[str, Any], said: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"] |= settings
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(IndexMismatchError, match=rf"{re.escape(str(folder))}.*{said}"):
+        BM25Retriever.load(folder)
+
+
+def test_a_title_of_several_lines_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"passage '1': its title 'Kar\\nith' has several lines"):
+        BM25Retriever([Passage("1", "Kar\nith", "A town.")]).save(tmp_path / "index")
 
 
 def test_bad_top_k_is_named_by_its_own_name() -> None:

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,16 @@ def test_truncated_and_damaged_files_are_named(tmp_path: Path, pack: Callable[[b
         lambda text: text.encode("utf-16-le"),
         lambda text: text.encode("utf-16-be"),
         lambda text: text.encode("utf-32"),
+        lambda text: text.encode("utf-32-le"),
+        lambda text: text.encode("utf-32-be"),
         lambda text: gzip.compress(text.encode("utf-16")),
     ],
-    ids=["utf-8 with mark", "utf-16", "utf-16-be with mark", "utf-16-le", "utf-16-be", "utf-32", "utf-16 in gzip"],
+    ids=[
+        *("utf-8 with mark", "utf-16", "utf-16-be with mark", "utf-16-le", "utf-16-be"),
+        *("utf-32", "utf-32-le", "utf-32-be", "utf-16 in gzip"),
+    ],
 )
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_encodings_are_recognised(tmp_path: Path, encode: Callable[[str], bytes], end: str) -> None:
     path = tmp_path / "corpus.jsonl"
     for text in (LINES, json.dumps(ROWS, indent=1, ensure_ascii=False)):
@@ -94,6 +100,11 @@ def test_cut_utf_16_is_refused(tmp_path: Path) -> None:
         rows(path)
 
 
+def texts(*found: str) -> list[dict[str, str]]:
+    """Rows of these texts, numbered from 1."""
+    return [{"id": str(number), "text": text} for number, text in enumerate(found, start=1)]
+
+
 TEXTS = {"column 1": "0", "column 2": 'He said "no", and left.'}
 
 
@@ -108,6 +119,10 @@ TEXTS = {"column 1": "0", "column 2": 'He said "no", and left.'}
         ("a", 'id\ttext\n1\t"A ""b"" c"\n', [{"id": "1", "text": 'A "b" c'}], "tab-separated values"),
         ("a.tsv", 'id\ttext\n1\t"A\nb"\n', [{"id": "1", "text": "A\nb"}], "tab-separated values"),
         ("a.tsv", 'id\ttext\n1\t"A" b\n', [{"id": "1", "text": '"A" b'}], "tab-separated values"),
+        # A quote begins one text and another one ends a later text.
+        ("a.tsv", 'id\ttext\n1\t"A\n2\tB"\n', texts('"A', 'B"'), "tab-separated values"),
+        ("a.tsv", 'id\ttext\n1\t"A\n2\tB\n', texts('"A', "B"), "tab-separated values"),
+        ("a.tsv", "id\ttext\n1\tA\nid\ttext\n\t\n2\tB\n", texts("A", "B"), "tab-separated values"),
         ("a.tsv", '0\tHe said "no", and left.\n', [TEXTS], "tab-separated values"),
         ("a.tsv", "0\ttext\r\n\r\n", [{"column 1": "0", "column 2": "text"}], "tab-separated values"),
         (
@@ -150,6 +165,47 @@ def test_what_is_refused_is_named(tmp_path: Path, name: str, content: str, said:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("quoted", [True, False])
+def test_quotes_are_recognised_where_they_begin(tmp_path: Path, quoted: bool) -> None:
+    path = tmp_path / "a.tsv"
+    plain = [f"text {number}" for number in range(300)]
+    last = ['"A ""b"" c"', '"D\ne"'] if quoted else ['"A ""b"" c', "D"]
+    numbered = enumerate(plain + last + plain, start=1)
+    path.write_text("id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in numbered) + "603\n")
+    with pytest.raises(FileError, match=f"line {605 if quoted else 604}: 1 columns, not the 2"):
+        rows(path)
+    path.write_text(path.read_text().removesuffix("603\n"))
+    assert rows(path) == texts(*plain, *(['A "b" c', "D\ne"] if quoted else last), *plain)
+
+
+def test_zstandard_that_ends_behind_a_row_is_truncated(tmp_path: Path) -> None:
+    library = pytest.importorskip("zstandard", reason="zstandard is not installed")
+    packer = library.ZstdCompressor().compressobj()
+    path = tmp_path / "corpus.jsonl.zst"
+    path.write_bytes(packer.compress(LINES.encode()) + packer.flush(library.COMPRESSOBJ_FLUSH_BLOCK))
+    with pytest.raises(FileError, match=r"corrupt .the file ends before its last frame does"):
+        rows(path)
+
+
+@pytest.mark.parametrize("other", ["queries/q.jsonl", "queries.jsonl", "qrels/test.jsonl"])
+@pytest.mark.parametrize("corpus", ["corpus/part-0.jsonl", "corpus-0.jsonl", "corpus.jsonl"])
+def test_of_a_folder_with_queries_the_corpus_is_read(tmp_path: Path, corpus: str, other: str) -> None:
+    for name, content in ((corpus, LINES), (other, '{"_id": "3", "text": "a question"}\n')):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "corpus.jsonl.offsets.npy").write_bytes(b"\0")
+    assert rows(tmp_path) == ROWS
+
+
+def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES, encoding="utf-8")
+    (tmp_path / "a.jsonl").chmod(0)
+    if os.access(tmp_path / "a.jsonl", os.R_OK):
+        pytest.skip("this user may read every file")
+    with pytest.raises(FileError, match=r"a\.jsonl: can't be opened .Permission denied.; make it readable"):
+        rows(tmp_path / "a.jsonl")
+
+
 class TestFilesOfArrow:
     @pytest.fixture
     def pyarrow(self) -> Any:
@@ -177,6 +233,25 @@ class TestFilesOfArrow:
         path.write_bytes(path.read_bytes()[:-200] if kind == "new_file" else path.read_bytes()[:1_000])
         with pytest.raises(FileError, match="not an Arrow file, or corrupt after row"):
             rows(path)
+
+    @pytest.mark.parametrize("kind", ["parquet", "stream"])
+    def test_columns_of_one_name_are_refused(self, tmp_path: Path, pyarrow: Any, kind: str) -> None:
+        path = tmp_path / "corpus"
+        table = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 3, names=["id", "text", "text"])
+        if kind == "parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(table, path)
+        else:
+            with pytest.importorskip("pyarrow.ipc").new_stream(str(path), table.schema) as writer:
+                writer.write_table(table)
+        with pytest.raises(FileError, match="corpus: several columns are called 'text'; give each a name of its own"):
+            rows(path)
+        assert [row for _, row in read_rows(path, ("text",))] == [{"id": "1"}]
+
+    def test_of_saved_splits_the_corpus_is_read(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+        data = datasets.Dataset.from_list(ROWS)
+        datasets.DatasetDict({"queries": data.select([0]), "corpus": data}).save_to_disk(tmp_path / "beir")
+        assert rows(tmp_path / "beir") == ROWS
 
     def test_saved_to_disk(self, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets", reason="datasets is not installed")
