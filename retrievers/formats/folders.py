@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from retrievers.formats.compressed import without_suffix
 from retrievers.reading import FileError, MissingPackageError, one_line
@@ -51,8 +52,22 @@ def has_parts(folder: Path) -> bool:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    shown = (path for path in folder.rglob("*") if not any(p.startswith(".") for p in path.relative_to(folder).parts))
-    return [path for path in shown if _suffix(path) in _DATA and path.name not in _DESCRIPTIONS and path.is_file()]
+    """Those below a folder, also through links, that are neither hidden nor descriptions."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise FileError(error.filename, f"can't be read ({error.strerror}); make it readable") from error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        # A link may lead back to a folder around it.
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            paths = (Path(place, name) for name in names if not name.startswith(".") and name not in _DESCRIPTIONS)
+            found += [path for path in paths if _suffix(path) in _DATA and path.is_file()]
+        seen.add(real)
+    return found
 
 
 def _is_of(path: Path, folder: Path, words: Collection[str]) -> bool:

@@ -110,6 +110,8 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]
     version, found = manifest.get("format"), manifest.get("kind")
     if version != FORMAT:
         raise IndexMismatchError(f"{folder}: format {version!r}, this version reads {FORMAT}; build the index again")
+    if not isinstance(found, str):
+        raise IndexMismatchError(f"{path}: kind={found!r}, not the name of a kind of index; build the index again")
     if kind is not None and found != kind:
         raise IndexMismatchError(f"{path}: kind={found!r}, expected {kind}; pass another folder or build it again")
     return manifest

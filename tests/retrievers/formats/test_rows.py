@@ -295,6 +295,15 @@ def test_folders_are_read_in_the_order_of_their_parts(tmp_path: Path) -> None:
     assert [row["id"] for _, row in read_rows(tmp_path)] == [0]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for number, place in ((1, "data/a"), (2, "elsewhere")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / f"part-{number}.jsonl").write_text(json.dumps({"id": number}) + "\n")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data")
+    assert sorted(row["id"] for _, row in read_rows(tmp_path / "data")) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [((), "a folder without data files"), (("a.jsonl", "b.tsv"), r"files of several formats \(\.jsonl, \.tsv\)")],

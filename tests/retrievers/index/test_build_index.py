@@ -284,6 +284,7 @@ def test_opening_verifies_passages_and_encoder(args: Args) -> None:
         ("{", "not a manifest"),
         ("[]", "not a manifest"),
         ('{"format": 99, "kind": "dense"}', "format 99, this version reads"),
+        ('{"format": 2}', "kind=None, not the name of a kind"),
         ('{"format": 2, "kind": "tree"}', "kind='tree', expected"),
         ('{"format": 2, "kind": "bm25"}', "kind='bm25', expected dense"),
     ],
