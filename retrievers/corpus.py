@@ -192,7 +192,7 @@ class DiskCorpus(Sequence[Passage]):
         self.file = open(self.path, "rb")  # noqa: SIM115 (stays open as long as the corpus)
 
     def _write_offsets(self, table: Path) -> None:
-        offsets, position = [], 0
+        offsets, position = array("q"), 0  # 8 bytes per passage
         try:
             for _, raw in read_lines(self.path):
                 if raw.strip():
@@ -203,7 +203,7 @@ class DiskCorpus(Sequence[Passage]):
         if not offsets:
             raise CorpusError(f"{self.path}: contains no passages; a corpus needs at least one")
         with atomic_write(table) as partial, open(partial, "wb") as file:
-            np.save(file, np.array(offsets, dtype=np.int64))
+            np.save(file, np.frombuffer(offsets, np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets)
