@@ -23,6 +23,7 @@ from benchmarks.scale import made_up_vectors
 from igsearch_env.questions import load_questions
 from igsearch_env.world.generator import generate_world
 from retrievers import BM25Retriever, Passage, load_corpus
+from retrievers.analysis import words
 from retrievers.index.engine import Shards, Vectors
 from retrievers.index.recall import exact_search, recall
 from retrievers.index.vector_index import VectorIndex
@@ -55,15 +56,15 @@ def lines(repeats: int = 7) -> list[Line]:
 
 def bm25_lines(passages: Sequence[Passage], questions: Sequence[str], repeats: int) -> list[Line]:
     """BM25Retriever compared with bm25s with the same tokeniser and parameters: time per batch, and scores found."""
-    ours = BM25Retriever(passages)
+    ours = BM25Retriever(passages, title_weight=1, stopwords="none")
     theirs = bm25s.BM25(k1=0.9, b=0.4)
-    texts = [f"{p.title} {p.text}" for p in passages]
-    theirs.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
+    theirs.index([words(f"{p.title} {p.text}") for p in passages], show_progress=False)
     batches = [list(questions[start : start + BATCH]) for start in range(0, len(questions) - BATCH + 1, BATCH)]
 
     def direct(batch: list[str]) -> np.ndarray:
-        tokens = bm25s.tokenize(batch, stopwords=None, return_ids=False, show_progress=False)
-        rows: np.ndarray = theirs.retrieve(tokens, k=TOP_K, show_progress=False, n_threads=1).documents
+        rows: np.ndarray = theirs.retrieve(
+            [words(query) for query in batch], k=TOP_K, show_progress=False, n_threads=1
+        ).documents
         return rows
 
     times = interleaved(
@@ -76,8 +77,7 @@ def bm25_lines(passages: Sequence[Passage], questions: Sequence[str], repeats: i
     scores = best = 0.0
     for batch in batches:
         for query, found, rows in zip(batch, ours.search(batch, TOP_K), direct(batch), strict=True):
-            words = bm25s.tokenize([query], stopwords=None, return_ids=False, show_progress=False)[0]
-            of_all = theirs.get_scores(words)
+            of_all = theirs.get_scores(words(query))
             scores += sum(passage.score for passage in found)
             best += float(of_all[rows].sum())
     asked = len(batches) * BATCH
