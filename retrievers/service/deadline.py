@@ -65,7 +65,7 @@ def make_transport(keep_alive: int) -> httpx.HTTPTransport:
     transport = httpx.HTTPTransport(trust_env=False)
     transport.close()
     # httpx has no argument for the network backend of httpcore, which is the interface for this.
-    transport._pool = httpcore.ConnectionPool(
+    transport._pool = _Pool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
         max_connections=None,
         max_keepalive_connections=keep_alive,
@@ -144,6 +144,9 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.SyncBackend):
+    def __init__(self) -> None:
+        self.closed = False
+
     def connect_tcp(
         self,
         host: str,
@@ -152,4 +155,18 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
+        if self.closed:  # meanwhile: no pool would close this connection
+            stream.close()
+            raise httpcore.ConnectError("the client has been closed")
+        return _Stream(stream)
+
+
+class _Pool(httpcore.ConnectionPool):
+    """A pool after whose end no connection begins."""
+
+    def close(self) -> None:
+        backend = self._network_backend
+        if isinstance(backend, _Backend):
+            backend.closed = True
+        super().close()
