@@ -12,7 +12,6 @@ Parquet requires pyarrow, `save_to_disk` and hf: require the datasets library: `
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_
 from igsearch_env.errors import ConfigurationError, QuestionError
 from retrievers.formats.folders import is_saved_dataset, saved_splits
 from retrievers.formats.rows import format_of, read_rows
-from retrievers.reading import FileError, MissingPackageError, one_line
+from retrievers.reading import FileError, MissingPackageError, import_optional, one_line
 
 SPLITS = ("train", "dev", "test")
 _HUB = re.compile(r"hf:(?P<repo>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?:(?P<split>.+)")
@@ -193,12 +192,9 @@ def _dataset_rows(where: str, dataset: Any, split: str | None) -> Rows:
 
 def _optional(module: str, source: str) -> Any:
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{source}: reading it requires {module.split('.')[0]}, which can't be imported ({error}); "
-            "pip install igsearch[benchmarks]"
-        ) from error
+        return import_optional(module, "benchmarks", f"{source}: reading it")
+    except MissingPackageError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def split_of_id(id: str) -> str | None:

@@ -13,6 +13,7 @@ Every problem is a `FileError` that names the file, the line where there is one,
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -65,6 +66,20 @@ class FileError(RetrieverError, ValueError):
 
 class MissingPackageError(RetrieverError, ImportError):
     """An optional package is needed; the message names the file and the command that installs it."""
+
+
+def import_optional(module: str, extra: str, needed_by: str) -> Any:
+    """A module of an optional package. Raises `MissingPackageError`, which names the extra that installs it.
+
+    `needed_by`: what requires it, as the beginning of the message: "FILE: reading it".
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{needed_by} requires {module.partition('.')[0]}, which can't be imported ({error}); "
+            f"pip install igsearch[{extra}]"
+        ) from error
 
 
 def parse_json(raw: bytes, where: str, kind: str = "JSON") -> Any:

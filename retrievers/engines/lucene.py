@@ -12,9 +12,8 @@ import numpy as np
 
 from retrievers.base import CorpusError, IndexMismatchError, Passage, RetrievalError, Retriever
 from retrievers.engines.fields import OPTIONS, Fields, choose
-from retrievers.engines.packages import optional
 from retrievers.engines.source import parse
-from retrievers.reading import FileError, MissingPackageError, one_line, parse_json
+from retrievers.reading import FileError, MissingPackageError, import_optional, one_line, parse_json
 from retrievers.service.wire import unicode
 
 FORM = "lucene:FOLDER?k1=0.9&b=0.4"
@@ -45,7 +44,7 @@ class LuceneRetriever(Retriever):
             raise CorpusError(f"{self.source}: {self.folder} holds no Lucene index; write it as {FORM}")
         self._segments = hashlib.sha256(b"".join(path.read_bytes() for path in segments)).hexdigest()[:16]
         self._java = _java(self.source)
-        self._failure: type[Exception] = optional("jnius", "lucene", self.source).JavaException
+        self._failure: type[Exception] = import_optional("jnius", "lucene", f"{self.source}:").JavaException
         try:
             self._searcher = _searcher_class(self._java, self._failure, self.source)(str(self.folder))
             self._searcher.set_bm25(self.k1, self.b)
@@ -174,7 +173,7 @@ class LuceneRetriever(Retriever):
 def _java(needed_by: str) -> Any:
     """The function that gives a Java class by name, with Anserini among the known ones."""
     try:
-        return optional("pyserini.pyclass", "lucene", needed_by).autoclass
+        return import_optional("pyserini.pyclass", "lucene", f"{needed_by}:").autoclass
     except MissingPackageError:
         raise
     except Exception as error:  # no Java, or one that is too old for the jar

@@ -15,12 +15,11 @@ import numpy as np
 
 from retrievers.base import CorpusError, IndexMismatchError, Passage, RetrievalError, Retriever
 from retrievers.engines.fields import OPTIONS, choose
-from retrievers.engines.packages import optional
 from retrievers.engines.qdrant_folder import check_folder
 from retrievers.engines.source import parse
 from retrievers.index.encoder import Encoder, Vectors
 from retrievers.index.remote_encoder import RemoteEncoder, open_encoder
-from retrievers.reading import one_line
+from retrievers.reading import import_optional, one_line
 from retrievers.service.address import split_address
 from retrievers.service.deadline import OverdueError, within
 from retrievers.service.request import TRANSIENT
@@ -73,9 +72,9 @@ class QdrantRetriever(Retriever):
         self.deadline, self.attempts, self.backoff, self.batch_size = deadline, attempts, backoff, batch_size
         if encoder is None and "encoder" not in parsed.options:
             raise CorpusError(f"{self.source}: names no encoder of the queries; write it as {FORM}")
-        self._models = optional("qdrant_client.models", "qdrant", self.source)
-        self._errors = optional("qdrant_client.http.exceptions", "qdrant", self.source)
-        self._exhausted = optional("qdrant_client.common.client_exceptions", "qdrant", self.source)
+        self._models = import_optional("qdrant_client.models", "qdrant", f"{self.source}:")
+        self._errors = import_optional("qdrant_client.http.exceptions", "qdrant", f"{self.source}:")
+        self._exhausted = import_optional("qdrant_client.common.client_exceptions", "qdrant", f"{self.source}:")
         self._own: RemoteEncoder | None = None  # closed with the retriever
         self._client = self._open(parsed.place)
         try:
@@ -184,7 +183,7 @@ class QdrantRetriever(Retriever):
 
     def _open(self, place: str) -> Any:
         """A client of a server or of a folder."""
-        QdrantClient = optional("qdrant_client", "qdrant", self.source).QdrantClient
+        QdrantClient = import_optional("qdrant_client", "qdrant", f"{self.source}:").QdrantClient
         if not is_address(place):
             check_folder(Path(place), self.collection)
             return self._call(lambda: QdrantClient(path=place, force_disable_check_same_thread=True))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from retrievers.reading import FileError, MissingPackageError, one_line
+from retrievers.reading import FileError, import_optional, one_line
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _BATCH = 1_024
@@ -88,12 +87,7 @@ def _columns(path: Path, names: Sequence[str], unread: Collection[str]) -> list[
 
 
 def _pyarrow(module: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path}: reading it requires pyarrow, which can't be imported ({error}); pip install igsearch[benchmarks]"
-        ) from error
+    return import_optional(module, "benchmarks", f"{path}: reading it")
 
 
 def _corrupt(path: Path, what: str, number: int, error: Exception) -> FileError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from retrievers.formats.compressed import without_suffix
-from retrievers.reading import FileError, MissingPackageError, one_line
+from retrievers.reading import FileError, import_optional, one_line
 
 _SAVED = ("dataset_dict.json", "state.json")
 _DATA = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".parquet", ".arrow", ".txt")
@@ -90,13 +89,7 @@ def read_saved_dataset(folder: Path, unread: Collection[str] = ()) -> Iterator[t
 
 def saved_splits(folder: Path) -> Iterator[tuple[str, Any]]:
     """Each data set of the folder: the place of its rows (FOLDER/SPLIT, or FOLDER if it is one), and the data set."""
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{folder}: reading it requires datasets, which can't be imported ({error}); "
-            "pip install igsearch[benchmarks]"
-        ) from error
+    datasets = import_optional("datasets", "benchmarks", f"{folder}: reading it")
     try:
         saved = datasets.load_from_disk(str(folder))
         splits = dict(saved) if isinstance(saved, Mapping) else {"": saved}
