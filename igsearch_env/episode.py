@@ -32,7 +32,7 @@ class Episode:
         """Record a turn of the policy. Returns the query if passages must be retrieved, else None."""
         trajectory = self.trajectory
         action = self.rules.protocol.parse(text)
-        turn = Turn(text, action)
+        turn = Turn(text, action, observation_role=self.rules.protocol.role_after(action))
         trajectory.turns.append(turn)
         if isinstance(action, Answer):
             written = [t.text for t in trajectory.turns[-self._turns :]]
@@ -78,6 +78,7 @@ class Episode:
         trajectory.prediction, trajectory.outcome = prediction, turn.reward
         if len(trajectory.attempts) < self.rules.attempts:
             turn.observation = self.rules.protocol.reflection(trajectory.question.text)
+            turn.observation_role = "user"
         else:
             trajectory.stop_reason = stop_reason
 

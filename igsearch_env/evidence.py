@@ -55,16 +55,19 @@ def context(step: SearchStep) -> tuple[Segment, ...]:
 
 def history(trajectory: Trajectory, end: int) -> tuple[Segment, ...]:
     """The prompt and the turns before `end`, as the policy saw them."""
-    segments = [Segment(trajectory.prompt, trajectory.prompt_ids or None)]
+    segments = [Segment(trajectory.prompt, trajectory.prompt_ids or None, "prompt")]
     for index in range(end):
         turn = trajectory.turns[index]
-        segments += [_written(trajectory, index), Segment(turn.observation, turn.observation_ids or None)]
+        segments += [
+            _written(trajectory, index),
+            Segment(turn.observation, turn.observation_ids or None, turn.observation_role),
+        ]
     return tuple(segments)
 
 
 def _written(trajectory: Trajectory, index: int) -> Segment:
     turn = trajectory.turns[index]
-    return Segment(turn.text, turn.completion_ids or None)
+    return Segment(turn.text, turn.completion_ids or None, "policy")
 
 
 def _refinement(trajectory: Trajectory, index: int, protocol: Protocol) -> str:
@@ -99,7 +102,7 @@ def segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Segment
     """An evidence as it reads in place of the real one of `step`."""
     # Text of the environment after the block (the last call) is kept for every evidence.
     after = protocol.after_evidence(step.trajectory.turns[step.index].observation)
-    return Segment(f"\n\n{evidence.block}{after}{evidence.refine}")
+    return Segment(f"{protocol.evidence_lead}{evidence.block}{after}{evidence.refine}", None, protocol.observation_role)
 
 
 def real_segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Segment:
@@ -107,7 +110,7 @@ def real_segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Se
     real = segment(evidence, step, protocol)
     turn = step.trajectory.turns[step.index]
     if not evidence.refine and turn.observation_ids:
-        return Segment(real.text, turn.observation_ids)
+        return Segment(real.text, turn.observation_ids, protocol.observation_role)
     return real
 
 

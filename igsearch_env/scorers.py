@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.protocols import Role
 from igsearch_env.rewards import normalize_answer
 from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
@@ -22,11 +23,14 @@ WHOLE_TOKENS = 4_096  # IG-Search `ig_reward.py`, `max_context_length`
 class Segment:
     """A piece of text, with its token ids as the policy read or wrote them, if a rollout recorded them.
 
-    A scorer with a tokenizer uses `ids` unchanged and encodes `text` only if they are None.
+    A scorer with a tokenizer uses `ids` unchanged and encodes `text` only if they are None: in the chat template of the
+    policy, if it has one, as a message of `role`. "prompt" is the first observation, "policy" a turn of the policy;
+    "assistant" continues the text before it.
     """
 
     text: str
     ids: tuple[int, ...] | None = None
+    role: Role | Literal["prompt", "policy"] = "assistant"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from igsearch_env.protocols import Action, Search
+from igsearch_env.protocols import Action, Role, Search
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
@@ -61,6 +61,7 @@ class Turn:
     query_span: tuple[int, int] | None = None  # tokens of the query text within completion_ids, [start, end)
     observation_ids: tuple[int, ...] = ()
     search_span: tuple[int, int] | None = None  # as query_span, with the tags around it
+    observation_role: Role = "assistant"  # of the observation in a chat template
 
     @property
     def is_search(self) -> bool:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from igsearch_env.errors import ConfigurationError, check_choice
-from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
+from igsearch_env.protocols.actions import MAX_ACTION_CHARS, Action, ActionSpan, Answer, Invalid, Role, Search
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.prompts import BARE
 from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.protocols.search_r1 import SearchR1
-from igsearch_env.protocols.tags import MAX_ACTION_CHARS, parse
+from igsearch_env.protocols.tags import parse
+from igsearch_env.protocols.tool_calls import ToolCalls
 from retrievers.reading import FileError, read_text
 
-PROTOCOLS: dict[str, type[Protocol]] = {protocol.name: protocol for protocol in (SearchR1, AutoRefine)}
+PROTOCOLS: dict[str, type[Protocol]] = {protocol.name: protocol for protocol in (SearchR1, AutoRefine, ToolCalls)}
 PROMPTS: dict[str, str] = {"bare": BARE, **{name: protocol.own_prompt for name, protocol in PROTOCOLS.items()}}
 """Prompt templates by name."""
 
@@ -29,7 +30,9 @@ __all__ = [
     "Answer",
     "Invalid",
     "Protocol",
+    "Role",
     "Search",
+    "ToolCalls",
     "as_protocol",
     "make_protocol",
     "parse",

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_ACTION_CHARS = 16_384
+
+Role = Literal["assistant", "user", "tool"]
+"""How an observation is put into a chat template: as a message of the user or of a tool, or as text that continues the
+turn of the assistant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -22,9 +28,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """Neither a search nor an answer; `reason` states the error and the correct format."""
+    """Neither a search nor an answer; `reason` states the error and the correct format.
+
+    `role`: "tool" if the policy tried to call a tool, so that the correction is the result of that call.
+    """
 
     reason: str
+    role: Role = "assistant"
 
 
 Action = Search | Answer | Invalid

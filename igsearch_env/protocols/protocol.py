@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
+from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Role, Search
 from igsearch_env.protocols.prompts import BARE, REFLECTION
 from igsearch_env.protocols.skeleton import Skeleton
 from retrievers.base import Passage
@@ -40,15 +40,17 @@ class Protocol(ABC):
     """A turn ends with the first of these that the policy writes (or with an end of sequence)."""
     markers: ClassVar[tuple[str, ...]] = ()
     """Strings that a tokenizer must reproduce exactly; otherwise no policy can follow the protocol."""
-    answer_prefix: ClassVar[str]
-    """The policy's text directly before an answer: information gain scores the answer after it."""
+    evidence_lead: ClassVar[str] = "\n\n"
+    """What stands before the evidence in the observation of a search."""
     answer_space: ClassVar[str] = " "
     """White space between `answer_prefix` and the answer."""
     refines: ClassVar[bool] = False
     """Whether the policy summarises the passages of a search in its next turn. Then the evidence of a search is the
     pair (passages, summary), and its information gain is known one turn later."""
-    observation_role: ClassVar[Literal["assistant", "user"]] = "assistant"
-    """In a chat template: whether an observation continues the assistant's turn or is a message of the user."""
+    tools: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Tools that the policy calls in the format of its chat template, in JSON Schema."""
+    observation_role: ClassVar[Role] = "assistant"
+    """How the passages of a search are put into a chat template."""
 
     prompt: str = ""
     cut: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
@@ -72,6 +74,11 @@ class Protocol(ABC):
     @abstractmethod
     def action_span(self, text: str) -> ActionSpan | None:
         """Position of the search or answer that `parse` returns; None if there is none."""
+
+    @property
+    @abstractmethod
+    def answer_prefix(self) -> str:
+        """The policy's text directly before an answer: information gain scores the answer after it."""
 
     @abstractmethod
     def write(self, action: Search | Answer) -> str:
@@ -109,6 +116,10 @@ class Protocol(ABC):
         template = BARE if self.template == BARE else self.reflection_prompt
         return "\n\n" + template.replace("{question}", question)
 
+    def role_after(self, action: Action) -> Role:
+        """How the observation after an action is put into a chat template."""
+        return self.observation_role
+
     @abstractmethod
     def evidence(self, passages: Sequence[Passage]) -> str:
         """The passages of a search as the policy reads them, with their markup."""
@@ -129,7 +140,7 @@ class Protocol(ABC):
 
     def observation(self, passages: Sequence[Passage]) -> str:
         """What the policy reads after a search."""
-        return f"\n\n{self.evidence(passages)}\n\n"
+        return f"{self.evidence_lead}{self.evidence(passages)}\n\n"
 
     def correction(self, invalid: Invalid) -> str:
         """What the policy reads after an invalid action."""

@@ -10,12 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Search
+from igsearch_env.protocols.actions import MAX_ACTION_CHARS, Action, ActionSpan, Answer, Invalid, Search
 from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.protocols.skeleton import Skeleton, blocks, read_skeleton
 from retrievers.base import Passage
-
-MAX_ACTION_CHARS = 16_384
 
 _KINDS: tuple[Literal["search", "answer"], ...] = ("search", "answer")
 _ANY_TAG = re.compile(r"<(/?(?:think|search|information|documents|refine|answer)>)")

@@ -1,4 +1,4 @@
-"""What a chat template gets besides the messages: a fixed date, and arguments of the user's.
+"""`ChatRenderer` puts messages into a chat template; `ChatTemplate` is what it gets besides them: a date, arguments.
 
 A template is a program. Some write the date of the day into every prompt (`strftime_now`, or `date_string` in
 Llama 3.1's), so a run that is resumed on another day would read other prompts. Here they all get one date.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -107,3 +107,44 @@ class ChatTemplate:
     def fingerprint(self) -> dict[str, Any]:
         """Date and arguments as plain data."""
         return {"date": self.date.isoformat(), "arguments": self.canonical}
+
+
+class ChatRenderer:
+    """Renders messages with the chat template of a tokenizer of transformers."""
+
+    def __init__(self, hf_tokenizer: Any, chat_template: ChatTemplate) -> None:
+        self.hf_tokenizer = hf_tokenizer
+        self.chat_template = chat_template
+
+    def _template(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """The chat template with a fixed date; None if it needs none."""
+        own = self.hf_tokenizer.chat_template
+        if isinstance(own, dict):  # the one that transformers would choose
+            own = own.get("tool_use" if tools and "tool_use" in own else "default")
+        dated = self.chat_template.dated(own) if isinstance(own, str) else own
+        return None if dated == own else dated
+
+    def render(
+        self, chat: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), reply: bool = True
+    ) -> str:
+        """Messages in the chat template; with `reply` up to the start of the assistant's next one.
+
+        Raises `ConfigurationError` if the template does not accept them.
+        """
+        try:
+            return str(
+                self.hf_tokenizer.apply_chat_template(
+                    [dict(message) for message in chat],
+                    chat_template=self._template(tools),
+                    tools=[dict(tool) for tool in tools] or None,
+                    tokenize=False,
+                    add_generation_prompt=reply,
+                    **self.chat_template.variables,
+                )
+            )
+        except Exception as error:  # a template is a program and may raise anything
+            raise ConfigurationError(
+                f"policy.chat=True: the tokenizer's chat template does not accept the messages "
+                f"{', '.join(str(message['role']) for message in chat)} ({error}); set policy.chat to false, or "
+                "tokenizer.chat_template to one that does"
+            ) from error

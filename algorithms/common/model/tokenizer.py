@@ -7,13 +7,15 @@ text that the policy did not write is encoded.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from algorithms.common.model.chat_template import ChatTemplate
+from algorithms.common.model.chat_template import ChatRenderer, ChatTemplate
+from algorithms.common.model.tool_format import ToolFormat
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.protocols import Role
 
 Ids = tuple[int, ...]
 
@@ -45,6 +47,8 @@ class PolicyTokenizer:
         self.hf_tokenizer = hf_tokenizer
         self.chat = chat
         self.chat_template = chat_template or ChatTemplate()
+        self.renderer = ChatRenderer(hf_tokenizer, self.chat_template)
+        self.tool_format: ToolFormat | None = None
         self._more_eos_ids = tuple(eos_ids)
         if chat and not getattr(hf_tokenizer, "chat_template", None):
             raise ConfigurationError("policy.chat=True: this tokenizer has no chat template; set policy.chat to false")
@@ -64,6 +68,20 @@ class PolicyTokenizer:
                     "has a byte fallback"
                 )
 
+    def use_tools(self, tools: Sequence[Mapping[str, Any]]) -> ToolFormat:
+        """Describe tools in prompts from now on; returns the format in which the policy calls them.
+
+        Raises `ConfigurationError` without a chat template, or if the calls of this template can't be read.
+        """
+        if not self.chat:
+            raise ConfigurationError(
+                "env.protocol='tool_calls' needs a chat template, which renders and reads the calls: set policy.chat "
+                "(--policy.chat), or use another protocol"
+            )
+        self.tool_format = ToolFormat(self.renderer, tools, {self.text_of(i): i for i in self.control_ids})
+        self.__dict__.pop("eos_ids", None)
+        return self.tool_format
+
     # ---------------------------------------------------------------- special tokens
 
     @cached_property
@@ -75,7 +93,8 @@ class PolicyTokenizer:
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Ids that end a turn in any case."""
-        ids = (self.hf_tokenizer.eos_token_id, self.end_of_turn_id, *self._more_eos_ids)
+        ends = self.tool_format.end_ids if self.tool_format is not None else ()
+        ids = (self.hf_tokenizer.eos_token_id, self.end_of_turn_id, *ends, *self._more_eos_ids)
         return frozenset(int(i) for i in ids if i is not None)
 
     @cached_property
@@ -114,18 +133,33 @@ class PolicyTokenizer:
 
         Begins with exactly one BOS if the tokenizer adds one, whether or not the template contains it too.
         """
-        ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
+        if self.tool_format is not None:
+            ids = self.encode_rendered(self.tool_format.prompt, prompt, self._encode)
+        else:
+            ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
         opening = self._opening
         return ids if ids[: len(opening)] == opening else opening + ids
+
+    def encode_observation(self, text: str, role: Role, before: Sequence[int]) -> Ids:
+        """Ids of what the policy reads after the completion `before`, as a message of `role` if `chat`."""
+        if role == "tool" and self.tool_format is not None:
+            ids = self.encode_rendered(self.tool_format.result, text, self._continued)
+            return ids if before and before[-1] in self.eos_ids else (self.tool_format.end_ids[0], *ids)
+        return self.encode(text) if role == "assistant" else self.encode_user_turn(text, before)
 
     def encode_user_turn(self, text: str, before: Sequence[int]) -> Ids:
         """Ids of text as a new turn of the user after the completion `before` if `chat`; else of the text itself."""
         if not self.chat:
             return self.encode(text)
         ids = self._after_completion(text.strip())
-        if before and before[-1] == self.end_of_turn_id:  # the policy closed its turn itself
-            return ids[ids.index(before[-1]) + 1 :]
+        ends = {self.end_of_turn_id} if self.tool_format is None else self.eos_ids
+        if before and before[-1] in ends and self.end_of_turn_id in ids:  # the policy closed its turn itself
+            return ids[ids.index(self.end_of_turn_id) + 1 :]
         return ids
+
+    def encode_completion(self, text: str) -> Ids:
+        """Ids of a turn that a program wrote in place of the policy, with the end of the turn if its format has one."""
+        return self.encode(text) if self.tool_format is None else self._continued(text)
 
     def encode_whole(self, text: str) -> Ids:
         """Ids of a whole text, in which names of special tokens count as those: the inverse of `decode_whole`."""
@@ -172,19 +206,15 @@ class PolicyTokenizer:
         def render(text: str) -> str:
             return self._around(*earlier, ("user", text))[1] if earlier else self._render(("user", text))
 
+        return self.encode_rendered(render, text, encode)
+
+    def encode_rendered(self, render: Callable[[str], str], text: str, encode: Callable[[str], Ids]) -> Ids:
+        """Ids of `render(text)`, in which names of special tokens in `text` itself are encoded as plain text."""
         whole = render(text)
         if self.control_ids.isdisjoint(self._encode(text)):
             return encode(whole)
         before, _, after = render(NEXT).partition(NEXT)
         return encode(before) + self.encode(whole[len(before) : len(whole) - len(after)]) + self._continued(after)
-
-    @cached_property
-    def _template(self) -> str | None:
-        """The chat template with a fixed date; None if it needs none."""
-        own = self.hf_tokenizer.chat_template
-        own = own.get("default") if isinstance(own, dict) else own
-        dated = self.chat_template.dated(own) if isinstance(own, str) else own
-        return None if dated == own else dated
 
     def _around(self, *messages: tuple[str, str]) -> tuple[str, str]:
         """What the chat template writes before and after the message `MARK`."""
@@ -199,23 +229,7 @@ class PolicyTokenizer:
 
     def _render(self, *messages: tuple[str, str]) -> str:
         """Messages (role, text) in the chat template, up to the start of the assistant's reply."""
-        chat = [{"role": role, "content": content} for role, content in messages]
-        try:
-            return str(
-                self.hf_tokenizer.apply_chat_template(
-                    chat,
-                    chat_template=self._template,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    **self.chat_template.variables,
-                )
-            )
-        except Exception as error:  # a template is a program and may raise anything
-            raise ConfigurationError(
-                f"policy.chat=True: the tokenizer's chat template does not accept the messages "
-                f"{', '.join(role for role, _ in messages)} ({error}); set policy.chat to false, or "
-                "tokenizer.chat_template to one that does"
-            ) from error
+        return self.renderer.render([{"role": role, "content": content} for role, content in messages])
 
     # ---------------------------------------------------------------- text of ids
 

@@ -29,6 +29,8 @@ from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.scorers import WHOLE_TOKENS, ScoreRequest, Segment, weighted_mean
 
+Encoded = tuple[str, str, Ids]  # text, role and the token before
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -83,15 +85,15 @@ class PolicyScorer:
         """
         trunks: list[Ids] = []
         branches: list[Branch] = []
-        known: dict[str, Ids] = {}  # the same evidences are drawn many times
+        known: dict[Encoded, Ids] = {}  # the same evidences are drawn many times
         for request in requests:
             if request.whole:
                 self._plan_whole(request, trunks, branches)
                 continue
-            answer = self._encode(request.answer, known)
-            tail = self._encode(request.answer_prefix, known) + answer
-            evidences = [self._ids((evidence,), known) for evidence in request.evidences]
-            context = self._ids(request.context, known)
+            answer = self._encode(Segment(request.answer), (), known)
+            tail = self.policy.tokenizer.encode_completion(request.answer_prefix) + answer
+            context = self._ids(request.context, (), known)
+            evidences = [self._ids((evidence,), context, known) for evidence in request.evidences]
             longest = max(map(len, evidences)) + len(tail)
             context = context[max(0, len(context) + longest - self.policy.context_length) :]
             real = context + evidences[0]
@@ -103,8 +105,9 @@ class PolicyScorer:
             # The real evidence is part of the trunk: only the answer is read after it. Others share its first tokens.
             for ids in evidences:
                 common = common_prefix(evidences[0], ids)
-                start, own = len(context) + common, ids[common:] + tail
-                branches.append(Branch(trunk, start, own, len(answer), request.head_weight))
+                whole = context + ids + tail
+                start = min(len(context) + common, len(whole) - len(answer) - 1)  # its token predicts the answer
+                branches.append(Branch(trunk, start, whole[start:], len(answer), request.head_weight))
         return trunks, branches
 
     def _plan_whole(self, request: ScoreRequest, trunks: list[Ids], branches: list[Branch]) -> None:
@@ -120,13 +123,25 @@ class PolicyScorer:
             common = min(common_prefix(read[0], ids), len(ids) - 1)  # the token before the answer predicts it
             branches.append(Branch(len(trunks) - 1, common, ids[common:] + answer, len(answer), request.head_weight))
 
-    def _ids(self, segments: Sequence[Segment], known: dict[str, Ids]) -> Ids:
-        return tuple(chain.from_iterable(s.ids if s.ids is not None else self._encode(s.text, known) for s in segments))
+    def _ids(self, segments: Sequence[Segment], before: Ids, known: dict[Encoded, Ids]) -> Ids:
+        """Ids of segments that follow `before`."""
+        found: list[Ids] = []
+        for segment in segments:
+            before = segment.ids if segment.ids is not None else self._encode(segment, before, known)
+            found.append(before)
+        return tuple(chain.from_iterable(found))
 
-    def _encode(self, text: str, known: dict[str, Ids]) -> Ids:
-        if text not in known:
-            known[text] = self.policy.tokenizer.encode(text)
-        return known[text]
+    def _encode(self, segment: Segment, before: Ids, known: dict[Encoded, Ids]) -> Ids:
+        tokenizer, text, role = self.policy.tokenizer, segment.text, segment.role
+        key = (text, role, () if role == "assistant" else before[-1:])
+        if key not in known:
+            if role == "prompt":
+                known[key] = tokenizer.encode_prompt(text)
+            elif role == "policy":
+                known[key] = tokenizer.encode_completion(text)
+            else:
+                known[key] = tokenizer.encode_observation(text, role, before)
+        return known[key]
 
     # ---------------------------------------------------------------- passes
 

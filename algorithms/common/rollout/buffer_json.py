@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from algorithms.common.base.typed import as_type
-from igsearch_env.protocols import Action, Answer, Invalid, Search
+from igsearch_env.protocols import Action, Answer, Invalid, Role, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Group, Trajectory, Turn
 from retrievers.reading import FileError
 
-ACTIONS: dict[str, Callable[[str], Action]] = {"Search": Search, "Answer": Answer, "Invalid": Invalid}
+ACTIONS: dict[str, Callable[..., Action]] = {"Search": Search, "Answer": Answer, "Invalid": Invalid}
 
 
 def group_row(group: Group) -> dict[str, Any]:
@@ -74,6 +74,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "query_span": turn.query_span,
         "search_span": turn.search_span,
         "observation_ids": turn.observation_ids,
+        "observation_role": turn.observation_role,
     }
 
 
@@ -84,8 +85,8 @@ def _trajectory(question: Question, row: dict[str, Any], where: str) -> Trajecto
 
 
 def _turn(row: dict[str, Any]) -> dict[str, Any]:
-    kind, value = row["action"]
-    if not isinstance(value, str):
-        raise TypeError(f"{kind} of {str(value)[:60]!r}")
+    kind, *values = row["action"]
+    if not all(isinstance(value, str) for value in values) or set(values[1:]) - {*get_args(Role)}:
+        raise TypeError(f"{kind} of {str(values)[:60]}")
     passages = [dict(zip(("id", "title", "text", "score"), fields, strict=True)) for fields in row["passages"]]
-    return {**row, "action": ACTIONS[kind](value), "passages": passages}
+    return {**row, "action": ACTIONS[kind](*values), "passages": passages}

@@ -119,10 +119,7 @@ def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, comp
         turn.search_span = tokenizer.token_span(completion.ids, span.outer_start, span.outer_end)
     if not turn.observation:
         return
-    attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
     # A policy that closed its turn in the chat template wrote no action; what it reads next is a turn of the user.
-    closed = completion.ids[-1] == tokenizer.end_of_turn_id
-    if attempt_ended or closed or protocol.observation_role == "user":
-        turn.observation_ids = tokenizer.encode_user_turn(turn.observation, completion.ids)
-    else:
-        turn.observation_ids = tokenizer.encode(turn.observation)
+    if turn.observation_role == "assistant" and completion.ids[-1] == tokenizer.end_of_turn_id:
+        turn.observation_role = "user"
+    turn.observation_ids = tokenizer.encode_observation(turn.observation, turn.observation_role, completion.ids)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.truncation import ObservationCut
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
-from igsearch_env.protocols import PROTOCOLS, make_protocol
+from igsearch_env.protocols import PROTOCOLS, ToolCalls, make_protocol
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
@@ -33,9 +33,9 @@ class EpisodeConfig(MaskedRepr):
     attempts: int = 1
     """Attempts at each question, with a reflection prompt between them (MR-Search); the last one counts."""
     protocol: str = "search_r1"
-    """Format of actions and observations: search_r1 or autorefine."""
+    """Format of actions and observations: search_r1, autorefine, or tool_calls (of the chat template)."""
     prompt: str = "bare"
-    """Prompt: a name (search_r1, autorefine, bare), a template with {question}, or @FILE with a template in it."""
+    """Prompt: a name (search_r1, autorefine, tool_calls, bare), a template with {question}, or @FILE with one in it."""
     max_observation_tokens: int | None = None
     """Truncate the passages of a search to this many tokens; tags stay closed (Search-R1: 500). None: no limit."""
 
@@ -87,7 +87,7 @@ def make_rules(
 ) -> EpisodeRules:
     """The rules of a configuration. `tokenizer`: that of the policy; None for scripted policies.
 
-    Raises `ConfigurationError` if the tokenizer can't represent the protocol's tags.
+    Raises `ConfigurationError` if the tokenizer can't represent the protocol's tags, or its tool calls.
     """
     cut = None
     if tokenizer is not None and config.max_observation_tokens is not None:
@@ -95,6 +95,8 @@ def make_rules(
     protocol = make_protocol(config.protocol, config.prompt, cut)
     if tokenizer is not None:
         tokenizer.check_markers(protocol.markers)
+        if isinstance(protocol, ToolCalls):
+            protocol = replace(protocol, format=tokenizer.use_tools(protocol.tools))
     return EpisodeRules(config.top_k, config.max_searches, config.attempts, protocol, outcome_reward)
 
 

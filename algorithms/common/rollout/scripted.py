@@ -29,7 +29,8 @@ def play_recorded(
     running = episodes
     while running:
         written = [
-            tuple(policy.tokenizer.encode(write(episode.trajectory, episode.searches_left > 0))) for episode in running
+            tuple(policy.tokenizer.encode_completion(write(episode.trajectory, episode.searches_left > 0)))
+            for episode in running
         ]
         for episode, ids in zip(running, written, strict=True):
             if len(ids) > max_new_tokens:
