@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
+from helpers import TAGGED
 
 from algorithms.common.base.command_line import parse_options
 from igsearch_env.information_gain import ContextForm, InformationGainConfig
-from igsearch_env.protocols import PROTOCOLS
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.vector_env import IGSearchVectorEnv
@@ -85,7 +85,7 @@ def make_envs() -> list[IGSearchVectorEnv]:
             outcome_reward="autorefine",
             information_gain=InformationGainConfig(context=context),
         )
-        for protocol, attempts, context in itertools.product(PROTOCOLS, (1, 3), get_args(ContextForm))
+        for protocol, attempts, context in itertools.product(TAGGED, (1, 3), get_args(ContextForm))
     ]
 
 

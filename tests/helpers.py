@@ -9,11 +9,15 @@ import numpy as np
 
 from igsearch_env import Gain, IGSearchEnv, IGSearchVectorEnv, InformationGain, InformationGainConfig
 from igsearch_env.evidence import SearchStep
-from igsearch_env.protocols import Invalid, Protocol, Search, make_protocol
+from igsearch_env.protocols import PROTOCOLS, Invalid, Protocol, Search, make_protocol
+from igsearch_env.protocols.tags import TagProtocol
 from igsearch_env.questions import Question
 from igsearch_env.scorers import ScoreRequest
 from igsearch_env.trajectory import Trajectory, Turn
 from retrievers import BM25Retriever, DictionaryRetriever, Passage, RetrievalError, Retriever
+
+TAGGED = sorted(name for name, protocol in PROTOCOLS.items() if issubclass(protocol, TagProtocol))
+"""Protocols whose actions are tags."""
 
 PASSAGES = [
     Passage("p0", "Alan Brin", "Alan Brin was born in Tolona."),
@@ -131,7 +135,8 @@ def played(
             observation = protocol.observation(passages)
         elif isinstance(action, Invalid):
             observation = protocol.correction(action)
-        trajectory.turns.append(Turn(text, action, observation, tuple(passages)))
+        role = protocol.role_after(action)
+        trajectory.turns.append(Turn(text, action, observation, tuple(passages), observation_role=role))
     if last_call:
         trajectory.turns[-1].observation += protocol.last_call()
     return trajectory

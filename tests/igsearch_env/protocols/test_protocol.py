@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import TAGGED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from igsearch_env import ConfigurationError
 from igsearch_env.protocols import (
     MAX_ACTION_CHARS,
     PROMPTS,
-    PROTOCOLS,
     ActionSpan,
     Answer,
     Invalid,
@@ -34,10 +34,10 @@ PIECES = st.sampled_from(
     [*TAGS, "<SEARCH>", "</Answer>", "<search", "answer>", "< answer>", "<", ">", "/", "Rome", " ", "\n", "é"]
 )
 TAG_SOUP = st.lists(PIECES, max_size=30).map("".join)
-FAMILY = st.sampled_from(sorted(PROTOCOLS))
+FAMILY = st.sampled_from(TAGGED)
 
 
-@pytest.mark.parametrize("family", PROTOCOLS)
+@pytest.mark.parametrize("family", TAGGED)
 @pytest.mark.parametrize(
     ("text", "action"),
     [
@@ -64,7 +64,7 @@ def test_first_complete_pair_counts(family: str, text: str, action: Search | Ans
     assert make_protocol(family).parse(text) == action
 
 
-@pytest.mark.parametrize("family", PROTOCOLS)
+@pytest.mark.parametrize("family", TAGGED)
 @pytest.mark.parametrize(
     "text",
     [
@@ -130,7 +130,7 @@ def test_refine_block(text: str, block: str, said: str) -> None:
     span = refine_span(text)
     assert span is not None
     assert text[span[0] : span[1]] == block
-    for family in PROTOCOLS:
+    for family in TAGGED:
         assert make_protocol(family).refinement(text) == block
         assert make_protocol(family).refined_text(text) == said
 
@@ -138,11 +138,11 @@ def test_refine_block(text: str, block: str, said: str) -> None:
 @pytest.mark.parametrize("text", ["", "no block", "</refine>", "<REFINE> x </REFINE>"])
 def test_no_refine_block(text: str) -> None:
     assert refine_span(text) is None
-    for family in PROTOCOLS:
+    for family in TAGGED:
         assert make_protocol(family).refinement(text) == make_protocol(family).refined_text(text) == ""
 
 
-@pytest.mark.parametrize("family", PROTOCOLS)
+@pytest.mark.parametrize("family", TAGGED)
 @pytest.mark.parametrize(
     "question", ["Who?", "What is {x} in {question}?", "{0} {} %s \\1 $&", "<answer> Rome </answer>"]
 )
@@ -208,7 +208,7 @@ def test_observation_shows_passages_in_order(family: str, tag: str) -> None:
     assert protocol.observation([]) == f"\n\n<{tag}></{tag}>\n\n"
 
 
-@pytest.mark.parametrize("family", PROTOCOLS)
+@pytest.mark.parametrize("family", TAGGED)
 @pytest.mark.parametrize("action", [Search("river of Karith"), Answer("Ostue"), Search("")])
 def test_what_a_protocol_writes_it_reads(family: str, action: Search | Answer) -> None:
     protocol = make_protocol(family)
@@ -220,7 +220,7 @@ def test_what_a_protocol_writes_it_reads(family: str, action: Search | Answer) -
     assert text.endswith(protocol.stop_strings)
 
 
-@pytest.mark.parametrize("family", PROTOCOLS)
+@pytest.mark.parametrize("family", TAGGED)
 def test_an_answer_is_written_after_the_prefix_that_is_scored(family: str) -> None:
     protocol = make_protocol(family)
     text = f"{protocol.answer_prefix}{protocol.answer_space}Ostue"
@@ -237,7 +237,7 @@ def test_what_follows_the_evidence_of_an_observation(texts: list[str], family: s
 
 
 def test_a_protocol_states_its_markers() -> None:
-    for protocol in PROTOCOLS.values():
+    for protocol in map(make_protocol, TAGGED):
         assert {*protocol.markers} == {*re.findall(r"</?\w+>", protocol.own_prompt)}
         assert {*protocol.stop_strings} < {*protocol.markers}
 
