@@ -1,13 +1,14 @@
 """How servers are asked for the log-probs of an answer: the requests of vLLM, SGLang and OpenAI's completions.
 
-| form | request | log-probs | prefix cache |
-|---|---|---|---|
-| `vllm` | /v1/completions with `logprob_token_ids`, one prompt per token of the answer | of the next token | used |
-| `vllm_prompt` | /v1/completions with `prompt_logprobs` | of every token of the prompt | not used by vLLM for such requests |
-| `sglang` | /generate with `return_logprob` and `logprob_start_len` | of the tokens of the answer | used |
-| `openai` | /v1/completions with `echo` and `logprobs` | of every token of the prompt | depends on the server |
+    form         request                                               log-probs               prefix cache
+    vllm         /v1/completions, `logprob_token_ids`, a prompt for    of the next token       used
+                 each token of the answer
+    vllm_prompt  /v1/completions, `prompt_logprobs`                    of the whole prompt     not used for these
+    sglang       /generate, `return_logprob`, `logprob_start_len`      of the answer           used
+    openai       /v1/completions, `echo`, `logprobs`                   of the whole prompt     the server's choice
 
-vLLM 0.32 takes `logprob_token_ids` in completions. Older servers may ignore it; `EndpointScorer` then uses `vllm_prompt`.
+vLLM takes `logprob_token_ids` in completions since 2026 (tried with 0.32). Where a server ignores it, `EndpointScorer`
+uses `vllm_prompt`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from retrievers.service.request import Request
 from retrievers.service.wire import unicode
 
 FormName = Literal["vllm", "vllm_prompt", "sglang", "openai"]
-REQUEST_TOKENS, REQUEST_PROMPTS = 32_768, 64  # maxima of one request
+REQUEST_TOKENS, REQUEST_PROMPTS = 8_192, 64  # maxima of one request
 LABELS = 128  # maximum of vLLM's `logprob_token_ids`
 # Whatever a server's defaults are: with these, the distribution that is sampled from is the model's own.
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
@@ -56,7 +57,7 @@ class VllmForm:
     def requests(self, model: str, reads: Sequence[Read]) -> list[Request[list[float]]]:
         targets = [(ids[:place], ids[place]) for ids, n in reads for place in range(len(ids) - n, len(ids))]
         requests = []
-        for part in _parts([len(prompt) + 1 for prompt, _ in targets], [token for _, token in targets]):
+        for part in _parts([1] * len(targets), [token for _, token in targets]):  # most of their tokens are cached
             chosen = targets[part.start : part.stop]
             labels = sorted({token for _, token in chosen})
             body = {

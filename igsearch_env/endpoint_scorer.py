@@ -43,8 +43,8 @@ class EndpointScorer:
         context_length: tokens of a sequence, as the policy's `context_length`: longer contexts are truncated on the
             left. None: the server's, less the one token that it has to generate.
         form: how the server is asked (`endpoint_forms.py`). auto: by what its /v1/models says.
-        deadline: seconds for a request including its repetitions; see `RemoteRetriever`, also for `attempts`, `backoff`
-            and `transport`. A Retry-After is honoured within it.
+        deadline: seconds for a request including its repetitions, each of which gets an equal share; see
+            `RemoteRetriever`, also for `attempts`, `backoff` and `transport`. A Retry-After is honoured within it.
 
     Raises `ConfigurationError` for a wrong address, model, form or context length, for sequences that are too long, and
     for what else the server rejects; `ScoringError` if it does not answer, or without usable log-probs.
@@ -58,7 +58,7 @@ class EndpointScorer:
         model: str | None = None,
         context_length: int | None = None,
         form: FormName | Literal["auto"] = "auto",
-        deadline: float = 120.0,
+        deadline: float = 600.0,
         attempts: int = 3,
         backoff: float = 0.5,
         transport: httpx.BaseTransport | None = None,
