@@ -26,10 +26,12 @@ from retrievers.service.wire import unicode
 FormName = Literal["vllm", "vllm_prompt", "sglang", "openai"]
 REQUEST_TOKENS, REQUEST_PROMPTS = 8_192, 64  # maxima of one request
 LABELS = 128  # maximum of vLLM's `logprob_token_ids`
-# Whatever a server's defaults are: with these, the distribution that is sampled from is the model's own.
-SAMPLING = {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
-SAMPLING |= {"frequency_penalty": 0.0}
+# Whatever the defaults of a server are (vLLM takes them from the model's generation_config.json): with these, the
+# distribution that is sampled from is the model's own, in case its log-probs are those of that distribution.
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+VLLM_SAMPLING = {**SAMPLING, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 ROUNDING = 1e-3  # nats by which rounding may raise a log-prob above 0
+EXCLUDED = -9999.0  # what vLLM writes for minus infinity
 
 
 class Read(NamedTuple):
@@ -67,7 +69,7 @@ class VllmForm:
                 "logprobs": 1,
                 "logprob_token_ids": labels,
                 "return_tokens_as_token_ids": True,
-                **SAMPLING,
+                **VLLM_SAMPLING,
             }
             requests.append(Request("POST", "/v1/completions", body, _reader([t for _, t in chosen], _label)))
         return requests
@@ -80,7 +82,7 @@ class VllmPromptForm:
     """vLLM's `prompt_logprobs`."""
 
     def requests(self, model: str, reads: Sequence[Read]) -> list[Request[list[float]]]:
-        return _completions(model, reads, {"prompt_logprobs": 0}, _prompt_logprobs)
+        return _completions(model, reads, {"prompt_logprobs": 0, **VLLM_SAMPLING}, _prompt_logprobs)
 
     def cache(self, model: str, prefixes: Sequence[Ids]) -> list[Request[None]]:
         return []
@@ -90,7 +92,7 @@ class OpenAIForm:
     """Completions that echo their prompt, with log-probs."""
 
     def requests(self, model: str, reads: Sequence[Read]) -> list[Request[list[float]]]:
-        return _completions(model, reads, {"echo": True, "logprobs": 1}, _echoed)
+        return _completions(model, reads, {"echo": True, "logprobs": 1, **SAMPLING}, _echoed)
 
     def cache(self, model: str, prefixes: Sequence[Ids]) -> list[Request[None]]:
         return []
@@ -111,7 +113,7 @@ class SglangForm:
     def cache(self, model: str, prefixes: Sequence[Ids]) -> list[Request[None]]:
         parts = _parts([len(prefix) for prefix in prefixes])
         bodies = [_generate(prefixes[part.start : part.stop]) for part in parts]
-        return [Request("POST", "/generate", body, lambda content: None) for body in bodies]
+        return [Request("POST", "/generate", body, _ignored) for body in bodies]
 
 
 FORMS: dict[FormName, Form] = {
@@ -143,7 +145,7 @@ def _completions(
     requests = []
     for part in _parts([len(read.ids) for read in reads]):
         chosen = reads[part.start : part.stop]
-        body = {"model": model, "prompt": [list(read.ids) for read in chosen], "max_tokens": 1, **fields, **SAMPLING}
+        body = {"model": model, "prompt": [list(read.ids) for read in chosen], "max_tokens": 1, **fields}
         requests.append(Request("POST", "/v1/completions", body, _reader(chosen, one)))
     return requests
 
@@ -172,6 +174,10 @@ def _parts(sizes: Sequence[int], labels: Sequence[int] = ()) -> Iterator[range]:
 # ---------------------------------------------------------------- responses
 
 
+def _ignored(content: bytes) -> None:
+    json.loads(content)  # a page of a proxy is not a response
+
+
 def _reader(asked: Sequence[Any], one: Callable[[Any, Any], list[float]]) -> Callable[[bytes], list[float]]:
     """The reader of a response with one item for each of `asked`."""
 
@@ -189,7 +195,7 @@ def _parsed(content: bytes, read: Callable[[bytes], Any]) -> Any:
         shown = content[:300].decode("utf-8", "replace")
         raise ScoringError(
             f"the response has no log-probs where they belong ({type(error).__name__}: {error}): {shown!r}; use a "
-            "server that returns them for token ids of a prompt (see docs/extending.md), or name its form"
+            "server that returns them for token ids of a prompt (see docs/models.md), or name its form"
         ) from error
 
 
@@ -247,6 +253,11 @@ def _logprob(value: Any, *, signed: bool = False) -> float:
         raise ScoringError("the response has null for the log-prob of a token of the answer: only a first token may")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ScoringError(f"the response has the log-prob {unicode(str(value))!r}: it must be a finite number")
+    if value <= EXCLUDED:
+        raise ScoringError(
+            f"the response has the log-prob {value} for a token of the answer: the server excludes that token, so its "
+            "log-probs are not the model's own; start vLLM with --logprobs-mode raw_logprobs, its default"
+        )
     if value > ROUNDING and not signed:
         raise ScoringError(
             f"the response has the log-prob {value}: it must not be above 0; a vLLM server must run with "
