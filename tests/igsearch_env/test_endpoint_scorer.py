@@ -35,7 +35,7 @@ from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.service.faults import FaultyTransport
 
 BARE = make_protocol("search_r1", "bare")
-CLOSE = 5e-5  # nats, by which float32 rounding differs between the passes of a batch
+CLOSE = 1e-5  # nats, by which float32 rounding differs between the passes of a batch
 # Which server, whether it knows `logprob_token_ids`, and the form that is found for it.
 SERVERS = {
     "vllm": ("vllm", True),
