@@ -7,8 +7,7 @@
     sglang       /generate, `return_logprob`, `logprob_start_len`      of the answer           used
     openai       /v1/completions, `echo`, `logprobs`                   of the whole prompt     the server's choice
 
-vLLM takes `logprob_token_ids` in completions since 2026 (tried with 0.32). Where a server ignores it, `EndpointScorer`
-uses `vllm_prompt`.
+vLLM 0.32 takes `logprob_token_ids` in completions. Where a server ignores it, `EndpointScorer` uses `vllm_prompt`.
 """
 
 from __future__ import annotations

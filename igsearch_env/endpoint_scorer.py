@@ -9,6 +9,7 @@ is asked for the model's own log-probs, at temperature 1.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
@@ -22,6 +23,8 @@ from igsearch_env.endpoint_server import ScoringServer
 from igsearch_env.endpoint_tokenizer import ServerTokenizer
 from igsearch_env.errors import ConfigurationError, ScoringError, check_choice, check_range
 from igsearch_env.scorers import ScoreRequest, weighted_mean
+
+logger = logging.getLogger(__name__)
 
 PROBE = "The capital of France is Paris, a city on the Seine."
 CACHED_TOKENS = 65_536  # of contexts that are read before their branches; a server's KV cache holds more
@@ -121,13 +124,15 @@ class EndpointScorer:
         """The form that works, found by scoring a probe. Raises `ScoringError` if it does not."""
         ids = self.tokenizer.encode(PROBE)
         probe = [Read(ids, len(ids) // 2)]
-        chosen: FormName = {"vllm": "vllm", "sglang": "sglang"}.get(owner, "openai") if form == "auto" else form  # type: ignore[assignment]
+        found: FormName = "vllm" if owner == "vllm" else "sglang" if owner == "sglang" else "openai"
+        chosen = found if form == "auto" else form
         try:
             self._logprobs(chosen, probe)
-        except (ScoringError, ConfigurationError):
+        except (ScoringError, ConfigurationError) as error:
             if form != "auto" or chosen != "vllm":
                 raise
-            chosen = "vllm_prompt"  # an older one
+            logger.info("%s: no log-probs of given token ids, so those of prompts are used (%s)", self.model, error)
+            chosen = "vllm_prompt"
             self._logprobs(chosen, probe)
         if chosen != "sglang" and not self._server.ask([normalised(self.model, ids)])[0]:
             raise ConfigurationError(
