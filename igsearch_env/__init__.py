@@ -3,7 +3,7 @@
 from gymnasium.envs.registration import register, registry
 
 from igsearch_env.env import IGSearchEnv
-from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError
+from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError, ScoringError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.protocols import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question, load_questions
@@ -40,6 +40,7 @@ __all__ = [
     "QuestionError",
     "ReflectionWrapper",
     "ScoreRequest",
+    "ScoringError",
     "Search",
     "Segment",
     "Trajectory",

@@ -2,7 +2,8 @@
 
     IGSearchError
     ├── ConfigurationError     an invalid argument or configuration value
-    └── QuestionError          an invalid question or question file
+    ├── QuestionError          an invalid question or question file
+    └── ScoringError           a scorer failed on a valid request (server down, time-out, malformed response)
 
 A malformed action is not an error: it is parsed into `protocols.Invalid`, since a policy may write anything.
 """
@@ -34,6 +35,10 @@ class QuestionError(IGSearchError, ValueError):
 
 class UnscorableError(QuestionError):
     """No golden answer of a question can be scored: normalisation leaves nothing of any of them."""
+
+
+class ScoringError(IGSearchError, RuntimeError):
+    """A scorer failed on a valid request: its server is down or late, or sends no usable log-probs."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -19,6 +19,9 @@ HEAD_TOKENS, HEAD_WEIGHT = 3, 3.0
 WHOLE_TOKENS = 4_096  # IG-Search `ig_reward.py`, `max_context_length`
 
 
+SegmentRole = Role | Literal["prompt", "policy"]
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of text, with its token ids as the policy read or wrote them, if a rollout recorded them.
@@ -30,7 +33,7 @@ class Segment:
 
     text: str
     ids: tuple[int, ...] | None = None
-    role: Role | Literal["prompt", "policy"] = "assistant"
+    role: SegmentRole = "assistant"
 
 
 @dataclass(frozen=True, slots=True)

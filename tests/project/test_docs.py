@@ -35,6 +35,7 @@ FOREIGN = {
     "accelerate": {"num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"},
     "hf": {"repo-type", "local-dir"},
     "vllm": {"max-model-len", "dtype", "logprobs-mode", "generation-config", "port"},
+    "sglang": {"model-path", "context-length"},
     "tensorboard": {"logdir"},
     "text-embeddings-router": {"model-id", "api-key"},
     "infinity": {"url-prefix"},

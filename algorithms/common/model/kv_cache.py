@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Ids = tuple[int, ...]
+from igsearch_env.branches import Ids, common_prefix
+
+__all__ = ["CachedPrefixes", "Ids", "KVCache", "common_prefix"]
 
 
 class KVCache:
@@ -96,10 +98,3 @@ class CachedPrefixes:
         place = bisect_left(self._sorted, (ids, -1))
         found = [(common_prefix(ids, other), start) for other, start in self._sorted[max(place - 1, 0) : place + 1]]
         return max(found, default=(0, 0))
-
-
-def common_prefix(a: Ids, b: Ids) -> int:
-    """Length of the common prefix."""
-    if a[: len(b)] == b or b[: len(a)] == a:
-        return min(len(a), len(b))
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)

@@ -6,22 +6,22 @@ text that the policy did not write is encoded.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
 from algorithms.common.model.chat_template import ChatRenderer, ChatTemplate
+from algorithms.common.model.token_span import token_span
 from algorithms.common.model.tool_format import ToolFormat
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Role
+from igsearch_env.scorers import SegmentRole
 
 Ids = tuple[int, ...]
 
 MARK = "\u2063message\u2063"  # placeholder for a message in a chat template; no template contains it
 NEXT = "\u2063next\u2063"  # placeholder for the message after it
-BROKEN = "\ufffd"  # what a tokenizer decodes bytes to that are no character
 
 
 class PolicyTokenizer:
@@ -157,6 +157,12 @@ class PolicyTokenizer:
             return ids[ids.index(self.end_of_turn_id) + 1 :]
         return ids
 
+    def encode_segment(self, text: str, role: SegmentRole, before: Sequence[int]) -> Ids:
+        """`SegmentTokenizer.encode_segment`."""
+        if role == "prompt":
+            return self.encode_prompt(text)
+        return self.encode_completion(text) if role == "policy" else self.encode_observation(text, role, before)
+
     def encode_completion(self, text: str) -> Ids:
         """Ids of a turn that a program wrote in place of the policy, with the end of the turn if its format has one."""
         return self.encode(text) if self.tool_format is None else self._continued(text)
@@ -254,43 +260,5 @@ class PolicyTokenizer:
         return str(self.hf_tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
-        """Tokens that contain any part of characters [start, end) of `decode(ids)`, as [first, last).
-
-        By bisection over decoded prefixes, which works for any tokenizer.
-        """
-        if end <= start:
-            return 0, 0
-        text = self.continued_text(ids)
-        counts = range(len(ids) + 1)
-        first = bisect_right(counts, start, key=lambda count: self._characters(ids, text, count)[1]) - 1
-        last = bisect_left(counts, end, key=lambda count: self._characters(ids, text, count)[0])
-        return first, last
-
-    def _characters(self, ids: Sequence[int], text: str, count: int) -> tuple[int, int]:
-        """How many characters of `text` the first `count` tokens contain completely, and how many at least in part.
-
-        If the tokens are cut inside a character, a byte-level tokenizer decodes its bytes to one `BROKEN` character,
-        and a tokenizer with byte fallback does so for all characters in that run of bytes. The nearest clean cuts then
-        give the bounds.
-        """
-
-        def clean(count: int) -> int | None:
-            """Number of characters before a cut; None if it is inside a character."""
-            prefix = self.continued_text(ids[:count])
-            if not text.startswith(prefix):
-                return None
-            # Both parts of a character that is cut contain BROKEN; one that the text itself contains is in one part.
-            if prefix.endswith(BROKEN) and len(prefix) + len(self.continued_text(ids[count:])) > len(text):
-                return None
-            return len(prefix)
-
-        here = clean(count)
-        if here is not None:
-            return here, here
-        low = next(c for c in map(clean, range(count - 1, -1, -1)) if c is not None)
-        high = next(c for c in map(clean, range(count + 1, len(ids) + 1)) if c is not None)
-        prefix = self.continued_text(ids[:count])
-        if not text.startswith(prefix[:-1]):
-            return low, high
-        whole = min(max(low, len(prefix) - 1), high - 1)
-        return whole, whole + 1
+        """Tokens that contain any part of characters [start, end) of `decode(ids)`, as [first, last)."""
+        return token_span(self.continued_text, ids, start, end)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from algorithms.common.model.tokenizer import BROKEN, Ids, PolicyTokenizer
+from algorithms.common.model.token_span import BROKEN
+from algorithms.common.model.tokenizer import Ids, PolicyTokenizer
 
 TAIL_TOKENS = 24  # enough to contain any stop string, however it is tokenized
 

@@ -1,12 +1,7 @@
 """Information gain by the policy that is being trained: `PolicyScorer`, and its pass over a whole buffer.
 
 Every trajectory is read at most once. Its branches (the answer after the real evidence; each random evidence with
-the answer after it) continue the keys and values of the prefix that they share:
-
-    trunk    prompt  query_1  evidence_1  query_2  evidence_2          read once, or already by the rollout
-    branch                    random_11 <answer> a*                     continues the trunk after query_1
-    branch                              <answer> a*                     continues the trunk after evidence_1
-    ...
+the answer after it) continue the keys and values of the prefix that they share (`igsearch_env/branches.py`).
 
 With T searches, contexts of c_t tokens, N evidences of d and answers of a, the branches are
 sum_t (N (d + a) + a) tokens, where the plain form reads (1 + N) sum_t (c_t + d + a).
@@ -15,32 +10,19 @@ sum_t (N (d + a) + a) tokens, where the plain form reads (1 + N) sum_t (c_t + d 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 
 import torch
 
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.kv_cache import CachedPrefixes, Ids, KVCache, common_prefix
+from algorithms.common.model.kv_cache import CachedPrefixes, Ids, KVCache
 from algorithms.common.model.packing import Block, pack, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
+from igsearch_env.branches import Branch, plan
 from igsearch_env.evidence import search_steps
 from igsearch_env.information_gain import InformationGain
-from igsearch_env.scorers import WHOLE_TOKENS, ScoreRequest, Segment, weighted_mean
-
-Encoded = tuple[str, str, Ids]  # text, role and the token before
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """`ids` continue the first `shared` tokens of trunk number `trunk`; the last `answer` of them are scored."""
-
-    trunk: int
-    shared: int
-    ids: Ids
-    answer: int
-    head_weight: float
+from igsearch_env.scorers import ScoreRequest, weighted_mean
 
 
 class PolicyScorer:
@@ -75,73 +57,9 @@ class PolicyScorer:
         """Text of the ids of a whole episode, special tokens included."""
         return self.policy.tokenizer.decode_whole(ids)
 
-    # ---------------------------------------------------------------- trunks and branches
-
     def plan(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
-        """Trunks to read and the branches that continue them, in the order of requests and evidences.
-
-        A request whose context continues that of the request before it (the next search of one trajectory) extends
-        the same trunk.
-        """
-        trunks: list[Ids] = []
-        branches: list[Branch] = []
-        known: dict[Encoded, Ids] = {}  # the same evidences are drawn many times
-        for request in requests:
-            if request.whole:
-                self._plan_whole(request, trunks, branches)
-                continue
-            answer = self._encode(Segment(request.answer), (), known)
-            tail = self.policy.tokenizer.encode_completion(request.answer_prefix) + answer
-            context = self._ids(request.context, (), known)
-            evidences = [self._ids((evidence,), context, known) for evidence in request.evidences]
-            longest = max(map(len, evidences)) + len(tail)
-            context = context[max(0, len(context) + longest - self.policy.context_length) :]
-            real = context + evidences[0]
-            if trunks and (real[: len(trunks[-1])] == trunks[-1]):
-                trunks[-1] = real
-            elif not (trunks and trunks[-1][: len(real)] == real):
-                trunks.append(real)
-            trunk = len(trunks) - 1
-            # The real evidence is part of the trunk: only the answer is read after it. Others share its first tokens.
-            for ids in evidences:
-                common = common_prefix(evidences[0], ids)
-                whole = context + ids + tail
-                start = min(len(context) + common, len(whole) - len(answer) - 1)  # its token predicts the answer
-                branches.append(Branch(trunk, start, whole[start:], len(answer), request.head_weight))
-        return trunks, branches
-
-    def _plan_whole(self, request: ScoreRequest, trunks: list[Ids], branches: list[Branch]) -> None:
-        """Add a trunk and the branches of a request whose branches are each one text (`ScoreRequest.whole`)."""
-        encode = self.policy.tokenizer.encode_whole
-        answer = encode(request.answer)
-        longest = min(WHOLE_TOKENS, self.policy.context_length - len(answer))
-        context = "".join(segment.text for segment in request.context)
-        texts = [context + evidence.text + request.answer_prefix for evidence in request.evidences]
-        read = [encode(text)[-longest:] for text in texts]
-        trunks.append(read[0])
-        for ids in read:
-            common = min(common_prefix(read[0], ids), len(ids) - 1)  # the token before the answer predicts it
-            branches.append(Branch(len(trunks) - 1, common, ids[common:] + answer, len(answer), request.head_weight))
-
-    def _ids(self, segments: Sequence[Segment], before: Ids, known: dict[Encoded, Ids]) -> Ids:
-        """Ids of segments that follow `before`."""
-        found: list[Ids] = []
-        for segment in segments:
-            before = segment.ids if segment.ids is not None else self._encode(segment, before, known)
-            found.append(before)
-        return tuple(chain.from_iterable(found))
-
-    def _encode(self, segment: Segment, before: Ids, known: dict[Encoded, Ids]) -> Ids:
-        tokenizer, text, role = self.policy.tokenizer, segment.text, segment.role
-        key = (text, role, () if role == "assistant" else before[-1:])
-        if key not in known:
-            if role == "prompt":
-                known[key] = tokenizer.encode_prompt(text)
-            elif role == "policy":
-                known[key] = tokenizer.encode_completion(text)
-            else:
-                known[key] = tokenizer.encode_observation(text, role, before)
-        return known[key]
+        """Trunks to read and the branches that continue them (`igsearch_env.branches.plan`)."""
+        return plan(requests, self.policy.tokenizer, self.policy.context_length)
 
     # ---------------------------------------------------------------- passes
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.typed import as_type
-from algorithms.common.model.tokenizer import BROKEN, PolicyTokenizer
+from algorithms.common.model.token_span import BROKEN
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.run.recorded_schema import RecordedFile
 from igsearch_env.protocols import Action, Answer, Search
