@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from igsearch_env.episode import Episode
+from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.opening import Corpus, Opened, Questions
@@ -20,15 +20,16 @@ from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
 
 
-class IGSearchEnv(gymnasium.Env[str, str]):
+class IGSearchEnv(gymnasium.Env[str, AgentAction]):
     """Question answering with a search engine; each search is rewarded by its information gain.
 
     ## Description
     The agent reads a question, writes searches and reads the passages that they find, until it answers.
 
     ## Action Space
-    `UnicodeText`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
+    `ActionSpace`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
     a string with neither, or of more than 16,384 characters, is an invalid action and returns a correction.
+    `Search(query)` and `Answer(text)` are actions, too, and used as they are: tags in them mean nothing.
 
     ## Observation Space
     `UnicodeText`: first the prompt with the question, then the result of each action: the passages of a search in
@@ -67,6 +68,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         information_gain: an `InformationGainConfig` or a dictionary of its fields.
         outcome_reward: "em", "f1" or "autorefine" (F1, or 0.1 for a golden answer in a refine block).
         seed: seed of the random evidence, which also depends on the question and the step.
+        json_info: `info` as plain data, which `json.dumps` accepts; passages are dictionaries of id, title, text, score.
         render_mode: "ansi" (render returns the episode so far) or "human" (each turn is printed).
 
     ## References
@@ -91,6 +93,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
         outcome_reward: str = "em",
         seed: int = 0,
+        json_info: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -106,6 +109,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             seed=seed,
         )
         self.render_mode = render_mode
+        self.json_info = json_info
         self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
         self._printer = EpisodePrinter(self.stepper.rules.protocol)  # for mode "human"
@@ -129,12 +133,11 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self._printer = EpisodePrinter(self.stepper.rules.protocol)
         if self.render_mode == "human":
             self.render()
-        return self.trajectory.prompt, step_info(self.episode)
+        return self.trajectory.prompt, step_info(self.episode, json=self.json_info)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """One turn of the agent: observation, reward, terminated, truncated, info."""
-        if not isinstance(action, str):
-            raise ConfigurationError(f"action {action!r} is a {type(action).__name__}: it must be a string")
+    def step(self, action: AgentAction) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """One turn of the agent, as text, `Search` or `Answer`: observation, reward, terminated, truncated, info."""
+        check_action(action)
         trajectory = self.trajectory
         if trajectory.done:
             raise gymnasium.error.ResetNeeded(f"the episode has ended ({trajectory.stop_reason}): call reset() first")
@@ -144,7 +147,8 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             self.render()
         terminated = trajectory.stop_reason == "answered"
         truncated = trajectory.done and not terminated
-        return trajectory.turns[-1].observation, reward, terminated, truncated, step_info(self.episode)
+        info = step_info(self.episode, json=self.json_info)
+        return trajectory.turns[-1].observation, reward, terminated, truncated, info
 
     def close(self) -> None:
         """Close the search engine that `corpus` opened."""

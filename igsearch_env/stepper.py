@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from igsearch_env.episode import Episode
+from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
 from igsearch_env.evidence import SearchStep, has_evidence
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
+from igsearch_env.plain import plain
 from igsearch_env.questions import Question, check_unique
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import AnswerScorer, UnigramScorer
-from igsearch_env.spaces import UnicodeText
+from igsearch_env.spaces import ActionSpace, UnicodeText
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.base import Passage, RetrievalError, Retriever
@@ -60,45 +61,57 @@ class EpisodeStepper:
             InformationGain(config, scorer, rules.protocol, self.retriever, seed) if scorer is not None else None
         )
 
-    def spaces(self) -> tuple[UnicodeText, UnicodeText]:
+    def spaces(self) -> tuple[UnicodeText, ActionSpace]:
         """Observation space and action space of one environment."""
-        return UnicodeText(MAX_TEXT_CHARS), UnicodeText(MAX_TEXT_CHARS)
+        return UnicodeText(MAX_TEXT_CHARS), ActionSpace(MAX_TEXT_CHARS)
 
     def begin(self, question: Question) -> Episode:
         """Start an episode."""
         return Episode(question, self.rules)
 
-    def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
+    def step(self, episodes: Sequence[Episode], actions: Sequence[AgentAction]) -> list[float]:
         """Advance running episodes by one action each; returns the reward of each action.
+
+        An action is the text of the policy, or `Search(query)` or `Answer(text)` (see `Episode.act`).
 
         One retrieval call and at most one scoring call for all episodes. A search earns its stabilised
         information gain when that is known (at once; in the autorefine family one action later), an answer
         its outcome reward.
         """
-        queries: list[str] = []
-        searching: list[Episode] = []
-        for episode, text in zip(episodes, texts, strict=True):
-            query = episode.act(text)
-            if query is not None:
-                queries.append(query)
-                searching.append(episode)
-        if queries:
-            found: Sequence[list[Passage] | None]
-            try:
-                found = self.retriever.search(queries, self.rules.top_k)
-            except RetrievalError as error:
-                found = error.results or [None] * len(queries)
-            for episode, passages in zip(searching, found, strict=True):
+        for number, action in enumerate(actions):
+            check_action(action, "action" if len(actions) == 1 else f"actions[{number}]")
+        queries = [episode.act(action) for episode, action in zip(episodes, actions, strict=True)]
+        self.finish(episodes, queries)
+        return [episode.trajectory.turns[-1].reward for episode in episodes]
+
+    def finish(
+        self, episodes: Sequence[Episode], queries: Sequence[str | None], pool: Sequence[SearchStep] | None = None
+    ) -> None:
+        """What follows `Episode.act`: passages for the queries that it returned, then the gains that are complete.
+
+        `pool`: see `InformationGain.measure`.
+        """
+        searching = [(episode, query) for episode, query in zip(episodes, queries, strict=True) if query is not None]
+        if searching:
+            found = self.retrieve([query for _, query in searching])
+            for (episode, _), passages in zip(searching, found, strict=True):
                 if passages is None:
                     episode.fail()
                 else:
                     episode.observe(passages)
         if self.information_gain is not None:
-            self._pay_information_gain(episodes)
-        return [episode.trajectory.turns[-1].reward for episode in episodes]
+            self._pay_information_gain(episodes, self.information_gain, pool)
 
-    def _pay_information_gain(self, episodes: Sequence[Episode]) -> None:
-        assert self.information_gain is not None
+    def retrieve(self, queries: Sequence[str]) -> Sequence[list[Passage] | None]:
+        """The passages of each query in one call; None where the retriever failed."""
+        try:
+            return self.retriever.search(queries, self.rules.top_k)
+        except RetrievalError as error:
+            return error.results or [None] * len(queries)
+
+    def _pay_information_gain(
+        self, episodes: Sequence[Episode], information_gain: InformationGain, pool: Sequence[SearchStep] | None
+    ) -> None:
         steps: list[SearchStep] = []
         payees: list[Episode] = []
         for episode in episodes:
@@ -109,7 +122,7 @@ class EpisodeStepper:
         if not steps:
             return
         try:
-            gains = self.information_gain.measure(steps)
+            gains = information_gain.measure(steps, pool)
         except RetrievalError:  # the retriever returned no random passages for the baseline
             for episode in payees:
                 if not episode.trajectory.done:
@@ -117,18 +130,21 @@ class EpisodeStepper:
             return
         for episode, step, gain in zip(payees, steps, gains, strict=True):
             episode.trajectory.turns[step.index].gain = gain
-            episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
+            episode.trajectory.turns[-1].reward += information_gain.config.stabilise(gain.value)
 
 
-def step_info(episode: Episode) -> dict[str, Any]:
-    """The `info` of an episode: always the same keys, None where a key has no value this step."""
+def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:
+    """The `info` of an episode: always the same keys, None where a key has no value this step.
+
+    `json`: as plain data, which `json.dumps` accepts (`plain.py`).
+    """
     trajectory = episode.trajectory
     turn = trajectory.turns[-1] if trajectory.turns else None
     measured = turn
     if turn is not None and episode.rules.protocol.refines:
         measured = trajectory.turns[-2] if len(trajectory.turns) > 1 else None
     gain = measured.gain if measured is not None else None
-    return {
+    info = {
         "question_id": trajectory.question.id,
         "query": turn.query if turn is not None else None,
         "passages": turn.passages if turn is not None else (),
@@ -141,6 +157,7 @@ def step_info(episode: Episode) -> dict[str, Any]:
         "attempts": len(trajectory.attempts),
         "stop_reason": trajectory.stop_reason or None,
     }
+    return plain(info) if json else info
 
 
 def render(trajectory: Trajectory) -> str:

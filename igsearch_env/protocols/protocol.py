@@ -75,7 +75,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def write(self, action: Search | Answer) -> str:
-        """The text of a turn that consists of this action alone: what scripted policies write."""
+        """The text of a turn that consists of this action alone: what scripted policies write.
+
+        `parse` reads it back as an action of the same kind, whatever the query or answer contains: markup of the
+        format inside it may be changed. Where the exact content matters, `Turn.action` has it.
+        """
 
     def refinement(self, text: str) -> str:
         """The policy's summary of the last passages in a turn, with its markup; "" if there is none."""
