@@ -68,7 +68,7 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
         information_gain: an `InformationGainConfig` or a dictionary of its fields.
         outcome_reward: "em", "f1" or "autorefine" (F1, or 0.1 for a golden answer in a refine block).
         seed: seed of the random evidence, which also depends on the question and the step.
-        json_info: `info` as plain data, which `json.dumps` accepts; passages are dictionaries of id, title, text, score.
+        json_info: `info` as plain data, which `json.dumps` accepts; a passage is a dictionary of its fields.
         render_mode: "ansi" (render returns the episode so far) or "human" (each turn is printed).
 
     ## References
