@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 
 from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.named_scorers import Scorer
 from igsearch_env.opening import Corpus, Opened, Questions
 from igsearch_env.protocols import Protocol, as_protocol
-from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, render, step_info
 from igsearch_env.terminal import EpisodePrinter
 from igsearch_env.trajectory import Trajectory
@@ -61,7 +60,8 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
         retriever: the search engine; BM25 over the bundled world by default.
         corpus: instead of `retriever`, what `open_retriever` opens: a corpus file, an index folder or the address of
             a retrieval service. Questions of other sources than the bundled world need one of the two.
-        scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: outcome rewards only.
+        scorer: an `AnswerScorer`, or its name: "unigram" (smoothed query likelihood, needs no model), a model's name or
+            folder, or the address of an OpenAI-compatible server (see `open_scorer`). None: outcome rewards only.
         top_k: passages per search.
         max_searches: actions before the agent must answer.
         protocol: "search_r1", "autorefine", or a `Protocol` with a prompt template of your own.
@@ -84,7 +84,7 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
         self,
         questions: Questions | None = None,
         retriever: Retriever | None = None,
-        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        scorer: Scorer | None = "unigram",
         *,
         corpus: Corpus | None = None,
         top_k: int = 3,
@@ -124,12 +124,7 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode. `options={"question": Question}` chooses the question."""
         super().reset(seed=seed)
-        question = (options or {}).get("question")
-        if question is None:
-            question = self.stepper.questions[int(self.np_random.integers(len(self.stepper.questions)))]
-        elif not isinstance(question, Question):
-            raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
-        self.episode = self.stepper.begin(question)
+        self.episode = self.stepper.begin(self.stepper.choose(options, self.np_random))
         self._printer = EpisodePrinter(self.stepper.rules.protocol)
         if self.render_mode == "human":
             self.render()
@@ -151,7 +146,8 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
         return trajectory.turns[-1].observation, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Close the search engine that `corpus` opened."""
+        """Close the search engine that `corpus` opened, and the scorer that a name opened."""
+        self.stepper.close()
         self._opened.close()
 
     def render(self) -> str | None:

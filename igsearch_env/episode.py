@@ -50,7 +50,9 @@ class Episode:
 
     def __init__(self, question: Question, rules: EpisodeRules) -> None:
         self.rules = rules
-        self.trajectory = Trajectory(question, rules.protocol.question_prompt(question.text))
+        self.trajectory = Trajectory(
+            question, rules.protocol.question_prompt(question.text), system=rules.protocol.system
+        )
         self.pending: int | None = None  # turn whose information gain waits for its refine block
 
     def act(self, action: AgentAction) -> str | None:

@@ -1,6 +1,7 @@
 """Data types that record an episode; all other files use them.
 
-A trajectory is a question's prompt and its turns. A turn is what the policy wrote and the observation after it:
+A trajectory is a question's prompt, with an optional system part before it, and its turns. A turn is what the policy
+wrote and the observation after it:
 
     prompt | text  observation | text  observation | text
              `- turn 0 ------'   `- turn 1 ------'   `- turn 2 (the answer: nothing is read after it)
@@ -94,6 +95,12 @@ class Trajectory:
     stop_reason: str = ""  # "" while the episode runs, then one of STOP_REASONS
     prompt_ids: tuple[int, ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
+    system: str = ""  # the system part of the prompt
+
+    @property
+    def opening(self) -> str:
+        """The text before the first turn: the prompt, with the system part before it if there is one."""
+        return f"{self.system}\n\n{self.prompt}" if self.system else self.prompt
 
     @property
     def done(self) -> bool:
@@ -117,7 +124,22 @@ class Trajectory:
 
     def transcript(self) -> str:
         """The text of the whole episode in reading order."""
-        return self.prompt + "".join(turn.text + turn.observation for turn in self.turns)
+        return self.opening + "".join(turn.text + turn.observation for turn in self.turns)
+
+    def messages(self) -> list[dict[str, str]]:
+        """The episode so far as chat messages, each with `role` and `content`.
+
+        First the system part, if there is one, and the prompt as the user's message; then each turn as the assistant's
+        message and its observation as the user's, without the white space around it, as a rollout in a chat template
+        encodes one. The observation after the last turn is left out if it is empty.
+        """
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": self.prompt})
+        for turn in self.turns:
+            messages.append({"role": "assistant", "content": turn.text})
+            if observation := turn.observation.strip():
+                messages.append({"role": "user", "content": observation})
+        return messages
 
 
 @dataclass(slots=True)

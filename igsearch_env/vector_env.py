@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.named_scorers import Scorer
 from igsearch_env.opening import Corpus, Opened, Questions
 from igsearch_env.plain import plain
 from igsearch_env.protocols import Answer, Protocol, Search, as_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, step_info
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
@@ -44,7 +44,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         num_envs: int = 1,
         questions: Questions | None = None,
         retriever: Retriever | None = None,
-        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        scorer: Scorer | None = "unigram",
         *,
         corpus: Corpus | None = None,
         top_k: int = 3,
@@ -140,7 +140,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         return self._observations(), rewards, terminations, truncations, self._infos(touched)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the search engine that `corpus` opened."""
+        """Close the search engine that `corpus` opened, and the scorer that a name opened."""
+        self.stepper.close()
         self._opened.close()
 
     def _draw(self, i: int) -> Episode:

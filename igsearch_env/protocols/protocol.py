@@ -27,7 +27,10 @@ class Protocol(ABC):
         prompt: a template with `{question}` in it. Default: the protocol's own.
         cut: shortens the passages of a search, of real and of random evidence alike. Default: no limit.
 
-    Raises `ConfigurationError` for a template without `{question}`.
+        system: instructions for the system role of a chat template, the same for every question. A policy without a
+            chat template reads them before the prompt. Default: none.
+
+    Raises `ConfigurationError` for a template without `{question}`, or a system part with it.
     """
 
     name: ClassVar[str]
@@ -52,11 +55,17 @@ class Protocol(ABC):
 
     prompt: str = ""
     cut: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
+    system: str = ""
 
     def __post_init__(self) -> None:
         if "{question}" not in self.template:
             raise ConfigurationError(
                 f"prompt={self.prompt!r}: a template must contain {{question}}; add it where the question belongs"
+            )
+        if "{question}" in self.system:
+            raise ConfigurationError(
+                f"system={self.system[:80]!r}: the system part is the same for every question; move {{question}} to "
+                "the prompt template"
             )
 
     # ---------------------------------------------------------------- what the policy writes

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from algorithms.common.model.chat_template import ChatTemplate
+from algorithms.common.model.chat_template import ChatTemplate, with_system
 from igsearch_env.errors import ConfigurationError
 
 Ids = tuple[int, ...]
@@ -109,12 +109,22 @@ class PolicyTokenizer:
         ids = self._continued(text)
         return ids if self.control_ids.isdisjoint(ids) else self._continued(text, split_special_tokens=True)
 
-    def encode_prompt(self, prompt: str) -> Ids:
+    def encode_prompt(self, prompt: str, system: str = "") -> Ids:
         """Ids of the first observation: in the chat template if `chat`, else unchanged, special tokens included.
 
+        `system`: in the system role if `chat` (see `with_system`), else before the prompt and an empty line.
         Begins with exactly one BOS if the tokenizer adds one, whether or not the template contains it too.
         """
-        ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
+        if system and self.chat:
+            before, said, middle, asked, after = with_system(self._render, system, prompt)
+            if self.control_ids.isdisjoint(self._encode(system) + self._encode(prompt)):
+                ids = self._encode(before + said + middle + asked + after)
+            else:  # names of special tokens in the messages are spelled out
+                ids = self._encode(before) + self.encode(said) + self._continued(middle)
+                ids += self.encode(asked) + self._continued(after)
+        else:
+            text = f"{system}\n\n{prompt}" if system else prompt
+            ids = self._message((), text, self._encode) if self.chat else self._encode(text)
         opening = self._opening
         return ids if ids[: len(opening)] == opening else opening + ids
 
