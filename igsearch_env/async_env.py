@@ -87,7 +87,7 @@ class AsyncIGSearch:
             raise gymnasium.error.ClosedEnvironmentError("AsyncIGSearch is closed: make another one")
 
     async def aclose(self) -> None:
-        """Wait for the steps in progress, and close the search engine that `corpus` opened, and the scorer of a name."""
+        """Wait for the steps in progress, then close the search engine and the scorer that were opened by a name."""
         if not self.closed:
             self.closed = True
             await self.queue.close(self._close)

@@ -36,7 +36,7 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
     if not isinstance(scorer, (str, Path)):
         if not callable(getattr(scorer, "score", None)):
             raise ConfigurationError(
-                f"scorer={str(scorer)[:80]!r}: must be an AnswerScorer, that is, have score(requests); or the name of "
+                f"scorer={repr(scorer)[:80]}: must be an AnswerScorer, that is, have score(requests); or the name of "
                 "one, or None"
             )
         return scorer
