@@ -72,16 +72,6 @@ def test_works_by_default(mode: str) -> None:
     envs.close()
 
 
-@pytest.mark.filterwarnings("ignore:.*(Received the following error|Raising the last exception|waiting for a pending)")
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_bad_actions_raise_the_same_error(mode: str) -> None:
-    envs = gymnasium.make_vec(ENV_ID, num_envs=2, vectorization_mode=mode)
-    envs.reset(seed=0)
-    with pytest.raises(ConfigurationError, match="is a int: it must be a string"):
-        envs.step((7, "x"))
-    envs.close(**({"terminate": True} if mode == "async" else {}))
-
-
 def test_shared_texts() -> None:
     import copy
     import multiprocessing
