@@ -34,7 +34,7 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
     Raises `ConfigurationError` for anything else, and if the model can't be loaded.
     """
     if not isinstance(scorer, (str, Path)):
-        if not callable(getattr(scorer, "score", None)):
+        if isinstance(scorer, type) or not callable(getattr(scorer, "score", None)):
             raise ConfigurationError(
                 f"scorer={repr(scorer)[:80]}: must be an AnswerScorer, that is, have score(requests); or the name of "
                 "one, or None"
@@ -45,7 +45,7 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
         return UnigramScorer(retriever)
     if name.startswith(("http://", "https://")):
         return _endpoint(name)
-    if name == BUNDLED or "/" in name or Path(name).exists():
+    if name == BUNDLED or "/" in name or (name.strip() and Path(name).exists()):
         try:
             module = import_optional(MODEL_SCORER, "train", f"scorer={name!r}: scoring with a model")
         except MissingPackageError as error:

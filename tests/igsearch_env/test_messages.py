@@ -35,7 +35,7 @@ def test_an_episode_as_messages(family: str, system: str) -> None:
 def test_messages_of_several_attempts() -> None:
     env = ReflectionWrapper(make_env(), attempts=2)
     env.reset(options={"question": QUESTIONS[0]})
-    env.step(Answer("x"))  # type: ignore[arg-type]
+    env.step(Answer("x"))
     roles = [message["role"] for message in env.get_wrapper_attr("trajectory").messages()]
     assert roles == ["user", "assistant", "user"]
 
