@@ -5,9 +5,9 @@ python benchmarks/run.py --only step rollout             some sections
 python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
-skyrl-gym and gem-llm), retrieval, service, information_gain, rollout, update, step, growth, estimators, trl (compared
-with TRL's GRPOTrainer), processes, killed, crowded, memory, training. The peers are installed in separate virtual
-environments under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
+skyrl-gym and gem-llm), concurrent_episodes, retrieval, service, information_gain, rollout, update, step, growth,
+estimators, trl (compared with TRL's GRPOTrainer), processes, killed, crowded, memory, training. The peers are installed
+in separate virtual environments under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are module
 
 from algorithms.common.base.command_line import parse_options
 from benchmarks import (
+    concurrent_episodes,
     crowded,
     environment,
     estimators,
@@ -49,6 +50,7 @@ from benchmarks.policies import matrix_rate
 PEERS = Path(__file__).parent / ".peers"
 SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "environment": lambda repeats: environment.lines(repeats, PEERS),
+    "concurrent_episodes": concurrent_episodes.lines,
     "retrieval": retrieval.lines,
     "service": service.lines,
     "information_gain": information_gain.lines,

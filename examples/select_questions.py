@@ -27,7 +27,7 @@ from algorithms.common.base.files import atomic_write
 from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.answerable import answerable
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
-from igsearch_env.questions import Question, question_row
+from igsearch_env.questions import Question
 from retrievers import RetrieverError
 from retrievers.random_streams import random_stream
 
@@ -67,7 +67,7 @@ def main(args: Args) -> None:
         )
     kept = limited(kept, args.max_per_dataset, args.seed)
     with atomic_write(args.output) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(question_row(question), ensure_ascii=False) + "\n" for question in kept)
+        file.writelines(json.dumps(question.to_dict(), ensure_ascii=False) + "\n" for question in kept)
     table = Table("data set", "questions", "kept", "share")
     kept_of = Counter(question.dataset for question in kept)
     for dataset, count in Counter(question.dataset for question in questions).items():

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Protocol
 
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.scorers import WHOLE_TOKENS, ScoreRequest, Segment, SegmentRole
+from igsearch_env.scorers import WHOLE_TOKENS, ScoreRequest, Segment
 
 Ids = tuple[int, ...]
 
@@ -28,8 +28,8 @@ class SegmentTokenizer(Protocol):
         """Ids of text that follows other text, in which names of special tokens are plain text."""
         ...
 
-    def encode_segment(self, text: str, role: SegmentRole, before: Ids) -> Ids:
-        """Ids of a segment (`Segment.role`) that follows the segment `before`."""
+    def encode_segment(self, segment: Segment, before: Ids) -> Ids:
+        """Ids of a segment without ids, by its role, that follows the segment `before`."""
         ...
 
     def encode_whole(self, text: str) -> Ids:
@@ -77,7 +77,7 @@ class _Plan:
         self.context_length = context_length
         self.trunks: list[Ids] = []
         self.branches: list[Branch] = []
-        self._known: dict[tuple[str, SegmentRole, Ids], Ids] = {}  # the same evidences are drawn many times
+        self._known: dict[tuple[Segment, Ids], Ids] = {}  # the same evidences are drawn many times
 
     def of(self, requests: Sequence[ScoreRequest]) -> tuple[list[Ids], list[Branch]]:
         for request in requests:
@@ -88,8 +88,8 @@ class _Plan:
         return self.trunks, self.branches
 
     def _add(self, request: ScoreRequest) -> None:
-        answer = self._encode(request.answer, "assistant", ())
-        tail = self._encode(request.answer_prefix, "policy", ()) + answer
+        answer = self._encode(Segment(request.answer), ())
+        tail = self._encode(Segment(request.answer_prefix, role="policy"), ()) + answer
         context = self._ids(request.context, ())
         evidences = [self._ids((evidence,), context) for evidence in request.evidences]
         longest = max(map(len, evidences)) + len(tail)
@@ -134,12 +134,12 @@ class _Plan:
         """Ids of segments that follow `before`."""
         found: list[Ids] = []
         for segment in segments:
-            before = segment.ids if segment.ids is not None else self._encode(segment.text, segment.role, before)
+            before = segment.ids if segment.ids is not None else self._encode(segment, before)
             found.append(before)
         return tuple(chain.from_iterable(found))
 
-    def _encode(self, text: str, role: SegmentRole, before: Ids) -> Ids:
-        key = (text, role, before[-1:])
+    def _encode(self, segment: Segment, before: Ids) -> Ids:
+        key = (segment, before[-1:])
         if key not in self._known:
-            self._known[key] = self.tokenizer.encode_segment(text, role, before)
+            self._known[key] = self.tokenizer.encode_segment(segment, before)
         return self._known[key]

@@ -11,7 +11,7 @@ from typing import Any
 from igsearch_env.branches import Ids
 from igsearch_env.endpoint_server import ScoringServer, Served
 from igsearch_env.errors import ConfigurationError, ScoringError
-from igsearch_env.scorers import SegmentRole
+from igsearch_env.scorers import Segment
 from retrievers.service.request import Request
 
 REMEMBERED = 65_536  # texts: the same passages are drawn many times
@@ -52,14 +52,14 @@ class ServerTokenizer:
                     )
         return ids
 
-    def encode_segment(self, text: str, role: SegmentRole, before: Ids) -> Ids:
+    def encode_segment(self, segment: Segment, before: Ids) -> Ids:
         """Ids of a segment. Raises `ConfigurationError` for the result of a tool call: chat templates render those."""
-        if role == "tool":
+        if segment.role == "tool":
             raise ConfigurationError(
                 "tokenizer=None: /tokenize can't render the results of tool calls; pass the tokenizer of the policy "
                 "(PolicyTokenizer, after make_rules)"
             )
-        return self.encode(text)
+        return self.encode(segment.text)
 
     def encode_whole(self, text: str) -> Ids:
         """Ids of a whole text, in which names of special tokens count as those."""

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 
-from igsearch_env.episode import Episode
+from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.named_scorers import Scorer
 from igsearch_env.opening import Corpus, Opened, Questions
 from igsearch_env.protocols import Protocol, as_protocol
-from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, render, step_info
 from igsearch_env.terminal import EpisodePrinter
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
 
 
-class IGSearchEnv(gymnasium.Env[str, str]):
+class IGSearchEnv(gymnasium.Env[str, AgentAction]):
     """Question answering with a search engine; each search is rewarded by its information gain.
 
     ## Description
     The agent reads a question, writes searches and reads the passages that they find, until it answers.
 
     ## Action Space
-    `UnicodeText`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
+    `ActionSpace`: any string. The first `<search> query </search>` or `<answer> answer </answer>` in it counts;
     a string with neither, or of more than 16,384 characters, is an invalid action and returns a correction.
+    `Search(query)` and `Answer(text)` are actions, too, and used as they are: tags in them mean nothing.
 
     ## Observation Space
     `UnicodeText`: first the prompt with the question, then the result of each action: the passages of a search in
@@ -60,13 +60,15 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         retriever: the search engine; BM25 over the bundled world by default.
         corpus: instead of `retriever`, what `open_retriever` opens: a corpus file, an index folder or the address of
             a retrieval service. Questions of other sources than the bundled world need one of the two.
-        scorer: an `AnswerScorer`, "unigram" (smoothed query likelihood, needs no model) or None: outcome rewards only.
+        scorer: an `AnswerScorer`, or its name: "unigram" (smoothed query likelihood, needs no model), a model's name or
+            folder, or the address of an OpenAI-compatible server (see `open_scorer`). None: outcome rewards only.
         top_k: passages per search.
         max_searches: actions before the agent must answer.
         protocol: "search_r1", "autorefine", or a `Protocol` with a prompt template of your own.
         information_gain: an `InformationGainConfig` or a dictionary of its fields.
         outcome_reward: "em", "f1" or "autorefine" (F1, or 0.1 for a golden answer in a refine block).
         seed: seed of the random evidence, which also depends on the question and the step.
+        json_info: `info` as plain data, which `json.dumps` accepts; a passage is a dictionary of its fields.
         render_mode: "ansi" (render returns the episode so far) or "human" (each turn is printed).
 
     ## References
@@ -82,7 +84,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         self,
         questions: Questions | None = None,
         retriever: Retriever | None = None,
-        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        scorer: Scorer | None = "unigram",
         *,
         corpus: Corpus | None = None,
         top_k: int = 3,
@@ -91,6 +93,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
         outcome_reward: str = "em",
         seed: int = 0,
+        json_info: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -106,6 +109,7 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             seed=seed,
         )
         self.render_mode = render_mode
+        self.json_info = json_info
         self.observation_space, self.action_space = self.stepper.spaces()
         self.episode: Episode | None = None
         self._printer = EpisodePrinter(self.stepper.rules.protocol)  # for mode "human"
@@ -120,21 +124,15 @@ class IGSearchEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode. `options={"question": Question}` chooses the question."""
         super().reset(seed=seed)
-        question = (options or {}).get("question")
-        if question is None:
-            question = self.stepper.questions[int(self.np_random.integers(len(self.stepper.questions)))]
-        elif not isinstance(question, Question):
-            raise ConfigurationError(f"options['question'] is {question!r}: it must be a Question")
-        self.episode = self.stepper.begin(question)
+        self.episode = self.stepper.begin(self.stepper.choose(options, self.np_random))
         self._printer = EpisodePrinter(self.stepper.rules.protocol)
         if self.render_mode == "human":
             self.render()
-        return self.trajectory.prompt, step_info(self.episode)
+        return self.trajectory.prompt, step_info(self.episode, json=self.json_info)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """One turn of the agent: observation, reward, terminated, truncated, info."""
-        if not isinstance(action, str):
-            raise ConfigurationError(f"action {action!r} is a {type(action).__name__}: it must be a string")
+    def step(self, action: AgentAction) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """One turn of the agent, as text, `Search` or `Answer`: observation, reward, terminated, truncated, info."""
+        check_action(action)
         trajectory = self.trajectory
         if trajectory.done:
             raise gymnasium.error.ResetNeeded(f"the episode has ended ({trajectory.stop_reason}): call reset() first")
@@ -144,10 +142,12 @@ class IGSearchEnv(gymnasium.Env[str, str]):
             self.render()
         terminated = trajectory.stop_reason == "answered"
         truncated = trajectory.done and not terminated
-        return trajectory.turns[-1].observation, reward, terminated, truncated, step_info(self.episode)
+        info = step_info(self.episode, json=self.json_info)
+        return trajectory.turns[-1].observation, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Close the search engine that `corpus` opened."""
+        """Close the search engine that `corpus` opened, and the scorer that a name opened."""
+        self.stepper.close()
         self._opened.close()
 
     def render(self) -> str | None:

@@ -1,21 +1,48 @@
 """The rules of one episode, shared by the single and the vector environment. Uses neither a retriever nor a scorer.
 
-`act` parses the policy's text; if that is a search, the caller retrieves and passes the results to `observe`.
-Every action but an answer uses up one of the allowed searches, an invalid one too (as in Search-R1). When the
-last one is used, the policy is asked to answer and has one more turn. With several attempts, each but the last ends
-with a reflection prompt, and the next one starts with all earlier turns in the context (MR-Search, arXiv 2603.11327).
+`act` parses the policy's text, or takes an action as it is; if it is a search, the caller retrieves and passes the
+results to `observe`. Every action but an answer uses up one of the allowed searches, an invalid one too (as in
+Search-R1). When the last one is used, the policy is asked to answer and has one more turn. With several attempts, each
+but the last ends with a reflection prompt, and the next one starts with all earlier turns in the context (MR-Search,
+arXiv 2603.11327).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from igsearch_env.protocols import Answer, Invalid, Search
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.protocols import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Attempt, Trajectory, Turn
 from retrievers.base import Passage
+
+AgentAction = str | Search | Answer
+"""What an environment accepts as an action: text that is parsed, or an action itself."""
+
+
+def check_action(action: object, name: str = "action") -> None:
+    """Raise `ConfigurationError` unless `action` is an `AgentAction`."""
+    content = action.query if isinstance(action, Search) else action.text if isinstance(action, Answer) else action
+    if not isinstance(content, str):
+        inside = f", with {content!r} in it," if content is not action else ""
+        raise ConfigurationError(
+            f"{name} {action!r}{inside} is a {type(content).__name__}: it must be a string, or Search(query) or "
+            "Answer(text) of a string; pass the text of the policy, or one of these"
+        )
+
+
+def _turn(action: AgentAction, protocol: Protocol) -> Turn:
+    check_action(action)
+    if isinstance(action, str):
+        parsed = protocol.parse(action)
+        return Turn(action, parsed, observation_role=protocol.role_after(parsed))
+    text = protocol.write(action)
+    parsed = protocol.parse(text)  # too long for the protocol: invalid, as text of this length is
+    taken = parsed if isinstance(parsed, Invalid) else action
+    return Turn(text, taken, observation_role=protocol.role_after(taken))
 
 
 class Episode:
@@ -25,29 +52,35 @@ class Episode:
 
     def __init__(self, question: Question, rules: EpisodeRules) -> None:
         self.rules = rules
-        self.trajectory = Trajectory(question, rules.protocol.question_prompt(question.text))
+        self.trajectory = Trajectory(
+            question, rules.protocol.question_prompt(question.text), system=rules.protocol.system
+        )
         self.pending: int | None = None  # turn whose information gain waits for its refine block
 
-    def act(self, text: str) -> str | None:
-        """Record a turn of the policy. Returns the query if passages must be retrieved, else None."""
+    def act(self, action: AgentAction) -> str | None:
+        """Record a turn of the policy. Returns the query if passages must be retrieved, else None.
+
+        Text is parsed. `Search` and `Answer` are used as they are; the text of the turn is then only how the protocol
+        writes them. Raises `ConfigurationError` for anything else, before anything is recorded.
+        """
         trajectory = self.trajectory
-        action = self.rules.protocol.parse(text)
-        turn = Turn(text, action, observation_role=self.rules.protocol.role_after(action))
+        turn = _turn(action, self.rules.protocol)
+        taken = turn.action
         trajectory.turns.append(turn)
-        if isinstance(action, Answer):
+        if isinstance(taken, Answer):
             written = [t.text for t in trajectory.turns[-self._turns :]]
             refined = [block for text in written for block in self.rules.protocol.finished_refinements(text)]
             turn.reward = outcome_reward(
-                self.rules.outcome_reward, action.text, trajectory.question.golden_answers, refined
+                self.rules.outcome_reward, taken.text, trajectory.question.golden_answers, refined
             )
-            self._end_attempt(action.text, ANSWERED)
+            self._end_attempt(taken.text, ANSWERED)
             return None
         if self._turns > self.rules.max_searches:
             self._end_attempt(None, NO_ANSWER)
             return None
-        if isinstance(action, Search):
-            return action.query
-        turn.observation = self.rules.protocol.correction(action) + self._last_call()
+        if isinstance(taken, Search):
+            return taken.query
+        turn.observation = self.rules.protocol.correction(taken) + self._last_call()
         return None
 
     def observe(self, passages: Sequence[Passage]) -> None:

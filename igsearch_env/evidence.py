@@ -54,8 +54,8 @@ def context(step: SearchStep) -> tuple[Segment, ...]:
 
 
 def history(trajectory: Trajectory, end: int) -> tuple[Segment, ...]:
-    """The prompt and the turns before `end`, as the policy saw them."""
-    segments = [Segment(trajectory.prompt, trajectory.prompt_ids or None, "prompt")]
+    """The opening and the turns before `end`, as the policy saw them."""
+    segments = [Segment(trajectory.opening, trajectory.prompt_ids or None, "prompt", trajectory.system)]
     for index in range(end):
         turn = trajectory.turns[index]
         segments += [

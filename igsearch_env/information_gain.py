@@ -17,9 +17,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from igsearch_env.errors import ConfigurationError, check_literals, check_range
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 from igsearch_env.evidence import (
     Evidence,
     SearchStep,
@@ -28,13 +28,14 @@ from igsearch_env.evidence import (
     evidence_of,
     history,
     real_segment,
+    search_steps,
     segment,
     skeleton_segment,
 )
-from igsearch_env.protocols import Protocol
+from igsearch_env.protocols import Protocol, as_protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
 from igsearch_env.skeleton import SkeletonReader
-from igsearch_env.trajectory import Gain
+from igsearch_env.trajectory import Gain, Trajectory
 from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
@@ -77,6 +78,15 @@ class InformationGainConfig:
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)
         check_range("information_gain.soft_clip", self.soft_clip, 1e-6)
+
+    @classmethod
+    def of(cls, given: InformationGainConfig | dict[str, Any] | None) -> InformationGainConfig:
+        """The configuration itself, or that of a dictionary of fields; None is the default."""
+        if not isinstance(given, dict):
+            return given or cls()
+        for key in sorted(set(given) - set(cls.__dataclass_fields__), key=str):
+            check_choice("information_gain key", key, cls.__dataclass_fields__)
+        return cls(**given)
 
     def stabilise(self, gain: float) -> float:
         """IG -> IG~: dead zone, then negative scaling, then soft clip. 0 stays 0 and signs never change."""
@@ -186,3 +196,47 @@ class InformationGain:
             count = len(step.trajectory.turns[step.index].passages)
             chosen += corpus_evidence(real, wanted - len(chosen), count, self.protocol, self.retriever, rng)
         return chosen
+
+
+def measure_gains(
+    trajectories: Sequence[Trajectory],
+    scorer: AnswerScorer,
+    *,
+    retriever: Retriever | None = None,
+    protocol: str | Protocol = "search_r1",
+    information_gain: InformationGainConfig | dict[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Set `turn.gain` of every search of trajectories that were played, in one scoring call.
+
+    Args:
+        trajectories: they are changed: a search has its gain, in nats and not stabilised, or None if it found nothing.
+        scorer: of the answers.
+        retriever: to draw random passages from, where the searches of other questions are too few (or with
+            `random_source="corpus"`).
+        protocol: that the trajectories were played with, by name or as an object.
+        information_gain: an `InformationGainConfig` or a dictionary of its fields.
+        seed: of the random evidence.
+
+    Raises `ConfigurationError` for a wrong argument, or if random evidence is missing and there is no retriever, and
+    `RetrievalError` if the retriever fails. Gains that were there are kept then.
+    """
+    for trajectory in trajectories:
+        if not isinstance(trajectory, Trajectory):
+            raise ConfigurationError(
+                f"trajectories has {str(trajectory)[:80]!r}, a {type(trajectory).__name__}: pass Trajectory objects, "
+                "such as env.trajectory or buffer.trajectories"
+            )
+    config = InformationGainConfig.of(information_gain)
+    steps = search_steps(trajectories)
+    gains = InformationGain(config, scorer, as_protocol(protocol), retriever, seed).measure(steps) if steps else []
+    for trajectory in trajectories:
+        for turn in trajectory.turns:
+            turn.gain = None
+    set_gains(steps, gains)
+
+
+def set_gains(steps: Sequence[SearchStep], gains: Sequence[Gain]) -> None:
+    """Record the gain of each step in its turn."""
+    for step, gain in zip(steps, gains, strict=True):
+        step.trajectory.turns[step.index].gain = gain

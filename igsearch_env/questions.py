@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from igsearch_env.answer_values import plain_value
 from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_name, evaluation_split, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
+from igsearch_env.plain import plain
 from igsearch_env.question_shapes import Row, Shaped, question_rows, read_shape
 from igsearch_env.question_sources import LocalSource, Source, open_source, split_of_id, with_split
 from igsearch_env.rewards import normalize_answer
@@ -66,6 +68,47 @@ class Question:
     def supporting_titles(self) -> tuple[str, ...]:
         """Titles of the pages that hold the answer and what leads to it; empty where the data do not name them."""
         return tuple(dict.fromkeys(self.metadata.get("supporting_titles") or ()))
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], *, dataset: str = "custom") -> Question:
+        """The question of one row, in any published form that `load_questions` reads, by the same rules.
+
+        A row without an id gets one made of its text, which is the same whenever it is read; a number in `extra_info`
+        is used as `load_questions` does. `dataset`: that of a row which names none.
+
+        Raises `QuestionError`, naming the field, if the row is malformed, has no question or more than one, or no
+        answer that can be scored.
+        """
+        if not isinstance(row, Mapping):
+            raise QuestionError(f"{_ROW}: {str(row)[:80]!r} is a {type(row).__name__}: the row must be a dictionary")
+        rows = [inner for _, inner in question_rows(dict(row), _ROW)]
+        if len(rows) != 1:
+            raise QuestionError(
+                f"{_ROW}: the row holds {len(rows)} questions: pass a row of one; load_questions reads those of a file"
+            )
+        source = Source(iter(()), None, dataset, dataset)
+        shaped = read_shape(rows[0], _ROW)
+        fields = _fields(rows[0], shaped, source, _ROW)
+        if not shaped.answerable:
+            raise QuestionError(f"{_ROW}: the row is marked as unanswerable, so no answer is right: leave it out")
+        if fields["id"] is None:
+            digest = hashlib.sha256(fields["question"].encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            fields["id"] = _made_id(fields, source, digest if shaped.number is None else shaped.number)
+        _check_answered(shaped, fields, _ROW)
+        return _question(fields, shaped.answers.texts, _ROW)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The question as a row of plain data, which `from_dict` and `load_questions` read back.
+
+        Metadata stand beside the fields of the question. Those with names of these fields are left out, and those that
+        no form keeps (contexts, prompts) are not read back.
+        """
+        own = {"id": self.id, "question": self.text, "golden_answers": [*self.golden_answers], "dataset": self.dataset}
+        return own | {k: plain(v) for k, v in self.metadata.items() if k not in _OWN}
+
+
+_ROW = "Question.from_dict"  # the place of a row in messages
+_OWN = frozenset({"id", "question", "golden_answers", "dataset"})  # fields of a row that are not metadata
 
 
 def load_questions(source: str | Path) -> list[Question]:
@@ -138,12 +181,8 @@ class _Reader:
             self._left_out["rows marked as unanswerable"] += 1
             return
         if fields["id"] is None:
-            fields["id"] = f"{split or benchmark_in(fields['dataset']) or self.source.name}_{number}"
-        if not shaped.answers.texts:
-            raise QuestionError(
-                f"{where}: question {fields['id']!r}: the row has no answer, or only null and empty ones; add one, or "
-                "remove the row"
-            )
+            fields["id"] = _made_id(fields, self.source, number)
+        _check_answered(shaped, fields, where)
         try:
             question = _question(fields, shaped.answers.texts, where)
         except UnscorableError as error:
@@ -214,15 +253,6 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
     return chosen
 
 
-# ---------------------------------------------------------------- fields of a row
-
-
-def question_row(question: Question) -> dict[str, Any]:
-    """The row of a question, which `load_questions` reads back."""
-    fields = {"id": question.id, "question": question.text, "golden_answers": list(question.golden_answers)}
-    return {**fields, "dataset": question.dataset, **question.metadata}
-
-
 def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
     """The row in FlashRAG's fields, without its answers; `id` is None if it has none."""
     for name, value in (("question", shaped.question), ("id", shaped.id), ("dataset", shaped.dataset)):
@@ -243,15 +273,28 @@ def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
     return {**fields, "dataset": dataset}
 
 
+def _made_id(fields: Row, source: Source, number: int | str) -> str:
+    """The id of a row without one: SPLIT_NUMBER, or the benchmark or the name of the source before the number."""
+    split = canonical_split(str(fields["split"])) if fields.get("split") is not None else None
+    return f"{split or benchmark_in(fields['dataset']) or source.name}_{number}"
+
+
+def _check_answered(shaped: Shaped, fields: Row, where: str) -> None:
+    if not shaped.answers.texts:
+        raise QuestionError(
+            f"{where}: question {fields['id']!r}: the row has no answer, or only null and empty ones; add one, or "
+            "remove the row"
+        )
+
+
 def _question(fields: Row, answers: Sequence[str], where: str) -> Question:
-    known = {"id", "question", "dataset"}
     try:
         return Question(
             id=fields["id"],
             text=fields["question"],
             golden_answers=tuple(answers),
             dataset=fields["dataset"],
-            metadata={key: value for key, value in fields.items() if key not in known},
+            metadata={key: value for key, value in fields.items() if key not in _OWN},
         )
     except QuestionError as error:
         raise type(error)(f"{where}: {error}") from error

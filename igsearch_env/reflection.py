@@ -7,10 +7,11 @@ from dataclasses import replace
 import gymnasium
 
 from igsearch_env.env import IGSearchEnv
+from igsearch_env.episode import AgentAction
 from igsearch_env.errors import ConfigurationError
 
 
-class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.RecordConstructorArgs):
+class ReflectionWrapper(gymnasium.Wrapper[str, AgentAction, str, AgentAction], gymnasium.utils.RecordConstructorArgs):
     """An episode consists of `attempts` attempts at the same question; later attempts see the earlier ones.
 
     Each answer earns its outcome reward. After every attempt but the last, a reflection prompt asks the agent to
@@ -18,7 +19,7 @@ class ReflectionWrapper(gymnasium.Wrapper[str, str, str, str], gymnasium.utils.R
     applies to each attempt. The answer of the last attempt counts: `info["prediction"]`, `info["outcome"]`.
     """
 
-    def __init__(self, env: gymnasium.Env[str, str], attempts: int = 3) -> None:
+    def __init__(self, env: gymnasium.Env[str, AgentAction], attempts: int = 3) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self, attempts=attempts)
         gymnasium.Wrapper.__init__(self, env)
         if not isinstance(env.unwrapped, IGSearchEnv):

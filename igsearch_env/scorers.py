@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -34,6 +36,13 @@ class Segment:
     text: str
     ids: tuple[int, ...] | None = None
     role: SegmentRole = "assistant"
+    system: str = ""
+    """Of a prompt: its system part, with which `text` begins."""
+
+    @property
+    def prompt(self) -> str:
+        """The text without the system part."""
+        return self.text.removeprefix(f"{self.system}\n\n") if self.system else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,39 @@ def _count_words(text: str) -> tuple[Counter[str], int]:
     return Counter(words), len(words)
 
 
+Background = tuple[dict[str, float], float]  # p(word | corpus), and that of an unseen word
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The background of a retriever that still exists, and what it was estimated from."""
+
+    retriever: weakref.ref[Retriever]
+    made_of: tuple[int, int]  # number of passages, size of the sample
+    background: Background
+
+
+_known: dict[int, _Known] = {}  # by id of the retriever
+
+
+def _background(retriever: Retriever, sample: int) -> Background:
+    """Estimated once for each retriever object, so that many environments over one open at once."""
+    key, made_of = id(retriever), (len(retriever), sample)
+    found = _known.get(key)
+    if found is not None and found.retriever() is retriever and found.made_of == made_of:
+        return found.background
+    passages = retriever.sample(min(sample, len(retriever)), random_stream("background of the unigram scorer", 0))
+    counts: Counter[str] = Counter()
+    for p in passages:
+        counts.update(normalize_answer(f"{p.title} {p.text}").split())
+    # Add-one smoothing over the words seen, plus one pseudo-word for all unseen ones.
+    total = sum(counts.values()) + len(counts) + 1
+    background = {word: (count + 1) / total for word, count in counts.items()}, 1 / total
+    with suppress(TypeError):  # of a class that takes no weak references: estimated for each scorer
+        _known[key] = _Known(weakref.ref(retriever, lambda _: _known.pop(key, None)), made_of, background)
+    return background
+
+
 class UnigramScorer:
     """Query likelihood with Dirichlet smoothing; the environment's default, since it needs no model.
 
@@ -99,14 +141,7 @@ class UnigramScorer:
         if mu <= 0:
             raise ConfigurationError(f"mu={mu}: must be above 0, or an unseen word has probability 0")
         self.mu = mu
-        passages = retriever.sample(min(sample, len(retriever)), random_stream("background of the unigram scorer", 0))
-        counts: Counter[str] = Counter()
-        for p in passages:
-            counts.update(normalize_answer(f"{p.title} {p.text}").split())
-        # Add-one smoothing over the words seen, plus one pseudo-word for all unseen ones.
-        total = sum(counts.values()) + len(counts) + 1
-        self._background = {word: (count + 1) / total for word, count in counts.items()}
-        self._unseen = 1 / total
+        self._background, self._unseen = _background(retriever, sample)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """One score per evidence of each request, in nats."""

@@ -71,7 +71,7 @@ class SkeletonReader:
         turns = trajectory.turns
         recorded = trajectory.prompt_ids and all(turn.completion_ids for turn in turns)
         if self.decode is None or not recorded:
-            pieces = [trajectory.prompt, *chain(*((turn.text, self._observation(turn)) for turn in turns))]
+            pieces = [trajectory.opening, *chain(*((turn.text, self._observation(turn)) for turn in turns))]
             text = "".join(pieces)
             ends = list(accumulate(map(len, pieces)))
         else:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from igsearch_env.episode import Episode
-from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
+import numpy as np
+
+from igsearch_env.episode import AgentAction, Episode, check_action
+from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.evidence import SearchStep, has_evidence
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
+from igsearch_env.named_scorers import Scorer, open_scorer
+from igsearch_env.plain import plain
 from igsearch_env.questions import Question, check_unique
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scorers import AnswerScorer, UnigramScorer
-from igsearch_env.spaces import UnicodeText
-from igsearch_env.trajectory import Trajectory
+from igsearch_env.spaces import ActionSpace, UnicodeText
+from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers.base import Passage, RetrievalError, Retriever
 
@@ -31,7 +34,7 @@ class EpisodeStepper:
         self,
         questions: Sequence[Question] | None,
         retriever: Retriever | None,
-        scorer: AnswerScorer | Literal["unigram"] | None,
+        scorer: Scorer | None,
         rules: EpisodeRules | None = None,
         *,
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
@@ -46,89 +49,110 @@ class EpisodeStepper:
         self.retriever = retriever if retriever is not None else bundled_retriever()
         self.rules = rules = rules or EpisodeRules()
         self.retriever.check_count(rules.top_k, "top_k")
-        if isinstance(information_gain, dict):
-            unknown = set(information_gain) - set(InformationGainConfig.__dataclass_fields__)
-            for key in sorted(unknown):
-                check_choice("information_gain key", key, InformationGainConfig.__dataclass_fields__)
-            information_gain = InformationGainConfig(**information_gain)
-        config = information_gain or InformationGainConfig()
-        if scorer == "unigram":
-            scorer = UnigramScorer(self.retriever)
-        elif isinstance(scorer, str):
-            check_choice("scorer", scorer, ("unigram",))
+        config = InformationGainConfig.of(information_gain)
+        self.scorer = None if scorer is None else open_scorer(scorer, self.retriever)
+        self._opened = self.scorer is not scorer  # here, by its name
         self.information_gain = (
-            InformationGain(config, scorer, rules.protocol, self.retriever, seed) if scorer is not None else None
+            None if self.scorer is None else InformationGain(config, self.scorer, rules.protocol, self.retriever, seed)
         )
 
-    def spaces(self) -> tuple[UnicodeText, UnicodeText]:
+    def spaces(self) -> tuple[UnicodeText, ActionSpace]:
         """Observation space and action space of one environment."""
-        return UnicodeText(MAX_TEXT_CHARS), UnicodeText(MAX_TEXT_CHARS)
+        return UnicodeText(MAX_TEXT_CHARS), ActionSpace(MAX_TEXT_CHARS)
+
+    def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> Question:
+        """The question in the options of a reset, else one drawn uniformly with `rng`."""
+        question = (options or {}).get("question")
+        if question is None:
+            return self.questions[int(rng.integers(len(self.questions)))]
+        if not isinstance(question, Question):
+            raise ConfigurationError(
+                f"options['question'] is {question!r}: it must be a Question; make one with Question.from_dict"
+            )
+        return question
 
     def begin(self, question: Question) -> Episode:
         """Start an episode."""
         return Episode(question, self.rules)
 
-    def step(self, episodes: Sequence[Episode], texts: Sequence[str]) -> list[float]:
+    def step(self, episodes: Sequence[Episode], actions: Sequence[AgentAction]) -> list[float]:
         """Advance running episodes by one action each; returns the reward of each action.
+
+        An action is the text of the policy, or `Search(query)` or `Answer(text)` (see `Episode.act`).
 
         One retrieval call and at most one scoring call for all episodes. A search earns its stabilised
         information gain when that is known (at once; in the autorefine family one action later), an answer
         its outcome reward.
         """
-        queries: list[str] = []
-        searching: list[Episode] = []
-        for episode, text in zip(episodes, texts, strict=True):
-            query = episode.act(text)
-            if query is not None:
-                queries.append(query)
-                searching.append(episode)
-        if queries:
+        for number, action in enumerate(actions):
+            check_action(action, "action" if len(actions) == 1 else f"actions[{number}]")
+        queries = [episode.act(action) for episode, action in zip(episodes, actions, strict=True)]
+        self.finish(episodes, queries)
+        return [episode.trajectory.turns[-1].reward for episode in episodes]
+
+    def finish(self, episodes: Sequence[Episode], queries: Sequence[str | None]) -> None:
+        """What follows `Episode.act`: passages for the queries that it returned, then the gains that are complete."""
+        searching = [(episode, query) for episode, query in zip(episodes, queries, strict=True) if query is not None]
+        if searching:
             found: Sequence[list[Passage] | None]
             try:
-                found = self.retriever.search(queries, self.rules.top_k)
+                found = self.search([query for _, query in searching])
             except RetrievalError as error:
-                found = error.results or [None] * len(queries)
-            for episode, passages in zip(searching, found, strict=True):
+                found = error.results or [None] * len(searching)
+            for (episode, _), passages in zip(searching, found, strict=True):
                 if passages is None:
                     episode.fail()
                 else:
                     episode.observe(passages)
-        if self.information_gain is not None:
-            self._pay_information_gain(episodes)
-        return [episode.trajectory.turns[-1].reward for episode in episodes]
-
-    def _pay_information_gain(self, episodes: Sequence[Episode]) -> None:
-        assert self.information_gain is not None
-        steps: list[SearchStep] = []
-        payees: list[Episode] = []
-        for episode in episodes:
-            index = episode.take_measurable(has_evidence(episode.trajectory.turns[-1]))
-            if index is not None:
-                steps.append(SearchStep(episode.trajectory, index))
-                payees.append(episode)
-        if not steps:
+        measured = self.measurable(episodes)
+        if not measured:
             return
+        assert self.information_gain is not None
         try:
-            gains = self.information_gain.measure(steps)
+            gains = self.information_gain.measure([step for _, step in measured])
         except RetrievalError:  # the retriever returned no random passages for the baseline
-            for episode in payees:
+            for episode, _ in measured:
                 if not episode.trajectory.done:
                     episode.fail()
             return
-        for episode, step, gain in zip(payees, steps, gains, strict=True):
-            episode.trajectory.turns[step.index].gain = gain
-            episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
+        for (episode, step), gain in zip(measured, gains, strict=True):
+            self.pay(episode, step, gain)
+
+    def close(self) -> None:
+        """Close the scorer, if it was opened by its name and holds connections."""
+        if self._opened and callable(close := getattr(self.scorer, "close", None)):
+            close()
+
+    def search(self, queries: Sequence[str]) -> list[list[Passage]]:
+        """The passages of each query, in one call of the retriever."""
+        return self.retriever.search(queries, self.rules.top_k)
+
+    def measurable(self, episodes: Sequence[Episode]) -> list[tuple[Episode, SearchStep]]:
+        """The searches whose gain is complete after the last actions. Each is returned once."""
+        if self.information_gain is None:
+            return []
+        ready = [(e, e.take_measurable(has_evidence(e.trajectory.turns[-1]))) for e in episodes]
+        return [(episode, SearchStep(episode.trajectory, index)) for episode, index in ready if index is not None]
+
+    def pay(self, episode: Episode, step: SearchStep, gain: Gain) -> None:
+        """Record the gain of a search and add it, stabilised, to the reward of the last action."""
+        assert self.information_gain is not None
+        episode.trajectory.turns[step.index].gain = gain
+        episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
 
 
-def step_info(episode: Episode) -> dict[str, Any]:
-    """The `info` of an episode: always the same keys, None where a key has no value this step."""
+def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:
+    """The `info` of an episode: always the same keys, None where a key has no value this step.
+
+    `json`: as plain data, which `json.dumps` accepts (`plain.py`).
+    """
     trajectory = episode.trajectory
     turn = trajectory.turns[-1] if trajectory.turns else None
     measured = turn
     if turn is not None and episode.rules.protocol.refines:
         measured = trajectory.turns[-2] if len(trajectory.turns) > 1 else None
     gain = measured.gain if measured is not None else None
-    return {
+    info = {
         "question_id": trajectory.question.id,
         "query": turn.query if turn is not None else None,
         "passages": turn.passages if turn is not None else (),
@@ -141,6 +165,7 @@ def step_info(episode: Episode) -> dict[str, Any]:
         "attempts": len(trajectory.attempts),
         "stop_reason": trajectory.stop_reason or None,
     }
+    return plain(info) if json else info
 
 
 def render(trajectory: Trajectory) -> str:

@@ -1,6 +1,7 @@
 """Data types that record an episode; all other files use them.
 
-A trajectory is a question's prompt and its turns. A turn is what the policy wrote and the observation after it:
+A trajectory is a question's prompt, with an optional system part before it, and its turns. A turn is what the policy
+wrote and the observation after it:
 
     prompt | text  observation | text  observation | text
              `- turn 0 ------'   `- turn 1 ------'   `- turn 2 (the answer: nothing is read after it)
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-from igsearch_env.protocols import Action, Role, Search
+from igsearch_env.protocols import Action, Answer, Role, Search
+from igsearch_env.protocols.tool_calls import search_call
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
@@ -68,6 +71,13 @@ class Turn:
         """Whether the action was a search."""
         return isinstance(self.action, Search)
 
+    def message(self) -> dict[str, str]:
+        """The text of the turn as a message of the assistant; of an answer without markup, the answer."""
+        content = self.text
+        if isinstance(self.action, Answer) and self.observation_role != "assistant":
+            content = self.action.text
+        return {"role": "assistant", "content": content}
+
     @property
     def query(self) -> str | None:
         """The query of a search, None for any other action."""
@@ -95,6 +105,12 @@ class Trajectory:
     stop_reason: str = ""  # "" while the episode runs, then one of STOP_REASONS
     prompt_ids: tuple[int, ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
+    system: str = ""  # the system part of the prompt
+
+    @property
+    def opening(self) -> str:
+        """The text before the first turn: the prompt, with the system part before it if there is one."""
+        return f"{self.system}\n\n{self.prompt}" if self.system else self.prompt
 
     @property
     def done(self) -> bool:
@@ -118,7 +134,25 @@ class Trajectory:
 
     def transcript(self) -> str:
         """The text of the whole episode in reading order."""
-        return self.prompt + "".join(turn.text + turn.observation for turn in self.turns)
+        return self.opening + "".join(turn.text + turn.observation for turn in self.turns)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The episode so far as chat messages, each with `role` and `content`.
+
+        First the system part, if there is one, and the prompt as the user's message; then each turn as the assistant's
+        message and its observation as the user's, without the white space around it, as a rollout in a chat template
+        encodes one. The observation after the last turn is left out if it is empty. With native tool calls, a search
+        is a call (`tool_calls`, as chat templates take them) and its result a message of the tool.
+        """
+        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": self.prompt})
+        for number, turn in enumerate(self.turns):
+            is_call = turn.is_search and turn.observation_role == "tool"
+            messages.append(search_call(turn.query or "", f"call_{number}") if is_call else turn.message())
+            if observation := turn.observation.strip():
+                result = {"role": "tool", "tool_call_id": f"call_{number}"} if is_call else {"role": "user"}
+                messages.append({**result, "content": observation})
+        return messages
 
 
 @dataclass(slots=True)

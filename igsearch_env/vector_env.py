@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,14 +11,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from igsearch_env.episode import Episode
+from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.named_scorers import Scorer
 from igsearch_env.opening import Corpus, Opened, Questions
-from igsearch_env.protocols import Protocol, as_protocol
+from igsearch_env.plain import plain
+from igsearch_env.protocols import Answer, Protocol, Search, as_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper, step_info
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
@@ -27,10 +28,11 @@ Strings = tuple[str, ...]
 Flags = NDArray[np.bool_]
 
 
-class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
+class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
     """N `IGSearchEnv` environments. Takes the same arguments, and the `attempts` of `ReflectionWrapper`.
 
-    Observations and actions are tuples of N strings; `infos` holds one array per key of `IGSearchEnv`'s info.
+    Observations are tuples of N strings, actions sequences of N strings, `Search` or `Answer`; `infos` holds one array
+    per key of `IGSearchEnv`'s info, or with `json_info` one list.
     With `autoreset=False`, ended episodes stay as they are (their actions are ignored, their rewards are 0) until the
     next `reset`, as rollouts require; with True, a new one begins at the next step, as Gymnasium does by default.
     """
@@ -42,7 +44,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         num_envs: int = 1,
         questions: Questions | None = None,
         retriever: Retriever | None = None,
-        scorer: AnswerScorer | Literal["unigram"] | None = "unigram",
+        scorer: Scorer | None = "unigram",
         *,
         corpus: Corpus | None = None,
         top_k: int = 3,
@@ -52,6 +54,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         information_gain: InformationGainConfig | dict[str, Any] | None = None,
         outcome_reward: str = "em",
         seed: int = 0,
+        json_info: bool = False,
         autoreset: bool = True,
         render_mode: str | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             seed=seed,
         )
         self.num_envs = num_envs
+        self.json_info = json_info
         self.autoreset = autoreset
         if not autoreset:
             self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
@@ -107,12 +111,17 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         ]
         return self._observations(), self._infos(list(np.flatnonzero(mask)))
 
-    def step(self, actions: Sequence[str]) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
+    def step(self, actions: Sequence[AgentAction]) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         """One turn of every running episode: observations, rewards, terminations, truncations, infos."""
         if not self.episodes:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset() first")
-        if isinstance(actions, str) or not all(isinstance(a, str) for a in actions):
-            raise ConfigurationError(f"actions is {actions!r}: it must be a sequence of strings")
+        if isinstance(actions, (str, Search, Answer)) or not isinstance(actions, (Sequence, np.ndarray)):
+            raise ConfigurationError(
+                f"actions is {actions!r}: it must be a sequence of one action for each environment, strings or Search "
+                "and Answer"
+            )
+        for number, action in enumerate(actions):
+            check_action(action, f"actions[{number}]")
         if len(actions) != self.num_envs:
             raise ConfigurationError(f"{len(actions)} actions for {self.num_envs} environments: pass one for each")
         ended = [i for i, episode in enumerate(self.episodes) if episode.trajectory.done]
@@ -131,7 +140,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
         return self._observations(), rewards, terminations, truncations, self._infos(touched)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the search engine that `corpus` opened."""
+        """Close the search engine that `corpus` opened, and the scorer that a name opened."""
+        self.stepper.close()
         self._opened.close()
 
     def _draw(self, i: int) -> Episode:
@@ -177,4 +187,4 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[str], Any]):
             for key, value in step_info(self.episodes[i]).items():
                 columns[key][i] = value
                 columns[f"_{key}"][i] = value is not None
-        return columns
+        return {key: plain(column) for key, column in columns.items()} if self.json_info else columns

@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 
-def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str], str] | None = None) -> Protocol:
+def make_protocol(
+    name: str = "search_r1", prompt: str = "", cut: Callable[[str], str] | None = None, system: str = ""
+) -> Protocol:
     """A protocol by name.
 
     Args:
@@ -47,22 +49,28 @@ def make_protocol(name: str = "search_r1", prompt: str = "", cut: Callable[[str]
         prompt: a key of `PROMPTS`, a template with `{question}` in it, or `@FILE` with such a template. Default: the
             protocol's own.
         cut: see `Protocol`.
+        system: the system part of the prompt, or `@FILE` with it, without white space around it; see `Protocol`.
 
     Raises `ConfigurationError` for an unknown name or template, or a file that can't be read.
     """
     check_choice("protocol", name, PROTOCOLS)
     template, shown = PROMPTS.get(prompt, prompt), repr(prompt)
     if prompt.startswith("@"):
-        try:
-            template = read_text(prompt[1:])
-            shown = f"{prompt!r} ({template[:80]!r})"
-        except FileError as error:
-            raise ConfigurationError(f"prompt={prompt!r}: {error}; pass a UTF-8 text file") from error
+        template = _read(prompt, "prompt")
+        shown = f"{prompt!r} ({template[:80]!r})"
     if template and "{question}" not in template:
         raise ConfigurationError(
             f"prompt={shown}: neither a name ({', '.join(PROMPTS)}) nor a template; templates must contain {{question}}"
         )
-    return PROTOCOLS[name](template, cut)
+    return PROTOCOLS[name](template, cut, (_read(system, "system") if system.startswith("@") else system).strip())
+
+
+def _read(named: str, argument: str) -> str:
+    """The text of the file in `@FILE`."""
+    try:
+        return read_text(named[1:])
+    except FileError as error:
+        raise ConfigurationError(f"{argument}={named!r}: {error}; pass a UTF-8 text file") from error
 
 
 def as_protocol(protocol: str | Protocol) -> Protocol:

@@ -108,14 +108,14 @@ def _read_call(call: Any) -> ToolCall:
     return ToolCall(function["name"], arguments)
 
 
-def message_row(message: AssistantMessage) -> dict[str, Any]:
-    """A message in OpenAI's form, with mappings as arguments, as chat templates take it."""
+def message_row(message: AssistantMessage, ids: Sequence[str] = ()) -> dict[str, Any]:
+    """A message in OpenAI's form, with mappings as arguments, as chat templates take it. `ids`: of its calls."""
     row: dict[str, Any] = {"role": "assistant", "content": message.content}
     if message.reasoning:
         row["reasoning_content"] = row["thinking"] = message.reasoning  # the name depends on the template
     if message.calls:
         row["tool_calls"] = [
-            {"id": f"call_{n}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for n, call in enumerate(message.calls)
+            {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for id, call in zip(ids or [f"call_{n}" for n in range(len(message.calls))], message.calls, strict=True)
         ]
     return row

@@ -27,7 +27,10 @@ class Protocol(ABC):
         prompt: a template with `{question}` in it. Default: the protocol's own.
         cut: shortens the passages of a search, of real and of random evidence alike. Default: no limit.
 
-    Raises `ConfigurationError` for a template without `{question}`.
+        system: instructions for the system role of a chat template, the same for every question. A policy without a
+            chat template reads them before the prompt. Default: none.
+
+    Raises `ConfigurationError` for a template without `{question}`, or a system part with it.
     """
 
     name: ClassVar[str]
@@ -54,11 +57,17 @@ class Protocol(ABC):
 
     prompt: str = ""
     cut: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
+    system: str = ""
 
     def __post_init__(self) -> None:
         if "{question}" not in self.template:
             raise ConfigurationError(
                 f"prompt={self.prompt!r}: a template must contain {{question}}; add it where the question belongs"
+            )
+        if "{question}" in self.system:
+            raise ConfigurationError(
+                f"system={self.system[:80]!r}: the system part is the same for every question; move {{question}} to "
+                "the prompt template"
             )
 
     # ---------------------------------------------------------------- what the policy writes
@@ -82,7 +91,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def write(self, action: Search | Answer) -> str:
-        """The text of a turn that consists of this action alone: what scripted policies write."""
+        """The text of a turn that consists of this action alone: what scripted policies write.
+
+        `parse` reads it back as an action of the same kind, whatever the query or answer contains: markup of the
+        format inside it may be changed. Where the exact content matters, `Turn.action` has it.
+        """
 
     def refinement(self, text: str) -> str:
         """The policy's summary of the last passages in a turn, with its markup; "" if there is none."""

@@ -35,10 +35,10 @@ class TagProtocol(Protocol):
         return action_span(text)
 
     def write(self, action: Search | Answer) -> str:
-        """`Protocol.write`."""
+        """`Protocol.write`; tags in a query or an answer are broken up, so that the text has one action."""
         if isinstance(action, Search):
-            return f"<search> {action.query} </search>"
-        return f"<answer> {action.text} </answer>"
+            return f"<search> {_disarm(action.query)} </search>"
+        return f"<answer> {_disarm(action.text)} </answer>"
 
     def description(self) -> str:
         """`Protocol.description`."""
@@ -140,5 +140,5 @@ def format_passages(passages: Sequence[Passage]) -> str:
 
 
 def _disarm(text: str) -> str:
-    """Break protocol tags inside passages, so that a policy can't mistake them for its own."""
+    """Break protocol tags inside passages or contents, so that neither a policy nor a parser takes them for real."""
     return _ANY_TAG.sub(r"< \1", text) if "<" in text else text

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igsearch_env.protocols.actions import MAX_ACTION_CHARS, Action, ActionSpan, Answer, Invalid, Role, Search
-from igsearch_env.protocols.messages import AssistantMessage, JsonMessages, MalformedCallError, MessageFormat, ToolCall
+from igsearch_env.protocols.messages import (
+    AssistantMessage,
+    JsonMessages,
+    MalformedCallError,
+    MessageFormat,
+    ToolCall,
+    message_row,
+)
 from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.protocols.tags import format_passages
 from retrievers.base import Passage
@@ -162,6 +169,11 @@ class ToolCalls(Protocol):
     def reflection(self, question: str) -> str:
         """`Protocol.reflection`."""
         return super().reflection(question).strip()
+
+
+def search_call(query: str, id: str) -> dict[str, Any]:
+    """The message of a search, as chat templates take it."""
+    return message_row(AssistantMessage(calls=(ToolCall(NAME, {"query": query}),)), ids=(id,))
 
 
 def _action(call: ToolCall) -> Search | Invalid:

@@ -58,7 +58,11 @@ def make_fingerprint(
         "max_searches": rules.max_searches,
         **({"attempts": rules.attempts} if rules.attempts > 1 else {}),  # older files, all of one attempt, lack it
         "protocol": rules.protocol.name,
-        "prompt": {"template": rules.protocol.template, "hash": text_hash([rules.protocol.template])},
+        "prompt": {
+            "template": rules.protocol.template,
+            "hash": text_hash([rules.protocol.template]),
+            **({"system": rules.protocol.system} if rules.protocol.system else {}),  # older files lack it
+        },
         "chat": chat,
         **({"chat_template": chat_template} if chat and chat_template not in (None, UNSAID["chat_template"]) else {}),
         "decoding": {

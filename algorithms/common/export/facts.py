@@ -57,7 +57,7 @@ class ExportedPolicy:
         """Tags and prompt; None if the file of the prompt no longer exists."""
         name, prompt = self.setting("env.protocol") or "search_r1", self.setting("env.prompt") or ""
         try:
-            return make_protocol(name, prompt)
+            return make_protocol(name, prompt, system=self.setting("env.system_prompt") or "")
         except ConfigurationError:
             return None
 

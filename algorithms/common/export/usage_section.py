@@ -14,6 +14,8 @@ from algorithms.common.rollout.environment import EpisodeConfig
 from igsearch_env.protocols import PROTOCOLS
 from retrievers.base import Passage
 
+Messages = list[dict[str, str]]
+
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)  # values of its --max-lora-rank; the first is the default
 
 
@@ -27,6 +29,9 @@ def protocol_section(run: ExportedPolicy) -> Iterator[str]:
     newline = " and a newline at the end" if protocol.template.endswith("\n") else ""
     yield f"The prompt{chat}, with the question in place of `{{question}}`{newline}:"
     yield code_block(protocol.template)
+    if protocol.system:
+        yield "As the system message:" if run.setting("policy.chat") else "Before it, with an empty line between:"
+        yield code_block(protocol.system)
     yield f"{protocol.description()} After a search it reads the passages in this form:"
     yield code_block(protocol.observation([Passage("", f"title {i}", f"text {i}", 0.0) for i in (1, 2)]))
     yield f"The observation of the last allowed search ends with `{protocol.last_call().strip()}`."
@@ -38,13 +43,17 @@ def use_section(run: ExportedPolicy) -> Iterator[str]:
     tests = [result for result in (run.after, run.before) if result is not None]
     question = next((rows[0].question for result in tests for rows in result.rows.values() if rows), "Your question?")
     prompt = question if protocol is None else protocol.question_prompt(question)
+    system = "" if protocol is None else protocol.system
+    if system and not run.setting("policy.chat"):
+        prompt, system = f"{system}\n\n{prompt}", ""
+    messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
     tokens = run.setting("rollout.max_new_tokens") or 512
     yield "One turn with transformers" + (" (and peft)" if run.adapter else "") + ":"
-    yield code_block(_transformers(run, prompt, tokens), "python")
+    yield code_block(_transformers(run, messages, tokens), "python")
     yield "`examples/evaluate.py` of IGSearch runs the whole loop, searches included:"
     yield code_block(_evaluate(run), "bash")
     yield "With vLLM, which must include the closing tag in its output:"
-    yield code_block(_vllm(run, prompt, tokens), "bash")
+    yield code_block(_vllm(run, messages, tokens), "bash")
 
 
 def _chat_template(run: ExportedPolicy) -> ChatTemplate:
@@ -58,12 +67,19 @@ def _stop_strings(run: ExportedPolicy) -> list[str]:
     return list(PROTOCOLS[run.setting("env.protocol") or "search_r1"].stop_strings)
 
 
-def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
+def _written(messages: Messages) -> str:
+    """The messages in Python, in which `prompt` is the last one."""
+    written = [json.dumps(message, ensure_ascii=False) for message in messages[:-1]]
+    written.append('{"role": "user", "content": prompt}')
+    return f"[{', '.join(written)}]"
+
+
+def _transformers(run: ExportedPolicy, messages: Messages, tokens: int) -> str:
     """A script that generates one turn."""
     template, chat = _chat_template(run), run.setting("policy.chat")
     arguments = {"date_string": template.variables["date_string"], **template.arguments}
     templated = [
-        'messages = [{"role": "user", "content": prompt}]',
+        f"messages = {_written(messages)}",
         "prompt = tokenizer.apply_chat_template(",
         "    messages, tokenize=False, add_generation_prompt=True,",
         f"    **{arguments!r},",
@@ -75,7 +91,7 @@ def _transformers(run: ExportedPolicy, prompt: str, tokens: int) -> str:
         f"name = {json.dumps(run.name)}  # this folder, or its name on the Hub",
         "tokenizer = AutoTokenizer.from_pretrained(name)",
         'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")',
-        f"prompt = {prompt!r}",
+        f"prompt = {messages[-1]['content']!r}",
         *(templated if chat else []),
         f'inputs = tokenizer(prompt, return_tensors="pt"{", add_special_tokens=False" if chat else ""})',
         "output = model.generate(",
@@ -110,7 +126,7 @@ def _evaluate(run: ExportedPolicy) -> str:
     return without_passwords(shlex.join(words))
 
 
-def _vllm(run: ExportedPolicy, prompt: str, tokens: int) -> str:
+def _vllm(run: ExportedPolicy, messages: Messages, tokens: int) -> str:
     """The command that serves the policy, and a request for one turn."""
     place = f"./{run.name}"
     if run.adapter is None:
@@ -124,9 +140,9 @@ def _vllm(run: ExportedPolicy, prompt: str, tokens: int) -> str:
         form = "chat/completions"
         template = _chat_template(run)
         arguments = {"date_string": template.variables["date_string"], **template.arguments}
-        asked = {"messages": [{"role": "user", "content": prompt}], "chat_template_kwargs": arguments}
+        asked = {"messages": messages, "chat_template_kwargs": arguments}
     else:
-        form, asked = "completions", {"prompt": prompt}
+        form, asked = "completions", {"prompt": messages[-1]["content"]}
     request = {
         "model": served,
         **asked,

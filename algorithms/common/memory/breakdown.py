@@ -182,7 +182,8 @@ def _turns(config: TrainConfig, context: int) -> list[int]:
     env = config.env
     passage = BUNDLED_PASSAGE_TOKENS if env.corpus == "bundled" else PASSAGE_TOKENS
     observation = env.max_observation_tokens or env.top_k * passage
-    prompt = QUESTION_TOKENS + len(make_protocol(env.protocol, env.prompt).template) // CHARACTERS
+    protocol = make_protocol(env.protocol, env.prompt, system=env.system_prompt)
+    prompt = QUESTION_TOKENS + (len(protocol.template) + len(protocol.system)) // CHARACTERS
     turn = config.rollout.max_new_tokens
     ends = []
     written = prompt

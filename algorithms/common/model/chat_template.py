@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -148,3 +148,29 @@ class ChatRenderer:
                 f"{', '.join(str(message['role']) for message in chat)} ({error}); set policy.chat to false, or "
                 "tokenizer.chat_template to one that does"
             ) from error
+
+
+SYSTEM, USER = "\u2063system\u2063", "\u2063user\u2063"  # placeholders for messages; no template contains them
+
+
+def with_system(render: Callable[..., str], system: str, prompt: str) -> tuple[str, str, str, str, str]:
+    """A system and a user message in a chat template: the texts before, of, between, of and after the two messages.
+
+    `render`: messages (role, text) in the chat template, up to the start of the assistant's reply. Raises
+    `ConfigurationError` if the template rejects or drops a system message.
+    """
+    try:
+        before, found, rest = render(("system", SYSTEM), ("user", USER)).partition(SYSTEM)
+        reason = "it drops the message"
+    except ConfigurationError as error:
+        found, rest, reason = "", "", str(error)
+    if not found or USER not in rest:
+        raise ConfigurationError(
+            f"env.system_prompt={system[:60]!r}: the tokenizer's chat template takes no system message ({reason}); "
+            "leave it empty, and put its text at the beginning of the template of env.prompt"
+        )
+    between, _, after = rest.partition(USER)
+    head, _, _ = render(("system", system), ("user", USER)).partition(USER)
+    whole = render(("system", system), ("user", prompt))
+    said = head[len(before) : len(head) - len(between)]
+    return before, said, between, whole[len(head) : len(whole) - len(after)], after

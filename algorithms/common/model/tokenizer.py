@@ -11,12 +11,12 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from algorithms.common.model.chat_template import ChatRenderer, ChatTemplate
+from algorithms.common.model.chat_template import ChatRenderer, ChatTemplate, with_system
 from algorithms.common.model.token_span import token_span
 from algorithms.common.model.tool_format import ToolFormat
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Role
-from igsearch_env.scorers import SegmentRole
+from igsearch_env.scorers import Segment
 
 Ids = tuple[int, ...]
 
@@ -128,15 +128,24 @@ class PolicyTokenizer:
         ids = self._continued(text)
         return ids if self.control_ids.isdisjoint(ids) else self._continued(text, split_special_tokens=True)
 
-    def encode_prompt(self, prompt: str) -> Ids:
+    def encode_prompt(self, prompt: str, system: str = "") -> Ids:
         """Ids of the first observation: in the chat template if `chat`, else unchanged, special tokens included.
 
+        `system`: in the system role if `chat` (see `with_system`), else before the prompt and an empty line.
         Begins with exactly one BOS if the tokenizer adds one, whether or not the template contains it too.
         """
-        if self.tool_format is not None:
-            ids = self.encode_rendered(self.tool_format.prompt, prompt, self._encode)
+        render = self._render if self.tool_format is None else self.tool_format.render_messages
+        if system and self.chat:
+            before, said, middle, asked, after = with_system(render, system, prompt)
+            if self.control_ids.isdisjoint(self._encode(system) + self._encode(prompt)):
+                ids = self._encode(before + said + middle + asked + after)
+            else:  # names of special tokens in the messages are spelled out
+                ids = self._encode(before) + self.encode(said) + self._continued(middle)
+                ids += self.encode(asked) + self._continued(after)
+        elif self.chat:
+            ids = self.encode_rendered(lambda text: render(("user", text)), prompt, self._encode)
         else:
-            ids = self._message((), prompt, self._encode) if self.chat else self._encode(prompt)
+            ids = self._encode(f"{system}\n\n{prompt}" if system else prompt)
         opening = self._opening
         return ids if ids[: len(opening)] == opening else opening + ids
 
@@ -157,11 +166,13 @@ class PolicyTokenizer:
             return ids[ids.index(self.end_of_turn_id) + 1 :]
         return ids
 
-    def encode_segment(self, text: str, role: SegmentRole, before: Sequence[int]) -> Ids:
+    def encode_segment(self, segment: Segment, before: Sequence[int]) -> Ids:
         """`SegmentTokenizer.encode_segment`."""
-        if role == "prompt":
-            return self.encode_prompt(text)
-        return self.encode_completion(text) if role == "policy" else self.encode_observation(text, role, before)
+        if segment.role == "prompt":
+            return self.encode_prompt(segment.prompt, segment.system)
+        if segment.role == "policy":
+            return self.encode_completion(segment.text)
+        return self.encode_observation(segment.text, segment.role, before)
 
     def encode_completion(self, text: str) -> Ids:
         """Ids of a turn that a program wrote in place of the policy, with the end of the turn if its format has one."""

@@ -128,9 +128,9 @@ class ToolFormat:
 
     # ---------------------------------------------------------------- what the policy reads
 
-    def prompt(self, text: str) -> str:
-        """The first message of the user in the template, with the tools, up to the start of the reply."""
-        return self._render(({"role": "user", "content": text},))
+    def render_messages(self, *messages: tuple[str, str]) -> str:
+        """The first messages (role, text) in the template, with the tools, up to the start of the reply."""
+        return self._render([{"role": role, "content": content} for role, content in messages])
 
     def result(self, text: str) -> str:
         """What the template writes after the end of a call whose result is `text`, up to the start of the reply."""

@@ -21,7 +21,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
 from igsearch_env.branches import Branch, plan
 from igsearch_env.evidence import search_steps
-from igsearch_env.information_gain import InformationGain
+from igsearch_env.information_gain import InformationGain, set_gains
 from igsearch_env.scorers import ScoreRequest, weighted_mean
 
 
@@ -163,5 +163,4 @@ def measure_information_gain(
     pool = search_steps(buffer.trajectories)
     steps = pool if processes.size == 1 else search_steps(mine)
     gains = processes.all_gather_flat(information_gain.measure(steps, pool))
-    for step, gain in zip(pool, gains, strict=True):
-        step.trajectory.turns[step.index].gain = gain
+    set_gains(pool, gains)

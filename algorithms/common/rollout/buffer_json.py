@@ -51,6 +51,7 @@ def _question_row(question: Question) -> dict[str, Any]:
 def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
     return {
         "prompt": trajectory.prompt,
+        **({"system": trajectory.system} if trajectory.system else {}),
         "prompt_ids": trajectory.prompt_ids,
         "prediction": trajectory.prediction,
         "outcome": trajectory.outcome,

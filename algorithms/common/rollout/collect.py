@@ -97,7 +97,7 @@ def room(policy: Policy, max_new_tokens: int) -> int:
 def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -> None:
     """Set the ids of the prompt. Raises `ConfigurationError` if it leaves no room for a turn."""
     longest = room(policy, max_new_tokens)
-    trajectory.prompt_ids = policy.tokenizer.encode_prompt(trajectory.prompt)
+    trajectory.prompt_ids = policy.tokenizer.encode_prompt(trajectory.prompt, trajectory.system)
     if len(trajectory.prompt_ids) > longest:
         raise ConfigurationError(
             f"question {trajectory.question.id!r}: its prompt has {len(trajectory.prompt_ids)} tokens, more than "

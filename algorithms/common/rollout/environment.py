@@ -36,6 +36,9 @@ class EpisodeConfig(MaskedRepr):
     """Format of actions and observations: search_r1, autorefine, or tool_calls (of the chat template)."""
     prompt: str = "bare"
     """Prompt: a name (search_r1, autorefine, tool_calls, bare), a template with {question}, or @FILE with one in it."""
+    system_prompt: str = ""
+    """System part of the prompt, or @FILE with it: in the system role of the chat template with policy.chat, else
+    before the prompt."""
     max_observation_tokens: int | None = None
     """Truncate the passages of a search to this many tokens; tags stay closed (Search-R1: 500). None: no limit."""
 
@@ -87,13 +90,16 @@ def make_rules(
 ) -> EpisodeRules:
     """The rules of a configuration. `tokenizer`: that of the policy; None for scripted policies.
 
-    Raises `ConfigurationError` if the tokenizer can't represent the protocol's tags, or its tool calls.
+    Raises `ConfigurationError` if the tokenizer can't represent the protocol's tags or tool calls, or its chat template
+    takes no system part.
     """
     cut = None
     if tokenizer is not None and config.max_observation_tokens is not None:
         cut = ObservationCut(tokenizer, config.max_observation_tokens)
-    protocol = make_protocol(config.protocol, config.prompt, cut)
+    protocol = make_protocol(config.protocol, config.prompt, cut, config.system_prompt)
     if tokenizer is not None:
+        if protocol.system:
+            tokenizer.encode_prompt("?", protocol.system)  # raises if the chat template takes no system part
         tokenizer.check_markers(protocol.markers)
         if isinstance(protocol, ToolCalls):
             protocol = replace(protocol, format=tokenizer.use_tools(protocol.tools))

@@ -56,7 +56,8 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before, after = _saved(path), flat({"algorithm": algorithm, **as_dict(config)})
+    before = {"env.system_prompt": "", **_saved(path)}  # older runs lack it
+    after = flat({"algorithm": algorithm, **as_dict(config)})
     may_change = resumable_settings(type(config))
     if config.optimizer.lr_scheduler_type != "constant":
         may_change.remove("steps")  # a decaying schedule depends on it

@@ -125,7 +125,7 @@ class _Recorder:
     def group(self, group: Group) -> dict[str, Any]:
         return {
             "question": _question(group.question),
-            "prompt": group.trajectories[0].prompt,
+            "prompt": group.trajectories[0].opening,
             "trajectories": [self.trajectory(trajectory) for trajectory in group.trajectories],
         }
 

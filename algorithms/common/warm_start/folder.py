@@ -33,7 +33,7 @@ IRRELEVANT = resumable_settings(TrainConfig) | {
     *("warm_start.folder", "env.eval_questions", "env.dev_questions", "env.outcome_reward")
 }
 # A policy knows one format of episodes.
-FORMAT = ("env.protocol", "env.prompt", "policy.chat", "policy.chat_template_arguments")
+FORMAT = ("env.protocol", "env.prompt", "env.system_prompt", "policy.chat", "policy.chat_template_arguments")
 # Left behind by a process that was killed.
 _LEFT_OVER = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.(partial|time)-[\w.-]+|owner\.json\.\d+\.partial")
 _REPAIR = "give another --warm-start.folder, or delete that one"
@@ -90,7 +90,7 @@ def check_folder(folder: Path, config: TrainConfig, run_dir: Path | None) -> Non
                 f"{where} holds {other[0]!r} but no {WARM_START}, so it is no warm start; give another folder"
             )
         return
-    before, now = _saved(folder / WARM_START), settings_of(config)
+    before, now = {"env.system_prompt": "", **_saved(folder / WARM_START)}, settings_of(config)  # older ones lack it
     names = _asked_for(folder, now) if is_finished(folder) else list(now)
     for name in names:
         if before.get(name) != now[name]:

@@ -23,8 +23,7 @@ from algorithms.common.rollout.environment import EpisodeConfig, make_rules
 from algorithms.common.rollout.scripted import play_recorded
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.protocols import Answer, Search, ToolCalls
-from igsearch_env.protocols.messages import message_row
+from igsearch_env.protocols import Answer, Search
 from igsearch_env.protocols.tool_calls import SEARCH_TOOL
 from igsearch_env.scorers import weighted_mean
 from igsearch_env.stepper import EpisodeStepper
@@ -60,27 +59,21 @@ def tokens(trajectory: Trajectory) -> list[int]:
     return [*trajectory.prompt_ids, *turns]
 
 
-def conversation(trajectory: Trajectory, protocol: ToolCalls) -> list[dict[str, Any]]:
-    """The messages of an episode, as a program would hold them."""
-    chat: list[dict[str, Any]] = [{"role": "user", "content": trajectory.prompt}]
-    for turn in trajectory.turns:
-        chat.append(message_row(protocol.format.parse(turn.text)))
-        if turn.observation:
-            chat.append({"role": "tool", "name": "search", "tool_call_id": "call_0", "content": turn.observation})
-    return chat
-
-
+@pytest.mark.parametrize("system", ["", "Be brief."])
 @pytest.mark.parametrize("family", STABLE)
-def test_the_tokens_of_an_episode_are_those_that_the_template_renders(family: str) -> None:
+def test_the_tokens_of_an_episode_are_those_that_the_template_renders(family: str, system: str) -> None:
     policy = tool_policy(family)
-    stepper = stepper_of(policy)
+    if system and family == "gemma3":
+        with pytest.raises(ConfigurationError, match="takes no system message"):
+            stepper_of(policy, config=replace(CONFIG, system_prompt=system))
+        return
+    stepper = stepper_of(policy, config=replace(CONFIG, system_prompt=system))
     trajectory = play_script(policy, stepper)
     assert trajectory.stop_reason == ANSWERED
     assert [turn.action for turn in trajectory.turns] == list(SCRIPT)
-    protocol, tool_format = stepper.rules.protocol, policy.tokenizer.tool_format
-    assert isinstance(protocol, ToolCalls)
+    tool_format = policy.tokenizer.tool_format
     assert tool_format is not None
-    chat = conversation(trajectory, protocol)
+    chat = trajectory.messages()
     hf = policy.tokenizer.hf_tokenizer
     if tool_format.native:
         text = hf.apply_chat_template(chat, tools=[SEARCH_TOOL], tokenize=False)

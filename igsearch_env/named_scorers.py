@@ -1,0 +1,67 @@
+"""Scorers by name, as `gymnasium.make` gets them: "unigram", the address of a server, or a model.
+
+A model needs torch and is in `algorithms`, a floor above this package. So its module is named here by a string and is
+imported when a model is asked for: importing the environment stays light, and an installation without the packages for
+training gets an error that names the extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import cast
+
+from igsearch_env.errors import ConfigurationError, check_choice
+from igsearch_env.scorers import AnswerScorer, UnigramScorer
+from retrievers.base import Retriever
+from retrievers.reading import MissingPackageError, import_optional
+
+UNIGRAM, BUNDLED = "unigram", "bundled"
+MODEL_SCORER = "algorithms.common.rollout.model_scorer"  # has `open_model_scorer(name)`
+ENDPOINT_SCORER = "igsearch_env.endpoint_scorer"  # has `EndpointScorer(url)`
+
+Scorer = AnswerScorer | str | Path
+
+
+def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
+    """The scorer itself, or the one of a name.
+
+        unigram                   `UnigramScorer` over the corpus of `retriever`
+        http://HOST:PORT          `EndpointScorer`: a server with the interface of OpenAI
+        OWNER/NAME, FOLDER        `PolicyScorer`: a model on the Hugging Face Hub, a model folder or a .gguf file
+        bundled                   `PolicyScorer` of the bundled policy
+
+    Raises `ConfigurationError` for anything else, and if the model can't be loaded.
+    """
+    if not isinstance(scorer, (str, Path)):
+        if isinstance(scorer, type) or not callable(getattr(scorer, "score", None)):
+            raise ConfigurationError(
+                f"scorer={repr(scorer)[:80]}: must be an AnswerScorer, that is, have score(requests); or the name of "
+                "one, or None"
+            )
+        return scorer
+    name = str(scorer)
+    if name == UNIGRAM:
+        return UnigramScorer(retriever)
+    if name.startswith(("http://", "https://")):
+        return _endpoint(name)
+    if name == BUNDLED or "/" in name or (name.strip() and Path(name).exists()):
+        try:
+            module = import_optional(MODEL_SCORER, "train", f"scorer={name!r}: scoring with a model")
+        except MissingPackageError as error:
+            raise ConfigurationError(str(error)) from error
+        return cast(AnswerScorer, module.open_model_scorer(name))
+    check_choice("scorer", name, (UNIGRAM, BUNDLED, "http://HOST:PORT", "OWNER/NAME", "FOLDER"))
+    raise ConfigurationError(f"scorer={name!r}: replace it by a name of this form")
+
+
+def _endpoint(url: str) -> AnswerScorer:
+    try:
+        module = importlib.import_module(ENDPOINT_SCORER)
+    except ModuleNotFoundError as error:
+        if error.name != ENDPOINT_SCORER:
+            raise ConfigurationError(f"scorer={url!r}: scoring by a server can't be used ({error})") from error
+        raise ConfigurationError(
+            f"scorer={url!r}: this installation has no {ENDPOINT_SCORER}; update igsearch, or pass a model's name"
+        ) from error
+    return cast(AnswerScorer, module.EndpointScorer(url))
