@@ -39,8 +39,8 @@ from algorithms.common.evaluation.scores import (
 )
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.chat_template import DATE
+from algorithms.common.model.config import Dtype, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder

@@ -28,7 +28,7 @@ from algorithms.common.export.folder import check_replaceable, write_mark
 from algorithms.common.export.model_card import model_card
 from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.export.weights import adapter_alone, whole_model
-from algorithms.common.model.pretrained import Dtype
+from algorithms.common.model.config import Dtype
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # configurations and tokenizers

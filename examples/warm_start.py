@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from algorithms.common.command import run_command
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.run.setup import make_torch_deterministic
-from algorithms.common.trainer import run_command
 from algorithms.common.warm_start.warm_start import warm_started
 from igsearch_env.errors import ConfigurationError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.critic import CriticConfig
+from algorithms.common.training.config import CriticConfig
 from igsearch_env.trajectory import Group
 
 

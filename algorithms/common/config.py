@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from algorithms.common.base.command_line import command_line, parse_options, yaml_arguments
-from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig, WarmStartConfig
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from retrievers.credentials import masked

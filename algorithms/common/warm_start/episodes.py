@@ -16,7 +16,7 @@ from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.rollout.scripted import play_recorded
 from algorithms.common.run.checkpoint import CheckpointError
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.config import WarmStartConfig
 from igsearch_env.demonstrator import Demonstrator, answer_read, succeeded
 from igsearch_env.protocols import Invalid
 from igsearch_env.questions import Question

@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from algorithms.common.config import TrainConfig, as_dict, parse_config
-from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.gigpo import GiGPOConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig

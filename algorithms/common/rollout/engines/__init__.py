@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from algorithms.common.rollout.engines.base import Engine
-from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
-from algorithms.common.rollout.engines.vllm_local import VllmEngine
-from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (ContinuousBatchingEngine, VllmEngine, VllmServerEngine)
+if TYPE_CHECKING:
+    from algorithms.common.rollout.engines.base import Engine
+
+ENGINES = {
+    "transformers": "continuous_batching.ContinuousBatchingEngine",
+    "vllm": "vllm_local.VllmEngine",
+    "vllm_server": "vllm_server.VllmServerEngine",
 }
-"""Engine classes by value of `rollout.engine`."""
+"""Module in this folder and class, by value of `rollout.engine`; imported when used, as they import torch."""
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine."""
+    module, _, attribute = ENGINES[name].partition(".")
+    found: type[Engine] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

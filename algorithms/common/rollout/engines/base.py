@@ -13,29 +13,13 @@ from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.config import EngineSettings
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import IGSearchError
-from retrievers.credentials import MaskedRepr
 
 
 class EngineError(IGSearchError, RuntimeError):
     """An engine failed, or returned an invalid completion."""
-
-
-@dataclass(frozen=True)
-class EngineSettings(MaskedRepr):
-    """The generation options of a run; each engine uses those that apply to it."""
-
-    dtype: str
-    """Precision of the sampling weights."""
-    kv_cache_tokens: int
-    """Tokens in the KV cache."""
-    pass_tokens: int
-    """Maximum tokens of one forward pass."""
-    server_url: str
-    """Address of a server, or "" for engines in this process."""
-    gpu_memory_utilization: float
-    """Fraction of the GPU's memory, for engines that reserve one."""
 
 
 @dataclass(frozen=True)

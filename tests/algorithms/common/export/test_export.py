@@ -27,12 +27,12 @@ from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy, is_hub_name
 from algorithms.common.export.folder import MARK
 from algorithms.common.export.model_card import model_card
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from examples import export

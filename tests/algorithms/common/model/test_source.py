@@ -9,9 +9,8 @@ import torch
 from gguf_files import tiny_llama, write_gguf
 
 from algorithms.common.memory.footprint import Footprint
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.source import ModelSource
 from igsearch_env.errors import ConfigurationError
 

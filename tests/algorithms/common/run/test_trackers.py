@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.run import trackers
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
 from algorithms.common.run.run import Run
