@@ -25,6 +25,7 @@ import tyro
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
 from retrievers.credentials import masked
 from retrievers.log_lines import show_log_lines
+from retrievers.program import quiet_if_cut
 from retrievers.reading import FileError, read_yaml
 
 C = TypeVar("C")
@@ -52,7 +53,7 @@ def parse_options(
     except ConfigurationError as error:
         refuse(error)
     help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
-    with contextlib.redirect_stdout(help_text):
+    with quiet_if_cut(), contextlib.redirect_stdout(help_text):
         if (shown := masked(words)) != words:
             try:
                 with contextlib.redirect_stderr(io.StringIO()):
