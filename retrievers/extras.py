@@ -35,6 +35,4 @@ def require(module: str, needed_by: str) -> None:
 
 
 def _missing(module: str, needed_by: str, reason: str) -> MissingPackageError:
-    return MissingPackageError(
-        f"{needed_by} requires {module}, which {reason}; pip install igsearch[{EXTRAS[module]}]", name=module
-    )
+    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; pip install igsearch[{EXTRAS[module]}]")

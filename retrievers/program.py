@@ -20,12 +20,13 @@ def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted")
 
     A failed import of an optional package becomes a message with the extra that installs it.
     """
+    expected: tuple[type[Exception], ...] = (RetrieverError, OSError, *errors)
     try:
         with quiet_if_cut():
             yield
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    except (RetrieverError, OSError, *errors) as error:
+    except expected as error:
         sys.exit(f"error: {mask(str(error))}")
     except ImportError as error:
         missing = missing_package(error, "this command")

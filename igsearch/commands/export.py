@@ -22,9 +22,6 @@ import tyro
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import replacing
-from algorithms.common.export.facts import describe
-from algorithms.common.export.folder import check_replaceable, write_mark
-from algorithms.common.export.model_card import model_card
 from algorithms.common.model.config import Dtype
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals
 from retrievers.program import ends_in_one_line
@@ -54,7 +51,10 @@ class Args:
 
 def main(args: Args) -> None:
     """Export, and print the remaining steps."""
-    from algorithms.common.export.trained_policy import find_policy  # slow: torch
+    from algorithms.common.export.facts import describe  # slow: torch
+    from algorithms.common.export.folder import check_replaceable, write_mark
+    from algorithms.common.export.model_card import model_card
+    from algorithms.common.export.trained_policy import find_policy
     from algorithms.common.export.weights import adapter_alone, whole_model
 
     trained = find_policy(args.run, args.checkpoint)

@@ -183,7 +183,7 @@ def run_training(words: list[str], clone: Path, trained: Path) -> None:
         with contextlib.chdir(clone):
             config = parse_config(IGGRPOConfig, options)
         assert config.config is not None
-        assert config.config.is_relative_to("examples/configs")
+        assert config.config.is_relative_to("algorithms/configs")
         assert f"python {script} --config {config.config}" in (clone / config.config).read_text().splitlines()[0]
         return
     rows = read_metrics(trained / "metrics.jsonl")

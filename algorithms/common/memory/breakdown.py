@@ -24,8 +24,7 @@ from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.rollout.config import BUILTIN
 from algorithms.common.rollout.decoder import decoder_memory, slots_within
-from algorithms.common.rollout.engines import engine_class
-from algorithms.common.rollout.engines.base import GenerationSizes
+from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
 from algorithms.common.rollout.sampler import EVAL_SLOTS
 from igsearch_env.protocols import make_protocol
 

@@ -18,8 +18,7 @@ from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.config import BUILTIN, RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
-from algorithms.common.rollout.engines import engine_class
-from algorithms.common.rollout.engines.base import Engine, with_tied_head
+from algorithms.common.rollout.engines.base import Engine, engine_class, with_tied_head
 from algorithms.common.rollout.probe import check_weights
 from algorithms.common.rollout.turn_decoder import TurnDecoder
 

@@ -162,6 +162,16 @@ def test_a_missing_file_is_named(form: list[str]) -> None:
         parse(*form)
 
 
+def test_a_bundled_file_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("qwen2.5-3b-lora-1gpu", "qwen2.5-3b-lora-1gpu.yaml"):
+        assert parse("--config", name).policy.lora.rank > 0
+    (tmp_path / "bundled").write_text("seed: 7", encoding="utf-8")
+    assert parse("--config", "bundled").seed == 7  # a file comes first
+    with pytest.raises(ConfigurationError, match=r"--config smollm: no such file; bundled ones are bundled, .*smollm2"):
+        parse("--config", "smollm")
+
+
 # ---------------------------------------------------------------- values
 
 

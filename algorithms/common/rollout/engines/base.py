@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.config import EngineSettings
+from algorithms.common.rollout.engines import ENGINES
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import IGSearchError
 
@@ -122,3 +124,10 @@ def until_turn_end(turn_end: TurnEnd, ids: Ids, logprobs: tuple[float, ...]) -> 
     """
     end = turn_end.position(ids) if len(ids) == len(logprobs) else None  # otherwise it is rejected as a whole later
     return Completion(ids[:end], logprobs[:end])
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine, by the value of `rollout.engine`."""
+    module, _, attribute = ENGINES[name].partition(".")
+    found: type[Engine] = getattr(import_module(f"{__package__}.{module}"), attribute)
+    return found

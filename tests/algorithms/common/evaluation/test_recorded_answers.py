@@ -13,7 +13,8 @@ import pytest
 
 from algorithms.common.evaluation.recorded_answers import read_answers
 from algorithms.common.evaluation.results import Result, read_result
-from examples import compare_results, evaluate
+from igsearch.commands import compare as compare_results
+from igsearch.commands import evaluate
 from igsearch_env.errors import ConfigurationError, QuestionError
 
 QUESTIONS: list[dict[str, Any]] = [

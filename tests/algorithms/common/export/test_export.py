@@ -35,8 +35,8 @@ from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
-from examples import export
-from examples.export import Args
+from igsearch.commands import export
+from igsearch.commands.export import Args
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from algorithms.common.command import run_command
 from chat_templates import CHATML, chat_policy
 from helpers import FailingRetriever
 from launching import ENVIRONMENT, TWO
@@ -26,6 +25,7 @@ import algorithms.common.warm_start.episodes as episodes
 import algorithms.common.warm_start.result as result
 import algorithms.common.warm_start.warm_start as module
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.command import run_command
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.config import LoraConfig, PolicyConfig
@@ -41,7 +41,7 @@ from algorithms.common.training.supervised import supervised_update
 from algorithms.common.warm_start.episodes import demonstrated, sampled
 from algorithms.common.warm_start.warm_start import warm_started
 from algorithms.grpo import GRPO, GRPOConfig
-from examples.warm_start import main
+from igsearch.commands.warm_start import main
 from igsearch_env.demonstrator import succeeded
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.protocols import Invalid
