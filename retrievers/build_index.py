@@ -261,7 +261,7 @@ def main(args: Args) -> None:
 def command() -> None:
     """Build an index from the command line."""
     with ends_in_one_line(
-        interrupted="interrupted: run the same command to resume with the passages that have no vector yet"
+        OSError, interrupted="interrupted: run the same command to resume with the passages that have no vector yet"
     ):
         main(tyro.cli(Args, description=__doc__))
 

@@ -16,11 +16,11 @@ CUT = 141  # exit status of programs that SIGPIPE ends
 
 @contextmanager
 def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
-    """The body of a program, which exits with a message for `errors`, those of this package and the system, and Ctrl-C.
+    """The body of a program, which exits with a message for `errors`, those of this package, and Ctrl-C.
 
     A failed import of an optional package becomes a message with the extra that installs it.
     """
-    expected: tuple[type[Exception], ...] = (RetrieverError, OSError, *errors)
+    expected: tuple[type[Exception], ...] = (RetrieverError, *errors)
     try:
         with quiet_if_cut():
             yield

@@ -81,7 +81,7 @@ def serve(args: Args) -> None:
 
 def command() -> None:
     """Run the service from the command line."""
-    with ends_in_one_line(ValueError):
+    with ends_in_one_line(OSError, ValueError):
         serve(tyro.cli(Args, description=__doc__))
 
 

@@ -190,5 +190,5 @@ def _cells(found: Comparison) -> list[str]:
 
 def command() -> None:
     """Compare from the command line."""
-    with ends_in_one_line(IGSearchError):
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))

@@ -289,5 +289,5 @@ def write(
 def command() -> None:
     """Evaluate from the command line."""
     options = parse_options(Args, description=__doc__)
-    with ends_in_one_line(IGSearchError, interrupted=f"interrupted{_resume(options)}"):
+    with ends_in_one_line(IGSearchError, OSError, interrupted=f"interrupted{_resume(options)}"):
         main(options)

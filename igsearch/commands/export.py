@@ -96,5 +96,5 @@ def quiet() -> None:
 def command() -> None:
     """Export from the command line."""
     options = parse_options(Args, description=__doc__)
-    with ends_in_one_line(IGSearchError, interrupted=f"interrupted: {options.output} is unchanged"):
+    with ends_in_one_line(IGSearchError, OSError, interrupted=f"interrupted: {options.output} is unchanged"):
         main(options)

@@ -64,7 +64,7 @@ def main(args: Args) -> None:
 
 def command() -> None:
     """Play from the command line."""
-    with ends_in_one_line(IGSearchError):
+    with ends_in_one_line(IGSearchError, OSError):
         try:
             main(parse_options(Args, description=__doc__))
         except (EOFError, KeyboardInterrupt):

@@ -76,5 +76,5 @@ def serve(args: Args) -> None:
 
 def command() -> None:
     """Write or serve a report from the command line."""
-    with ends_in_one_line(IGSearchError, interrupted="stopped"):
+    with ends_in_one_line(IGSearchError, OSError, interrupted="stopped"):
         main(parse_options(Args, description=__doc__))

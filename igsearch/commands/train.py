@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import runpy
 import sys
 from importlib import resources
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from algorithms.common.base.command_line import refuse
@@ -31,11 +31,20 @@ def command() -> None:
     if file and not Path(name).is_file():
         refuse(ConfigurationError(f"{name}: no such file; give a file with an algorithm, or one of {_listed()}"))
     sys.argv = [f"{program} {name}", *options]
-    # As the program itself: it reads `sys.argv`, and its classes are looked up in `__main__`.
-    if file:
-        runpy.run_path(name, run_name="__main__")
-    else:
-        runpy.run_module(f"algorithms.{name}", run_name="__main__", alter_sys=True)
+    run_as_program(Path(name) if file else Path(str(resources.files("algorithms"))) / f"{name}.py")
+
+
+def run_as_program(path: Path) -> None:
+    """Run a file as `python FILE` does, but for `sys.argv`, which stays as it is."""
+    spec = spec_from_file_location("__main__", path)
+    assert spec is not None
+    assert spec.loader is not None
+    before = sys.modules["__main__"]
+    module = sys.modules["__main__"] = module_from_spec(spec)  # where the annotations of its classes are looked up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules["__main__"] = before
 
 
 def usage() -> str:

@@ -67,7 +67,7 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
         if (Path(path) / ADAPTER_FILE).is_file():
             raise ConfigurationError(
                 f"policy.path={config.path!r} is already an adapter, and one on top of another can't be saved "
-                "separately: merge it first (examples/export.py), or set policy.lora.rank to 0"
+                "separately: merge it first (igsearch export), or set policy.lora.rank to 0"
             )
         adapter = add_adapter(model, config.lora)
         model = adapter.get_base_model()

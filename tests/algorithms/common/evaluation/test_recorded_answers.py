@@ -1,4 +1,4 @@
-"""Answers that other programs recorded: which question each answers, and the score of `examples/evaluate.py`."""
+"""Answers that other programs recorded: which question each answers, and the score of `igsearch evaluate`."""
 
 from __future__ import annotations
 

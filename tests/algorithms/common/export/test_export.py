@@ -393,7 +393,7 @@ def test_a_card_evaluates_under_the_rules_of_training() -> None:
     env = {"attempts": 3, "max_searches": 2, "max_observation_tokens": 400}
     settings = {"env": env, "policy": {"context_length": 4096}, "rollout": {"max_new_tokens": 64}}
     text = model_card(ExportedPolicy("a", settings, None, "float32", None))
-    command = next(line for line in text.splitlines() if line.startswith("python examples/evaluate.py"))
+    command = next(line for line in text.splitlines() if line.startswith("igsearch evaluate"))
     for option in ("--attempts 3", "--max-searches 2", "--max-observation-tokens 400", "--context-length 4096"):
         assert option in command
 
