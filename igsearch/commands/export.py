@@ -1,13 +1,15 @@
 """Export a trained policy as a folder that transformers, vLLM and the Hugging Face Hub accept, with a model card.
 
     igsearch export runs/ig_grpo-seed0 --output my-agent --dtype bfloat16
+    igsearch export runs/ig_grpo-seed0 --output my-agent --push OWNER/my-agent --private
 
 The folder has weights (safetensors, sharded by transformers if large), configuration, tokenizer with its chat template
 and README.md, but no optimizer or training state. An adapter (LoRA) is merged into its base model, in float32;
 `--no-merge` exports only the adapter. The generation settings are those of training: the end-of-turn tokens of the
 policy, without the penalties and sampling defaults of the base model, which would change its output.
 
-The folder is written atomically. An earlier export in its place is replaced, unless it was edited.
+The folder is written atomically. An earlier export in its place is replaced, unless it was edited. `--push` uploads it
+when it is complete, with the token of `hf auth login` or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ class Args:
     """Precision of the exported weights; None: as trained."""
     merge: bool = True
     """Merge an adapter into its base model; otherwise export only the adapter."""
+    push: str = ""
+    """Repository on the Hugging Face Hub, OWNER/NAME, to upload the complete folder to. Empty: no upload."""
+    private: bool = False
+    """Make the repository private; one that exists must be."""
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -53,10 +59,15 @@ def main(args: Args) -> None:
     """Export, and print the remaining steps."""
     from algorithms.common.export.facts import describe  # slow: torch
     from algorithms.common.export.folder import check_replaceable, write_mark
+    from algorithms.common.export.hub import HubError, check_target, push
     from algorithms.common.export.model_card import model_card
     from algorithms.common.export.trained_policy import find_policy
     from algorithms.common.export.weights import adapter_alone, whole_model
 
+    if args.push:
+        check_target(args.push)  # before the work of an export
+    elif args.private:
+        raise ConfigurationError("--private without --push: only a repository on the Hub can be private")
     trained = find_policy(args.run, args.checkpoint)
     if trained.adapter is None and not args.merge:
         raise ConfigurationError(
@@ -83,6 +94,11 @@ def main(args: Args) -> None:
     if card.base_on_hub:
         print(f"README.md names {card.base} as its base model on the Hub")
     print("README.md names no licence yet: choose one before you publish it")
+    if args.push:
+        try:
+            print(f"uploaded to {push(args.output, args.push, private=args.private)}")
+        except KeyboardInterrupt:
+            raise HubError(f"interrupted: {args.output} is complete, and not uploaded") from None
 
 
 def quiet() -> None:

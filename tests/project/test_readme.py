@@ -77,7 +77,7 @@ def here(words: list[str], folder: Path, stdin: str = "") -> str:
     """What `igsearch ...` or `python FILE ...` prints, without the seconds of another process."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-        patch.setattr(sys, "argv", words[1:])
+        patch.setattr(sys, "argv", words if words[0] == "igsearch" else words[1:])
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         with contextlib.suppress(SystemExit) if "--help" in words else contextlib.nullcontext():
             cli.main() if words[0] == "igsearch" else runpy.run_path(words[1], run_name="__main__")
