@@ -89,7 +89,7 @@ class TrainConfig:
     """Number of checkpoints to keep; older ones are deleted."""
     estimate_time: bool = False
     """Print how long the run will take, measured on a few episodes before its first step."""
-    report_to: tuple[Literal["wandb", "trackio"], ...] = ()
+    report_to: tuple[Literal["wandb", "trackio", "mlflow", "swanlab", "comet_ml"], ...] = ()
     """Experiment trackers that receive the metrics, in addition to metrics.jsonl and TensorBoard."""
     project: str = "igsearch"
     """Name of the project in the trackers."""
