@@ -135,6 +135,6 @@ def step_advantages(returns_S: Values, clusters_S: Ints, scale_by_std: bool) -> 
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(GiGPO, GiGPOConfig, __doc__)

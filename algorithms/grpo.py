@@ -81,6 +81,6 @@ class GRPO(Algorithm):
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(GRPO, GRPOConfig, __doc__)

@@ -95,6 +95,6 @@ class IGGRPO(GRPO):
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(IGGRPO, IGGRPOConfig, __doc__)

@@ -127,6 +127,6 @@ def turn_advantages(
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(IGPO, IGPOConfig, __doc__)

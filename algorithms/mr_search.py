@@ -91,6 +91,6 @@ def attempt_advantages(rewards: Sequence[Sequence[float]], groups_N: ArrayLike, 
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(MRSearch, MRSearchConfig, __doc__)

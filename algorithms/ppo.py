@@ -24,7 +24,7 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import gae, whiten
-from algorithms.common.training.critic import CriticConfig
+from algorithms.common.training.config import CriticConfig
 from igsearch_env.errors import check_range
 
 
@@ -86,6 +86,6 @@ def token_rewards(buffer: RolloutBuffer, beta: float) -> Values:
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(PPO, PPOConfig, __doc__)

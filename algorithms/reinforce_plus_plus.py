@@ -63,6 +63,6 @@ class ReinforcePlusPlus(Algorithm):
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(ReinforcePlusPlus, ReinforcePlusPlusConfig, __doc__)

@@ -35,6 +35,6 @@ class RLOO(Algorithm):
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(RLOO, TrainConfig, __doc__)

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packing import Block, pack, pack_slots
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from algorithms.common.model.verification import verify
 from benchmarks.small_architectures import CONTEXT, ORIGINAL, WINDOW, small_model

@@ -108,7 +108,7 @@ def _steps(pipe: Connection, repeats: int) -> None:
     import torch
 
     from algorithms.common.rollout.answer_scorer import measure_information_gain
-    from algorithms.common.rollout.sampler import RolloutConfig
+    from algorithms.common.rollout.config import RolloutConfig
     from algorithms.common.run.run import Run
     from algorithms.common.run.setup import make_torch_deterministic
     from algorithms.common.trainer import collect_batch

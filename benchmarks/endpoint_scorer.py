@@ -31,8 +31,8 @@ import httpx
 import numpy as np
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.collect import collect

@@ -29,16 +29,16 @@ from rich.console import Console
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.memory.plan import plan_memory
-from algorithms.common.model.lora import LoraConfig
-from algorithms.common.model.pretrained import DTYPES, Dtype, PolicyConfig
+from algorithms.common.model.config import Dtype, LoraConfig, PolicyConfig
+from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.trainer import collect_batch
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.common.training.policy_update import recompute_logprobs
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from benchmarks.measure import Line, peak_gigabytes

@@ -88,11 +88,10 @@ def _run(pipe: Connection, shape: Shape, model: Path) -> None:
     from rich.console import Console
 
     from algorithms.common.memory.plan import plan_memory
-    from algorithms.common.model.lora import LoraConfig
-    from algorithms.common.model.pretrained import PolicyConfig
+    from algorithms.common.model.config import LoraConfig, PolicyConfig
+    from algorithms.common.rollout.config import RolloutConfig
     from algorithms.common.rollout.environment import EnvConfig
-    from algorithms.common.rollout.sampler import RolloutConfig
-    from algorithms.common.training.learner import OptimizerConfig
+    from algorithms.common.training.config import OptimizerConfig
     from algorithms.ig_grpo import IGGRPOConfig
     from benchmarks.policies import random_policy
     from benchmarks.rollout import LongPassages

@@ -19,8 +19,8 @@ from algorithms.common.evaluation.results import PartialResult, read_result, wri
 from algorithms.common.evaluation.scores import QuestionResult, score_rows
 from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.export.weights import whole_model
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.run_report import write_reports
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights, save_checkpoint
@@ -128,7 +128,7 @@ def _make_policy(folder: Path) -> None:
 
 
 def _make_adapter(folder: Path) -> None:
-    from algorithms.common.model.lora import LoraConfig
+    from algorithms.common.model.config import LoraConfig
 
     policy = Policy.load(PolicyConfig(device="cpu", lora=LoraConfig(rank=2)))
     (folder / "model").mkdir()

@@ -29,7 +29,8 @@ from benchmarks.measure import Line, interleaved, ratio
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import RemoteRetriever, RetrievalError, Retriever
 from retrievers.service.connections import bind, make_server
-from retrievers.service.endpoints import Limits, make_app
+from retrievers.service.endpoints import make_app
+from retrievers.service.limits import Limits
 
 CLIENTS = 8
 QUERIES = 256  # of each side in each round

@@ -37,14 +37,14 @@ import numpy as np
 import torch
 import tyro
 
-from algorithms.common.model.pretrained import Dtype, PolicyConfig
+from algorithms.common.model.config import Dtype, PolicyConfig
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
 from algorithms.common.trainer import collect_batch
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.training_step import update_policy

@@ -18,7 +18,8 @@ import torch
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy
-from algorithms.common.training.loss import LossConfig, policy_loss
+from algorithms.common.training.config import LossConfig
+from algorithms.common.training.loss import policy_loss
 from benchmarks.measure import Line, peak_gigabytes, seconds
 from benchmarks.policies import random_policy
 from retrievers.random_streams import stream_seed

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.auc import auc
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer

@@ -34,8 +34,8 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.finished_parts import FinishedParts
 from algorithms.common.evaluation.auc import auc, auc_interval
+from algorithms.common.model.config import Dtype, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import Dtype, PolicyConfig
 from algorithms.common.rollout.answer_scorer import PolicyScorer, measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules

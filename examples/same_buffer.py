@@ -20,17 +20,17 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.report.page import write
 from algorithms.common.report.trajectory_page import fitting_page
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig, make_questions, make_retriever, make_rules
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.recorded_trajectories import load_recorded, record_trajectories
 from algorithms.common.run.setup import information_gain_seed, questions_of_step
 from algorithms.comparison.advantages import all_advantages

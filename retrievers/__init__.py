@@ -1,6 +1,6 @@
 """Search engines behind one small interface, independent of reinforcement learning.
 
-Classes that need large libraries (`DenseRetriever`, `RemoteRetriever`, ...) are imported on first access.
+All but the interface is imported on first access, so that programs start fast.
 """
 
 from __future__ import annotations
@@ -17,26 +17,35 @@ from retrievers.base import (
     Retriever,
     RetrieverError,
 )
-from retrievers.bm25 import BM25Retriever
-from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus
-from retrievers.dictionary import DictionaryRetriever
-from retrievers.hybrid import HybridRetriever
-from retrievers.open import open_retriever
-from retrievers.replay import RecordingRetriever, ReplayRetriever
 
 if TYPE_CHECKING:
+    from retrievers.bm25 import BM25Retriever
+    from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus
     from retrievers.dense import DenseRetriever
+    from retrievers.dictionary import DictionaryRetriever
+    from retrievers.hybrid import HybridRetriever
     from retrievers.index.encoder import SentenceEncoder
     from retrievers.index.remote_encoder import RemoteEncoder
+    from retrievers.open import open_retriever
     from retrievers.remote import RemoteRetriever
+    from retrievers.replay import RecordingRetriever, ReplayRetriever
     from retrievers.rerank import RerankingRetriever
 
 _LATER = {
+    "BM25Retriever": "retrievers.bm25",
     "DenseRetriever": "retrievers.dense",
+    "DictionaryRetriever": "retrievers.dictionary",
+    "DiskCorpus": "retrievers.corpus",
+    "HybridRetriever": "retrievers.hybrid",
+    "RecordingRetriever": "retrievers.replay",
     "RemoteEncoder": "retrievers.index.remote_encoder",
     "RemoteRetriever": "retrievers.remote",
+    "ReplayRetriever": "retrievers.replay",
     "RerankingRetriever": "retrievers.rerank",
     "SentenceEncoder": "retrievers.index.encoder",
+    "corpus_hash": "retrievers.corpus",
+    "load_corpus": "retrievers.corpus",
+    "open_retriever": "retrievers.open",
 }
 
 __all__ = [

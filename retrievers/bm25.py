@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
 
 from retrievers.analysis import ENGLISH, NONE, Analyzer, words
@@ -97,6 +96,8 @@ class BM25Retriever(CorpusRetriever):
         table = [stems.setdefault(stem, len(stems)) for stem in self.analyzer.stems(list(vocabulary))]
         if len(stems) < len(vocabulary):
             documents = [[table[word] for word in document] for document in documents]
+        import bm25s  # slow where scipy is installed: it imports it
+
         self.index = bm25s.BM25(k1=self.settings.k1, b=self.settings.b)
         self.index.index((documents, stems), show_progress=False)
         self._set_vocabulary()
@@ -175,6 +176,8 @@ class BM25Retriever(CorpusRetriever):
                 f"{folder}: its words were found by version {manifest['analysis']} of the analysis, not {ANALYSIS}; "
                 "build the index again"
             )
+        import bm25s
+
         check_index(folder, manifest, "bm25s", "corpus.jsonl")
         self = cls.__new__(cls)
         self.passages = DiskCorpus(folder / "corpus.jsonl")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retrievers.base import IndexMismatchError, RetrieverError
+from retrievers.base import IndexMismatchError
 from retrievers.bm25 import BM25Retriever, BM25Settings, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, has_random_access, survey_corpus
 from retrievers.index.adopt import adopt
@@ -35,6 +34,7 @@ from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
 from retrievers.lock import ProcessLock
 from retrievers.log_lines import show_log_lines
 from retrievers.processors import let_waiting_threads_sleep
+from retrievers.program import ends_in_one_line
 
 
 @dataclass(frozen=True)
@@ -258,10 +258,13 @@ def main(args: Args) -> None:
         print(f"{args.output}: ready; search it with --corpus {args.output}")
 
 
-if __name__ == "__main__":
-    try:
+def command() -> None:
+    """Build an index from the command line."""
+    with ends_in_one_line(
+        OSError, interrupted="interrupted: run the same command to resume with the passages that have no vector yet"
+    ):
         main(tyro.cli(Args, description=__doc__))
-    except (RetrieverError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run the same command to resume with the passages that have no vector yet")
+
+
+if __name__ == "__main__":
+    command()

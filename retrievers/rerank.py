@@ -10,6 +10,7 @@ import numpy as np
 
 from retrievers.base import Passage, QueryError, RetrievalError, Retriever, WrappingRetriever, search_in_part
 from retrievers.index.encoder import EncoderError, check_modules
+from retrievers.reading import import_optional
 
 # Relevance of (query, passage) pairs, one number each, higher is better.
 Scorer = Callable[[list[tuple[str, str]]], Sequence[float]]
@@ -78,11 +79,11 @@ class RerankingRetriever(WrappingRetriever):
 
 
 def _cross_encoder(name: str, batch_size: int) -> Scorer:
-    from sentence_transformers import CrossEncoder
+    library = import_optional("sentence_transformers", "dense", f"rerank={name!r}")
 
     check_modules(name)
     try:
-        model = CrossEncoder(name, trust_remote_code=False)
+        model = library.CrossEncoder(name, trust_remote_code=False)
     except Exception as error:  # a damaged folder gives errors of torch, transformers, safetensors and tokenizers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(f"{name}: can't be loaded as a cross-encoder ({reason}); pass a name or a folder") from error

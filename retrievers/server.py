@@ -20,19 +20,18 @@ SIGTERM and SIGINT: running requests are completed within 25 seconds, incomplete
 from __future__ import annotations
 
 import signal
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from retrievers.base import RetrieverError
-from retrievers.credentials import MaskedRepr, mask
+from retrievers.credentials import MaskedRepr
+from retrievers.extras import require
 from retrievers.log_lines import show_log_lines
 from retrievers.open import open_retriever
 from retrievers.processors import let_waiting_threads_sleep
-from retrievers.service.connections import bind, make_server
-from retrievers.service.endpoints import Limits, make_app
+from retrievers.program import ends_in_one_line
+from retrievers.service.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ def serve(args: Args) -> None:
     """Open the retriever and serve until a signal ends it."""
     let_waiting_threads_sleep()
     show_log_lines()
+    for module in ("uvicorn", "fastapi", "prometheus_client"):
+        require(module, "the retrieval service")
+    from retrievers.service.connections import bind, make_server
+    from retrievers.service.endpoints import make_app
+
     with bind(args.host, args.port) as listener:  # before the index is opened, which may take minutes
         retriever = open_retriever(args.corpus, args.retriever, args.rerank)
         try:
@@ -75,13 +79,11 @@ def serve(args: Args) -> None:
             retriever.close()
 
 
-def main() -> None:
-    """Run the service; print errors in one line."""
-    try:
+def command() -> None:
+    """Run the service from the command line."""
+    with ends_in_one_line(OSError, ValueError):
         serve(tyro.cli(Args, description=__doc__))
-    except (RetrieverError, OSError, ValueError) as error:
-        sys.exit(f"error: {mask(str(error))}")
 
 
 if __name__ == "__main__":
-    main()
+    command()

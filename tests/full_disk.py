@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.distributed import tensor_files
+from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.distributed.failures import end_process
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
-from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
+from algorithms.common.training.learner import Learner
 
 
 def no_space(*_: Any, **__: Any) -> None:

@@ -14,7 +14,8 @@ from losses import aggregated
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import grpo_advantages, overlong_penalty, rloo_advantages, whiten
-from algorithms.common.training.loss import LossConfig, kl_penalty, policy_loss, token_weights, value_loss
+from algorithms.common.training.config import LossConfig
+from algorithms.common.training.loss import kl_penalty, policy_loss, token_weights, value_loss
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages

@@ -21,11 +21,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
+from algorithms.common.training.learner import Learner
 from igsearch_env.protocols import make_protocol
 from igsearch_env.world.bundled import POLICY_FOLDER
 

@@ -15,12 +15,14 @@ import torch
 from buffers import mixed_buffer
 from torch import Tensor
 
+from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.distributed.failures import end_process
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.sequences import MicroBatch
-from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
+from algorithms.common.training.learner import Learner
 
 
 def main(where: str, rank: str, output: str) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.distributed.failures import end_process
-from algorithms.common.distributed.processes import DistributedConfig
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.common.training.policy_update import policy_update
 from algorithms.grpo import GRPO, GRPOConfig
 

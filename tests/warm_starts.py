@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.config import WarmStartConfig
 from algorithms.common.warm_start.warm_start import warm_started
 from igsearch_env.world.bundled import bundled_world
 

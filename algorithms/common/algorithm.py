@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.critic import CriticConfig
+from algorithms.common.training.config import CriticConfig
 from igsearch_env.trajectory import Group
+from retrievers.extras import require
+
+require("torch", "training")  # here, before an algorithm is set up; torch itself is imported when a run begins
 
 
 class Algorithm:

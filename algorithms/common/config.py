@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from algorithms.common.base.command_line import command_line, parse_options, yaml_arguments
-from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig, WarmStartConfig
 from igsearch_env.errors import ConfigurationError, check_literals, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from retrievers.credentials import masked
+
+BUNDLED = Path(__file__).parent.parent / "configs"
 
 OldLogprobs = Literal["sampled", "recomputed", "in update"]
 
@@ -76,7 +76,7 @@ class TrainConfig:
     overwrite: bool = False
     """Delete the run in run_dir instead of resuming it. On the command line only; a folder that is no run is kept."""
     config: Path | None = None
-    """YAML file with any of these options; the command line overrides it."""
+    """YAML file with any of these options, or a bundled one by name (smollm2-135m); the command line overrides it."""
     preset: str = ""
     """One of the sizes that the YAML file offers under `presets`: options that override the rest of the file."""
     eval_every: int = 10
@@ -89,7 +89,7 @@ class TrainConfig:
     """Number of checkpoints to keep; older ones are deleted."""
     estimate_time: bool = False
     """Print how long the run will take, measured on a few episodes before its first step."""
-    report_to: tuple[Literal["wandb", "trackio"], ...] = ()
+    report_to: tuple[Literal["wandb", "trackio", "mlflow", "swanlab", "comet_ml"], ...] = ()
     """Experiment trackers that receive the metrics, in addition to metrics.jsonl and TensorBoard."""
     project: str = "igsearch"
     """Name of the project in the trackers."""
@@ -160,7 +160,7 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
     file, preset = _value_of("--config", arguments), _value_of("--preset", arguments)
     if file is None and preset is not None:
         raise ConfigurationError(f"--preset {preset}: presets are part of a configuration file; give its --config too")
-    from_file = [] if file is None else yaml_arguments(config_class, Path(file), RENAMED, preset)
+    from_file = [] if file is None else yaml_arguments(config_class, configuration_file(file), RENAMED, preset)
     if "--overwrite" in from_file:
         raise ConfigurationError(
             f"{file}: 'overwrite' is true; a file can't ask for a folder to be deleted, remove the line and give "
@@ -168,6 +168,21 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
         )
     # Later arguments win, so the command line overrides the file.
     return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
+
+
+def configuration_file(name: str) -> Path:
+    """The file that `--config` names: a path, or the name of a bundled file without its ending.
+
+    Raises `ConfigurationError` if there is neither; it lists the bundled ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = {file.stem: file for file in sorted(BUNDLED.glob("*.yaml"))}
+    found = bundled.get(name.removesuffix(".yaml"))
+    if found is None:
+        raise ConfigurationError(f"--config {name}: no such file; bundled ones are {', '.join(bundled)}")
+    return found
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

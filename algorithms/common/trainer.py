@@ -1,24 +1,18 @@
-"""The training loop. From `python algorithms/ig_grpo.py` to the gradient: `main`, then `policy_update`."""
+"""The training loop. From `python algorithms/ig_grpo.py` to the gradient: `command.main`, `train`, `policy_update`."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.base.command_line import refuse
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.base.hardware import release_memory
-from algorithms.common.config import TrainConfig, parse_config
-from algorithms.common.distributed.failures import end_process, lost_process
+from algorithms.common.config import TrainConfig
 from algorithms.common.report.learning_curve import plot_learning_curve
 from algorithms.common.report.run_report import write_reports
 from algorithms.common.rollout.answer_scorer import measure_information_gain
@@ -31,56 +25,10 @@ from algorithms.common.run.time_estimate import estimate_time
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 from algorithms.common.warm_start.warm_start import warm_started
-from igsearch_env.errors import ConfigurationError, IGSearchError
-from retrievers.base import Retriever, RetrieverError
+from igsearch_env.errors import IGSearchError
+from retrievers.base import Retriever
 
 MAX_REFILLS = 10  # draws of questions per step, at most, if the algorithm does not keep every group
-
-C = TypeVar("C", bound=TrainConfig)
-
-
-def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], description: str | None = None) -> None:
-    """Run an algorithm from the command line."""
-    run_command(config_class, lambda config: train(algorithm_class(config), config), description)
-
-
-def run_command(config_class: type[C], action: Callable[[C], object], description: str | None = None) -> None:
-    """Parse the command line, do `action`, and end the process: with a message after an error or Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminated)
-    message: str | None = "interrupted: the same command resumes from the last checkpoint"
-    with suppress(KeyboardInterrupt):  # it may also arrive while an error is handled
-        try:
-            config = parse_config(config_class, description=description)
-        except ConfigurationError as error:
-            refuse(error)
-        try:
-            action(config)
-            message = None
-        except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:
-            explanation = explained(error)
-            if explanation is None:
-                raise
-            message = f"error: {explanation}"
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_process(message)
-
-
-def explained(error: Exception) -> str | None:
-    """The message to print for an error that ends a run; None if the error is a bug."""
-    if isinstance(error, (IGSearchError, RetrieverError)):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error}: free disk space and run the same command again to resume from the last checkpoint"
-    if isinstance(error, RuntimeError) and "RANK" in os.environ:
-        lost = lost_process(error, f"process {os.environ['RANK']}")
-        return None if lost is None else str(lost)
-    return None
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM of a launcher that lost another process or of a cluster that stops the job; some send it twice."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None = None) -> Run:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from retrievers.index.engine import Ids, Vectors
+from retrievers.reading import import_optional
 
 
 def parts(index: Any) -> Iterator[Any]:
     """An index and those inside it, from the outside in, each of its own class."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     index = faiss.downcast_index(index)
     yield index
@@ -28,7 +29,7 @@ def describe(index: Any) -> str:
 
 
 def _name(index: Any) -> str:
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     name = re.sub("^Index", "", type(index).__name__)
     if isinstance(index, faiss.IndexIVF):
@@ -48,7 +49,7 @@ def _links(graph: Any) -> int:
 
 def problem(index: Any) -> str:
     """Why its results can't be converted to inner products of unit vectors; "" if they can."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     metric = index.metric_type
     if metric not in (faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2):
@@ -62,7 +63,7 @@ def problem(index: Any) -> str:
 
 def ids(index: Any) -> Ids | None:
     """The numbers that it returns for its vectors, in any order; None for 0, 1, 2, ..."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     for part in parts(index):
         if isinstance(part, faiss.IndexIDMap):
@@ -77,7 +78,7 @@ def ids(index: Any) -> Ids | None:
 
 def lengths(index: Any, queries: Vectors) -> tuple[Vectors, float] | None:
     """Lengths of the vectors nearest to some queries, and how far rounding may move one from 1; None if unknown."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexIDMap):  # it finds by ids but reconstructs by position

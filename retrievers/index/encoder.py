@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from retrievers.base import IndexMismatchError, Passage, RetrieverError
 from retrievers.index import modules
 from retrievers.index.prefixes import PROMPTS, choose_prefixes, prefixes_of
-from retrievers.reading import FileError, one_line, read_json, read_json_object
+from retrievers.reading import FileError, import_optional, one_line, read_json, read_json_object
 
 __all__ = ["Encoder", "EncoderError", "SentenceEncoder", "check_encoder", "check_modules", "prefixes_of"]
 
@@ -130,18 +130,17 @@ class SentenceEncoder:
         device: str | None = None,
         batch_size: int | None = None,
     ) -> None:
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.util import get_device_name
+        library = import_optional("sentence_transformers", "dense", f"encoder={name!r}")
 
         if not name:
             raise EncoderError("the name of the encoder is empty: pass a model name or a folder")
         if dtype not in DTYPES:
             raise EncoderError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-        self.device = device or get_device_name()
+        self.device = device or library.util.get_device_name()
         self.dtype = dtype if dtype != "auto" else ("float16" if self.device.startswith("cuda") else "float32")
         check_modules(name)
         try:
-            self.model = SentenceTransformer(
+            self.model = library.SentenceTransformer(
                 name, device=self.device, model_kwargs={"dtype": self.dtype}, trust_remote_code=False
             )
         except Exception as error:  # a damaged folder gives errors of torch, transformers, safetensors and tokenizers

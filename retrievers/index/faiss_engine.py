@@ -23,6 +23,7 @@ from retrievers.index.engine import (
     reason,
 )
 from retrievers.random_streams import random_stream
+from retrievers.reading import import_optional
 
 
 class FaissEngine(Engine):
@@ -40,19 +41,19 @@ class FaissEngine(Engine):
 
     @classmethod
     def load(cls, path: Path, spec: str, dimension: int, mmap: bool) -> FaissEngine:
-        import faiss
+        faiss = import_optional("faiss", "dense", "a dense index")
 
         # IVF lists and all other indexes are memory-mapped by different code.
         flag = (faiss.IO_FLAG_MMAP if "IVF" in spec else faiss.IO_FLAG_MMAP_IFC) if mmap else 0
         return cls(faiss.read_index(str(path), flag), spec)
 
     def save(self, path: Path) -> None:
-        import faiss
+        faiss = import_optional("faiss", "dense", "a dense index")
 
         faiss.write_index(self.index, str(path))
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        import faiss
+        faiss = import_optional("faiss", "dense", "a dense index")
 
         scores, ids = self.index.search(queries, k)
         if self.index.metric_type == faiss.METRIC_L2:  # of an index from elsewhere: squared distances of unit vectors
@@ -60,7 +61,7 @@ class FaissEngine(Engine):
         return scores, ids
 
     def set_parameters(self, parameters: str) -> None:
-        import faiss
+        faiss = import_optional("faiss", "dense", "a dense index")
 
         space: Any = faiss.ParameterSpace()
         space.set_index_parameters(self.index, parameters)
@@ -125,7 +126,7 @@ class FaissEngine(Engine):
 
 def make_faiss(spec: str, dimension: int) -> Any:
     """An empty faiss index. Raises `VectorIndexError` for a string that its factory rejects."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     try:
         return faiss.index_factory(dimension, spec, faiss.METRIC_INNER_PRODUCT)

@@ -19,6 +19,7 @@ from retrievers.index.engine import (
     add_in_blocks,
     graph_seconds,
 )
+from retrievers.reading import import_optional
 
 LINKS = 32  # per vector; hnswlib's M
 
@@ -32,7 +33,7 @@ class HnswlibEngine(Engine):
 
     @classmethod
     def build(cls, spec: str, shards: Shards, seed: int, progress: Callable[[int], None]) -> HnswlibEngine:
-        import hnswlib
+        hnswlib = import_optional("hnswlib", "dense", "a dense index")
 
         index = hnswlib.Index("ip", shards[0].shape[1])
         total = sum(map(len, shards))
@@ -42,7 +43,7 @@ class HnswlibEngine(Engine):
 
     @classmethod
     def load(cls, path: Path, spec: str, dimension: int, mmap: bool) -> HnswlibEngine:
-        import hnswlib
+        hnswlib = import_optional("hnswlib", "dense", "a dense index")
 
         # A file holds neither its dimension nor its metric; for unit vectors all three metrics rank alike.
         index = hnswlib.Index("ip", stored_dimension(path))

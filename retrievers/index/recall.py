@@ -12,6 +12,7 @@ from retrievers.index.encoder import Encoder, EncoderError
 from retrievers.index.engine import Ids, Shards, Vectors, blocks
 from retrievers.index.vector_index import VectorIndex
 from retrievers.random_streams import random_stream
+from retrievers.reading import import_optional
 
 RECALL_AT = (1, 3, 10)
 
@@ -39,7 +40,7 @@ def title_recall(
 
 def exact_search(shards: Shards, queries: Vectors, k: int, progress: Callable[[int], None] = lambda done: None) -> Ids:
     """Row numbers [queries, k] of the greatest inner products over all shards: the reference for recall."""
-    import faiss
+    faiss = import_optional("faiss", "dense", "a dense index")
 
     best = faiss.ResultHeap(len(queries), k, keep_max=True)
     done = 0

@@ -11,7 +11,6 @@ import reprlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from retrievers.base import MAX_QUERY_CHARS, QueryError, RetrievalError, Retriever
 from retrievers.service.admission import Admission
 from retrievers.service.batching import Batcher, BrokenError, BusyError
+from retrievers.service.limits import Limits
 from retrievers.service.wire import INDEX_HEADER, index_mark, write_passages
 
 logger = logging.getLogger(__name__)
@@ -29,39 +29,6 @@ MAX_SAMPLE = 10_000  # passages
 HEADERS = {413: {"connection": "close"}, 429: {"retry-after": "1"}}  # of error responses, by status
 HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 GONE = 499  # nginx's status for a connection closed by the client; used in the metrics only
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the requests and queues of a service."""
-
-    default_k: int = 3
-    """Passages per query if a request has no topk."""
-    max_k: int = 100
-    """Maximum passages per query."""
-    max_results: int = 65_536
-    """Maximum passages per request: its queries times topk."""
-    max_body_bytes: int = 16 * 2**20
-    """Maximum bytes of a request's body."""
-    max_response_bytes: int = 64 * 2**20
-    """Maximum bytes of a response's body."""
-    max_batch: int = 256
-    """Maximum queries per search; a larger request is searched in parts, between which other requests are."""
-    max_waiting: int = 4096
-    """Maximum waiting queries, of a larger request its current part; further requests get status 429."""
-    max_connections: int = 512
-    """Maximum open connections; beyond it, one that is idle or has an incomplete request is closed for the next."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise QueryError(f"{name}={value}: must be at least 1")
-        if self.default_k > self.max_k:
-            raise QueryError(f"default_k={self.default_k} is above max_k={self.max_k}: lower it or raise max_k")
-        if self.max_k > self.max_results:
-            raise QueryError(
-                f"max_k={self.max_k} is above max_results={self.max_results}: lower it or raise max_results"
-            )
 
 
 class _RefusalError(Exception):

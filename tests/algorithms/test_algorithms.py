@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages, attempt_ends
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError

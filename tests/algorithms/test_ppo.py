@@ -18,15 +18,15 @@ from models import tiny_policy
 from safetensors.torch import load_file
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
 from algorithms.common.training.advantages import discounted_sums, gae
-from algorithms.common.training.critic import Critic, CriticConfig
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import CriticConfig, OptimizerConfig
+from algorithms.common.training.critic import Critic
 from algorithms.common.training.loss import value_loss
 from algorithms.ppo import PPO, PPOConfig, token_rewards
 from igsearch_env.errors import ConfigurationError

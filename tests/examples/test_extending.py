@@ -21,8 +21,8 @@ from retriever_contract import CORPUS, RetrieverContract
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.config import parse_config
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs

@@ -12,9 +12,9 @@ import torch
 from gguf_files import tiny_llama, write_gguf
 
 from algorithms.common.model import fetch
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.fetch import MODELS, Source
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from examples.fetch_model import Args, main
 from igsearch_env.errors import ConfigurationError
 

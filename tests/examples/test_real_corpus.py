@@ -10,11 +10,11 @@ import pytest
 from official_files import write_all
 
 from algorithms.common import trainer
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
-from examples import evaluate
+from igsearch.commands import evaluate
 from igsearch_env.questions import load_questions
 from igsearch_env.scripted import OracleTitles, play_scripted
 from igsearch_env.stepper import EpisodeStepper

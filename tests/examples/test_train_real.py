@@ -112,7 +112,7 @@ def test_one_command_warm_starts_trains_and_evaluates(tmp_path: Path) -> None:
     ids = [json.loads(line)["id"] for line in chosen.read_text().splitlines()]
     assert 0 < len(ids) <= 60  # bridges of two hops are not found by the question alone
     assert {row["id"] for row in train} >= {*ids}
-    assert "python algorithms/grpo.py --config examples/configs/smollm2-135m.yaml --preset minutes" in done.stderr
+    assert "python algorithms/grpo.py --config algorithms/configs/smollm2-135m.yaml --preset minutes" in done.stderr
     assert "time: about" in done.stdout
     rows = read_metrics(run / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1]

@@ -36,7 +36,7 @@ def test_an_episode_with_tool_calls_as_messages() -> None:
     env = make_env(protocol="tool_calls")
     prompt, _ = env.reset(options={"question": QUESTIONS[0]})
     observations = [env.step(action)[0] for action in (Search('"Alan"'), "", Answer("Tolona"))]
-    function = {"function": {"name": "search", "arguments": {"query": '"Alan"'}}}
+    function = {"name": "search", "arguments": {"query": '"Alan"'}}
     assert env.trajectory.messages() == [
         {"role": "user", "content": prompt},
         {

@@ -29,8 +29,8 @@ def gain(env: IGSearchEnv) -> float:
 
 
 def test_a_model_by_the_name_of_its_folder(tmp_path: Path) -> None:
+    from algorithms.common.model.config import PolicyConfig
     from algorithms.common.model.policy import Policy
-    from algorithms.common.model.pretrained import PolicyConfig
     from algorithms.common.rollout.answer_scorer import PolicyScorer
 
     folder = save_tiny_policy(tmp_path / "model")

@@ -15,10 +15,11 @@ import pytest
 from paths import ROOT
 
 from algorithms.common.config import TrainConfig
+from igsearch.cli import COMMANDS
 from igsearch_env import IGSearchEnv
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch_env", "retrievers", "tests")
+FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch", "igsearch_env", "retrievers", "tests")
 TOPS = (ROOT, *(ROOT / folder for folder in FOLDERS), ROOT / "algorithms" / "common")
 SCRIPTS = [
     *(
@@ -27,6 +28,7 @@ SCRIPTS = [
         for path in sorted((ROOT / folder).glob("*.py"))
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ),
+    *(f"{module.replace('.', '/')}.py" for module, _ in COMMANDS.values() if module.startswith("igsearch.")),
     *("retrievers/build_corpus.py", "retrievers/build_index.py", "retrievers/check_index.py", "retrievers/server.py"),
 ]
 # Of other programs that the pages use.
@@ -66,6 +68,8 @@ def options_of(target: Callable[..., Any], prefix: str = "") -> set[str]:
 def script_options(script: str) -> frozenset[str]:
     """The options of a script of this project."""
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    if "command" in vars(module):  # a few lines that run a command of `igsearch`
+        module = importlib.import_module(vars(module)["command"].__module__)
     targets = [vars(module)[name] for name in ("Args", "Point", "lines") if name in vars(module)][:1]
     if not targets:
         targets = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, TrainConfig)]
@@ -85,11 +89,13 @@ def text(page: str) -> str:
 
 def commands(page: str) -> list[list[str]]:
     """The words of every command of a page that runs a script of this project, from the script on."""
-    lines = re.findall(r"`(python [^`\n]+)`", text(page))
-    lines += re.findall(r"^ *((?:python|torchrun|accelerate|PYTHONPATH)\b.*)", text(page), re.MULTILINE)
+    lines = re.findall(r"`((?:igsearch|python) [^`\n]+)`", text(page))
+    lines += re.findall(r"^ *((?:igsearch|python|torchrun|accelerate|PYTHONPATH) .*)", text(page), re.MULTILINE)
     found = []
     for line in lines:
         words = shlex.split(line, comments=True)
+        if words[0] == "igsearch":
+            words[:2] = ["python", script_of(words[1:])]
         if "-m" in words[:2]:
             place = words.index("-m") + 1
             words[place] = words[place].replace(".", "/") + ".py"
@@ -97,6 +103,13 @@ def commands(page: str) -> list[list[str]]:
         if scripts:
             found.append(words[scripts[0] :])
     return found
+
+
+def script_of(words: list[str]) -> str:
+    """The file that does what a command of `igsearch` does, which has the same options."""
+    if words[0] == "train" and len(words) > 1:
+        return words[1] if words[1].endswith(".py") else f"algorithms/{words[1]}.py"
+    return COMMANDS[words[0]][0].replace(".", "/") + ".py" if words[0] in COMMANDS else words[0]
 
 
 @pytest.mark.parametrize("page", PAGES)

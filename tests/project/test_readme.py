@@ -29,6 +29,7 @@ from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.ig_grpo import IGGRPOConfig
 from examples import compare_algorithms
+from igsearch import cli
 from retrievers import RemoteRetriever, open_retriever
 from retrievers.corpus import write_corpus
 
@@ -48,7 +49,7 @@ def commands() -> list[str]:
     """Every command of the shell blocks and of the table of commands."""
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
     table = README.split("\n## Commands\n")[1].split("\n## ")[0]
-    lines += re.findall(r"`((?:make|pip|python|torchrun) [^`]+)`", table)
+    lines += re.findall(r"`((?:igsearch|make|pip|python|torchrun) [^`]+)`", table)
     words = [shlex.split(line, comments=True) for line in lines]
     return list(dict.fromkeys(shlex.join(line) for line in words if line))
 
@@ -73,13 +74,13 @@ def trained(clone: Path) -> Path:
 
 
 def here(words: list[str], folder: Path, stdin: str = "") -> str:
-    """What `python FILE ...` prints, without the seconds that another process takes to import torch."""
+    """What `igsearch ...` or `python FILE ...` prints, without the seconds of another process."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), contextlib.redirect_stdout(printed):
-        patch.setattr(sys, "argv", words[1:])
+        patch.setattr(sys, "argv", words if words[0] == "igsearch" else words[1:])
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         with contextlib.suppress(SystemExit) if "--help" in words else contextlib.nullcontext():
-            runpy.run_path(words[1], run_name="__main__")
+            cli.main() if words[0] == "igsearch" else runpy.run_path(words[1], run_name="__main__")
     return printed.getvalue()
 
 
@@ -167,7 +168,7 @@ def run_pip(words: list[str], clone: Path, trained: Path) -> None:
     if int(importlib.metadata.version("setuptools").partition(".")[0]) < 77:
         pytest.skip("setuptools is older than pyproject.toml asks for, and building may need a network")
     copy = clone / "copy"
-    for name in ("igsearch_env", "retrievers", "algorithms"):
+    for name in ("algorithms", "igsearch", "igsearch_env", "retrievers"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
@@ -183,7 +184,7 @@ def run_training(words: list[str], clone: Path, trained: Path) -> None:
         with contextlib.chdir(clone):
             config = parse_config(IGGRPOConfig, options)
         assert config.config is not None
-        assert config.config.is_relative_to("examples/configs")
+        assert config.config.is_relative_to("algorithms/configs")
         assert f"python {script} --config {config.config}" in (clone / config.config).read_text().splitlines()[0]
         return
     rows = read_metrics(trained / "metrics.jsonl")
@@ -225,7 +226,7 @@ def run_evaluate(words: list[str], clone: Path, trained: Path) -> None:
 
 def run_compare_results(words: list[str], clone: Path, trained: Path) -> None:
     for name, policy in zip(words[2:], ("search-question", "oracle-titles"), strict=True):
-        here(["python", "examples/evaluate.py", "--policy", policy, "--limit", "2", "--output", name], clone)
+        here(["igsearch", "evaluate", "--policy", policy, "--limit", "2", "--output", name], clone)
     assert "macro-average" in here(words, clone)
 
 
@@ -253,7 +254,7 @@ def run_export(words: list[str], clone: Path, trained: Path) -> None:
 
 
 def run_build_index(words: list[str], clone: Path, trained: Path) -> None:
-    elsewhere([sys.executable, *words[1:]], clone)
+    elsewhere([sys.executable, "-m", *words], clone)
     with closing(open_retriever(str(clone / words[words.index("--output") + 1]))) as retriever:
         assert len(retriever) == len(CORPUS)
 
@@ -261,7 +262,7 @@ def run_build_index(words: list[str], clone: Path, trained: Path) -> None:
 def run_server(words: list[str], clone: Path, trained: Path) -> None:
     with (
         contextlib.chdir(clone),
-        process(*words[1:], "--port", "0") as (_, url),
+        process("-m", *words, "--port", "0") as (_, url),
         closing(RemoteRetriever(url)) as retriever,
     ):
         assert len(retriever.search(["Paris"], 3)[0]) == 3
@@ -271,18 +272,18 @@ HOW: dict[str, Callable[[list[str], Path, Path], None]] = {  # by the beginning 
     "make ": run_make,
     "pip install ": run_pip,
     "python algorithms/ig_grpo.py": run_training,
-    "python algorithms/grpo.py --help": run_help,
+    "igsearch train grpo --help": run_help,
     "torchrun --nproc-per-node 8 algorithms/ig_grpo.py --config ": run_training,
     "torchrun --nproc-per-node 2 algorithms/grpo.py": run_torchrun,
-    "python examples/report.py ": run_report,
-    "python examples/play.py": run_play,
-    "python examples/evaluate.py ": run_evaluate,
-    "python examples/compare_results.py ": run_compare_results,
+    "igsearch report ": run_report,
+    "igsearch play": run_play,
+    "igsearch evaluate ": run_evaluate,
+    "igsearch compare ": run_compare_results,
     "python examples/compare_algorithms.py --quick": run_compare_algorithms,
     "python examples/same_buffer.py": run_same_buffer,
-    "python examples/export.py ": run_export,
-    "python -m retrievers.build_index ": run_build_index,
-    "python -m retrievers.server ": run_server,
+    "igsearch export ": run_export,
+    "igsearch index ": run_build_index,
+    "igsearch serve ": run_server,
 }
 
 
@@ -298,5 +299,5 @@ def test_the_page_is_short_and_its_commands_are_found() -> None:
     assert len(README.split()) <= 1200
     found = commands()
     assert len(found) >= 20
-    assert {"make install", "make train", "make lint", "pip install -e .", "python examples/play.py"} <= {*found}
+    assert {"make install", "make train", "make lint", "pip install -e '.[all]'", "igsearch play"} <= {*found}
     assert not [start for start in HOW if not any(command.startswith(start) for command in found)]

@@ -17,7 +17,7 @@ from retrievers.random_streams import random_stream, stream_seed
 
 COUNTERS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=4), max_size=4)
 ARGUMENTS = st.tuples(st.text(max_size=6), st.integers(0, 2**70), COUNTERS)
-PACKAGES = ("retrievers", "igsearch_env", "algorithms", "examples", "benchmarks")
+PACKAGES = ("retrievers", "igsearch_env", "algorithms", "igsearch", "examples", "benchmarks")
 SOURCES = ("default_rng", "SeedSequence", "manual_seed", "Random", "RandomState", "seed_everything", "set_seed")
 # Files that make generators without a name.
 UNNAMED = {

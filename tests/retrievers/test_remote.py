@@ -33,8 +33,9 @@ from retrievers import (
     open_retriever,
 )
 from retrievers.service import replicas
-from retrievers.service.endpoints import Limits, make_app
+from retrievers.service.endpoints import make_app
 from retrievers.service.faults import RETRIEVER_FAULTS, TRANSPORT_FAULTS, FaultyRetriever, FaultyTransport
+from retrievers.service.limits import Limits
 
 BM25 = BM25Retriever(CORPUS)
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -22,9 +22,11 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar, get_args, get_orig
 
 import tyro
 
+from algorithms.common.base.other_names import name_here
 from igsearch_env.errors import ConfigurationError, check_choice, literal_choices
 from retrievers.credentials import masked
 from retrievers.log_lines import show_log_lines
+from retrievers.program import quiet_if_cut
 from retrievers.reading import FileError, read_yaml
 
 C = TypeVar("C")
@@ -52,7 +54,7 @@ def parse_options(
     except ConfigurationError as error:
         refuse(error)
     help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
-    with contextlib.redirect_stdout(help_text):
+    with quiet_if_cut(), contextlib.redirect_stdout(help_text):
         if (shown := masked(words)) != words:
             try:
                 with contextlib.redirect_stderr(io.StringIO()):
@@ -120,6 +122,10 @@ def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mappin
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
         if not re.match(r"--\w", name) or name == "--help" or name.startswith("--tyro-"):
+            if equals and (key := _without_dashes(word.partition("=")[0], types)):
+                raise ConfigurationError(
+                    f"{word.partition('=')[0]}=: an option begins with two dashes: {_spelled(key)}"
+                )
             words.append(word)
             continue
         if name not in options and name not in negatives:
@@ -139,11 +145,17 @@ def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mappin
     return words
 
 
+def _without_dashes(name: str, types: Mapping[str, Any]) -> str | None:
+    """The option that a word `name=...` stands for in the notation of hydra; None for any other word."""
+    return None if "." not in name else name if name in types else name_here(name, types)
+
+
 def _no_such_option(name: str, known: Sequence[str], types: Mapping[str, Any], renamed: Mapping[str, str]) -> str:
     new = renamed.get(name.removeprefix("--").replace("-", "_"), "")
     if new in types:
         return f"{name} was renamed: use {_spelled(new)}"
-    near = difflib.get_close_matches(name, known, n=1)
+    here = name_here(name.removeprefix("--").replace("-", "_"), types)
+    near = [_spelled(here)] if here is not None else difflib.get_close_matches(name, known, n=1)
     return f"{name}: no such option; " + (f"did you mean {near[0]}?" if near else "--help lists all options")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrievers.reading import FileError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -17,6 +18,8 @@ def as_type(kind: type[T], value: Any, where: str) -> T:
 
     Raises `FileError` that begins with `where` and names the first field that does not fit.
     """
+    from pydantic import ValidationError
+
     try:
         checked: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type] # every type is hashable
     except ValidationError as error:
@@ -29,4 +32,6 @@ def as_type(kind: type[T], value: Any, where: str) -> T:
 
 @lru_cache(maxsize=64)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)

@@ -8,8 +8,6 @@ import re
 import signal
 import sys
 
-import torch.distributed as dist
-
 from algorithms.common.base.errors import TrainingError
 from igsearch_env.errors import IGSearchError
 
@@ -23,6 +21,8 @@ class DistributedError(TrainingError):
 
 def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
     """A `DistributedError` for a back end's error about another process; None for any other error."""
+    import torch.distributed as dist
+
     if isinstance(error, IGSearchError) or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
         return None
     # NCCL gives the location in its first line, and the cause in its last.

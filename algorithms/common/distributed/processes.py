@@ -10,32 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.distributed.failures import lost_process, world_size
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals, check_range
-
-
-@dataclass(frozen=True)
-class DistributedConfig:
-    """Several processes, started by `accelerate launch` or `torchrun`."""
-
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"sharding", "timeout_minutes"})
-
-    sharding: Literal["none", "fsdp2"] = "none"
-    """none: every process holds all weights (DDP); fsdp2: weights, gradients and optimizer states are sharded."""
-    timeout_minutes: float = 30.0
-    """Minutes that a process waits for the others before it stops the run."""
-
-    def __post_init__(self) -> None:
-        check_literals(self, "distributed")
-        check_range("distributed.timeout_minutes", self.timeout_minutes, 0.01)
-
+from igsearch_env.errors import ConfigurationError, IGSearchError
 
 T = TypeVar("T")
 _LEFT: list[Any] = []  # process groups after `close`, kept alive until the process ends

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.distributed.processes import Processes
 from igsearch_env.errors import ConfigurationError
 
 

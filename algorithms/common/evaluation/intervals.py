@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrievers.random_streams import random_stream
+from retrievers.reading import import_optional
 
 Float64s = NDArray[np.float64]
-
-# Student's t, 97.5%, for 1, 2, ... degrees of freedom; the last is used for all above, which is conservative.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 MAX_DRAWS = 2**20  # held in memory at once: 2,000 resamples of 14,267 questions would take 0.5 GB
 
@@ -73,7 +71,8 @@ def paired_difference(
     mean = float(by_seed.mean())
     if seeds == 1:
         return Difference(mean, (float(low), float(high)), None)
-    half = T_975[min(seeds - 1, len(T_975)) - 1] * float(by_seed.std(ddof=1)) / math.sqrt(seeds)
+    stats = import_optional("scipy.stats", "train", "an interval over seeds")
+    half = float(stats.t.ppf(0.975, seeds - 1)) * float(by_seed.std(ddof=1)) / math.sqrt(seeds)
     return Difference(mean, (float(low), float(high)), (mean - half, mean + half))
 
 
@@ -82,12 +81,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
     The bootstrap of a few questions does not show this: five gained and none lost have p = 0.06.
     """
-    pairs = gained + lost
-    term = tail = 1  # C(pairs, 0), and the sum up to C(pairs, min)
-    for k in range(min(gained, lost)):
-        term = term * (pairs - k) // (k + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << pairs))
+    stats = import_optional("scipy.stats", "train", "McNemar's test")
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained or lost else 1.0
 
 
 def verdict(found: Difference) -> str:

@@ -2,7 +2,7 @@
 
     FlashRAG          a list of {id, question, golden_answers, output: {pred, ...}} (`intermediate_data.json`)
     verl, Search-R1   {input, output, gts, score, step}, {prompt, response, ...} or one text of prompt and response
-    this project      a result file of `examples/evaluate.py`
+    this project      a result file of `igsearch evaluate`
     simple            {id, prediction}, also as pred, predicted_answer, output, response or answer; {ID: prediction}
 
 Files may have any format that question files have. Golden answers in the file are read as those of question files.
@@ -103,7 +103,7 @@ def _rows(row: Row, where: str) -> Iterator[tuple[str, Row]]:
         for name, part in datasets.items():
             rows = part.get("rows") if isinstance(part, dict) else None
             if not isinstance(rows, list):
-                raise ConfigurationError(f"{where}: data set {name!r} has no rows; give a file of examples/evaluate.py")
+                raise ConfigurationError(f"{where}: data set {name!r} has no rows; give a file of igsearch evaluate")
             for number, inner in enumerate(rows, start=1):
                 yield f"{where}, {name}, row {number}", {**inner, "dataset": name}
         return

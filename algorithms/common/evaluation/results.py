@@ -75,7 +75,7 @@ def read_result(path: Path) -> Result:
             raise FileError(path, "its fingerprint is not an object")
     except FileError as error:
         raise ConfigurationError(
-            f"{path}: not a result file ({error.inside(path)}); give one that examples/evaluate.py wrote"
+            f"{path}: not a result file ({error.inside(path)}); give one that igsearch evaluate wrote"
         ) from error
     return Result(content, scores, rows)
 

@@ -50,7 +50,7 @@ def use_section(run: ExportedPolicy) -> Iterator[str]:
     tokens = run.setting("rollout.max_new_tokens") or 512
     yield "One turn with transformers" + (" (and peft)" if run.adapter else "") + ":"
     yield code_block(_transformers(run, messages, tokens), "python")
-    yield "`examples/evaluate.py` of IGSearch runs the whole loop, searches included:"
+    yield "`pip install 'igsearch[train]'`, then the whole loop, searches included:"
     yield code_block(_evaluate(run), "bash")
     yield "With vLLM, which must include the closing tag in its output:"
     yield code_block(_vllm(run, messages, tokens), "bash")
@@ -105,7 +105,7 @@ def _transformers(run: ExportedPolicy, messages: Messages, tokens: int) -> str:
 
 def _evaluate(run: ExportedPolicy) -> str:
     """The command that evaluates the policy with the settings of the run."""
-    words = ["python", "examples/evaluate.py", "--policy", f"./{run.name}"]
+    words = ["igsearch", "evaluate", "--policy", f"./{run.name}"]
     for option, path in (
         ("--questions", "env.eval_questions"),
         ("--corpus", "env.corpus"),

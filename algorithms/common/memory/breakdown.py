@@ -22,10 +22,10 @@ from algorithms.common.memory.footprint import footprint, kept
 from algorithms.common.model.packing import MAX_COLUMNS
 from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.rollout.config import BUILTIN
 from algorithms.common.rollout.decoder import decoder_memory, slots_within
-from algorithms.common.rollout.engines import ENGINES
-from algorithms.common.rollout.engines.base import GenerationSizes
-from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
+from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
+from algorithms.common.rollout.sampler import EVAL_SLOTS
 from igsearch_env.protocols import make_protocol
 
 PHASES = ("loading", "evaluation", "rollout", "update")
@@ -131,7 +131,7 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int
             if more > 0:
                 yield replace(line, bytes=more, phase="evaluation")
     else:
-        yield from ENGINES[rollout.engine].memory(settings, generation)
+        yield from engine_class(rollout.engine).memory(settings, generation)
     if sizes.sharded:
         # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
         later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts + stored * generation.token_bytes

@@ -19,7 +19,8 @@ from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.breakdown import PHASES, memory_lines
 from algorithms.common.memory.footprint import footprint
-from algorithms.common.rollout.sampler import BUILTIN, EVAL_SLOTS
+from algorithms.common.rollout.config import BUILTIN
+from algorithms.common.rollout.sampler import EVAL_SLOTS
 from igsearch_env.errors import ConfigurationError
 
 GIB = 2**30

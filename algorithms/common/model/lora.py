@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,12 @@ import torch
 from torch import Tensor
 
 from algorithms.common.distributed.sharding import gather_full_tensor
+from algorithms.common.model.config import LoraConfig
 from algorithms.common.model.text_parameters import modules_without_text
 from algorithms.common.model.untrusted import check_model_folder, unreadable
-from igsearch_env.errors import ConfigurationError, check_range
+from igsearch_env.errors import ConfigurationError
 
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) with peft: the model's own weights are frozen."""
-
-    rank: int = 0
-    """Rank of the adapters; 0 trains all weights."""
-    alpha: float = 32.0
-    """The adapters' product is scaled by alpha / rank."""
-    target_modules: tuple[str, ...] = ("all-linear",)
-    """Layers with an adapter, by the end of their names; all-linear: every linear layer but the output layer."""
-
-    def __post_init__(self) -> None:
-        check_range("policy.lora.rank", self.rank, 0)
-        check_range("policy.lora.alpha", self.alpha, 1e-9)
-        if not self.target_modules:
-            raise ConfigurationError("policy.lora.target_modules is empty: name at least one layer, or all-linear")
 
 
 def add_adapter(model: Any, config: LoraConfig) -> Any:

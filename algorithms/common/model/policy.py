@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.chat_template import ChatTemplate
 from algorithms.common.model.checkpointing import checkpoint_activations
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.context import usable_context
 from algorithms.common.model.logprobs import ChunkedLogprobs, tempered_log_softmax
 from algorithms.common.model.packing import Pack, install_packed_attention, own_attention
-from algorithms.common.model.pretrained import DTYPES, PolicyConfig, load_pretrained
+from algorithms.common.model.pretrained import DTYPES, load_pretrained
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.verification import verify
 

@@ -6,69 +6,22 @@ import importlib.util
 import inspect
 import os
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 
-from algorithms.common.model.chat_template import DATE, ChatTemplate
-from algorithms.common.model.lora import ADAPTER_FILE, LoraConfig, adapter_base, add_adapter, merge_adapter
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter, merge_adapter
 from algorithms.common.model.source import ModelSource
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from algorithms.common.model.untrusted import unreadable
-from igsearch_env.errors import ConfigurationError, check_literals
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Which model to train."""
-
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"device", "attn_implementation", "gradient_checkpointing"})
-
-    path: str = "bundled"
-    """`bundled`, a folder (of a model or an adapter), a model name on the Hugging Face hub, a .gguf file, or
-    hf:OWNER/REPOSITORY/FILE.gguf."""
-    dtype: Dtype = "float32"
-    """Precision of the weights."""
-    compute_dtype: Dtype | None = None
-    """Precision of matrix products under autocast, for float32 weights. None: that of the weights."""
-    device: str = "auto"
-    """auto (cuda if available), or a torch device."""
-    chat: bool = False
-    """Wrap the prompt in the tokenizer's chat template (instruction-tuned models)."""
-    chat_template_arguments: str = ""
-    """Arguments of the chat template, as a JSON object: '{"enable_thinking": false}'; in a YAML file also as keys."""
-    chat_template_date: str = DATE
-    """The date that a chat template reads, whatever day it is, so that prompts don't change."""
-    context_length: int | None = None
-    """Maximum sequence length, tokens. None: that of the model."""
-    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
-    """Attention implementation of padded passes; auto: the choice of transformers, which also replaces one that is not
-    installed, with a notice."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of storing them: a third more time, far less memory."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-
-    def __post_init__(self) -> None:
-        check_literals(self, "policy")
-        if self.chat_template.arguments and not self.chat:
-            raise ConfigurationError(
-                f"policy.chat_template_arguments={self.chat_template_arguments!r} without policy.chat: prompts are not "
-                "put into the chat template; set policy.chat, or leave the arguments out"
-            )
-        object.__setattr__(self, "chat_template_arguments", self.chat_template.canonical)
-
-    @property
-    def chat_template(self) -> ChatTemplate:
-        """Date and arguments for the chat template."""
-        return ChatTemplate.parse(self.chat_template_date, self.chat_template_arguments)
 
 
 def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
@@ -114,7 +67,7 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
         if (Path(path) / ADAPTER_FILE).is_file():
             raise ConfigurationError(
                 f"policy.path={config.path!r} is already an adapter, and one on top of another can't be saved "
-                "separately: merge it first (examples/export.py), or set policy.lora.rank to 0"
+                "separately: merge it first (igsearch export), or set policy.lora.rank to 0"
             )
         adapter = add_adapter(model, config.lora)
         model = adapter.get_base_model()

@@ -30,7 +30,9 @@ class ModelSource:
         if not path.endswith(".gguf"):
             return cls(path)
         if importlib.util.find_spec("gguf") is None:
-            raise ConfigurationError(f"policy.path={path!r}: GGUF files are read by the package gguf: pip install gguf")
+            raise ConfigurationError(
+                f"policy.path={path!r}: GGUF files are read by the package gguf: pip install igsearch[gguf]"
+            )
         if path.startswith(HUB):
             parts = path.removeprefix(HUB).split("/")
             if len(parts) < 3 or not all(parts):

@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers.utils.chat_parsing import parse_response
-
 from algorithms.common.model.chat_template import ChatRenderer
 from algorithms.common.model.response_templates import CALL_FORMATS, CallFormat
 from igsearch_env.errors import ConfigurationError
@@ -106,6 +104,9 @@ class ToolFormat:
         return text[: text.rindex(end) + len(end)]
 
     def _parse(self, text: str, opening: str) -> AssistantMessage:
+        # Imported here, since options are parsed without it.
+        from transformers.utils.chat_parsing import parse_response
+
         try:
             row = parse_response(opening + text, self.call_format.template, prefix="")
             if self.call_format.arguments is not None:

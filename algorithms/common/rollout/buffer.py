@@ -14,21 +14,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.typed import as_type
-from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.rollout.buffer_json import group_row, read_group
 from algorithms.common.rollout.sequences import MicroBatch, TokenSequence, token_sequence
 from igsearch_env.errors import IGSearchError
 from igsearch_env.evidence import has_evidence
 from igsearch_env.trajectory import Group, Trajectory, Turn
 from retrievers.reading import FileError, parse_json, read_lines
+
+if TYPE_CHECKING:
+    from algorithms.common.model.kv_cache import CachedPrefixes
 
 FORMAT = 2  # of a saved buffer
 MAX_PADDING = 1.05  # maximum ratio of padded to real tokens in a micro-batch
@@ -218,11 +219,15 @@ class RolloutBuffer:
     @staticmethod
     def blank_batch(pad_id: int) -> MicroBatch:
         """A batch without loss, for a process that has none left but must make as many passes as the others."""
+        import torch
+
         ids_BT = torch.full((1, 2), pad_id)
         none_BT = torch.zeros(ids_BT.shape)
         return MicroBatch([], ids_BT, none_BT.bool(), none_BT, none_BT)
 
     def _micro_batch(self, advantages: Float32s, rows: list[int], pad_id: int, lengths: Ints) -> MicroBatch:
+        import torch
+
         length = int(lengths[rows].max())
         ids_BT = np.full((len(rows), length), pad_id, dtype=np.int64)
         mask_BT = np.zeros((len(rows), length), dtype=np.bool_)

@@ -18,7 +18,8 @@ from algorithms.common.model.logprobs import tempered_log_softmax
 from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.engines.base import EngineSettings, GenerationSizes
+from algorithms.common.rollout.config import EngineSettings
+from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.turn_decoder import Completion
 
 # Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs and as probabilities.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from igsearch_env.errors import ConfigurationError
 

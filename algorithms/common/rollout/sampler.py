@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 
@@ -14,76 +12,17 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import DTYPES, Dtype
+from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer
+from algorithms.common.rollout.config import BUILTIN, RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
-from algorithms.common.rollout.engines import ENGINES
-from algorithms.common.rollout.engines.base import Engine, EngineSettings, with_tied_head
+from algorithms.common.rollout.engines.base import Engine, engine_class, with_tied_head
 from algorithms.common.rollout.probe import check_weights
 from algorithms.common.rollout.turn_decoder import TurnDecoder
-from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
-from retrievers.credentials import MaskedRepr
 
-BUILTIN = "builtin"  # the decoder of this project
 EVAL_SLOTS = 128  # questions that are answered concurrently in an evaluation
-
-
-@dataclass(frozen=True)
-class RolloutConfig(MaskedRepr):
-    """How rollouts are collected."""
-
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
-        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
-    )
-
-    questions_per_step: int = 16
-    """Questions per step."""
-    group_size: int = 8
-    """G: rollouts per question."""
-    temperature: float = 1.0
-    """Sampling temperature; log-probs are those of the tempered distribution."""
-    max_new_tokens: int = 32
-    """Maximum tokens per turn."""
-    kv_cache_tokens: int = 262_144
-    """Tokens in the KV cache: limits the number of concurrent episodes (each takes a whole context)."""
-    token_budget: int = 4_096
-    """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
-    recompute_logprobs: bool = False
-    """Recompute the old log-probs before the update; always done if another engine or precision, or any precision
-    below float32, sampled, and with loss.importance_sampling_cap."""
-    engine: str = BUILTIN
-    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
-    server_url: str = ""
-    """Address of the vLLM server, http://HOST:PORT."""
-    gpu_memory_utilization: float = 0.4
-    """Fraction of the GPU's memory that vllm in this process uses."""
-    dtype: Dtype | None = None
-    """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
-    None: no copy; the trained weights themselves sample."""
-
-    def __post_init__(self) -> None:
-        check_literals(self, "rollout")
-        check_range("rollout.questions_per_step", self.questions_per_step, 1)
-        check_range("rollout.group_size", self.group_size, 1)
-        check_range("rollout.temperature", self.temperature, 1e-3)
-        check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
-        check_range("rollout.kv_cache_tokens", self.kv_cache_tokens, 1)
-        check_range("rollout.token_budget", self.token_budget, 1)
-        check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
-        check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))
-        if (self.engine == "vllm_server") != bool(self.server_url):
-            raise ConfigurationError(
-                f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: vllm_server needs "
-                "an address, and no other engine takes one"
-            )
-
-    def engine_settings(self, dtype: str) -> EngineSettings:
-        """Settings of an engine whose weights have precision `dtype`."""
-        return EngineSettings(
-            dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
-        )
 
 
 class Sampler:
@@ -199,4 +138,4 @@ def make_engine(config: RolloutConfig, policy: Policy, turn_end: TurnEnd) -> Eng
     if config.engine == BUILTIN:
         return None
     dtype = config.dtype or str(policy.compute_dtype or policy.model.dtype).removeprefix("torch.")
-    return ENGINES[config.engine](policy, turn_end, config.engine_settings(dtype))
+    return engine_class(config.engine)(policy, turn_end, config.engine_settings(dtype))

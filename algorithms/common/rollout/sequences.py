@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from igsearch_env.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

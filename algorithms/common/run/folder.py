@@ -26,11 +26,11 @@ WARM_START = "warm_start.yaml"  # in the folder of a warm start, which is no run
 _REPAIR = "give another --run-dir, or --overwrite to discard it"
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
-    r"config\.yaml|metrics\.jsonl|test_(before|after)\.json|tracker_id|learning_curve\.png|command\.json"
+    r"config\.yaml|metrics\.jsonl|test_(before|after)\.json|tracker_id(_mlflow)?|learning_curve\.png|command\.json"
     rf"|(report|trajectories)\.html|{re.escape(LOCK)}|{re.escape(OWNER)}|\.(partial|time)-[\w.-]+|owner\.json\.\d+\.partial"
 )
 _FOLDERS = re.compile(
-    r"tensorboard|transcripts|trajectories|checkpoints|best|policy|wandb|\.(partial|old)-(best|policy)"
+    r"tensorboard|transcripts|trajectories|checkpoints|best|policy|wandb|swanlog|\.(partial|old)-(best|policy)"
 )
 _CHECKPOINTS = re.compile(r"(damaged-|\.partial-|\.old-)?step-\d{6,}")
 

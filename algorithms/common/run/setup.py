@@ -17,7 +17,8 @@ from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights
-from algorithms.common.training.critic import Critic, CriticConfig
+from algorithms.common.training.config import CriticConfig
+from algorithms.common.training.critic import Critic
 from algorithms.common.training.learner import Learner
 from algorithms.common.training.precision import precision_warning
 from igsearch_env.errors import ConfigurationError

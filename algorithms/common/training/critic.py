@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.config import CriticConfig, OptimizerConfig
 from algorithms.common.training.epochs import run_epochs
-from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.learner import Learner
 from algorithms.common.training.loss import value_loss
-from igsearch_env.errors import check_range
 from retrievers.random_streams import random_stream
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    """The critic; other settings (epochs, mini-batches, gradient norm, memory) are those of `optimizer`."""
-
-    lr: float = 1e-3
-    """Learning rate."""
-    warmup_steps: int = 0
-    """Steps of linear learning rate warm-up."""
-    value_clip: float = 0.5
-    """Clip range of a value around its old one in an update, beyond which the loss does not decrease further."""
-
-    def __post_init__(self) -> None:
-        check_range("critic.lr", self.lr, 0)
-        check_range("critic.warmup_steps", self.warmup_steps, 0)
-        check_range("critic.value_clip", self.value_clip, 1e-9)
 
 
 class ValueHead(torch.nn.Linear):

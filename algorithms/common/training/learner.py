@@ -2,76 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from algorithms.common.base.errors import TrainingError
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.distributed.sharding import accumulate_gradients, gather_full_tensor, unwrapped, wrap_module
 from algorithms.common.distributed.tensor_files import TensorFileError, load_tensors, save_tensors, saved_names
 from algorithms.common.rollout.buffer import Float32s, Ints, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.common.training.micro_batching import map_policy_tokens, run_in_micro_batches
-from igsearch_env.errors import check_literals, check_range
 
 # A micro-batch's loss (its share of the mini-batch's sum) and values to log, summed likewise.
 LossOf = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW and its learning rate schedule."""
-
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"token_budget"})
-
-    lr: float = 3e-4
-    """Peak learning rate."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    beta1: float = 0.9
-    """Decay rate of the running mean of the gradient."""
-    beta2: float = 0.99
-    """Decay rate of the running mean of the squared gradient."""
-    warmup_steps: int = 5
-    """Steps of linear learning rate warm-up."""
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or decayed linearly or by a cosine, to 0 one step after the last."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    epochs: int = 1
-    """Passes over each buffer per step."""
-    num_minibatches: int = 1
-    """Optimizer steps per epoch; trajectories are assigned to mini-batches at random."""
-    token_budget: int = 2_048
-    """Maximum padded tokens per micro-batch: limits memory; does not change results."""
-
-    def __post_init__(self) -> None:
-        check_literals(self, "optimizer")
-        check_range("optimizer.lr", self.lr, 0)
-        check_range("optimizer.warmup_steps", self.warmup_steps, 0)
-        check_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
-        check_range("optimizer.epochs", self.epochs, 1)
-        check_range("optimizer.num_minibatches", self.num_minibatches, 1)
-        check_range("optimizer.token_budget", self.token_budget, 1)
-
-    def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step (counted from 1) in a run of `steps`."""
-        peak = max(self.warmup_steps, 1)
-        if step <= peak:
-            return self.lr * step / peak
-        progress = (step - peak) / (steps - peak + 1)
-        if self.lr_scheduler_type == "linear":
-            return self.lr * (1 - progress)
-        if self.lr_scheduler_type == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr
 
 
 TOKEN_BUDGET = "optimizer.token_budget"  # for messages

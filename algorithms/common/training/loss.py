@@ -6,60 +6,12 @@ Shapes: B rows, T tokens; `mask_BT` True on policy tokens. Equations and sources
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from igsearch_env.errors import check_literals, check_range
-
-Aggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "token-sum"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The policy loss."""
-
-    clip_ratio_low: float = 0.2
-    """Lower clip range: the ratio is clipped at 1 - clip_ratio_low."""
-    clip_ratio_high: float = 0.2
-    """Upper clip range: the ratio is clipped at 1 + clip_ratio_high (DAPO's clip-higher: 0.28)."""
-    dual_clip: float | None = None
-    """c > 1: for negative advantages the loss is at most -A c (verl: 3.0). None: off (Search-R1)."""
-    ratio: Literal["token", "sequence"] = "token"
-    """Importance ratio of each token (PPO), or its geometric mean over the sequence (GSPO)."""
-    aggregation: Aggregation = "token-mean"
-    """How token losses are aggregated; names as in verl's `agg_loss`."""
-    horizon: int | None = None
-    """Divisor of seq-mean-token-sum-norm (Dr. GRPO: the maximum response length, tokens)."""
-    kl_coef: float = 0.0
-    """Weight of the KL term towards the starting policy (Search-R1: 0.001); above 0, a frozen copy of it is kept."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL term (Schulman's names)."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus."""
-    importance_sampling_cap: float | None = None
-    """C: weight each token's loss by min(pi_trainer / pi_sampler, C) if another engine or precision sampled
-    (truncated importance sampling; 2.0 is usual). None: off."""
-
-    def __post_init__(self) -> None:
-        check_literals(self, "loss")
-        if self.importance_sampling_cap is not None:
-            check_range("loss.importance_sampling_cap", self.importance_sampling_cap, 1e-9)
-        check_range("loss.clip_ratio_low", self.clip_ratio_low, 0, 1)
-        check_range("loss.clip_ratio_high", self.clip_ratio_high, 0)
-        check_range("loss.kl_coef", self.kl_coef, 0)
-        if self.dual_clip is not None:
-            check_range("loss.dual_clip", self.dual_clip, 1)
-        if self.aggregation == "seq-mean-token-sum-norm":
-            check_range("loss.horizon (which seq-mean-token-sum-norm needs)", self.horizon or 0, 1)
-
-    @property
-    def skips_zeros(self) -> bool:
-        """Whether tokens without an advantage contribute nothing, neither themselves nor to the weights of others."""
-        others = self.ratio == "sequence" or self.aggregation == "seq-mean-token-mean"
-        return not (others or self.kl_coef or self.entropy_coef)
+from algorithms.common.training.config import LossConfig
 
 
 def token_weights(

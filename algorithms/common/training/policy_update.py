@@ -11,16 +11,10 @@ from torch import Tensor
 from algorithms.common.model.policy import BasePolicy, Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
+from algorithms.common.training.config import LossConfig
 from algorithms.common.training.epochs import run_epochs
 from algorithms.common.training.learner import Learner
-from algorithms.common.training.loss import (
-    LossConfig,
-    importance_weights,
-    kl_penalty,
-    mismatch,
-    policy_loss,
-    token_weights,
-)
+from algorithms.common.training.loss import importance_weights, kl_penalty, mismatch, policy_loss, token_weights
 from retrievers.random_streams import random_stream
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 
 
 def precision_warning(policy: PolicyConfig, lr: float) -> str | None:

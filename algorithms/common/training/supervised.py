@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,50 +15,6 @@ from torch import Tensor
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.learner import Learner
-from igsearch_env.errors import check_range
-
-
-@dataclass(frozen=True)
-class WarmStartConfig:
-    """A supervised start: demonstrations of a scripted policy, then the model's own successful episodes."""
-
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset({"save_every"})
-
-    folder: Path | None = None
-    """Folder of the warm start. Its policy is trained instead of policy.path, and made first unless it is there; runs
-    may share it. None: no warm start."""
-    demonstrations: int = 1_500
-    """Successful episodes of the scripted policy to train on; fewer if the training questions give fewer."""
-    titles: float = 0.6
-    """Fraction of demonstrations that search the supporting titles, where these are known; the others search the
-    question."""
-    vague: float = 0.15
-    """Fraction of demonstrations that begin with a vague query."""
-    rounds: int = 1
-    """Rounds of rejection sampling: the policy plays training questions and is trained on its successful episodes."""
-    questions: int = 480
-    """Training questions that the policy plays in a round."""
-    samples: int = 4
-    """Episodes per question in a round; at most two different successful ones of a question are kept."""
-    temperature: float = 0.7
-    """Sampling temperature in a round."""
-    epochs: int = 1
-    """Passes over the episodes of a round."""
-    batch_size: int = 16
-    """Episodes per optimizer step."""
-    lr: float = 1e-4
-    """Peak learning rate of a round: a linear warm-up over a tenth of its steps, then a linear decay to 0."""
-    save_every: int = 50
-    """Optimizer steps between checkpoints; there is one at the end of each round, too."""
-
-    def __post_init__(self) -> None:
-        for name in ("demonstrations", "questions", "samples", "epochs", "batch_size", "save_every"):
-            check_range(f"warm_start.{name}", getattr(self, name), 1)
-        check_range("warm_start.titles", self.titles, 0, 1)
-        check_range("warm_start.vague", self.vague, 0, 1)
-        check_range("warm_start.rounds", self.rounds, 0)
-        check_range("warm_start.temperature", self.temperature, 1e-3)
-        check_range("warm_start.lr", self.lr, 0)
 
 
 def supervised_update(

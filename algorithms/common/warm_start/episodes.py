@@ -16,7 +16,7 @@ from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.rollout.scripted import play_recorded
 from algorithms.common.run.checkpoint import CheckpointError
-from algorithms.common.training.supervised import WarmStartConfig
+from algorithms.common.training.config import WarmStartConfig
 from igsearch_env.demonstrator import Demonstrator, answer_read, succeeded
 from igsearch_env.protocols import Invalid
 from igsearch_env.questions import Question
@@ -148,7 +148,7 @@ def episodes_of_round(
             f"warm start: none of {totals['episodes']:,} episodes answered a question with what it had read "
             f"({totals['answer_read']:,} had read a golden answer, {totals['full']:,} had no room left). If none had "
             "read one, the corpus lacks the answers of env.questions, or the limit on tokens of an observation is too "
-            "low; check both with examples/evaluate.py --policy oracle-titles. If all had no room, raise "
+            "low; check both with igsearch evaluate --policy oracle-titles. If all had no room, raise "
             f"rollout.max_new_tokens or policy.context_length. Delete {about.folder.parent} before the next attempt"
         )
     groups = list(_first(kept, about.wanted))

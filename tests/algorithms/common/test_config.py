@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from algorithms.common.config import TrainConfig, as_dict, parse_config
-from algorithms.common.distributed.processes import DistributedConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.gigpo import GiGPOConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig
@@ -161,6 +160,16 @@ def test_an_option_of_another_algorithm_in_the_file_is_refused(tmp_path: Path) -
 def test_a_missing_file_is_named(form: list[str]) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.yaml: no such file"):
         parse(*form)
+
+
+def test_a_bundled_file_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("qwen2.5-3b-lora-1gpu", "qwen2.5-3b-lora-1gpu.yaml"):
+        assert parse("--config", name).policy.lora.rank > 0
+    (tmp_path / "bundled").write_text("seed: 7", encoding="utf-8")
+    assert parse("--config", "bundled").seed == 7  # a file comes first
+    with pytest.raises(ConfigurationError, match=r"--config smollm: no such file; bundled ones are bundled, .*smollm2"):
+        parse("--config", "smollm")
 
 
 # ---------------------------------------------------------------- values

@@ -1,4 +1,4 @@
-"""The published settings in examples/configs: each parses, names its sources, says what was published, and trains."""
+"""The published settings in algorithms/configs: each parses, names its sources, says what was published, and trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
 
-FILES = {path.name: path for path in sorted((ROOT / "examples" / "configs").glob("*.yaml"))}
+FILES = {path.name: path for path in sorted((ROOT / "algorithms" / "configs").glob("*.yaml"))}
 SOURCES = ("IG-Search", "AutoRefine", "Search-R1", "GiGPO", "MR-Search", "IGPO", "verl", "ours")
 # For a CPU: everything else is a default.
 SMALL = {"bundled.yaml", "smollm2-135m.yaml"}
@@ -123,7 +123,7 @@ def value(config: TrainConfig, key: str) -> Any:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_parses_as_the_algorithm_of_its_first_line(name: str) -> None:
-    assert f"--config examples/configs/{name}" in " ".join(command(name))
+    assert f"--config algorithms/configs/{name}" in " ".join(command(name))
     config = parse(name)
     content = yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
     # What the file says is what is trained with, but for what its own command overrides.
@@ -211,7 +211,7 @@ def test_the_headline_file_is_the_published_setting_but_for_what_it_marks() -> N
     }
     assert different == marked
     assert command("qwen2.5-3b-nq-hotpotqa.yaml") == [
-        *("algorithms/ig_grpo.py", "--config", "examples/configs/qwen2.5-3b-nq-hotpotqa.yaml")
+        *("algorithms/ig_grpo.py", "--config", "algorithms/configs/qwen2.5-3b-nq-hotpotqa.yaml")
     ]
 
 

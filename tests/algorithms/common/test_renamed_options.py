@@ -23,11 +23,11 @@ from algorithms.common.config import (
     parse_config,
     with_present_names,
 )
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.folder import begin_folder, check_folder, resumable_settings
 from algorithms.common.run.saved_run import read_run
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.ig_grpo import IGGRPOConfig
 from algorithms.ppo import PPOConfig

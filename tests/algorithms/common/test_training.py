@@ -22,17 +22,16 @@ from training_runs import question_file, run_ig_grpo, without_times
 
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.config import TrainConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.kv_cache import KVCache
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError, checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import questions_of_step
 from algorithms.common.trainer import train
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.rloo import RLOO

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
 
-from algorithms.common import trainer
+from algorithms.common import command as training
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig
+from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.evaluation.intervals import Difference, paired_difference, verdict
 from algorithms.common.evaluation.results import read_result, write_result
 from algorithms.common.evaluation.scores import QuestionResult, score
@@ -79,7 +79,7 @@ def test_the_t_interval_is_students() -> None:
     base = np.zeros((3, 4))
     ours = {"a": base + np.array([[0.1], [0.2], [0.3]])}
     found = paired_difference(ours, {"a": base})
-    half = 4.303 * 0.1 / np.sqrt(3)
+    half = 4.30265273 * 0.1 / np.sqrt(3)
     assert found.t == pytest.approx((0.2 - half, 0.2 + half))
 
 
@@ -162,9 +162,9 @@ def test_the_command_of_every_algorithm_makes_its_estimator(name: str, monkeypat
     made: list[Algorithm] = []
 
     def main(algorithm_class: type[Algorithm], config_class: type[TrainConfig], description: str) -> None:
-        made.append(algorithm_class(trainer.parse_config(config_class, job.command[1:])))  # type: ignore[call-arg]
+        made.append(algorithm_class(parse_config(config_class, job.command[1:])))  # type: ignore[call-arg]
 
-    monkeypatch.setattr(trainer, "main", main)
+    monkeypatch.setattr(training, "main", main)
     runpy.run_path(str(ROOT / job.command[0]), run_name="__main__")
     assert made[0].name == ALGORITHMS[name].algorithm.name
     assert made[0].advantages(BUFFER).tolist() == ALGORITHMS[name].algorithm.advantages(BUFFER).tolist()

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.scores import macro_average, score
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.decoder import Decoder
 from igsearch_env.protocols import make_protocol

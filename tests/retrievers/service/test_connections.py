@@ -152,7 +152,7 @@ PATIENT_SERVICE = """
 from retrievers import server
 from retrievers.service import connections
 connections.HEAD_SECONDS = connections.BODY_SECONDS = connections.SHUTDOWN_SECONDS = 3600
-server.main()
+server.command()
 """
 
 

@@ -28,7 +28,8 @@ from services import process, serving
 from retrievers import BM25Retriever, Passage, QueryError, RemoteRetriever, RetrievalError, Retriever
 from retrievers.base import MAX_QUERY_CHARS
 from retrievers.corpus import write_corpus
-from retrievers.service.endpoints import Limits, make_app
+from retrievers.service.endpoints import make_app
+from retrievers.service.limits import Limits
 
 BM25 = BM25Retriever(CORPUS)
 APP = make_app(BM25)
@@ -660,7 +661,7 @@ def open_slowly(*arguments):
     retriever.__class__ = Slow
     return retriever
 server.open_retriever = open_slowly
-server.main()
+server.command()
 """
 
 
@@ -694,5 +695,5 @@ def test_what_cannot_be_served_is_said_in_a_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["server", "--port", "0", *arguments])
     with pytest.raises(SystemExit) as caught:
-        server.main()
+        server.command()
     assert str(caught.value).startswith(message)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from algorithms.common.rollout.engines.base import Engine
-from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
-from algorithms.common.rollout.engines.vllm_local import VllmEngine
-from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
-
-ENGINES: dict[str, type[Engine]] = {
-    engine.name: engine for engine in (ContinuousBatchingEngine, VllmEngine, VllmServerEngine)
+ENGINES = {
+    "transformers": "continuous_batching.ContinuousBatchingEngine",
+    "vllm": "vllm_local.VllmEngine",
+    "vllm_server": "vllm_server.VllmServerEngine",
 }
-"""Engine classes by value of `rollout.engine`."""
+"""Module in this folder and class, by value of `rollout.engine`; imported by `engine_class`, as they import torch."""

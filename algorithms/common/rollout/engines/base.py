@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -13,29 +14,14 @@ from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.config import EngineSettings
+from algorithms.common.rollout.engines import ENGINES
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import IGSearchError
-from retrievers.credentials import MaskedRepr
 
 
 class EngineError(IGSearchError, RuntimeError):
     """An engine failed, or returned an invalid completion."""
-
-
-@dataclass(frozen=True)
-class EngineSettings(MaskedRepr):
-    """The generation options of a run; each engine uses those that apply to it."""
-
-    dtype: str
-    """Precision of the sampling weights."""
-    kv_cache_tokens: int
-    """Tokens in the KV cache."""
-    pass_tokens: int
-    """Maximum tokens of one forward pass."""
-    server_url: str
-    """Address of a server, or "" for engines in this process."""
-    gpu_memory_utilization: float
-    """Fraction of the GPU's memory, for engines that reserve one."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +124,10 @@ def until_turn_end(turn_end: TurnEnd, ids: Ids, logprobs: tuple[float, ...]) -> 
     """
     end = turn_end.position(ids) if len(ids) == len(logprobs) else None  # otherwise it is rejected as a whole later
     return Completion(ids[:end], logprobs[:end])
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine, by the value of `rollout.engine`."""
+    module, _, attribute = ENGINES[name].partition(".")
+    found: type[Engine] = getattr(import_module(f"{__package__}.{module}"), attribute)
+    return found

@@ -15,7 +15,8 @@ from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.packing import own_attention
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.engines.base import Engine, EngineError, EngineSettings, GenerationSizes
+from algorithms.common.rollout.config import EngineSettings
+from algorithms.common.rollout.engines.base import Engine, EngineError, GenerationSizes
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 from retrievers.random_streams import stream_seed

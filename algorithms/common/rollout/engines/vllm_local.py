@@ -17,13 +17,8 @@ from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.engines.base import (
-    Engine,
-    EngineError,
-    EngineSettings,
-    GenerationSizes,
-    until_turn_end,
-)
+from algorithms.common.rollout.config import EngineSettings
+from algorithms.common.rollout.engines.base import Engine, EngineError, GenerationSizes, until_turn_end
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 

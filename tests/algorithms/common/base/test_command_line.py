@@ -12,7 +12,8 @@ from command_lines import refusal
 from algorithms.common.base.command_line import option_types, parse_options
 from algorithms.common.config import TrainConfig, parse_config
 from algorithms.ig_grpo import IGGRPOConfig
-from examples import compare_algorithms, evaluate, export, report
+from examples import compare_algorithms
+from igsearch.commands import evaluate, export, report
 from igsearch_env.errors import ConfigurationError, check_literals
 
 

@@ -22,15 +22,16 @@ from models import turn_end
 from paths import ROOT
 from training_runs import question_file, without_times
 
-from algorithms.common.distributed.processes import DistributedConfig, Processes
+from algorithms.common.command import explained
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
-from algorithms.common.trainer import explained
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.stepper import EpisodeStepper

@@ -27,7 +27,8 @@ from algorithms.common.evaluation.scores import (
     score_rows,
 )
 from algorithms.common.evaluation.tables import print_scores
-from examples import compare_results, evaluate
+from igsearch.commands import compare as compare_results
+from igsearch.commands import evaluate
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory

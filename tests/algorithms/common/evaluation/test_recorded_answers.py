@@ -1,4 +1,4 @@
-"""Answers that other programs recorded: which question each answers, and the score of `examples/evaluate.py`."""
+"""Answers that other programs recorded: which question each answers, and the score of `igsearch evaluate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from algorithms.common.evaluation.recorded_answers import read_answers
 from algorithms.common.evaluation.results import Result, read_result
-from examples import compare_results, evaluate
+from igsearch.commands import compare as compare_results
+from igsearch.commands import evaluate
 from igsearch_env.errors import ConfigurationError, QuestionError
 
 QUESTIONS: list[dict[str, Any]] = [

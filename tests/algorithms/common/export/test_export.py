@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hub_server import hub_server
 from huggingface_hub import ModelCard
 from models import save_tiny_policy, tokenizer, turn_end
 from paths import ROOT
@@ -27,16 +28,16 @@ from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy, is_hub_name
 from algorithms.common.export.folder import MARK
 from algorithms.common.export.model_card import model_card
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import play
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
-from examples import export
-from examples.export import Args
+from igsearch.commands import export
+from igsearch.commands.export import Args
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
@@ -393,7 +394,7 @@ def test_a_card_evaluates_under_the_rules_of_training() -> None:
     env = {"attempts": 3, "max_searches": 2, "max_observation_tokens": 400}
     settings = {"env": env, "policy": {"context_length": 4096}, "rollout": {"max_new_tokens": 64}}
     text = model_card(ExportedPolicy("a", settings, None, "float32", None))
-    command = next(line for line in text.splitlines() if line.startswith("python examples/evaluate.py"))
+    command = next(line for line in text.splitlines() if line.startswith("igsearch evaluate"))
     for option in ("--attempts 3", "--max-searches 2", "--max-observation-tokens 400", "--context-length 4096"):
         assert option in command
 
@@ -528,7 +529,7 @@ def test_a_full_disk_leaves_what_was_there(trained: Path, tmp_path: Path, monkey
         def raises(card: ExportedPolicy) -> str:
             raise error
 
-        monkeypatch.setattr(export, "model_card", raises)
+        monkeypatch.setattr("algorithms.common.export.model_card.model_card", raises)
 
     message = "No space left on device"
     for error in (OSError(errno.ENOSPC, message), Exception(f"{message} (os error 28)")):  # Python's, and tokenizers'
@@ -548,3 +549,21 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit, match=f"error: {nowhere}: not the folder of a run") as stopped:
         runpy.run_path(str(ROOT / "examples" / "export.py"), run_name="__main__")
     assert "\n" not in str(stopped.value.code)
+
+
+def test_the_upload_begins_when_the_folder_is_complete(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "my-agent"
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with hub_server() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        held: list[set[str]] = []
+        hub.seen = lambda path: held.append(files(output))
+        exported(trained, output, push="me/my-agent", private=True)
+        expected = files(output)
+        assert {*MODEL_FILES, *TOKENIZER_FILES, *OWN_FILES} <= expected
+        assert held == [expected] * len(held)
+        assert hub.private == {"me/my-agent": True}
+        assert {*hub.files["me/my-agent"]} >= expected - {MARK}
+        assert hub.files["me/my-agent"]["model.safetensors"] == (output / "model.safetensors").read_bytes()

@@ -16,18 +16,16 @@ from rich.console import Console
 from transformers import AutoConfig, Gemma3Config, Qwen2Config
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.distributed.processes import DistributedConfig
+from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.memory.breakdown import CHARACTERS, QUESTION_TOKENS
 from algorithms.common.memory.footprint import Footprint, footprint
 from algorithms.common.memory.plan import MemoryPlan, plan_memory
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from igsearch_env import ConfigurationError
 from igsearch_env.protocols import make_protocol
 

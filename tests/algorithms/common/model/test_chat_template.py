@@ -15,14 +15,14 @@ from models import tiny_model, tokenizer
 from training_runs import question_file, run_ig_grpo
 from transformers.utils import chat_template_utils
 
+from algorithms.common.config import parse_config
 from algorithms.common.model.chat_template import ChatTemplate
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
-from algorithms.common.trainer import parse_config
 from algorithms.grpo import GRPOConfig
 from igsearch_env.errors import ConfigurationError
 

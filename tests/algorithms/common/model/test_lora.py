@@ -11,16 +11,15 @@ from models import save_tiny_policy, tiny_model, tokenizer
 from training_runs import question_file, without_times
 from transformers import AutoModelForCausalLM
 
-from algorithms.common.model.lora import LoraConfig, merged_weights
+from algorithms.common.model.config import LoraConfig, PolicyConfig
+from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import BasePolicy, Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
-from algorithms.common.training.learner import OptimizerConfig
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 

@@ -15,9 +15,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers import modeling_flash_attention_utils as library
 
 from algorithms.common.memory.footprint import Footprint
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.packing import own_attention
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.verification import verify
 from igsearch_env.errors import ConfigurationError
 

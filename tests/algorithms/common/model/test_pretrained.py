@@ -11,9 +11,8 @@ import torch
 from models import save_tiny_policy, tiny_model, tokenizer
 from safetensors.torch import load_file, save_file
 
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from benchmarks.small_architectures import small_model
 from igsearch_env.errors import ConfigurationError
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from models import learner_of, save_tiny_policy, tiny_policy, tokenizer
 
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.saved import load_saved_weights, verify_saved
 from algorithms.common.run.checkpoint import write_policy
 from benchmarks.small_architectures import small_model

@@ -9,9 +9,8 @@ import torch
 from gguf_files import tiny_llama, write_gguf
 
 from algorithms.common.memory.footprint import Footprint
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.source import ModelSource
 from igsearch_env.errors import ConfigurationError
 
@@ -99,5 +98,5 @@ def test_a_file_that_can_t_be_used_is_an_error_of_the_configuration(tmp_path: Pa
 
 def test_without_the_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match="pip install gguf"):
+    with pytest.raises(ConfigurationError, match=r"pip install igsearch\[gguf\]"):
         ModelSource.parse(str(tmp_path / "tiny.gguf"))

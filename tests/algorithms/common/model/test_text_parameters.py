@@ -11,9 +11,8 @@ import torch
 from models import tiny_model, tokenizer
 from torch.nn.parallel import DistributedDataParallel
 
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy, PolicyModule
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from benchmarks.small_architectures import small_model
 

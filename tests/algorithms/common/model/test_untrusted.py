@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from models import save_tiny_policy
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from igsearch_env.errors import ConfigurationError
 
 KERNEL = "someone/kernels"

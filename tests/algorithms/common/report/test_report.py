@@ -24,17 +24,17 @@ import pytest
 from paths import ROOT
 from run_folders import HOSTILE, append, training_row, write_run
 
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
 from algorithms.common.report.run_report import run_report, write_reports
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.saved_run import read_run
 from algorithms.common.trainer import train
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world

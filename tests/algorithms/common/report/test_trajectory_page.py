@@ -16,8 +16,8 @@ from browser import NARROW, WIDE, chromium, opened, overflow, violations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.report.page import write
 from algorithms.common.report.trajectory_page import content, fitting_page, gold_spans, trajectory_page
 from algorithms.common.rollout.answer_scorer import PolicyScorer

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.packing import Block, pack
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.collect import collect, play
 from algorithms.common.rollout.decoder import BLOCK, Decoder, inverse_cdf
 from algorithms.common.rollout.turn_decoder import Completion

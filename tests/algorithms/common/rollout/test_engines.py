@@ -26,13 +26,14 @@ from torch import Tensor
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.collect import collect
+from algorithms.common.rollout.config import EngineSettings, RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
-from algorithms.common.rollout.engines.base import Engine, EngineError, EngineSettings, GenerationSizes
+from algorithms.common.rollout.engines.base import Engine, EngineError, GenerationSizes
 from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
 from algorithms.common.rollout.engines.vllm_local import VllmEngine
 from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
-from algorithms.common.rollout.sampler import RolloutConfig, make_engine
+from algorithms.common.rollout.sampler import make_engine
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol

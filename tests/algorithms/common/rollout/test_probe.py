@@ -14,13 +14,14 @@ from services import serving
 from torch import Tensor
 
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.lora import LoraConfig, merged_weights
+from algorithms.common.model.config import LoraConfig, PolicyConfig
+from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.engines.base import EngineError, with_tied_head
 from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
 from algorithms.common.rollout.probe import difference
-from algorithms.common.rollout.sampler import RolloutConfig, Sampler
+from algorithms.common.rollout.sampler import Sampler
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 MODEL = str(POLICY_FOLDER)

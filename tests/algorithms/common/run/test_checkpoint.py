@@ -18,10 +18,10 @@ from models import learner_of, tiny_policy
 from safetensors import SafetensorError
 from training_runs import question_file, run_ig_grpo, without_times
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -31,7 +31,8 @@ from algorithms.common.run.checkpoint import (
     save_checkpoint,
     write_policy,
 )
-from algorithms.common.training.learner import Learner, OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
+from algorithms.common.training.learner import Learner
 
 
 def trained(policy: Policy) -> Learner:

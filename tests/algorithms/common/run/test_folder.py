@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from algorithms.common.config import as_dict, parse_config
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.folder import begin_folder, check_folder, discard

@@ -12,8 +12,8 @@ import torch
 from models import learner_of, tiny_policy
 from safetensors.torch import save_file
 
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.run.checkpoint import (
     CheckpointError,
     latest_intact,

@@ -11,9 +11,8 @@ import pytest
 
 from algorithms.common.base.command_line import command_line, parse_options
 from algorithms.common.config import as_dict, parse_config
-from algorithms.common.rollout.engines.base import EngineSettings
+from algorithms.common.rollout.config import EngineSettings, RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.folder import begin_folder, check_folder
 from algorithms.common.run.saved_run import read_run

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from training_runs import question_file
 
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.rollout.sampler import RolloutConfig
 from algorithms.common.trainer import train
-from algorithms.common.training.learner import OptimizerConfig
+from algorithms.common.training.config import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from retrievers import random_streams

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.run import trackers
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics
 from algorithms.common.run.run import Run
@@ -96,7 +96,7 @@ class FakeTrackio(ModuleType):
         space_id: str | None = None,
         config: dict[str, Any] | None = None,
         resume: str = "never",
-    ) -> None:
+    ) -> FakeTrackio:
         assert name is not None
         assert self.current is None
         number = sum(known == name for known, _ in self.runs)
@@ -104,6 +104,7 @@ class FakeTrackio(ModuleType):
             number -= 1
         self.current = self.runs.setdefault((name, number), [])
         self.configs.append(config)
+        return self
 
     def log(self, metrics: dict[str, Any], step: int | None = None) -> None:
         if self.current is None:
@@ -234,7 +235,7 @@ def test_a_tracker_that_hangs_is_given_up(
     try:
         (tracker,) = opened(tmp_path, "wandb")
         monkeypatch.setattr(trackers, "WRITE_SECONDS", 0.1)
-        monkeypatch.setattr(FakeWandbRun, "log", lambda self, data: held.wait())
+        monkeypatch.setattr(FakeWandbRun, "log", lambda self, data, step=None: held.wait())
         tracker.write(0, {"reward": 0.0})
         assert "wandb failed to write (OverdueError: not complete within 0.1 s)" in capsys.readouterr().err
         monkeypatch.setattr(trackers, "OPEN_SECONDS", 0.1)
@@ -250,7 +251,7 @@ def test_an_interruption_is_no_failure_of_the_tracker(
 ) -> None:
     (tracker,) = opened(tmp_path, "wandb")
 
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeWandbRun, "log", interrupted)
@@ -262,7 +263,8 @@ def test_an_interruption_is_no_failure_of_the_tracker(
 def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
+    for other in SERVICES:
+        monkeypatch.setitem(sys.modules, other, None if other == name else sys.modules.get(other) or ModuleType(other))
     with pytest.raises(ConfigurationError, match=rf'{name}.*pip install "igsearch\[{name}\]"'):
         opened(tmp_path, *SERVICES)
     assert not wandb.runs  # nothing was begun
@@ -281,7 +283,7 @@ def test_a_service_that_can_not_be_opened_stops_the_run_before_it_begins(
     assert trackio.current is None  # the one that was open already is closed
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_run_opens_its_trackers_and_its_log_when_it_is_entered(
     tmp_path: Path, wandb: FakeWandb, trackio: FakeTrackio, name: str
 ) -> None:
@@ -360,3 +362,27 @@ def test_a_log_without_trackers_is_as_before(tmp_path: Path) -> None:
     log.write(0, {"reward": 0.0})
     log.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "reward": 0.0}]
+
+
+@pytest.mark.parametrize("name", ["trackio", "mlflow", "swanlab"])
+def test_the_library_itself_takes_the_records_of_a_run_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install igsearch[{name}]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    for steps in ([0, 1], [1, 2]):
+        trackers = opened(tmp_path, name, config={"steps": 3, "env": {"top_k": 3}})
+        logged(trackers, steps)
+        for tracker in trackers:
+            tracker.close(failed=False)
+        assert not any(tracker.lost for tracker in trackers)
+    assert "warning:" not in capsys.readouterr().err
+    if name == "mlflow":
+        client = pytest.importorskip("mlflow").MlflowClient()
+        (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {"steps": "3", "env.top_k": "3"}
+        assert [row.step for row in client.get_metric_history(run.info.run_id, "reward")] == [0, 1, 1, 2]

@@ -8,7 +8,7 @@ from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajecto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.rollout.sampler import RolloutConfig
+from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.training.advantages import all_equal_share, grpo_advantages, overlong_penalty
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig

@@ -18,8 +18,9 @@ from torch import Tensor
 from algorithms.common.base.errors import TrainingError
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.rollout.sequences import MicroBatch
-from algorithms.common.training.learner import Learner, OptimizerConfig
-from algorithms.common.training.loss import LossConfig, importance_weights, mismatch, policy_loss
+from algorithms.common.training.config import LossConfig, OptimizerConfig
+from algorithms.common.training.learner import Learner
+from algorithms.common.training.loss import importance_weights, mismatch, policy_loss
 from algorithms.common.training.micro_batching import is_out_of_memory
 
 

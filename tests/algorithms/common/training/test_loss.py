@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from losses import aggregated
 
-from algorithms.common.training.loss import Aggregation, LossConfig, kl_penalty, policy_loss, token_weights
+from algorithms.common.training.config import Aggregation, LossConfig
+from algorithms.common.training.loss import kl_penalty, policy_loss, token_weights
 from igsearch_env.errors import ConfigurationError
 
 HORIZON = 9

@@ -12,7 +12,7 @@ from models import learner_of, tiny_policy
 from torch import Tensor
 
 from algorithms.common.model.policy import Policy
-from algorithms.common.training.loss import LossConfig
+from algorithms.common.training.config import LossConfig
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 
 

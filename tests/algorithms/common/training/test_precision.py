@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms.common.model.lora import LoraConfig
-from algorithms.common.model.pretrained import PolicyConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.training.precision import precision_warning
 
 

@@ -12,7 +12,8 @@ from models import learner_of, tiny_policy
 
 from algorithms.common.model.policy import Policy, PolicyModule
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.training.supervised import WarmStartConfig, supervised_update, weighted_cross_entropy
+from algorithms.common.training.config import WarmStartConfig
+from algorithms.common.training.supervised import supervised_update, weighted_cross_entropy
 from igsearch_env.errors import ConfigurationError
 
 ROWS = ([0], [1, 2], [0, 1, 2])

@@ -25,21 +25,23 @@ import algorithms.common.warm_start.episodes as episodes
 import algorithms.common.warm_start.result as result
 import algorithms.common.warm_start.warm_start as module
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.command import run_command
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.lora import LoraConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.pretrained import PolicyConfig
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.sampler import RolloutConfig, Sampler
+from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import read_metrics
-from algorithms.common.trainer import run_command, train
-from algorithms.common.training.supervised import WarmStartConfig, supervised_update
+from algorithms.common.trainer import train
+from algorithms.common.training.config import WarmStartConfig
+from algorithms.common.training.supervised import supervised_update
 from algorithms.common.warm_start.episodes import demonstrated, sampled
 from algorithms.common.warm_start.warm_start import warm_started
 from algorithms.grpo import GRPO, GRPOConfig
-from examples.warm_start import main
+from igsearch.commands.warm_start import main
 from igsearch_env.demonstrator import succeeded
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.protocols import Invalid

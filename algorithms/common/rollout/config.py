@@ -1,0 +1,85 @@
+"""The section `rollout` of a configuration, and what an engine gets of it. No torch, so --help is fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from algorithms.common.model.config import Dtype
+from algorithms.common.rollout.engines import ENGINES
+from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+from retrievers.credentials import MaskedRepr
+
+BUILTIN = "builtin"  # the decoder of this project
+
+
+@dataclass(frozen=True)
+class EngineSettings(MaskedRepr):
+    """The generation options of a run; each engine uses those that apply to it."""
+
+    dtype: str
+    """Precision of the sampling weights."""
+    kv_cache_tokens: int
+    """Tokens in the KV cache."""
+    pass_tokens: int
+    """Maximum tokens of one forward pass."""
+    server_url: str
+    """Address of a server, or "" for engines in this process."""
+    gpu_memory_utilization: float
+    """Fraction of the GPU's memory, for engines that reserve one."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig(MaskedRepr):
+    """How rollouts are collected."""
+
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
+    )
+
+    questions_per_step: int = 16
+    """Questions per step."""
+    group_size: int = 8
+    """G: rollouts per question."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probs are those of the tempered distribution."""
+    max_new_tokens: int = 32
+    """Maximum tokens per turn."""
+    kv_cache_tokens: int = 262_144
+    """Tokens in the KV cache: limits the number of concurrent episodes (each takes a whole context)."""
+    token_budget: int = 4_096
+    """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
+    recompute_logprobs: bool = False
+    """Recompute the old log-probs before the update; always done if another engine or precision, or any precision
+    below float32, sampled, and with loss.importance_sampling_cap."""
+    engine: str = BUILTIN
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    server_url: str = ""
+    """Address of the vLLM server, http://HOST:PORT."""
+    gpu_memory_utilization: float = 0.4
+    """Fraction of the GPU's memory that vllm in this process uses."""
+    dtype: Dtype | None = None
+    """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
+    None: no copy; the trained weights themselves sample."""
+
+    def __post_init__(self) -> None:
+        check_literals(self, "rollout")
+        check_range("rollout.questions_per_step", self.questions_per_step, 1)
+        check_range("rollout.group_size", self.group_size, 1)
+        check_range("rollout.temperature", self.temperature, 1e-3)
+        check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
+        check_range("rollout.kv_cache_tokens", self.kv_cache_tokens, 1)
+        check_range("rollout.token_budget", self.token_budget, 1)
+        check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
+        check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))
+        if (self.engine == "vllm_server") != bool(self.server_url):
+            raise ConfigurationError(
+                f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: vllm_server needs "
+                "an address, and no other engine takes one"
+            )
+
+    def engine_settings(self, dtype: str) -> EngineSettings:
+        """Settings of an engine whose weights have precision `dtype`."""
+        return EngineSettings(
+            dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
+        )

@@ -1,0 +1,1 @@
+"""The command `igsearch`: training, evaluation and everything else that is run, in one program."""

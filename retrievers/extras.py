@@ -1,0 +1,38 @@
+"""Which extra of this project installs a package that the environment itself does not need."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from retrievers.reading import MissingPackageError
+
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "huggingface_hub", "matplotlib", "peft", "safetensors", "scipy"), "train"),
+    **dict.fromkeys(("tensorboard", "tokenizers", "torch", "transformers"), "train"),
+    **dict.fromkeys(("faiss", "hnswlib", "sentence_transformers"), "dense"),
+    **dict.fromkeys(("fastapi", "h11", "prometheus_client", "starlette", "uvicorn"), "server"),
+}
+"""Extra by the name of the module that is imported."""
+
+
+def missing_package(error: ImportError, needed_by: str) -> MissingPackageError | None:
+    """The error of a failed import, with the extra that installs the package; None for a package of no extra.
+
+    `needed_by`: what requires it, as the beginning of the message.
+    """
+    module = (error.name or "").partition(".")[0]
+    return _missing(module, needed_by, f"can't be imported ({error})") if module in EXTRAS else None
+
+
+def require(module: str, needed_by: str) -> None:
+    """Raise `MissingPackageError` unless a package is installed. It is not imported: torch takes seconds."""
+    try:
+        found = find_spec(module) is not None
+    except (ImportError, ValueError):  # refused by a finder; a module without a spec
+        found = False
+    if not found:
+        raise _missing(module, needed_by, "is not installed")
+
+
+def _missing(module: str, needed_by: str, reason: str) -> MissingPackageError:
+    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; pip install igsearch[{EXTRAS[module]}]")

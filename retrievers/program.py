@@ -1,0 +1,48 @@
+"""How a program ends: with one line after an error, Ctrl-C or a missing package, and quietly when its output is cut."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from retrievers.base import RetrieverError
+from retrievers.credentials import mask
+from retrievers.extras import missing_package
+
+CUT = 141  # exit status of programs that SIGPIPE ends
+
+
+@contextmanager
+def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
+    """The body of a program, which exits with a message for `errors`, those of this package, and Ctrl-C.
+
+    A failed import of an optional package becomes a message with the extra that installs it.
+    """
+    expected: tuple[type[Exception], ...] = (RetrieverError, *errors)
+    try:
+        with quiet_if_cut():
+            yield
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
+    except expected as error:
+        sys.exit(f"error: {mask(str(error))}")
+    except ImportError as error:
+        missing = missing_package(error, "this command")
+        if missing is None:
+            raise
+        sys.exit(f"error: {missing}")
+
+
+@contextmanager
+def quiet_if_cut() -> Iterator[None]:
+    """Exits quietly when the reader of standard output has closed it, as `head` does."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        sys.exit(CUT)
