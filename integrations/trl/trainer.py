@@ -130,6 +130,11 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
 
     # ---------------------------------------------------------------- one batch
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's tensors of a micro-batch, without the padding to the longest episode of the whole batch."""
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        return inputs if self.pad_to_multiple_of else without_padding(inputs)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's tensors of a batch, with advantages [B, T] instead of [B]."""
         self._rows = inputs
@@ -199,6 +204,20 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
 def outcome(trajectory: Sequence[Trajectory], **_: Any) -> list[float | None]:
     """TRL's reward function: the outcome reward of each episode, for the logs; None where retrieval failed."""
     return [None if t.retrieval_failed else t.outcome for t in trajectory]
+
+
+def without_padding(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a micro-batch without columns that are padding in each row; the loss is the same."""
+    prompt_BP, completion_BT = inputs["prompt_mask"], inputs["completion_mask"]
+    longest_prompt, longest = int(prompt_BP.sum(1).max()), int(completion_BT.sum(1).max())
+    trimmed = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor) and value.shape == prompt_BP.shape and name.startswith("prompt_"):
+            value = value[:, value.shape[1] - longest_prompt :]
+        elif isinstance(value, torch.Tensor) and value.shape == completion_BT.shape:
+            value = value[:, :longest]
+        trimmed[name] = value
+    return trimmed
 
 
 def _named(dataset: Any) -> list[tuple[str, Any]]:

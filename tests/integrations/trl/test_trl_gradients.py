@@ -103,32 +103,40 @@ def test_aggregations_have_these_names_in_trl(loss_type: str, loss: LossConfig, 
         assert difference(recorder.gradients[0], own_gradient(trainer, rollout, other, on_policy=True)) > 100 * TOLERANCE
 
 
-def test_clipping_and_the_kl_term_have_these_names_in_trl(tmp_path: Path) -> None:
-    # Two optimizer steps on one buffer, the first so large that ratios leave the clip range.
-    trainer, recorder, rollout = trained(
-        tmp_path,
-        "reinforce_plus_plus",
-        num_iterations=2,
-        max_steps=2,
-        learning_rate=2e-5,
-        epsilon=0.01,
-        epsilon_high=0.02,
-        delta=1.03,
-        beta=0.5,
-        use_bias_correction_kl=False,
-    )
+SECOND_STEPS: list[tuple[str, dict[str, Any], LossConfig, list[dict[str, Any]]]] = [
+    (
+        "clip",
+        {"learning_rate": 1e-3, "epsilon": 0.1, "epsilon_high": 0.15, "delta": 1.2},
+        LossConfig(clip_ratio_low=0.1, clip_ratio_high=0.15, dual_clip=1.2),
+        [{"clip_ratio_low": 0.2}, {"clip_ratio_high": 0.2}, {"dual_clip": None}],
+    ),
+    (
+        "kl",
+        {"learning_rate": 2e-5, "beta": 0.5, "use_bias_correction_kl": False},
+        LossConfig(kl_coef=0.5),
+        [{"kl_coef": 0.4}, {"kl_estimator": "k2"}],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "loss", "others"), SECOND_STEPS, ids=[case[0] for case in SECOND_STEPS])
+def test_options_of_the_loss_have_these_names_in_trl(
+    name: str, options: dict[str, Any], loss: LossConfig, others: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    # The second optimizer step on a buffer: its ratios are no longer 1.
+    trainer, recorder, rollout = trained(tmp_path, "reinforce_plus_plus", num_iterations=2, max_steps=2, **options)
     policy = trainer.rollouts.policy
     policy.model.load_state_dict(recorder.weights[0])
     reference = policy.replica(torch.float32)
     policy.model.load_state_dict(recorder.weights[1])
-    same = LossConfig(clip_ratio_low=0.01, clip_ratio_high=0.02, dual_clip=1.03, kl_coef=0.5)
+
+    def compared(loss: LossConfig) -> float:
+        return difference(recorder.gradients[1], own_gradient(trainer, rollout, loss, reference=reference))
+
     # Rounding of the old and the reference log-probs, in passes of other shapes, is amplified by the exponentials.
-    found = difference(recorder.gradients[1], own_gradient(trainer, rollout, same, reference=reference))
-    assert found < 20 * TOLERANCE
-    for other in ({"clip_ratio_low": 0.2}, {"clip_ratio_high": 0.2}, {"dual_clip": None}, {"kl_coef": 0.0}):
-        loss = replace(same, **other)
-        found = difference(recorder.gradients[1], own_gradient(trainer, rollout, loss, reference=reference))
-        assert found > 200 * TOLERANCE, other
+    assert compared(loss) < 20 * TOLERANCE
+    for other in others:
+        assert compared(replace(loss, **other)) > 50 * TOLERANCE, other
 
 
 def test_credit_of_single_tokens_reaches_the_gradient(tmp_path: Path) -> None:
