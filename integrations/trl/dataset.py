@@ -20,7 +20,7 @@ INSTRUCTION = (
 
 
 def question_dataset(questions: Questions | None = None, *, chat: bool = False) -> Any:
-    """A `datasets.Dataset` with one row per question.
+    """A `datasets.Dataset` with one row per question; of its metadata, what JSON can represent.
 
     Args:
         questions: what `gymnasium.make("IGSearch-v0", questions=...)` accepts; default: the training questions of the
@@ -39,6 +39,7 @@ def question_dataset(questions: Questions | None = None, *, chat: bool = False) 
 
 
 def _row(question: Question, chat: bool) -> dict[str, Any]:
+    plain = {key: value for key, value in question.metadata.items() if _is_plain(value)}
     message = {"role": "user", "content": INSTRUCTION.format(question=question.text)}
     return {
         "prompt": [message] if chat else question.text,
@@ -46,8 +47,17 @@ def _row(question: Question, chat: bool) -> dict[str, Any]:
         "id": question.id,
         "dataset": question.dataset,
         "golden_answers": list(question.golden_answers),
-        "metadata": json.dumps(dict(question.metadata), ensure_ascii=False, default=str),
+        "metadata": json.dumps(plain, ensure_ascii=False),
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can represent a value."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, bool, int, float))
 
 
 def question_of(row: Mapping[str, Any]) -> Question:

@@ -86,6 +86,7 @@ def main(args: Args) -> None:
         num_generations=args.group_size,
         max_completion_length=longest,
         bf16=args.bf16,
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,
