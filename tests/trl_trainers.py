@@ -14,7 +14,7 @@ pytest.importorskip("trl", reason="the package trl (extra `trl`) is not installe
 
 # Of transformers and accelerate, about options that TRL itself sets.
 WARNINGS = [
-    pytest.mark.filterwarnings(r"ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:`(is_)?gradient_checkpointing\w*` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:You are using .environment_factory.:UserWarning"),
 ]
 

@@ -107,9 +107,7 @@ def environment_factory(
     return lambda: SearchEnvironment(stepper)
 
 
-def outcome(
-    completions: Sequence[Any], environments: Sequence[SearchEnvironment], **_: Any
-) -> list[float | None]:
+def outcome(completions: Sequence[Any], environments: Sequence[SearchEnvironment], **_: Any) -> list[float | None]:
     """TRL's reward function: the outcome reward of the last message; None where retrieval failed.
 
     A function rather than `get_reward`, because TRL does not show that the message that ends an episode.

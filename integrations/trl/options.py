@@ -148,6 +148,4 @@ def with_arguments(config: TrainConfig, arguments: Any) -> TrainConfig:
             raise ConfigurationError(f"config.{path}={given!r}, but {option} of GRPOConfig is {value!r}: set only that")
         changed[path] = value
     rollout = {path.partition(".")[2]: value for path, value in changed.items() if "." in path}
-    return dataclasses.replace(
-        config, seed=changed["seed"], rollout=dataclasses.replace(config.rollout, **rollout)
-    )
+    return dataclasses.replace(config, seed=changed["seed"], rollout=dataclasses.replace(config.rollout, **rollout))

@@ -138,9 +138,7 @@ class Rollouts:
     def _measure(self, buffer: RolloutBuffer, step: int) -> None:
         scorer = self.sampler.scorer(buffer.prefixes)
         seed = information_gain_seed(self.config.seed, step)
-        gain = InformationGain(
-            self.config.information_gain, scorer, self.rules.protocol, self.retriever, seed
-        )
+        gain = InformationGain(self.config.information_gain, scorer, self.rules.protocol, self.retriever, seed)
         measure_information_gain(buffer, gain, self.processes)
 
     def _reference_logprobs(self, buffer: RolloutBuffer, reference: Policy | BasePolicy) -> Float32s:

@@ -1,6 +1,6 @@
 """Train with TRL: `IGSearchTrainer` on the bundled world, or on a model, questions and a corpus of your own.
 
-    python integrations/trl/train.py --algorithm ig_grpo --steps 10
+python integrations/trl/train.py --algorithm ig_grpo --steps 10
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`IGSearchTrainer`: TRL's `GRPOTrainer` with rollouts, information gain and algorithms of this project.
 
-    TRL                                                  here
-    draws questions, each num_generations times      ->  plays one episode of each (`rollouts.py`)
-    pads, old and reference log-probs, loss, metrics <-  token ids, loss mask, advantages [B, T]
-    optimizer, schedule, accelerate, PEFT, checkpoints
+TRL                                                  here
+draws questions, each num_generations times      ->  plays one episode of each (`rollouts.py`)
+pads, old and reference log-probs, loss, metrics <-  token ids, loss mask, advantages [B, T]
+optimizer, schedule, accelerate, PEFT, checkpoints
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNSUPPORTED = ("rollout_func", "environment_factory", "tools")  # arguments of T
 
 
 class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
-    """Trains a policy with an algorithm of this project; optimizer, logging, checkpoints, accelerate and PEFT are TRL's.
+    """Trains a policy with an algorithm of this project; optimizer, logs, checkpoints, accelerate and PEFT are TRL's.
 
     Args:
         model: a model of transformers or peft, its folder or name, or `bundled`.
@@ -104,9 +104,7 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
             )
         accelerator = self.accelerator
         processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
-        self.rollouts = Rollouts(
-            self._policy(config), chosen, config, list(questions.values()), retriever, processes
-        )
+        self.rollouts = Rollouts(self._policy(config), chosen, config, list(questions.values()), retriever, processes)
         self.rollout_func = self._play  # not an argument: TRL would warn that it is experimental
         self._rows: Sequence[Mapping[str, Any]] = []
         self._played: Rollout | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from models import learner_of
+from transformers import TrainerCallback
 from trl_trainers import WARNINGS, arguments
 
 from algorithms.common.rollout.buffer import RolloutBuffer
@@ -19,7 +20,6 @@ from integrations.trl.dataset import question_dataset
 from integrations.trl.options import ALGORITHMS
 from integrations.trl.rollouts import Rollout
 from integrations.trl.trainer import IGSearchTrainer
-from transformers import TrainerCallback
 
 pytestmark = WARNINGS
 TOLERANCE = 1e-5
@@ -43,9 +43,7 @@ def gradient_of(model: Any) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).clone()
 
 
-def trained(
-    folder: Path, algorithm: str, **options: Any
-) -> tuple[IGSearchTrainer, Recorder, Rollout]:
+def trained(folder: Path, algorithm: str, **options: Any) -> tuple[IGSearchTrainer, Recorder, Rollout]:
     """A trainer after its steps on one buffer, with their gradients, and the buffer."""
     recorder = Recorder()
     trainer = IGSearchTrainer(
@@ -100,7 +98,9 @@ def test_aggregations_have_these_names_in_trl(loss_type: str, loss: LossConfig, 
     assert difference(recorder.gradients[0], own_gradient(trainer, rollout, loss, on_policy=True)) < TOLERANCE
     others = [other for name, other in LOSSES if name != loss_type]
     for other in others:
-        assert difference(recorder.gradients[0], own_gradient(trainer, rollout, other, on_policy=True)) > 100 * TOLERANCE
+        assert (
+            difference(recorder.gradients[0], own_gradient(trainer, rollout, other, on_policy=True)) > 100 * TOLERANCE
+        )
 
 
 SECOND_STEPS: list[tuple[str, dict[str, Any], LossConfig, list[dict[str, Any]]]] = [
