@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 from igsearch_env.errors import ConfigurationError, QuestionError
@@ -75,7 +75,7 @@ def question_of(row: Mapping[str, Any]) -> Question:
 
 def questions_of(dataset: Any, name: str) -> list[Question]:
     """The questions of a data set. Raises `ConfigurationError` unless it was made by `question_dataset`."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "column_names") or not isinstance(dataset, Iterable):
+    if not hasattr(dataset, "column_names") or not isinstance(dataset, Sized) or not isinstance(dataset, Iterable):
         raise ConfigurationError(
             f"{name} is a {type(dataset).__name__}: it must be a datasets.Dataset made by "
             "integrations.trl.dataset.question_dataset"

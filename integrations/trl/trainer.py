@@ -8,7 +8,6 @@ optimizer, schedule, accelerate, PEFT, checkpoints
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from retrievers import Retriever
 from retrievers.reading import import_optional
 
 import_optional("trl", "trl", "integrations.trl.trainer:")
-GRPOTrainer = importlib.import_module("trl").GRPOTrainer
+from trl import GRPOTrainer  # noqa: E402 (after the message that names the extra)
 
 UNSUPPORTED = ("rollout_func", "environment_factory", "tools")  # arguments of TRL that replace rollouts
 

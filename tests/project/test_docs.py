@@ -18,7 +18,7 @@ from algorithms.common.config import TrainConfig
 from igsearch_env import IGSearchEnv
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch_env", "retrievers", "tests")
+FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch_env", "integrations", "retrievers", "tests")
 TOPS = (ROOT, *(ROOT / folder for folder in FOLDERS), ROOT / "algorithms" / "common")
 SCRIPTS = [
     *(
@@ -28,6 +28,7 @@ SCRIPTS = [
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     ),
     *("retrievers/build_corpus.py", "retrievers/build_index.py", "retrievers/check_index.py", "retrievers/server.py"),
+    "integrations/trl/train.py",
 ]
 # Of other programs that the pages use.
 FOREIGN = {
