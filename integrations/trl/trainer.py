@@ -8,6 +8,7 @@ optimizer, schedule, accelerate, PEFT, checkpoints
 
 from __future__ import annotations
 
+import atexit
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,13 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
                 )
         chosen, config = choose_algorithm(algorithm, config, args)
         questions = {(q.dataset, q.id): q for q in questions_of(train_dataset, "train_dataset")}
+        needed = config.rollout.questions_per_step
+        if len(train_dataset) < needed:
+            raise ConfigurationError(
+                f"train_dataset has {len(train_dataset)} questions, fewer than the {needed} of a generation batch, so TRL "
+                "would train no step: give more questions, or lower per_device_train_batch_size, "
+                "gradient_accumulation_steps or steps_per_generation"
+            )
         for name, dataset in _named(eval_dataset):
             questions |= {(q.dataset, q.id): q for q in questions_of(dataset, name)}
         if isinstance(model, (str, Path)):
@@ -104,6 +112,8 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
         accelerator = self.accelerator
         processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
         self.rollouts = Rollouts(self._policy(config), chosen, config, list(questions.values()), retriever, processes)
+        if self.rollouts.sampler.engine is not None:
+            atexit.register(self.rollouts.close)
         self.rollout_func = self._play  # not an argument: TRL would warn that it is experimental
         self._rows: Sequence[Mapping[str, Any]] = []
         self._played: Rollout | None = None
@@ -115,7 +125,7 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
         precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else None
         policy = Policy(
             self.model if adapter is None else adapter.get_base_model(),
-            self.processing_class,
+            self._tokenizer,
             chat=config.policy.chat,
             chat_template=config.policy.chat_template,
             context_length=config.policy.context_length,

@@ -18,6 +18,7 @@ from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.world.bundled import bundled_world
 from integrations.trl.dataset import question_dataset
 from integrations.trl.options import choose_algorithm
 from integrations.trl.trainer import IGSearchTrainer
@@ -94,6 +95,7 @@ def foreign(**columns: Any) -> Any:
         ({"train_dataset": foreign(prompt=["Who?"])}, "no column 'id'.*question_dataset"),
         ({"train_dataset": ["Who?"]}, "train_dataset is a list"),
         ({"train_dataset": foreign(prompt=[])}, "has no rows"),
+        ({"train_dataset": question_dataset(bundled_world().questions["dev"][:1])}, "fewer than the 2 of a generation"),
         ({"eval_dataset": foreign(prompt=["Who?"])}, "no column 'id'"),
     ],
 )
