@@ -87,8 +87,8 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
         needed = config.rollout.questions_per_step
         if len(train_dataset) < needed:
             raise ConfigurationError(
-                f"train_dataset has {len(train_dataset)} questions, fewer than the {needed} of a generation batch, so TRL "
-                "would train no step: give more questions, or lower per_device_train_batch_size, "
+                f"train_dataset has {len(train_dataset)} questions, fewer than the {needed} of a generation batch, so "
+                "TRL would train no step: give more questions, or lower per_device_train_batch_size, "
                 "gradient_accumulation_steps or steps_per_generation"
             )
         for name, dataset in _named(eval_dataset):
