@@ -112,7 +112,7 @@ class Conversation(TrainerCallback):  # type: ignore[misc]
 def main(spec: dict[str, Any], answers: Any) -> None:
     """Train until all prompts have been used."""
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
+    from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(spec["threads"])
     SearchTool.spec = spec

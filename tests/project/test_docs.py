@@ -19,7 +19,17 @@ from igsearch.cli import COMMANDS
 from igsearch_env import IGSearchEnv
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch", "igsearch_env", "retrievers", "tests")
+FOLDERS = (
+    "algorithms",
+    "benchmarks",
+    "docs",
+    "examples",
+    "igsearch",
+    "igsearch_env",
+    "integrations",
+    "retrievers",
+    "tests",
+)
 TOPS = (ROOT, *(ROOT / folder for folder in FOLDERS), ROOT / "algorithms" / "common")
 SCRIPTS = [
     *(
@@ -30,6 +40,7 @@ SCRIPTS = [
     ),
     *(f"{module.replace('.', '/')}.py" for module, _ in COMMANDS.values() if module.startswith("igsearch.")),
     *("retrievers/build_corpus.py", "retrievers/build_index.py", "retrievers/check_index.py", "retrievers/server.py"),
+    "integrations/trl/train.py",
 ]
 # Of other programs that the pages use.
 FOREIGN = {

@@ -14,7 +14,7 @@ from paths import ROOT
 
 from igsearch_env.protocols import PROTOCOLS
 
-PACKAGES = ("retrievers", "igsearch_env", "algorithms", "igsearch", "examples", "benchmarks")
+PACKAGES = ("retrievers", "igsearch_env", "algorithms", "igsearch", "integrations", "examples", "benchmarks")
 # Lowest first. A module belongs to the longest name that it begins with, and imports from lower floors or its own name.
 FLOORS = (
     ("retrievers",),
@@ -34,7 +34,7 @@ FLOORS = (
     ("algorithms",),
     ("algorithms.comparison",),
     ("igsearch",),
-    ("examples", "benchmarks"),
+    ("examples", "benchmarks", "integrations"),
 )
 MAX_LINES = 300
 TAG = re.compile(r"</?(?:think|search|information|documents|refine|answer)>")
@@ -175,7 +175,8 @@ def test_only_protocols_know_tags() -> None:
 @pytest.mark.parametrize("option", ["token_budget", "max_observation_tokens"])
 def test_an_option_is_known_to_few_files(option: str) -> None:
     known = [name for name, path in MODULES.items() if option in path.read_text(encoding="utf-8")]
-    library = [name for name in known if not name.startswith(("examples", "benchmarks")) and name[-7:] != ".config"]
+    scripts = ("examples", "benchmarks", "integrations")
+    library = [name for name in known if not name.startswith(scripts) and name[-7:] != ".config"]
     assert 1 <= len(library) <= 4, library
 
 
