@@ -108,8 +108,9 @@ class SentenceEncoder:
 
     Args:
         name: model name or folder.
-        query_prefix, passage_prefix: prepended to every text; None: the model's own prompts, else those of its model
-            card if its name is known, else none (`prefixes.py`). `prefixes` says which, and where they are from.
+        query_prefix: prepended to every query; None: the model's own prompt, else that of its model card if its name is
+            known, else none (`prefixes.py`). `prefixes` says which, and where it is from.
+        passage_prefix: the same for passages.
         max_length: maximum tokens per text; None: the model's own limit.
         dtype: of the weights of transformers. `auto`: float16 on a GPU, float32 elsewhere. bfloat16 is about three
             times as fast on CPUs with AVX512-BF16.

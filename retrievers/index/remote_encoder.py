@@ -59,7 +59,8 @@ class RemoteEncoder:
 
     Args:
         address: of the server; credentials as `USER:PASSWORD@` or `TOKEN@` (a bearer token, an API key).
-        query_prefix, passage_prefix: prepended to every text; None: the convention of the served model's family.
+        query_prefix: prepended to every query; None: the convention of the served model's family.
+        passage_prefix: the same for passages.
         deadline: seconds for a request including its repetitions; see `RemoteRetriever`, also for `attempts`, `backoff`
             and `transport`. A Retry-After is honoured within it.
         batch_size: texts per request; fewer where the server takes fewer. Four requests are sent at a time.
