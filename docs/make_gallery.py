@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
@@ -51,11 +52,11 @@ def train_runs() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_questions()
         env = EnvConfig(eval_questions=(str(QUESTIONS),), dev_questions=("bundled",))
-        for algorithm, options in ((IGGRPO, IGGRPOConfig), (GRPO, GRPOConfig)):
-            run_dir = Path(f"{algorithm.name}-seed0")
-            config = options(steps=12, eval_every=6, threads=1, env=env, run_dir=run_dir)
-            train(algorithm(config), config)
-            keep(run_dir)
+        settings: dict[str, Any] = {"steps": 12, "eval_every": 6, "threads": 1, "env": env}
+        ig_grpo = IGGRPOConfig(**settings, run_dir=Path("ig_grpo-seed0"))
+        grpo = GRPOConfig(**settings, run_dir=Path("grpo-seed0"))
+        keep(train(IGGRPO(ig_grpo), ig_grpo).dir)
+        keep(train(GRPO(grpo), grpo).dir)
 
 
 def draw_pictures() -> None:

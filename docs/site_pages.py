@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.resolve()
 RUNS = ROOT / "docs" / "gallery" / "runs-data"
 
 
-class NoHtml(Extension):
+class NoHtml(Extension):  # type: ignore[misc] # not typed
     """Shows `<tags>` in pages and docstrings as text: they are placeholders and tags of protocols, never HTML."""
 
     def extendMarkdown(self, md: Markdown) -> None:

@@ -168,9 +168,11 @@ class SentenceEncoder:
         )
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Vectors of queries, normalised to length 1, in float32."""
         return self._encode(queries, self.tasks[0], self.query_prefix)
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        """Vectors of passages (title, line break, text), normalised to length 1, in float32."""
         return self._encode([f"{p.title}\n{p.text}" for p in passages], self.tasks[1], self.passage_prefix)
 
     def _encode(self, texts: Sequence[str], task: str, prefix: str) -> Vectors:
@@ -202,6 +204,7 @@ class SentenceEncoder:
         return sizes[0]
 
     def fingerprint(self) -> dict[str, Any]:
+        """The settings that determine the vectors, as JSON values: an index requires the same encoder."""
         return {
             "model": Path(self.name).name,
             "weights": self._weights_hash(),

@@ -120,12 +120,15 @@ class RemoteEncoder:
             raise
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Vectors of queries, normalised to length 1, in float32."""
         return self._vectors([self.query_prefix + query for query in queries])
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        """Vectors of passages (title, line break, text), normalised to length 1, in float32."""
         return self._vectors([f"{self.passage_prefix}{p.title}\n{p.text}" for p in passages])
 
     def fingerprint(self) -> dict[str, Any]:
+        """The settings that determine the vectors, as JSON values: an index requires the same encoder."""
         numbers = [] if self._probe is None else self._probe[:PROBE_NUMBERS].tolist()
         return {
             "model": self._served.model,
