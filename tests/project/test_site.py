@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -19,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from browser import WIDE, chromium
+from filelock import FileLock
+from markdown_it import MarkdownIt
 from paths import ROOT
 
 import igsearch_env
@@ -27,6 +30,10 @@ import retrievers
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed: pip install -e .[docs]")
 griffe = pytest.importorskip("griffe", reason="the extra `docs` is not installed: pip install -e .[docs]")
 
+SOURCES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 LOADING = {"src", "srcset", "data", "poster", "background"}  # attributes whose address a browser loads by itself
 CSS_ADDRESS = re.compile(r"""(?:url\(\s*['"]?|@import\s+['"])([^'")\s]+)""")
 MODULES = (  # all public functions and classes of these are on the site
@@ -87,17 +94,22 @@ def read(path: Path) -> Page:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it."""
-    folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    """The site, as `make docs` builds it; built once, also where several processes run these tests."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, built = shared / "site", shared / "site-is-built"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            done = subprocess.run(
+                [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            built.touch()
     return folder
 
 
@@ -113,6 +125,38 @@ def test_every_page_of_the_documentation_is_there(site: Path) -> None:
     for path in (*sources, *others, *gallery):
         assert (site / path).stat().st_size > 1000, path
     assert "rewards each search by its" in (site / "index.html").read_text(encoding="utf-8")
+
+
+class Shape(HTMLParser):
+    """The text of a document and how often its elements occur; of a page of the site, those of its article."""
+
+    ELEMENTS = frozenset({"h1", "h2", "h3", "li", "table", "td", "pre", "strong", "em", "code", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements, self.words, self.inside = Counter[str](), "", "<article" not in html
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside |= tag == "article"
+        self.elements.update({tag} & self.ELEMENTS if self.inside else ())
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside &= tag != "article"
+
+    def handle_data(self, data: str) -> None:
+        self.words += re.sub(r"\s|¶", "", data) if self.inside else ""
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_page_reads_as_on_github(source: str, site: Path) -> None:
+    """MkDocs' Markdown differs from CommonMark, for example in lists without an empty line before them."""
+    name = "index.html" if source == "README.md" else f"{Path(source).stem}.html"
+    text = (ROOT / source).read_text(encoding="utf-8")
+    there = Shape(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    here = Shape((site / name).read_text(encoding="utf-8"))
+    assert here.elements == there.elements
+    assert here.words.startswith(there.words)  # links to the neighbouring pages may follow
 
 
 def external(addresses: list[str]) -> list[str]:
