@@ -16,6 +16,7 @@ from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.run_report import write_reports
 
 ROOT = Path(__file__).parent.parent.resolve()
+NOTEBOOK = "examples/first_steps.ipynb"
 RUNS = ROOT / "docs" / "gallery" / "runs-data"
 
 
@@ -41,15 +42,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def root_pages() -> Iterator[tuple[str, str]]:
-    """The pages of the root folder, with links as from docs/."""
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"):
+    """The pages of the root folder, with links as from docs/, and the notebook as a file."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", NOTEBOOK):
         yield name, (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
 
 
 def notebook() -> str:
     """The notebook as Markdown; it has no outputs."""
-    cells = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text(encoding="utf-8"))["cells"]
-    texts = ((cell["cell_type"], "".join(cell["source"])) for cell in cells)
+    cells = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    texts.append(("markdown", f"[Download the notebook]({NOTEBOOK})"))
     return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in texts)
 
 
