@@ -34,6 +34,6 @@ check: lint test
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# The documentation, in site/. To read it with its search: python -m http.server --directory site
+# The documentation, in site/. To read it with its search: python -m http.server -d site
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
