@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install train train-real test lint check bench
+.PHONY: install train train-real test lint check bench docs
 
 install: $(INSTALLED)
 
@@ -33,3 +33,7 @@ check: lint test
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# The documentation, in site/. To read it with its search: python -m http.server -d site
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

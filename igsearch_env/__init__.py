@@ -14,6 +14,7 @@ from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
 from igsearch_env.vector_env import IGSearchVectorEnv
 
 ENV_ID = "IGSearch-v0"
+"""Id of the environment, for `gymnasium.make` and `gymnasium.make_vec`."""
 
 if ENV_ID not in registry:
     register(

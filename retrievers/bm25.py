@@ -64,9 +64,10 @@ class BM25Settings:
 class BM25Retriever(CorpusRetriever):
     """Lexical search over title and text with Lucene's BM25. How texts become terms: `retrievers.analysis`.
 
+    The options after `passages` are those of `BM25Settings`.
+
     Args:
         passages: the corpus, at least one passage with distinct ids.
-        k1, b, title_weight, stemmer, stopwords: `BM25Settings`.
     """
 
     def __init__(

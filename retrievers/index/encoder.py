@@ -108,8 +108,9 @@ class SentenceEncoder:
 
     Args:
         name: model name or folder.
-        query_prefix, passage_prefix: prepended to every text; None: the model's own prompts, else those of its model
-            card if its name is known, else none (`prefixes.py`). `prefixes` says which, and where they are from.
+        query_prefix: prepended to every query; None: the model's own prompt, else that of its model card if its name is
+            known, else none (`prefixes.py`). `prefixes` says which, and where it is from.
+        passage_prefix: the same for passages.
         max_length: maximum tokens per text; None: the model's own limit.
         dtype: of the weights of transformers. `auto`: float16 on a GPU, float32 elsewhere. bfloat16 is about three
             times as fast on CPUs with AVX512-BF16.
@@ -166,9 +167,11 @@ class SentenceEncoder:
         )
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Vectors of queries, normalised to length 1, in float32."""
         return self._encode(queries, self.tasks[0], self.query_prefix)
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        """Vectors of passages (title, line break, text), normalised to length 1, in float32."""
         return self._encode([f"{p.title}\n{p.text}" for p in passages], self.tasks[1], self.passage_prefix)
 
     def _encode(self, texts: Sequence[str], task: str, prefix: str) -> Vectors:
@@ -200,6 +203,7 @@ class SentenceEncoder:
         return sizes[0]
 
     def fingerprint(self) -> dict[str, Any]:
+        """The settings that determine the vectors, as JSON values: an index requires the same encoder."""
         return {
             "model": Path(self.name).name,
             "weights": self._weights_hash(),

@@ -59,7 +59,8 @@ class RemoteEncoder:
 
     Args:
         address: of the server; credentials as `USER:PASSWORD@` or `TOKEN@` (a bearer token, an API key).
-        query_prefix, passage_prefix: prepended to every text; None: the convention of the served model's family.
+        query_prefix: prepended to every query; None: the convention of the served model's family.
+        passage_prefix: the same for passages.
         deadline: seconds for a request including its repetitions; see `RemoteRetriever`, also for `attempts`, `backoff`
             and `transport`. A Retry-After is honoured within it.
         batch_size: texts per request; fewer where the server takes fewer. Four requests are sent at a time.
@@ -119,12 +120,15 @@ class RemoteEncoder:
             raise
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Vectors of queries, normalised to length 1, in float32."""
         return self._vectors([self.query_prefix + query for query in queries])
 
     def encode_passages(self, passages: Sequence[Passage]) -> Vectors:
+        """Vectors of passages (title, line break, text), normalised to length 1, in float32."""
         return self._vectors([f"{self.passage_prefix}{p.title}\n{p.text}" for p in passages])
 
     def fingerprint(self) -> dict[str, Any]:
+        """The settings that determine the vectors, as JSON values: an index requires the same encoder."""
         numbers = [] if self._probe is None else self._probe[:PROBE_NUMBERS].tolist()
         return {
             "model": self._served.model,

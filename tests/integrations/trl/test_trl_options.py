@@ -10,10 +10,9 @@ from trl_trainers import WARNINGS, arguments
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.config import PolicyConfig
-from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.config import RolloutConfig
-from algorithms.common.training.config import OptimizerConfig
-from algorithms.common.training.config import LossConfig
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ppo import PPO, PPOConfig

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from trl_trainers import WARNINGS, arguments
 
 from algorithms.common.base.errors import TrainingError
-from algorithms.common.model.policy import Policy
 from algorithms.common.model.config import PolicyConfig
+from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.ig_grpo import IGGRPOConfig
 from igsearch_env.errors import ConfigurationError

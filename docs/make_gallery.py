@@ -1,0 +1,77 @@
+"""Repeat the runs of the documentation's gallery, and draw its pictures; takes a few minutes, and needs Chromium.
+
+    python -m docs.make_gallery
+
+docs/gallery/runs-data/ holds what the pages of a run are made from. The pages themselves are made when the site is
+built (`docs/site_pages.py`), so they are always those of the current code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from algorithms.common.evaluation.scores import limit_per_dataset
+from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.trainer import train
+from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from docs.site_pages import RUNS, gallery
+from igsearch_env.world.bundled import bundled_world
+
+KEPT = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "trajectories")
+QUESTIONS = Path("test-questions.jsonl")
+
+
+def write_questions() -> None:
+    """20 test questions of each data set of the bundled world: the results of all 700 would be large files."""
+    with QUESTIONS.open("w", encoding="utf-8") as file:
+        for q in limit_per_dataset(bundled_world().questions["test"], 20):
+            row = {"id": q.id, "question": q.text, "golden_answers": list(q.golden_answers), "dataset": q.dataset}
+            file.write(json.dumps(row) + "\n")
+
+
+def keep(run_dir: Path) -> None:
+    """Replace the files of a run in the gallery."""
+    target = RUNS / run_dir
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in KEPT:
+        copy = shutil.copytree if (run_dir / name).is_dir() else shutil.copy
+        copy(run_dir / name, target / name)
+
+
+def train_runs() -> None:
+    """Train with two algorithms."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_questions()
+        env = EnvConfig(eval_questions=(str(QUESTIONS),), dev_questions=("bundled",))
+        settings: dict[str, Any] = {"steps": 12, "eval_every": 6, "threads": 1, "env": env}
+        ig_grpo = IGGRPOConfig(**settings, run_dir=Path("ig_grpo-seed0"))
+        grpo = GRPOConfig(**settings, run_dir=Path("grpo-seed0"))
+        keep(train(IGGRPO(ig_grpo), ig_grpo).dir)
+        keep(train(GRPO(grpo), grpo).dir)
+
+
+def draw_pictures() -> None:
+    """A picture of each page of the gallery, beside its text."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": 1200, "height": 750})
+        for name, content in gallery():
+            page = Path(folder, Path(name).name)
+            page.write_text(content, encoding="utf-8")
+            window.goto(page.as_uri())
+            window.screenshot(path=RUNS.parent / f"{page.stem}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    train_runs()
+    draw_pictures()
