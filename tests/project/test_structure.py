@@ -14,7 +14,7 @@ from paths import ROOT
 
 from igsearch_env.protocols import PROTOCOLS
 
-PACKAGES = ("retrievers", "igsearch_env", "algorithms", "examples", "benchmarks")
+PACKAGES = ("retrievers", "igsearch_env", "algorithms", "integrations", "examples", "benchmarks")
 # Lowest first. A module belongs to the longest name that it begins with, and imports from lower floors or its own name.
 FLOORS = (
     ("retrievers",),
@@ -32,6 +32,7 @@ FLOORS = (
     ("algorithms.common.trainer",),
     ("algorithms",),
     ("algorithms.comparison",),
+    ("integrations",),
     ("examples", "benchmarks"),
 )
 MAX_LINES = 300

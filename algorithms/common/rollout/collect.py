@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.turn_decoder import Completion, TurnDecoder
 from igsearch_env.episode import Episode
@@ -20,7 +21,7 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
-from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
+from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory, Turn
 from retrievers.random_streams import random_stream
 
 
@@ -109,14 +110,7 @@ def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -
 def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
     """Attach tokens to the turn that the environment has just recorded."""
     turn, tokenizer = trajectory.turns[-1], policy.tokenizer
-    turn.completion_ids, turn.logprobs = completion.ids, completion.logprobs
-    if turn.is_search:
-        span = protocol.action_span(turn.text)
-        assert span is not None  # a search has one
-        content = turn.text[span.start : span.end]
-        start = span.start + len(content) - len(content.lstrip())
-        turn.query_span = tokenizer.token_span(completion.ids, start, span.start + len(content.rstrip()))
-        turn.search_span = tokenizer.token_span(completion.ids, span.outer_start, span.outer_end)
+    record_completion(tokenizer, protocol, turn, completion.ids, completion.logprobs)
     if not turn.observation:
         return
     attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
@@ -126,3 +120,17 @@ def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, comp
         turn.observation_ids = tokenizer.encode_user_turn(turn.observation, completion.ids)
     else:
         turn.observation_ids = tokenizer.encode(turn.observation)
+
+
+def record_completion(
+    tokenizer: PolicyTokenizer, protocol: Protocol, turn: Turn, ids: tuple[int, ...], logprobs: tuple[float, ...]
+) -> None:
+    """Attach the tokens that the policy wrote to a turn, and the position of its query in them."""
+    turn.completion_ids, turn.logprobs = ids, logprobs
+    if turn.is_search:
+        span = protocol.action_span(turn.text)
+        assert span is not None  # a search has one
+        content = turn.text[span.start : span.end]
+        start = span.start + len(content) - len(content.lstrip())
+        turn.query_span = tokenizer.token_span(ids, start, span.start + len(content.rstrip()))
+        turn.search_span = tokenizer.token_span(ids, span.outer_start, span.outer_end)

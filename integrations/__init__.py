@@ -1,0 +1,1 @@
+"""Adapters: the environment and the algorithms of this project in the trainers of other projects, one folder each."""
