@@ -118,8 +118,10 @@ def question_row(question: Question) -> dict[str, Any]:
 def question_of(row: Any, where: str) -> Question:
     """The question that `question_row` wrote. Raises `QuestionError` that begins with `where` for anything else."""
     try:
-        return as_type(Question, row if isinstance(row, Question) else dict(row), where)
-    except (FileError, TypeError, ValueError) as error:
+        values = dict(row)
+        values["golden_answers"] = tuple(values["golden_answers"])  # an array, if the row is from a parquet file
+        return as_type(Question, values, where)
+    except (FileError, KeyError, TypeError, ValueError) as error:
         raise QuestionError(
             f"{where}: {str(row)[:80]!r} is no question ({error}); give a mapping with id, text, golden_answers and dataset"
         ) from error

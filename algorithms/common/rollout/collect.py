@@ -109,17 +109,8 @@ def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -
 
 def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
     """Attach tokens to the turn that the environment has just recorded."""
-    turn, tokenizer = trajectory.turns[-1], policy.tokenizer
-    record_completion(tokenizer, protocol, turn, completion.ids, completion.logprobs)
-    if not turn.observation:
-        return
-    attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
-    # A policy that closed its turn in the chat template wrote no action; what it reads next is a turn of the user.
-    closed = completion.ids[-1] == tokenizer.end_of_turn_id
-    if attempt_ended or closed or protocol.observation_role == "user":
-        turn.observation_ids = tokenizer.encode_user_turn(turn.observation, completion.ids)
-    else:
-        turn.observation_ids = tokenizer.encode(turn.observation)
+    record_completion(policy.tokenizer, protocol, trajectory.turns[-1], completion.ids, completion.logprobs)
+    record_observation(policy.tokenizer, protocol, trajectory)
 
 
 def record_completion(
@@ -134,3 +125,17 @@ def record_completion(
         start = span.start + len(content) - len(content.lstrip())
         turn.query_span = tokenizer.token_span(ids, start, span.start + len(content.rstrip()))
         turn.search_span = tokenizer.token_span(ids, span.outer_start, span.outer_end)
+
+
+def record_observation(tokenizer: PolicyTokenizer, protocol: Protocol, trajectory: Trajectory) -> None:
+    """Attach the tokens that the policy reads after its last turn."""
+    turn = trajectory.turns[-1]
+    if not turn.observation:
+        return
+    attempt_ended = bool(trajectory.attempts) and trajectory.attempts[-1].end == len(trajectory.turns)
+    # A policy that closed its turn in the chat template wrote no action; what it reads next is a turn of the user.
+    closed = bool(turn.completion_ids) and turn.completion_ids[-1] == tokenizer.end_of_turn_id
+    if attempt_ended or closed or protocol.observation_role == "user":
+        turn.observation_ids = tokenizer.encode_user_turn(turn.observation, turn.completion_ids)
+    else:
+        turn.observation_ids = tokenizer.encode(turn.observation)
