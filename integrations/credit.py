@@ -18,7 +18,7 @@ from algorithms.common.rollout.collect import record_completion
 from algorithms.comparison.registry import ALGORITHMS
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocols import Protocol
-from igsearch_env.trajectory import Group, Trajectory
+from igsearch_env.trajectory import Group, Trajectory, Turn
 from retrievers.reading import parse_json
 
 
@@ -58,7 +58,7 @@ def record_tokens(
 ) -> None:
     """Attach the tokens of another sampler to a finished episode, and the position of each query in them.
 
-    Raises `ConfigurationError` if the numbers of turns differ.
+    Raises `ConfigurationError` if the numbers of turns differ, or tokens do not contain the text of a search.
     """
     if len(turns) != len(trajectory.turns):
         raise ConfigurationError(
@@ -69,7 +69,21 @@ def record_tokens(
     for turn, tokens in zip(trajectory.turns, turns, strict=True):
         ids = tuple(map(int, tokens.completion_ids))
         logprobs = tuple(map(float, tokens.logprobs)) or (0.0,) * len(ids)
-        record_completion(tokenizer, protocol, turn, ids, logprobs)
+        record_completion(tokenizer, protocol, turn, ids, logprobs, _before(tokenizer, turn, ids))
+
+
+def _before(tokenizer: PolicyTokenizer, turn: Turn, ids: tuple[int, ...]) -> int:
+    """Where the text of a turn begins in its decoded tokens: an endpoint may have removed reasoning before it."""
+    written = tokenizer.continued_text(ids)
+    before = written.rfind(turn.text)
+    if before < 0 and turn.text.strip():
+        before = written.rfind(turn.text.strip()) - turn.text.index(turn.text.strip()[0])
+    if before < 0 and turn.is_search:
+        raise ConfigurationError(
+            f"the tokens of a turn are {written[:80]!r}, its text is {turn.text[:80]!r}, which they do not contain; pass "
+            "the tokenizer of the model that wrote it"
+        )
+    return max(before, 0)
 
 
 def dump_episode(trajectory: Trajectory) -> str:

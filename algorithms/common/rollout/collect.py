@@ -114,17 +114,25 @@ def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, comp
 
 
 def record_completion(
-    tokenizer: PolicyTokenizer, protocol: Protocol, turn: Turn, ids: tuple[int, ...], logprobs: tuple[float, ...]
+    tokenizer: PolicyTokenizer,
+    protocol: Protocol,
+    turn: Turn,
+    ids: tuple[int, ...],
+    logprobs: tuple[float, ...],
+    before: int = 0,
 ) -> None:
-    """Attach the tokens that the policy wrote to a turn, and the position of its query in them."""
+    """Attach the tokens that the policy wrote to a turn, and the position of its query in them.
+
+    `before`: number of characters of the decoded ids before the text of the turn.
+    """
     turn.completion_ids, turn.logprobs = ids, logprobs
     if turn.is_search:
         span = protocol.action_span(turn.text)
         assert span is not None  # a search has one
         content = turn.text[span.start : span.end]
-        start = span.start + len(content) - len(content.lstrip())
-        turn.query_span = tokenizer.token_span(ids, start, span.start + len(content.rstrip()))
-        turn.search_span = tokenizer.token_span(ids, span.outer_start, span.outer_end)
+        start, end = span.start + len(content) - len(content.lstrip()), span.start + len(content.rstrip())
+        turn.query_span = tokenizer.token_span(ids, before + start, before + end)
+        turn.search_span = tokenizer.token_span(ids, before + span.outer_start, before + span.outer_end)
 
 
 def record_observation(tokenizer: PolicyTokenizer, protocol: Protocol, trajectory: Trajectory) -> None:

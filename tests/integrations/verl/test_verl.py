@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,13 +68,18 @@ class Replay:
         )
 
 
+@cache
+def hf_tokenizer() -> Any:
+    return bundled_policy().tokenizer.hf_tokenizer
+
+
 def make_loop(server: Any, response_length: int = RESPONSE, **options: Any) -> Any:
     rollout = {"prompt_length": 64, "response_length": response_length, "name": "vllm"}
     return hydra.utils.instantiate(
         {**_agent_loop_registry["igsearch"], "settings": ROLLOUT_SETTINGS, **options},
         trainer_config=DictConfigWrap(OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}})),
         server_manager=server,
-        tokenizer=bundled_policy().tokenizer.hf_tokenizer,
+        tokenizer=hf_tokenizer(),
         processor=None,
         dataset_cls=None,
         data_config=DictConfigWrap(OmegaConf.create({})),
@@ -87,9 +93,10 @@ async def _play(trajectory: Trajectory, **options: Any) -> Any:
     return await make_loop(Replay(trajectory), **options).run({"temperature": 1.0}, **row)
 
 
-def play_all(**options: Any) -> list[Any]:
+@cache
+def play_all() -> list[Any]:
     async def run() -> list[Any]:
-        return list(await asyncio.gather(*(_play(t, **options) for t in local_buffer().trajectories)))
+        return list(await asyncio.gather(*map(_play, local_buffer().trajectories)))
 
     return asyncio.run(run())
 
@@ -126,7 +133,7 @@ def test_the_loop_records_what_a_local_rollout_records() -> None:
 @pytest.mark.parametrize("length", [RESPONSE, 48], ids=["whole", "cut"])
 @pytest.mark.parametrize("name", LOCAL_ALGORITHMS)
 def test_advantages_through_verl_equal_those_of_the_local_buffer(name: str, length: int) -> None:
-    data = batch_of(play_all(response_length=RESPONSE))
+    data = batch_of(play_all())
     for key in ("response_mask", "token_level_rewards"):
         data.batch[key] = data.batch[key][:, :length]
     done = ray_trainer.compute_advantage(data, adv_estimator=f"igsearch_{name}", config=OmegaConf.create({}))
