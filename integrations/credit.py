@@ -1,7 +1,7 @@
 """Per-token credit outside this project's trainer: episodes with the tokens of another sampler, and their advantages.
 
-    episode played by an adapter ── record_tokens ── dump_episode ──> travels with the rollout as a string
-    load_episode ── token_advantages(algorithm, episodes, groups) ──> one advantage per token that the policy wrote
+episode played by an adapter ── record_tokens ── dump_episode ──> travels with the rollout as a string
+load_episode ── token_advantages(algorithm, episodes, groups) ──> one advantage per token that the policy wrote
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _before(tokenizer: PolicyTokenizer, turn: Turn, ids: tuple[int, ...]) -> int
         before = written.rfind(turn.text.strip()) - turn.text.index(turn.text.strip()[0])
     if before < 0 and turn.is_search:
         raise ConfigurationError(
-            f"the tokens of a turn are {written[:80]!r}, its text is {turn.text[:80]!r}, which they do not contain; pass "
-            "the tokenizer of the model that wrote it"
+            f"the tokens of a turn are {written[:80]!r}, its text is {turn.text[:80]!r}, which they do not contain; "
+            "pass the tokenizer of the model that wrote it"
         )
     return max(before, 0)
 
@@ -110,11 +110,13 @@ def token_advantages(
         For each trajectory one advantage per token that the policy wrote, turn by turn. Those of an episode whose
         retrieval failed are 0, and it does not count in the statistics of its group.
 
-    Raises `ConfigurationError` for an algorithm that can't be used, `RolloutBufferError` for episodes without tokens, or
-    without information gains that the algorithm needs.
+    Raises `ConfigurationError` for an algorithm that can't be used, `RolloutBufferError` for episodes without tokens,
+    or without information gains that the algorithm needs.
     """
     chosen = find_algorithm(algorithm)
-    keys: Sequence[Hashable] = groups if groups is not None else [(t.question.dataset, t.question.id) for t in trajectories]
+    keys: Sequence[Hashable] = (
+        groups if groups is not None else [(t.question.dataset, t.question.id) for t in trajectories]
+    )
     if len(keys) != len(trajectories):
         raise ConfigurationError(f"{len(keys)} groups for {len(trajectories)} trajectories: give one for each")
     by_key: dict[Hashable, Group] = {}

@@ -1,4 +1,4 @@
-"""`SearchSettings`: questions, search engine and rules of an adapter's episodes, from plain values of a configuration."""
+"""`SearchSettings`: questions, search engine and rules of an adapter's episodes, from values of a configuration."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SearchSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SearchSettings:
-        """Settings from a mapping. Raises `ConfigurationError` for a key that is none of the fields, or a wrong type."""
+        """Settings from a mapping. Raises `ConfigurationError` for a key that is no field, or a wrong type."""
         names = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             check_choice("setting", key, names)
@@ -123,5 +123,5 @@ def question_of(row: Any, where: str) -> Question:
         return as_type(Question, values, where)
     except (FileError, KeyError, TypeError, ValueError) as error:
         raise QuestionError(
-            f"{where}: {str(row)[:80]!r} is no question ({error}); give a mapping with id, text, golden_answers and dataset"
+            f"{where}: {str(row)[:80]!r} is no question ({error}); give id, text, golden_answers and dataset"
         ) from error

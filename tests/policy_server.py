@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint around the bundled policy, whose conversations are plain text without a template."""
+"""An OpenAI-compatible chat endpoint around the bundled policy, which reads plain text without a chat template."""
 
 from __future__ import annotations
 

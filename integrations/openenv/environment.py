@@ -34,7 +34,7 @@ class SearchEnvironment(Environment):  # type: ignore[misc] # untyped base class
         super().__init__()
         self.batcher = batcher
         self.episode: Episode | None = None
-        self._random, _ = np_random()
+        self._random = np_random()[0]
         self._state = State(episode_id=str(uuid4()), step_count=0)
 
     def reset(
@@ -47,14 +47,14 @@ class SearchEnvironment(Environment):  # type: ignore[misc] # untyped base class
         question: dict[str, Any] | None = None,
         **_: Any,
     ) -> SearchObservation:
-        """Start an episode with a random question, question number `index`, or a `question` as `question_row` writes it.
+        """Start an episode with a random question, question number `index`, or a `question` of `question_row`.
 
         A seed draws the same question as `IGSearchEnv.reset(seed=...)` with the same questions. Raises
         `ConfigurationError` for another split, or an index out of range, `QuestionError` for something else than a
         question.
         """
         if seed is not None:
-            self._random, _ = np_random(seed)
+            self._random = np_random(seed)[0]
         if question is not None:
             chosen = question_of(question, "question")
         elif index is not None:
@@ -103,7 +103,10 @@ class SearchEnvironment(Environment):  # type: ignore[misc] # untyped base class
         """A question without its answers. Raises `IndexError` for an index out of range."""
         if not 0 <= index < self.num_tasks(split):
             raise IndexError(f"index={index}: must be in 0 to {self.num_tasks(split) - 1}")
-        return {"index": index, **{k: v for k, v in question_row(self._questions[index]).items() if k != "golden_answers"}}
+        return {
+            "index": index,
+            **{k: v for k, v in question_row(self._questions[index]).items() if k != "golden_answers"},
+        }
 
     def list_tasks(self, split: str) -> list[dict[str, Any]]:
         """All questions without their answers."""
@@ -129,7 +132,9 @@ class SearchEnvironment(Environment):  # type: ignore[misc] # untyped base class
         if self.episode is None:
             raise ConfigurationError("no episode is running: call reset() first")
         if self.episode.trajectory.done:
-            raise ConfigurationError(f"the episode has ended ({self.episode.trajectory.stop_reason}): call reset() first")
+            raise ConfigurationError(
+                f"the episode has ended ({self.episode.trajectory.stop_reason}): call reset() first"
+            )
         return self.episode
 
     def _observation(self, episode: Episode, reward: float) -> SearchObservation:

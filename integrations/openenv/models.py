@@ -15,5 +15,7 @@ class SearchAction(Action):  # type: ignore[misc] # untyped base class
 class SearchObservation(Observation):  # type: ignore[misc] # untyped base class
     """What the policy reads next. `reward` and `metadata` (the environment's `info`) are those of the last action."""
 
-    text: str = Field(default="", description="The prompt after a reset, then the result of each action; empty at the end.")
+    text: str = Field(
+        default="", description="The prompt after a reset, then the result of each action; empty at the end."
+    )
     episode: str = Field(default="", description="At the end of an episode: its record, see integrations.credit.")

@@ -1,4 +1,4 @@
-"""Per-token advantages of this project's algorithms on the traces of verifiers, in the layout that prime-rl trains on."""
+"""Per-token advantages of this project's algorithms on traces of verifiers, in the layout that prime-rl trains on."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def assign_advantages(
 ) -> None:
     """Set `advantages` of every node of the traces that the policy wrote: one value per sampled token.
 
-    This is what `score_group` of an algorithm in prime-rl has to do (`assign_advantages` there takes the same values for
-    one trace). Traces with an error, of seats that are not trained, or without tokens are left out.
+    This is what `score_group` of an algorithm in prime-rl has to do (its own `assign_advantages` takes the same values
+    for one trace). Traces with an error, of seats that are not trained, or without tokens are left out.
 
     Args:
         episodes: of one or several questions, with the tokens that verifiers' train client records; siblings are those

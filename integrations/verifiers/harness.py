@@ -18,6 +18,7 @@ from verifiers.v1.trace import Trace
 
 from integrations.verifiers.names import PACKAGE
 
+
 class ChatHarnessConfig(HarnessConfig):  # type: ignore[misc] # untyped base class
     """The harness has no options but a deadline."""
 

@@ -31,11 +31,11 @@ def install(algorithm: str | Algorithm, tokenizer: Any, replaced: str = "grpo", 
     """
     chosen = find_algorithm(algorithm)
     table = import_optional("prime_rl.orchestrator.algo", "verifiers", "training with prime-rl").ALGORITHM_CLASSES
-    base = import_module("prime_rl.orchestrator.algo.base").Algorithm
+    base: Any = import_module("prime_rl.orchestrator.algo.base").Algorithm
     if isinstance(tokenizer, str):
         tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(tokenizer)
 
-    class ProjectAlgorithm(base):  # type: ignore[misc] # of prime-rl
+    class ProjectAlgorithm(base):  # type: ignore[misc]
         async def score_group(self, episodes: list[Any]) -> None:
             """Advantages of the episodes of one question."""
             assign_advantages(episodes, chosen, tokenizer, protocol)

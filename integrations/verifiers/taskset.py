@@ -17,15 +17,8 @@ from integrations.settings import SearchSettings, question_row
 from integrations.verifiers.names import EPISODE, PACKAGE
 
 _HINTS = get_type_hints(SearchSettings)
-SearchConfig: Any = create_model(
-    "SearchConfig",
-    __base__=BaseConfig,
-    __doc__=SearchSettings.__doc__,
-    **{
-        f.name: (_HINTS[f.name], f.default if f.default is not dataclasses.MISSING else f.default_factory())  # type: ignore[misc]
-        for f in dataclasses.fields(SearchSettings)
-    },
-)
+_FIELDS: dict[str, Any] = {name: (_HINTS[name], value) for name, value in dataclasses.asdict(SearchSettings()).items()}
+SearchConfig: Any = create_model("SearchConfig", __base__=BaseConfig, __doc__=SearchSettings.__doc__, **_FIELDS)
 """The fields of `SearchSettings`, as a section of the command line."""
 
 

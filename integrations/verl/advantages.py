@@ -70,8 +70,8 @@ def _estimator(algorithm: Algorithm) -> Callable[..., tuple[torch.Tensor, torch.
         episodes = _batch.get() if non_tensor_batch is None else non_tensor_batch.get(EPISODE)
         if episodes is None or any(not isinstance(episode, str) for episode in episodes):
             raise ConfigurationError(
-                f"adv_estimator={PREFIX}{algorithm.name}: the batch has no episodes of this project in {EPISODE!r}; play it "
-                "with the agent loop 'igsearch' and set VERL_USE_EXTERNAL_MODULES=integrations.verl"
+                f"adv_estimator={PREFIX}{algorithm.name}: the batch has no episodes in {EPISODE!r}; play "
+                "it with the agent loop 'igsearch' and set VERL_USE_EXTERNAL_MODULES=integrations.verl"
             )
         kept = response_mask.bool().cpu()
         rows = _without_padding(episodes, kept)

@@ -46,7 +46,9 @@ class IGSearchAgentLoop(AgentLoopBase):  # type: ignore[misc] # untyped base cla
         self.protocol = self.batcher.stepper.rules.protocol
         self.max_turn_tokens = max_turn_tokens
         self.response_length = int(self.rollout_config.response_length)
-        self.policy_tokenizer = PolicyTokenizer(self.tokenizer, chat=bool(getattr(self.tokenizer, "chat_template", None)))
+        self.policy_tokenizer = PolicyTokenizer(
+            self.tokenizer, chat=bool(getattr(self.tokenizer, "chat_template", None))
+        )
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
         """Play the question of a row that `dataset_row` wrote. `reward_score` is the outcome reward.

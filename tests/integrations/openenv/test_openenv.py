@@ -84,7 +84,7 @@ def test_questions_are_drawn_as_locally(address: str) -> None:
     [
         ({"index": 10_000}, "index=10000: must be in 0 to 1231"),
         ({"index": 0, "split": "trian"}, "did you mean 'train'"),
-        ({"question": {"text": "Who?"}}, "give a mapping with id, text, golden_answers"),
+        ({"question": {"text": "Who?"}}, "give id, text, golden_answers"),
     ],
     ids=["index", "split", "question"],
 )
@@ -100,7 +100,12 @@ def test_bad_input_is_refused_and_the_session_lives(address: str, reset: dict[st
 
 @pytest.mark.parametrize(
     ("settings", "sessions", "message"),
-    [("[", "8", "JSON object"), ("[]", "8", "JSON object"), ("{}", "many", "a number"), ('{"topk": 1}', "8", "'top_k'")],
+    [
+        ("[", "8", "JSON object"),
+        ("[]", "8", "JSON object"),
+        ("{}", "many", "a number"),
+        ('{"topk": 1}', "8", "'top_k'"),
+    ],
     ids=["no JSON", "a list", "sessions", "unknown key"],
 )
 def test_wrong_environment_variables_are_refused(

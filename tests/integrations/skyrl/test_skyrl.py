@@ -37,7 +37,9 @@ def play(question: Question, **settings: Any) -> tuple[list[Any], Any]:
     return outputs, env
 
 
-@pytest.mark.parametrize("settings", [{}, {"protocol": "autorefine"}, {"scorer": None}], ids=["default", "autorefine", "no scorer"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"protocol": "autorefine"}, {"scorer": None}], ids=["default", "autorefine", "no scorer"]
+)
 def test_rewards_and_observations_are_those_of_the_local_environment(
     questions: list[Question], settings: dict[str, Any]
 ) -> None:

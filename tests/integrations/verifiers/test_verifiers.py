@@ -153,9 +153,7 @@ def test_traces_that_are_not_trained_get_none(replayed: list[tuple[Any, int]]) -
     assign_advantages([], "grpo", tokenizer)
 
 
-def test_prime_rl_gets_the_same_advantages(
-    replayed: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prime_rl_gets_the_same_advantages(replayed: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """The table and the base class are stand-ins with prime-rl's names; prime-rl itself needs a GPU to be installed."""
     algo, base = types.ModuleType("prime_rl.orchestrator.algo"), types.ModuleType("prime_rl.orchestrator.algo.base")
     base.Algorithm = type("Algorithm", (), {"__init__": lambda self, config, pool: None})  # type: ignore[attr-defined]
@@ -216,14 +214,31 @@ def test_a_limit_of_the_agent_ends_the_episode() -> None:
 
 def test_vf_eval_plays_the_bundled_policy(tmp_path: Path) -> None:
     """The command itself, against a real model; rewards are those of the same turns played locally."""
-    command = [str(Path(sys.executable).parent / "vf-eval"), "igsearch-verifiers", "--env.taskset.search.prompt", "bare"]
-    command += ["--model", "bundled", "--client.api-key-var", "OPENAI_API_KEY", "-n", "3", "-r", "2", "-o", str(tmp_path)]
+    command = [
+        str(Path(sys.executable).parent / "vf-eval"),
+        "igsearch-verifiers",
+        "--env.taskset.search.prompt",
+        "bare",
+    ]
+    command += [
+        "--model",
+        "bundled",
+        "--client.api-key-var",
+        "OPENAI_API_KEY",
+        "-n",
+        "3",
+        "-r",
+        "2",
+        "-o",
+        str(tmp_path),
+    ]
+    command += ["--env.taskset.search.max-searches", "3", "--env.agent.sampling.max-tokens", "16"]
+    command += ["--no-push", "--no-rich"]
     paths = os.pathsep.join(map(str, (ROOT, TESTS, PACKAGE)))
     server = PolicyServer()
     with serving(server.app) as base_url:
         done = subprocess.run(
-            [*command, "--client.base-url", f"{base_url}/v1", "--env.taskset.search.max-searches", "3"]
-            + ["--env.agent.sampling.max-tokens", "16", "--no-push", "--no-rich"],
+            [*command, "--client.base-url", f"{base_url}/v1"],
             env={**os.environ, "PYTHONPATH": paths},
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""verl: the registered agent loop replays a local rollout with verl's classes; advantages are those of the local buffer."""
+"""verl: the agent loop replays a local rollout with verl's classes; advantages are those of the local buffer."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Replay:
         turn = self.trajectory.turns[self.turn]
         self.turn += 1
         return TokenOutput(
-            token_ids=list(turn.completion_ids), log_probs=list(turn.logprobs), extra_fields={"max_global_steps": self.turn}
+            token_ids=list(turn.completion_ids),
+            log_probs=list(turn.logprobs),
+            extra_fields={"max_global_steps": self.turn},
         )
 
 
@@ -169,7 +171,11 @@ def test_padding_rows_do_not_count_and_masked_tokens_get_nothing() -> None:
     outputs = play_all()
     data = batch_of(outputs)
     estimate = core_algos.get_adv_estimator_fn("igsearch_grpo")
-    mask, episodes, index = data.batch["response_mask"], list(data.non_tensor_batch[EPISODE]), list(data.non_tensor_batch["uid"])
+    mask, episodes, index = (
+        data.batch["response_mask"],
+        list(data.non_tensor_batch[EPISODE]),
+        list(data.non_tensor_batch["uid"]),
+    )
     whole, _ = estimate(data.batch["token_level_rewards"], mask, index, non_tensor_batch={EPISODE: episodes})
     padded = torch.cat([mask, torch.zeros_like(mask[:1])])
     rewards = torch.zeros(padded.shape)
