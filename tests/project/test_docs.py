@@ -18,7 +18,7 @@ from algorithms.common.config import TrainConfig
 from igsearch_env import IGSearchEnv
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch_env", "retrievers", "tests")
+FOLDERS = ("algorithms", "benchmarks", "docs", "examples", "igsearch_env", "integrations", "retrievers", "tests")
 TOPS = (ROOT, *(ROOT / folder for folder in FOLDERS), ROOT / "algorithms" / "common")
 SCRIPTS = [
     *(
@@ -39,6 +39,8 @@ FOREIGN = {
     "text-embeddings-router": {"model-id", "api-key"},
     "infinity": {"url-prefix"},
     "pip": {"no-deps"},
+    "openenv": {"url"},
+    "vf-eval": {"env.taskset.search.max-searches", "model", "client.base-url", "client.api-key-var", "no-push", "no-rich"},
 }
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 
