@@ -15,9 +15,15 @@ from algorithms.comparison.registry import ALGORITHMS
 from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Trajectory
+from igsearch_env.world.bundled import bundled_world
 from integrations.settings import SearchSettings
 
 SETTINGS: dict[str, Any] = {"questions": "bundled", "max_searches": 3, "seed": 5}
+
+
+def some_questions() -> list[Question]:
+    """Five questions of the bundled world, of one and of two hops."""
+    return list(bundled_world().questions["train"][::250])
 
 
 def scripted_turns(question: Question) -> list[str]:

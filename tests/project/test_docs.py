@@ -40,7 +40,14 @@ FOREIGN = {
     "infinity": {"url-prefix"},
     "pip": {"no-deps"},
     "openenv": {"url"},
-    "vf-eval": {"env.taskset.search.max-searches", "model", "client.base-url", "client.api-key-var", "no-push", "no-rich"},
+    "vf-eval": {
+        "env.taskset.search.max-searches",
+        "model",
+        "client.base-url",
+        "client.api-key-var",
+        "no-push",
+        "no-rich",
+    },
 }
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 

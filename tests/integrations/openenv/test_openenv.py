@@ -12,10 +12,10 @@ from typing import Any
 import gymnasium
 import pytest
 
-pytest.importorskip("openenv", reason="openenv is not installed: pip install igsearch[openenv]")
+pytest.importorskip("openenv.validation", reason="openenv is not installed: pip install igsearch[openenv]")
 
 import uvicorn
-from adapters import SETTINGS, local_episode, scripted_turns
+from adapters import SETTINGS, local_episode, scripted_turns, some_questions
 from openenv.validation import Level, Verdict, run_validation
 from paths import ROOT
 
@@ -27,6 +27,11 @@ from integrations.openenv.server.app import app_of_environment, make_app
 from integrations.settings import SearchSettings, question_row
 
 SESSIONS = 32
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return some_questions()
 
 
 @pytest.fixture(scope="module")

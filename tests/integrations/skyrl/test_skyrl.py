@@ -11,13 +11,18 @@ import pytest
 
 pytest.importorskip("skyrl_gym", reason="skyrl-gym is not installed: pip install igsearch[skyrl]")
 
-from adapters import SETTINGS, local_episode, scripted_turns
+from adapters import SETTINGS, local_episode, scripted_turns, some_questions
 
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.questions import Question
 from integrations.credit import load_episode
 from integrations.episodes import dataset_row
 from integrations.settings import SearchSettings
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return some_questions()
 
 
 def make(question: Question, **settings: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("verifiers", reason="verifiers is not installed: pip install igsearch[verifiers]")
+pytest.importorskip("verifiers.v1", reason="verifiers is not installed: pip install igsearch[verifiers]")
 
 import verifiers.v1 as vf
 from adapters import LOCAL_ALGORITHMS, ROLLOUT_SETTINGS, local_buffer, local_episode, local_rows

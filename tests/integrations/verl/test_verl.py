@@ -17,7 +17,7 @@ import pytest
 
 with warnings.catch_warnings():  # of verl, about packages that it imports
     warnings.simplefilter("ignore")
-    for module in ("ray", "verl", "verl.trainer.ppo.v1.trainer_base"):
+    for module in ("ray", "verl.protocol", "verl.trainer.ppo.v1.trainer_base"):
         pytest.importorskip(module, reason=f"{module} is not installed: see integrations/verl/README.md")
     importlib.import_module("integrations.verl")
 
