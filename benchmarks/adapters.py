@@ -175,9 +175,7 @@ def verifiers(repeats: int, episodes: int = 16) -> list[Line]:
         choice = {"index": 0, "message": {"role": "assistant", "content": TURNS[turn]}, "finish_reason": "stop"}
         return {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
 
-    class Config(IGSearchTasksetConfig):
-        def opened(self) -> StepBatcher:
-            return batcher
+    IGSearchTasksetConfig.opened = lambda self: batcher  # verifiers rebuilds configurations from plain values
 
     class Constant(IGSearchEnv):
         async def run(self, task: Any, agents: Any) -> None:
@@ -187,7 +185,7 @@ def verifiers(repeats: int, episodes: int = 16) -> list[Line]:
                     await chat.turn(SHOWN)
 
     async def play(kind: type[IGSearchEnv], url: str) -> None:
-        env = kind(IGSearchEnvConfig(taskset=Config()))
+        env = kind(IGSearchEnvConfig(taskset=IGSearchTasksetConfig()))
         client = EvalClientConfig(base_url=f"{url}/v1", api_key_var="HOME")
         context = ModelContext(model="stub", client=client, sampling=SamplingConfig())
         async with env.serving():

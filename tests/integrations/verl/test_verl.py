@@ -188,7 +188,7 @@ def test_padding_rows_do_not_count_and_masked_tokens_get_nothing() -> None:
     assert torch.equal(fewer, whole * some)
     with pytest.raises(ConfigurationError, match="another response"):
         estimate(rewards[:-1], mask.flip(0), index, non_tensor_batch={EPISODE: episodes})
-    with pytest.raises(ConfigurationError, match="no episodes of this project"):
+    with pytest.raises(ConfigurationError, match="the batch has no episodes"):
         estimate(rewards[:-1], mask, index)
 
 
