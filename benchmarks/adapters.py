@@ -175,7 +175,8 @@ def verifiers(repeats: int, episodes: int = 16) -> list[Line]:
         choice = {"index": 0, "message": {"role": "assistant", "content": TURNS[turn]}, "finish_reason": "stop"}
         return {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
 
-    IGSearchTasksetConfig.opened = lambda self: batcher  # verifiers rebuilds configurations from plain values
+    # verifiers rebuilds configurations from plain values, so a subclass would be lost.
+    IGSearchTasksetConfig.opened = lambda self: batcher  # type: ignore[method-assign]
 
     class Constant(IGSearchEnv):
         async def run(self, task: Any, agents: Any) -> None:
