@@ -3,8 +3,12 @@
 Set VERL_USE_EXTERNAL_MODULES=integrations.verl: then verl imports this in each of its processes, which registers them.
 """
 
-from integrations.verl.advantages import ESTIMATORS, register_algorithm, register_estimators
-from integrations.verl.agent_loop import AGENT_NAME, IGSearchAgentLoop
+from retrievers.reading import import_optional
+
+import_optional("verl", "verl", "integrations.verl")
+
+from integrations.verl.advantages import ESTIMATORS, register_algorithm, register_estimators  # noqa: E402
+from integrations.verl.agent_loop import AGENT_NAME, IGSearchAgentLoop  # noqa: E402
 
 register_estimators()
 
