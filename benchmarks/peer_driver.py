@@ -27,8 +27,8 @@ def skyrl_gym(url: str, threads: int, questions: list[str], turns: list[str], sh
 
     A search is one JSON request with one query, over a session shared by all environments.
     """
-    import skyrl_gym as package  # type: ignore[import-not-found] # in the peers' own environment
-    from skyrl_gym.envs.search.env import SearchEnvConfig  # type: ignore[import-not-found]
+    import skyrl_gym as package  # in the peers' own environment
+    from skyrl_gym.envs.search.env import SearchEnvConfig
 
     config = SearchEnvConfig(search_url=url, topk=3, timeout=30)
 

@@ -53,6 +53,15 @@ FOREIGN = {
     "text-embeddings-router": {"model-id", "api-key"},
     "infinity": {"url-prefix"},
     "pip": {"no-deps"},
+    "openenv": {"url"},
+    "vf-eval": {
+        "env.taskset.search.max-searches",
+        "model",
+        "client.base-url",
+        "client.api-key-var",
+        "no-push",
+        "no-rich",
+    },
 }
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 

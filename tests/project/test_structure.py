@@ -34,7 +34,8 @@ FLOORS = (
     ("algorithms",),
     ("algorithms.comparison",),
     ("igsearch",),
-    ("examples", "benchmarks", "integrations"),
+    ("integrations",),
+    ("examples", "benchmarks"),
 )
 MAX_LINES = 300
 TAG = re.compile(r"</?(?:think|search|information|documents|refine|answer)>")

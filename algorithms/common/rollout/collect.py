@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.turn_decoder import Completion, TurnDecoder
 from igsearch_env.episode import Episode
@@ -20,7 +21,7 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
-from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory
+from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory, Turn
 from retrievers.random_streams import random_stream
 
 
@@ -108,18 +109,39 @@ def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -
 
 def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
     """Attach tokens to the turn that the environment has just recorded."""
-    turn, tokenizer = trajectory.turns[-1], policy.tokenizer
-    turn.completion_ids, turn.logprobs = completion.ids, completion.logprobs
+    record_completion(policy.tokenizer, protocol, trajectory.turns[-1], completion.ids, completion.logprobs)
+    record_observation(policy.tokenizer, protocol, trajectory)
+
+
+def record_completion(
+    tokenizer: PolicyTokenizer,
+    protocol: Protocol,
+    turn: Turn,
+    ids: tuple[int, ...],
+    logprobs: tuple[float, ...],
+    before: int = 0,
+) -> None:
+    """Attach the tokens that the policy wrote to a turn, and the position of its query in them.
+
+    `before`: number of characters of the decoded ids before the text of the turn.
+    """
+    turn.completion_ids, turn.logprobs = ids, logprobs
     if turn.is_search:
         span = protocol.action_span(turn.text)
         assert span is not None  # a search has one
         content = turn.text[span.start : span.end]
-        start = span.start + len(content) - len(content.lstrip())
-        turn.query_span = tokenizer.token_span(completion.ids, start, span.start + len(content.rstrip()))
-        turn.search_span = tokenizer.token_span(completion.ids, span.outer_start, span.outer_end)
+        start, end = span.start + len(content) - len(content.lstrip()), span.start + len(content.rstrip())
+        turn.query_span = tokenizer.token_span(ids, before + start, before + end)
+        turn.search_span = tokenizer.token_span(ids, before + span.outer_start, before + span.outer_end)
+
+
+def record_observation(tokenizer: PolicyTokenizer, protocol: Protocol, trajectory: Trajectory) -> None:
+    """Attach the tokens that the policy reads after its last turn."""
+    turn = trajectory.turns[-1]
     if not turn.observation:
         return
     # A policy that closed its turn in the chat template wrote no action; what it reads next is a turn of the user.
-    if turn.observation_role == "assistant" and completion.ids[-1] == tokenizer.end_of_turn_id:
+    closed = bool(turn.completion_ids) and turn.completion_ids[-1] == tokenizer.end_of_turn_id
+    if turn.observation_role == "assistant" and closed:
         turn.observation_role = "user"
-    turn.observation_ids = tokenizer.encode_observation(turn.observation, turn.observation_role, completion.ids)
+    turn.observation_ids = tokenizer.encode_observation(turn.observation, turn.observation_role, turn.completion_ids)
