@@ -207,6 +207,14 @@ def run_torchrun(words: list[str], clone: Path, trained: Path) -> None:
     assert [row["step"] for row in rows if "reward" in row] == [1]
 
 
+def run_trl(words: list[str], clone: Path, trained: Path) -> None:
+    """One short step."""
+    pytest.importorskip("trl", reason="needs TRL: pip install 'igsearch[trl]'")
+    words[words.index("--steps") + 1] = "1"
+    printed = here([*words, "--questions-per-step", "2", "--group-size", "2", "--micro-batch", "4"], clone)
+    assert "reward" in printed
+
+
 def run_report(words: list[str], clone: Path, trained: Path) -> None:
     (trained / "report.html").unlink()
     here(words, clone)
@@ -275,6 +283,7 @@ HOW: dict[str, Callable[[list[str], Path, Path], None]] = {  # by the beginning 
     "igsearch train grpo --help": run_help,
     "torchrun --nproc-per-node 8 algorithms/ig_grpo.py --config ": run_training,
     "torchrun --nproc-per-node 2 algorithms/grpo.py": run_torchrun,
+    "python integrations/trl/train.py": run_trl,
     "igsearch report ": run_report,
     "igsearch play": run_play,
     "igsearch evaluate ": run_evaluate,
