@@ -7,16 +7,16 @@ import threading
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from igsearch_env.episode import Episode
+from igsearch_env.episode import AgentAction, Episode
+from igsearch_env.step_queue import finish
 from igsearch_env.stepper import EpisodeStepper
 
 
 @dataclass(slots=True)
 class _Step:
     episode: Episode
-    text: str
+    query: str | None
     done: bool = False
-    reward: float = 0.0
     error: Exception | None = None
 
 
@@ -24,7 +24,8 @@ class StepBatcher:
     """Makes a stepper safe to share between threads (`step`) and between the tasks of event loops (`astep`).
 
     Calls of the stepper are made one at a time. Steps that arrive in the meantime wait and are run together in the next
-    call. Rewards do not depend on what is run together (see `SearchSettings.open`).
+    call. Neither rewards nor errors depend on what is run together (`igsearch_env.step_queue.finish`).
+    `igsearch_env.AsyncIGSearch` does this for the coroutines of one event loop.
     """
 
     def __init__(self, stepper: EpisodeStepper) -> None:
@@ -34,19 +35,19 @@ class StepBatcher:
         self._waiting: list[_Step] = []
         self._tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
 
-    def step(self, episode: Episode, text: str) -> float:
+    def step(self, episode: Episode, action: AgentAction) -> float:
         """Advance a running episode by one action; returns the reward of the action.
 
-        Raises what the stepper raises, in every episode of the call that failed.
+        Raises what went wrong for this episode.
         """
-        step = self._add(episode, text)
+        step = self._add(episode, action)
         self._run(step)
         return _reward(step)
 
-    async def astep(self, episode: Episode, text: str) -> float:
+    async def astep(self, episode: Episode, action: AgentAction) -> float:
         """As `step`, for a coroutine: the event loop is not blocked."""
         loop = asyncio.get_running_loop()
-        step = self._add(episode, text)
+        step = self._add(episode, action)
         while not step.done:
             task = self._tasks.get(loop)
             if task is None or task.done():
@@ -54,8 +55,8 @@ class StepBatcher:
             await asyncio.shield(task)  # others wait for it as well
         return _reward(step)
 
-    def _add(self, episode: Episode, text: str) -> _Step:
-        step = _Step(episode, text)
+    def _add(self, episode: Episode, action: AgentAction) -> _Step:
+        step = _Step(episode, episode.act(action))
         with self._changing:
             self._waiting.append(step)
         return step
@@ -68,10 +69,10 @@ class StepBatcher:
             with self._changing:
                 steps, self._waiting = self._waiting, []
             try:
-                rewards = self.stepper.step([step.episode for step in steps], [step.text for step in steps])
-                for step, reward in zip(steps, rewards, strict=True):
-                    step.reward = reward
-            except Exception as error:
+                errors = finish(self.stepper, [(step.episode, step.query) for step in steps])
+                for step, error in zip(steps, errors, strict=True):
+                    step.error = error
+            except Exception as error:  # a search engine or a scorer returned another number of results
                 for step in steps:
                     step.error = error
             finally:
@@ -82,4 +83,4 @@ class StepBatcher:
 def _reward(step: _Step) -> float:
     if step.error is not None:
         raise step.error
-    return step.reward
+    return step.episode.trajectory.turns[-1].reward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,11 +13,13 @@ from helpers import CountingRetriever
 from models import bundled_policy
 
 from algorithms.common.rollout.buffer import RolloutBufferError
+from igsearch_env import Search
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.trajectory import RETRIEVAL_FAILED
 from integrations.batching import StepBatcher
 from integrations.credit import TurnTokens, dump_episode, load_episode, record_tokens, token_advantages
 from integrations.settings import SearchSettings, question_of, question_row
+from retrievers import Passage
 
 
 def test_steps_that_wait_are_run_together_and_earn_the_same() -> None:
@@ -39,20 +42,29 @@ def test_steps_that_wait_are_run_together_and_earn_the_same() -> None:
     assert len(retriever.calls) < len(questions)
 
 
-def test_an_error_of_a_call_is_raised_in_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_raised_in_the_episode_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
     batcher = StepBatcher(SearchSettings.of(SETTINGS).open())
-    episode = batcher.stepper.begin(some_questions()[0])
+    questions = some_questions()
+    search = batcher.stepper.search
 
-    def fail(*_: Any) -> list[float]:
-        raise ZeroDivisionError("scorer")
+    def fail(queries: Sequence[str]) -> list[list[Passage]]:
+        if "bad" in queries:
+            raise ZeroDivisionError("engine")
+        return search(queries)
 
-    monkeypatch.setattr(batcher.stepper, "step", fail)
+    monkeypatch.setattr(batcher.stepper, "search", fail)
     with pytest.raises(ZeroDivisionError):
-        batcher.step(episode, "x")
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(batcher.astep(episode, "x"))
-    monkeypatch.undo()
-    assert batcher.step(episode, "x") == 0.0
+        batcher.step(batcher.stepper.begin(questions[0]), Search("bad"))
+
+    async def run() -> list[float | BaseException]:
+        steps = [batcher.astep(batcher.stepper.begin(questions[0]), Search(query)) for query in ("bad", "x", "bad")]
+        return await asyncio.gather(*steps, return_exceptions=True)
+
+    first, middle, last = asyncio.run(run())
+    assert isinstance(first, ZeroDivisionError)
+    assert isinstance(last, ZeroDivisionError)
+    episode = batcher.stepper.begin(questions[0])
+    assert middle == batcher.step(episode, Search("x"))
 
 
 @pytest.mark.parametrize(
