@@ -76,10 +76,16 @@ class SearchSettings:
             retriever: a search engine instead of `corpus`.
         """
         check_choice("scorer", str(self.scorer), ("unigram", "None"))
+        protocol = make_protocol(self.protocol, self.prompt)
+        if protocol.tools:
+            raise ConfigurationError(
+                f"protocol={self.protocol!r}: the adapters pass on text, in which calls depend on the chat template of the "
+                "policy; use a protocol of tags, such as 'search_r1'"
+            )
         rules = EpisodeRules(
             self.top_k,
             self.max_searches,
-            protocol=make_protocol(self.protocol, self.prompt),
+            protocol=protocol,
             outcome_reward=self.outcome_reward,
         )
         for key in self.information_gain:

@@ -75,8 +75,9 @@ def test_an_error_is_raised_in_the_episode_that_it_is_of(monkeypatch: pytest.Mon
         ({"scorer": "bigram"}, "must be one of 'unigram'"),
         ({"information_gain": {"basline": "empty"}}, "did you mean 'baseline'"),
         ({"max_searches": 0}, "max_searches"),
+        ({"protocol": "tool_calls"}, "protocol of tags"),
     ],
-    ids=["key", "type", "scorer", "gain", "range"],
+    ids=["key", "type", "scorer", "gain", "range", "tool calls"],
 )
 def test_wrong_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
