@@ -79,8 +79,8 @@ class SearchSettings:
         protocol = make_protocol(self.protocol, self.prompt)
         if protocol.tools:
             raise ConfigurationError(
-                f"protocol={self.protocol!r}: the adapters pass on text, in which calls depend on the chat template of the "
-                "policy; use a protocol of tags, such as 'search_r1'"
+                f"protocol={self.protocol!r}: the adapters pass on text, in which calls depend on the policy's chat "
+                "template; use a protocol of tags, such as 'search_r1'"
             )
         rules = EpisodeRules(
             self.top_k,
