@@ -52,7 +52,7 @@ OF_TRL = {
     "loss": "loss_type, epsilon, epsilon_high, delta, beta, entropy_coef",
     "optimizer": "learning_rate, lr_scheduler_type, warmup_steps, max_grad_norm, num_iterations, steps_per_generation",
     "distributed": "nothing: accelerate launch configures it",
-    "warm_start": "nothing: begin with a policy that examples/warm_start.py has made",
+    "warm_start": "nothing: begin with a policy that igsearch warm-start has made",
     "report_to": "report_to",
 }
 OF_POLICY = ("chat", "chat_template_arguments", "chat_template_date", "context_length")  # options that are used here

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -211,7 +212,9 @@ def run_trl(words: list[str], clone: Path, trained: Path) -> None:
     """One short step."""
     pytest.importorskip("trl", reason="needs TRL: pip install 'igsearch[trl]'")
     words[words.index("--steps") + 1] = "1"
-    printed = here([*words, "--questions-per-step", "2", "--group-size", "2", "--micro-batch", "4"], clone)
+    with warnings.catch_warnings():  # of transformers, about an option that TRL sets
+        warnings.simplefilter("ignore", FutureWarning)
+        printed = here([*words, "--questions-per-step", "2", "--group-size", "2", "--micro-batch", "4"], clone)
     assert "reward" in printed
 
 
@@ -250,7 +253,9 @@ def run_compare_algorithms(words: list[str], clone: Path, trained: Path) -> None
 
 
 def run_same_buffer(words: list[str], clone: Path, trained: Path) -> None:
-    printed = here([*words, "--questions-per-step", "2", "--group-size", "2"], clone)
+    with warnings.catch_warnings():  # of transformers, about an option that TRL sets
+        warnings.simplefilter("ignore", FutureWarning)
+        printed = here([*words, "--questions-per-step", "2", "--group-size", "2"], clone)
     assert "IG-GRPO" in printed
     assert "GiGPO" in printed
 

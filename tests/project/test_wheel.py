@@ -18,7 +18,7 @@ import pytest
 from launching import ENVIRONMENT
 from paths import ROOT
 
-PACKAGES = ("algorithms", "igsearch", "igsearch_env", "retrievers")
+PACKAGES = ("algorithms", "igsearch", "igsearch_env", "integrations", "retrievers")
 UNPACKED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info", "shared")
 
 
