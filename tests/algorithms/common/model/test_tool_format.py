@@ -47,7 +47,7 @@ TEXTS = st.text(
 @given(text=TEXTS.filter(bool))
 def test_searches_and_answers_are_read_as_they_were_written(family: str, text: str) -> None:
     if family == "lfm2" and ("'" in text or ")" in text):
-        return  # its template does not escape quotes, so that some queries can't be told from calls
+        return  # its template does not escape quotes, so that some queries read as calls
     if family == "gemma4" and ('"' in text or "\\" in text):
         return  # quotes are not escaped within <|"|> either
     _, protocol = tools(family)
