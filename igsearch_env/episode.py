@@ -38,12 +38,12 @@ def _turn(action: AgentAction, protocol: Protocol) -> Turn:
     check_action(action)
     if isinstance(action, str):
         parsed = protocol.parse(action)
-        return Turn(action, parsed, observation_role=protocol.role_after(parsed))
+        return Turn(action, parsed, observation_role=protocol.role_after(parsed), message=protocol.message(action))
     text = protocol.write(action)
     taken: Action = action
     if len(text) > MAX_ACTION_CHARS:  # invalid, as text of this length is
         taken = protocol.parse(text)
-    return Turn(text, taken, observation_role=protocol.role_after(taken))
+    return Turn(text, taken, observation_role=protocol.role_after(taken), message=protocol.message(action))
 
 
 class Episode:

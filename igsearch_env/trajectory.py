@@ -15,8 +15,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from igsearch_env.protocols import Action, Answer, Role, Search
-from igsearch_env.protocols.tool_calls import search_call
+from igsearch_env.protocols import Action, Role, Search
+from igsearch_env.protocols.messages import AssistantMessage, message_row
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
@@ -65,18 +65,12 @@ class Turn:
     observation_ids: tuple[int, ...] = ()
     search_span: tuple[int, int] | None = None  # as query_span, with the tags around it
     observation_role: Role = "assistant"  # of the observation in a chat template
+    message: AssistantMessage | None = field(default=None, compare=False)  # of protocols whose turns are messages
 
     @property
     def is_search(self) -> bool:
         """Whether the action was a search."""
         return isinstance(self.action, Search)
-
-    def message(self) -> dict[str, str]:
-        """The text of the turn as a message of the assistant; of an answer without markup, the answer."""
-        content = self.text
-        if isinstance(self.action, Answer) and self.observation_role != "assistant":
-            content = self.action.text
-        return {"role": "assistant", "content": content}
 
     @property
     def query(self) -> str | None:
@@ -141,16 +135,17 @@ class Trajectory:
 
         First the system part, if there is one, and the prompt as the user's message; then each turn as the assistant's
         message and its observation as the user's, without the white space around it, as a rollout in a chat template
-        encodes one. The observation after the last turn is left out if it is empty. With native tool calls, a search
-        is a call (`tool_calls`, as chat templates take them) and its result a message of the tool.
+        encodes one. The observation after the last turn is left out if it is empty. With native tool calls, searches
+        are calls (`tool_calls`, as chat templates take them), and their results messages of the tool.
         """
         messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": self.prompt})
         for number, turn in enumerate(self.turns):
-            is_call = turn.is_search and turn.observation_role == "tool"
-            messages.append(search_call(turn.query or "", f"call_{number}") if is_call else turn.message())
+            message = AssistantMessage(turn.text) if turn.message is None else turn.message
+            messages.append(message_row(message, f"call_{number}"))
             if observation := turn.observation.strip():
-                result = {"role": "tool", "tool_call_id": f"call_{number}"} if is_call else {"role": "user"}
+                is_result = turn.observation_role == "tool"
+                result = {"role": "tool", "tool_call_id": f"call_{number}"} if is_result else {"role": "user"}
                 messages.append({**result, "content": observation})
         return messages
 

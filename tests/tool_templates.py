@@ -118,15 +118,19 @@ TEMPLATES = {
 STABLE = ("qwen2.5", "qwen3.5", "llama3", "gemma4", "gpt-oss", "lfm2", "lfm2.5", "smollm2", "gemma3")
 FORMATS = {
     **{"qwen2.5": "json", "qwen3": "json", "qwen3.5": "xml", "llama3": "bare_json", "gemma4": "gemma"},
-    **{"gpt-oss": "harmony", "lfm2": "python", "lfm2.5": "python_escaped", "smollm2": "json", "gemma3": "json"},
+    **{"gpt-oss": "harmony", "lfm2": "python", "lfm2.5": "python", "smollm2": "json", "gemma3": "json"},
 }
 _SPECIAL = re.compile(r"<\|\w+\|?>|<\w+\|>|<(?:start|end)_of_turn>|<bos>")
 
 
-@cache
 def tool_tokenizer(family: str) -> Any:
     """A byte-level tokenizer of transformers with the template of a family and its special tokens."""
-    template = TEMPLATES[family]
+    return template_tokenizer(TEMPLATES[family])
+
+
+@cache
+def template_tokenizer(template: str) -> Any:
+    """A byte-level tokenizer of transformers with a template and its special tokens."""
     own = Tokenizer(BPE())
     own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     own.decoder = decoders.ByteLevel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -108,14 +108,14 @@ def _read_call(call: Any) -> ToolCall:
     return ToolCall(function["name"], arguments)
 
 
-def message_row(message: AssistantMessage, ids: Sequence[str] = ()) -> dict[str, Any]:
-    """A message in OpenAI's form, with mappings as arguments, as chat templates take it. `ids`: of its calls."""
+def message_row(message: AssistantMessage, id: str = "call_0") -> dict[str, Any]:
+    """A message in OpenAI's form, with mappings as arguments, as chat templates take it. `id`: of its first call."""
     row: dict[str, Any] = {"role": "assistant", "content": message.content}
     if message.reasoning:
         row["reasoning_content"] = row["thinking"] = message.reasoning  # the name depends on the template
     if message.calls:
         row["tool_calls"] = [
-            {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for id, call in zip(ids or [f"call_{n}" for n in range(len(message.calls))], message.calls, strict=True)
+            {"id": f"{id}_{n}" if n else id, "type": "function", "function": asdict(call)}
+            for n, call in enumerate(message.calls)
         ]
     return row

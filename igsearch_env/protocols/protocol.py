@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols.actions import Action, ActionSpan, Answer, Invalid, Role, Search
+from igsearch_env.protocols.messages import AssistantMessage
 from igsearch_env.protocols.prompts import BARE, REFLECTION
 from igsearch_env.protocols.skeleton import Skeleton
 from retrievers.base import Passage
@@ -96,6 +97,10 @@ class Protocol(ABC):
         `parse` reads it back as an action of the same kind, whatever the query or answer contains: markup of the
         format inside it may be changed. Where the exact content matters, `Turn.action` has it.
         """
+
+    def message(self, turn: str | Search | Answer) -> AssistantMessage | None:
+        """The message that a turn is, for protocols whose turns are messages of a chat; None for those of text."""
+        return None
 
     def refinement(self, text: str) -> str:
         """The policy's summary of the last passages in a turn, with its markup; "" if there is none."""

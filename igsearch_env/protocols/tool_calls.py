@@ -19,7 +19,6 @@ from igsearch_env.protocols.messages import (
     MalformedCallError,
     MessageFormat,
     ToolCall,
-    message_row,
 )
 from igsearch_env.protocols.protocol import Protocol
 from igsearch_env.protocols.tags import format_passages
@@ -132,9 +131,18 @@ class ToolCalls(Protocol):
 
     def write(self, action: Search | Answer) -> str:
         """`Protocol.write`."""
-        if isinstance(action, Search):
-            return self.format.write(AssistantMessage(calls=(ToolCall(NAME, {"query": action.query}),)))
-        return self.format.write(AssistantMessage(action.text))
+        return self.format.write(self.message(action))
+
+    def message(self, turn: str | Search | Answer) -> AssistantMessage:
+        """`Protocol.message`."""
+        if isinstance(turn, Search):
+            return AssistantMessage(calls=(ToolCall(NAME, {"query": turn.query}),))
+        if isinstance(turn, Answer):
+            return AssistantMessage(turn.text)
+        try:
+            return self.format.parse(turn)
+        except MalformedCallError:
+            return AssistantMessage(turn)
 
     # ---------------------------------------------------------------- what the policy reads
 
@@ -169,11 +177,6 @@ class ToolCalls(Protocol):
     def reflection(self, question: str) -> str:
         """`Protocol.reflection`."""
         return super().reflection(question).strip()
-
-
-def search_call(query: str, id: str) -> dict[str, Any]:
-    """The message of a search, as chat templates take it."""
-    return message_row(AssistantMessage(calls=(ToolCall(NAME, {"query": query}),)), ids=(id,))
 
 
 def _action(call: ToolCall) -> Search | Invalid:

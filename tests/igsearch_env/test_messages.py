@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers import QUESTIONS, TAGGED, make_env, search
 
@@ -50,6 +52,25 @@ def test_an_episode_with_tool_calls_as_messages() -> None:
         {"role": "assistant", "content": "Tolona"},
     ]
     assert "Alan Brin was born" in observations[0]
+
+
+def test_answers_of_earlier_attempts_keep_their_text() -> None:
+    env = ReflectionWrapper(make_env(), attempts=2)
+    env.reset(options={"question": QUESTIONS[0]})
+    env.step("<think> hm </think> <answer> x </answer>")
+    messages = env.get_wrapper_attr("trajectory").messages()
+    assert messages[1]["content"] == "<think> hm </think> <answer> x </answer>"
+
+
+def test_the_result_of_an_invalid_call_is_a_message_of_the_tool() -> None:
+    env = make_env(protocol="tool_calls")
+    env.reset(options={"question": QUESTIONS[0]})
+    function = {"name": "browse", "arguments": {}}
+    call = {"id": "7", "type": "function", "function": function}
+    env.step(json.dumps({"role": "assistant", "content": "I look.", "tool_calls": [call]}))
+    *_, said, result = env.trajectory.messages()
+    assert said == {"role": "assistant", "content": "I look.", "tool_calls": [{**call, "id": "call_0"}]}
+    assert (result["role"], result["tool_call_id"]) == ("tool", "call_0")
 
 
 def test_messages_of_several_attempts() -> None:

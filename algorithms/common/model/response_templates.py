@@ -7,6 +7,7 @@ reading back what the chat template writes (`tool_format.py`), so a name of a mo
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,30 +17,46 @@ ResponseTemplate = dict[str, Any]
 NO_ANCHOR = r"(?!)"  # matches nowhere: the text to parse begins with the reply
 
 
+Calls = list[tuple[str, Any]]  # name and arguments of each
+
+
 @dataclass(frozen=True)
 class CallFormat:
-    """A response template, and what reads the text of arguments for which transformers has no parser."""
+    """A response template, and what reads the calls in a region for which transformers has no parser."""
 
     template: ResponseTemplate
-    arguments: Callable[[str], dict[str, Any]] | None = None
+    calls: Callable[[str], Calls] | None = None
 
 
-def python_arguments(text: str) -> dict[str, Any]:
-    """Keyword arguments of a call in Python. Raises `ValueError` for another text; no code is run."""
+def python_calls(text: str) -> Calls:
+    """Calls in a list in Python: `[search(query='x')]`. Raises `ValueError` for another text; no code is run."""
     try:
-        call = ast.parse(f"f({text})", mode="eval").body
+        node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the arguments {text[:60]!r} are not valid Python ({error})") from error
-    if not isinstance(call, ast.Call) or call.args or not all(keyword.arg for keyword in call.keywords):
-        raise ValueError(f"the arguments {text[:60]!r} are not of the form name=value")
-    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        # Some templates do not escape the quotes in a value. A quote that could end it makes the call ambiguous.
+        found = _UNESCAPED.fullmatch(text.strip())
+        if found is None or _QUOTE_END.search(found["value"]):
+            raise ValueError(f"the calls {text[:60]!r} are not valid Python ({error})") from error
+        return [(found["name"], {found["key"]: found["value"]})]
+    calls: Calls = []
+    for call in node.elts if isinstance(node, ast.List) else [node]:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError(f"the calls {text[:60]!r} are not of the form [NAME(KEY=VALUE)]")
+        if not all(keyword.arg for keyword in call.keywords):
+            raise ValueError(f"the calls {text[:60]!r} are not of the form [NAME(KEY=VALUE)]")
+        calls.append((call.func.id, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}))
+    return calls
+
+
+_UNESCAPED = re.compile(r"\[(?P<name>\w+)\((?P<key>\w+)=(?P<quote>['\"])(?P<value>.*)(?P=quote)\)\]", re.DOTALL)
+_QUOTE_END = re.compile(r"['\"]\s*(?:,\s*\w+\s*[=(]|\)\s*(?:,|\]|$))")
 
 
 def _format(
     calls: dict[str, Any],
     reasoning: tuple[str, str] = ("<think>", "</think>"),
     *,
-    arguments: Callable[[str], dict[str, Any]] | None = None,
+    read_calls: Callable[[str], Calls] | None = None,
     **fields: Any,
 ) -> CallFormat:
     opening, closing = reasoning
@@ -53,20 +70,12 @@ def _format(
             **fields,
         },
     }
-    return CallFormat(template, arguments)
+    return CallFormat(template, read_calls)
 
 
 def _named(name: str = "{name}", arguments: str = "{content}") -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
-
-# The end of a call, and of the list of calls.
-PYTHON_CLOSE = r"(?<=['\"])\)(?:\s*(?=,\s*\w+\()|\s*\](?:<\|tool_call_end\|>)?)"
-# A value in quotes ends at a quote that a comma and the next argument, or nothing, follow: it may contain quotes.
-_PYTHON_ARGUMENT = (
-    r"(?P<key>\w+)\s*=\s*(?:'(?P<value>.*?)'(?=\s*(?:,\s*\w+\s*=|$))|\"(?P<value>.*?)\"(?=\s*(?:,\s*\w+\s*=|$))"
-    r"|(?P<value>[^,]+))"
-)
 
 CALL_FORMATS: dict[str, CallFormat] = {
     # <tool_call>{"name": ..., "arguments": {...}}</tool_call>: Hermes, Qwen 2.5 and 3, SmolLM3
@@ -80,14 +89,17 @@ CALL_FORMATS: dict[str, CallFormat] = {
             "open_pattern": r"<tool_call>\s*<function=(?P<name>[^>\n]+)>",
             "close": "</tool_call>",
             "content": "xml-inline",
-            "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>"},
+            "content_args": {
+                "tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>",
+                "merge_duplicates": True,  # no string, so the call is invalid
+            },
             "transform": _named(),
         }
     ),
     # {"name": ..., "parameters": {...}}: Llama 3.1 to 4
     "bare_json": _format(
         {
-            "open_pattern": r'(?:<\|python_(?:tag|start)\|>)?(?=\{\s*"name"\s*:)',
+            "open_pattern": r'<\|python_(?:tag|start)\|>|(?=\{[^{}]*"(?:name|parameters)"\s*:)',
             "close_pattern": r"<\|python_end\|>|$",
             "content": "json",
             "transform": _named("{content.name}", "{content.parameters}"),
@@ -104,23 +116,14 @@ CALL_FORMATS: dict[str, CallFormat] = {
         },
         ("<|channel>thought\n", "<channel|>"),
     ),
-    # [NAME(key='value')] between <|tool_call_start|> and <|tool_call_end|>: LFM 2. Some templates escape quotes.
-    "python_escaped": _format(
-        {
-            "open_pattern": r"(?:<\|tool_call_start\|>\[|,\s*)(?P<name>\w+)\(",
-            "close_pattern": PYTHON_CLOSE,
-            "transform": _named(),
-        },
-        arguments=python_arguments,
-    ),
+    # [NAME(key='value')] between <|tool_call_start|> and <|tool_call_end|>: LFM 2
     "python": _format(
         {
-            "open_pattern": r"(?:<\|tool_call_start\|>\[|,\s*)(?P<name>\w+)\(",
-            "close_pattern": PYTHON_CLOSE,
-            "content": "xml-inline",
-            "content_args": {"tag_pattern": _PYTHON_ARGUMENT},
-            "transform": _named(),
-        }
+            "open": "<|tool_call_start|>",
+            "close_pattern": r"<\|tool_call_end\|>|$",
+            "transform": _named("calls"),
+        },
+        read_calls=python_calls,
     ),
     # Channels, and a recipient before or after the name of the channel: gpt-oss
     "harmony": _format(

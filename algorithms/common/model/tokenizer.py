@@ -73,6 +73,11 @@ class PolicyTokenizer:
 
         Raises `ConfigurationError` without a chat template, or if the calls of this template can't be read.
         """
+        if not getattr(self.hf_tokenizer, "chat_template", None):
+            raise ConfigurationError(
+                "env.protocol='tool_calls': the policy's tokenizer has no chat template, which renders and reads the "
+                "calls; use another protocol, or a model with a chat template"
+            )
         if not self.chat:
             raise ConfigurationError(
                 "env.protocol='tool_calls' needs a chat template, which renders and reads the calls: set policy.chat "
@@ -93,8 +98,9 @@ class PolicyTokenizer:
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """Ids that end a turn in any case."""
-        ends = self.tool_format.end_ids if self.tool_format is not None else ()
-        ids = (self.hf_tokenizer.eos_token_id, self.end_of_turn_id, *ends, *self._more_eos_ids)
+        # What ends messages in a conversation may end reasoning alone in a reply: <|end|> of gpt-oss.
+        ends = (self.end_of_turn_id,) if self.tool_format is None else self.tool_format.end_ids
+        ids = (self.hf_tokenizer.eos_token_id, *ends, *self._more_eos_ids)
         return frozenset(int(i) for i in ids if i is not None)
 
     @cached_property
@@ -153,7 +159,9 @@ class PolicyTokenizer:
         """Ids of what the policy reads after the completion `before`, as a message of `role` if `chat`."""
         if role == "tool" and self.tool_format is not None:
             ids = self.encode_rendered(self.tool_format.result, text, self._continued)
-            return ids if before and before[-1] in self.eos_ids else (self.tool_format.end_ids[0], *ids)
+            call_end, answer_end = self.tool_format.end_ids
+            ended = tuple(before[-1:]) == (call_end,) if call_end != answer_end else {*before[-1:]} & self.eos_ids
+            return ids if ended else (call_end, *ids)
         return self.encode(text) if role == "assistant" else self.encode_user_turn(text, before)
 
     def encode_user_turn(self, text: str, before: Sequence[int]) -> Ids:
@@ -161,7 +169,10 @@ class PolicyTokenizer:
         if not self.chat:
             return self.encode(text)
         ids = self._after_completion(text.strip())
-        ends = {self.end_of_turn_id} if self.tool_format is None else self.eos_ids
+        ends: frozenset[int | None] = frozenset({self.end_of_turn_id})
+        if self.tool_format is not None:
+            call_end, answer_end = self.tool_format.end_ids
+            ends = self.eos_ids - ({call_end} - {answer_end})  # a user's message needs the end of a final one
         if before and before[-1] in ends and self.end_of_turn_id in ids:  # the policy closed its turn itself
             return ids[ids.index(self.end_of_turn_id) + 1 :]
         return ids

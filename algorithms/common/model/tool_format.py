@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from algorithms.common.model.chat_template import ChatRenderer
@@ -71,7 +72,15 @@ class ToolFormat:
         tag = _TAG.match(words[0]) if words else None
         self._marker = tag.group() if tag else "".join(words[:1])  # what a call begins with
         self._openings = dict.fromkeys((self._opening((_USER,)), self._opening(self._after_call(_RESULT))))
+        self._names: list[str] = list(self._control_tokens)  # what must not stand in a query or an answer
+        self._closing = ""  # ends reasoning
         self.call_format = self._find_format()
+        reasoning = self.call_format.template["fields"].get("reasoning_content", {})
+        self._closing = str(reasoning.get("close", "")).strip()
+        tags = _TAG.findall(f"{call} {answer} {reasoning.get('open', '')} {self._closing}")
+        self._names += [tag for tag in dict.fromkeys(tags) if tag not in self._control_tokens]
+        if list(self._openings)[-1] and self._closing not in self.answer_prefix:  # opened after a result alone
+            self.answer_prefix = self._closing + self.answer_prefix
 
     # ---------------------------------------------------------------- what the policy writes
 
@@ -89,14 +98,15 @@ class ToolFormat:
                     message = other
         if message.calls or not self._marker or self._marker not in text:
             return message
-        if not message.content:  # a call ends reasoning that nothing closes, as engines read it
-            return self._parse(text[text.index(self._marker) :], "")
-        if self._marker in message.content:
+        if not message.content and self._closing and self._closing not in text:
+            # A call ends reasoning that nothing closes, as engines read it.
+            message = self._parse(text[text.rindex(self._marker) :], "")
+        if not message.calls and self._marker in message.content:
             raise MalformedCallError(f"{self._marker} begins no complete call")
         return message
 
     def write(self, message: AssistantMessage) -> str:
-        """`MessageFormat.write`: as the template does. Names of special tokens in it are broken up."""
+        """`MessageFormat.write`: as the template does. Special tokens and tags of the format in it are broken up."""
         calls = tuple(ToolCall(call.name, self._disarmed(call.arguments)) for call in message.calls)
         plain = AssistantMessage(self._disarmed(message.content), calls, self._disarmed(message.reasoning))
         text = self._written(plain)
@@ -109,10 +119,12 @@ class ToolFormat:
 
         try:
             row = parse_response(opening + text, self.call_format.template, prefix="")
-            if self.call_format.arguments is not None:
-                for call in row.get("tool_calls", ()):
-                    call["function"]["arguments"] = self.call_format.arguments(call["function"]["arguments"])
-            return read_message(row)
+            if self.call_format.calls is None:
+                return read_message(row)
+            message = read_message({**row, "tool_calls": ()})
+            texts = [call["function"]["arguments"] for call in row.get("tool_calls", ())]
+            calls = [ToolCall(*call) for text in texts for call in self.call_format.calls(text)]
+            return replace(message, calls=tuple(calls))
         except MalformedCallError:
             raise
         except Exception as error:  # of JSON, of a transform without a field, of patterns
@@ -123,7 +135,7 @@ class ToolFormat:
         if isinstance(value, Mapping):
             return {key: self._disarmed(item) for key, item in value.items()}
         if isinstance(value, str):
-            for name in self._control_tokens:
+            for name in self._names:
                 value = value.replace(name, f"{name[0]} {name[1:]}")
         return value
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tool_templates import FORMATS, TEMPLATES, tool_tokenizer
+from tool_templates import FORMATS, TEMPLATES, template_tokenizer, tool_tokenizer
 
 from algorithms.common.model.chat_template import ChatTemplate
-from algorithms.common.model.response_templates import CALL_FORMATS, python_arguments
+from algorithms.common.model.response_templates import CALL_FORMATS, python_calls
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.turn_end import TurnEnd
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Answer, Invalid, Search, make_protocol
 from igsearch_env.protocols.tool_calls import SEARCH_TOOL, ToolCalls
@@ -37,6 +40,31 @@ def test_the_format_of_a_family_is_recognised(family: str) -> None:
     assert found.native == (family not in ("smollm2", "gemma3"))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *(
+            ("qwen2_5", "json"),
+            ("qwen3", "json"),
+            ("qwen3_5_think", "xml"),
+            ("qwen3_5_nothink", "xml"),
+            ("gemma3", "json"),
+        ),
+        *(("gemma4_v5", "gemma"), ("llama3_1", "bare_json"), ("llama3_2", "bare_json"), ("gptoss", "harmony")),
+        *(("lfm2_2_5_v2", "python"), ("lfm2_2_5_vl", "python"), ("nemotron_3_nano", "xml")),
+    ],
+)
+def test_published_templates(name: str, expected: str) -> None:
+    trl = pytest.importorskip("trl", reason="needs TRL, which contains the templates: pip install 'igsearch[trl]'")
+    file = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
+    tokenizer = PolicyTokenizer(template_tokenizer(file.read_text(encoding="utf-8")), chat=True)
+    protocol = ToolCalls(format=tokenizer.use_tools([SEARCH_TOOL]))
+    assert tokenizer.tool_format is not None
+    assert tokenizer.tool_format.call_format is CALL_FORMATS[expected]
+    for action in (Search("who was O'Neill (1999)?"), Answer("Paris, 1900")):
+        assert protocol.parse(protocol.write(action)) == action
+
+
 TEXTS = st.text(
     st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="\u2063"), min_size=1, max_size=40
 ).map(str.strip)
@@ -53,7 +81,10 @@ def test_searches_and_answers_are_read_as_they_were_written(family: str, text: s
     _, protocol = tools(family)
     for action in (Search(text), Answer(f"A{text}")):
         written = protocol.write(action)
-        assert protocol.parse(written) == action
+        found = protocol.parse(written)
+        assert type(found) is type(action)
+        read = found.query if isinstance(found, Search) else found.text  # type: ignore[union-attr]
+        assert read.replace("< ", "<") == (text if isinstance(found, Search) else f"A{text}").replace("< ", "<")
         span = protocol.action_span(written)
         assert span is not None
         inside = written[span.start : span.end]
@@ -89,9 +120,11 @@ def test_reasoning_that_the_prompt_opens_after_results_alone() -> None:
     assert protocol.parse("It is there.\n<channel|>Paris<turn|>") == Answer("Paris")
     assert protocol.parse("<|channel>thought\nIt is.\n<channel|>Paris<turn|>") == Answer("Paris")
     assert protocol.parse("Paris<turn|>") == Answer("Paris")
+    assert protocol.answer_prefix == "<channel|>"  # an answer after a result is not part of the reasoning
 
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
+XML = "</think><tool_call><function=search><parameter=query>a</parameter></function></tool_call>"
 MALFORMED = [
     ("qwen3", "<tool_call>\n{'name': 'search'}\n</tool_call>", "can't be read"),
     ("qwen3", '<tool_call>\n{"name": "search", "arguments": {"query": "x"}\n</tool_call>', "can't be read"),
@@ -124,7 +157,19 @@ MALFORMED = [
     ("lfm2.5", "<|tool_call_start|>[search(query='a'), search(query='b')]<|tool_call_end|>", "2 tool calls"),
     ("lfm2.5", "<|tool_call_start|>[search(query=open('x'))]<|tool_call_end|>", "can't be read"),
     ("lfm2.5", "<|tool_call_start|>[search('x')]<|tool_call_end|>", "can't be read"),
+    ("lfm2.5", "<|tool_call_start|>[search(query=7)]<|tool_call_end|>", "is '7', which is no string"),
+    ("lfm2.5", "<|tool_call_start|>[search(foo query='x')]<|tool_call_end|>", "can't be read"),
+    ("lfm2.5", "<|tool_call_start|>[search(query='a', search(query='b')]<|tool_call_end|>", "can't be read"),
     ("smollm2", "<tool_call>search</tool_call>", "can't be read"),
+    # A call that was cut off, in reasoning that nothing closes; one in reasoning that is closed; two beginnings.
+    ("qwen3.5", "I need to search.\n<tool_call>\n<function", "can't be read"),
+    ("lfm2.5", "<think>I search <|tool_call_start|>[sea", "can't be read"),
+    ("qwen3", f"<think>\nI could write {CALL} but no.\n</think>\n\n", "neither a tool call nor an answer"),
+    ("gemma4", '<|channel>thought\n<|tool_call>call:search{query:<|"|>x<|"|>}<tool_call|>\n<channel|>', "neither"),
+    ("qwen3.5", XML.replace("</function>", "<parameter=query>b</parameter></function>"), "which is no string"),
+    ("qwen3.5", XML.replace("</tool_call>", XML[19:]), "which is no string"),
+    ("llama3", "<|python_tag|>search.call(query='x')", "can't be read"),
+    ("llama3", '{"type": "function", "function": "search", "parameters": {"query": "x"}}', "can't be read"),
 ]
 
 
@@ -156,6 +201,43 @@ def test_no_text_raises(text: str, family: str) -> None:
 def test_a_call_ends_reasoning_that_nothing_closes() -> None:
     _, protocol = tools("qwen3")
     assert protocol.parse(f"<think>\nI search. {CALL}") == Search("x")
+    assert protocol.parse(f"<think>\nI use <tool_call> to search. {CALL}") == Search("x")
+
+
+def test_the_end_of_reasoning_ends_no_turn() -> None:
+    tokenizer, protocol = tools("gpt-oss")
+    text = f"<|channel|>analysis<|message|>Who?<|end|><|start|>assistant{protocol.write(Search('x'))}"
+    ids = tokenizer.encode_whole(text)
+    assert TurnEnd(tokenizer, ()).position(ids) == len(ids)
+    assert protocol.parse(tokenizer.decode(ids)) == Search("x")
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "action"),
+    [
+        ("lfm2.5", "Opened in 1999, rebuilt(2004)", Answer("Opened in 1999, rebuilt(2004)")),
+        ("lfm2.5", "<|tool_call_start|>[search(query='x')]<|tool_call_end|> Searching, wait(1)", Search("x")),
+        ("llama3", '{"type": "function", "name": "search", "parameters": {"query": "x"}}', Search("x")),
+        ("llama3", '<|python_tag|>{"parameters": {"query": "x"}, "name": "search"}', Search("x")),
+        ("llama3", "Paris {the city}", Answer("Paris {the city}")),
+    ],
+)
+def test_other_ways_to_write_the_same(family: str, text: str, action: Search | Answer) -> None:
+    _, protocol = tools(family)
+    assert protocol.parse(text) == action
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_tags_of_the_format_in_an_action_are_broken_up(family: str) -> None:
+    _, protocol = tools(family)
+    written = protocol.write(Search("x"))
+    tags = [*dict.fromkeys(re.findall(r"<[^<>\s]+>", written)), "</think>"]
+    for tag in tags:
+        for action in (Search(f"what does {tag} close?"), Answer(f"the tag {tag} it is")):
+            found = protocol.parse(protocol.write(action))
+            assert type(found) is type(action), (tag, found)
+            content = found.query if isinstance(found, Search) else found.text  # type: ignore[union-attr]
+            assert content.replace("< ", "<") == (action.query if isinstance(action, Search) else action.text)
 
 
 def test_names_of_special_tokens_in_a_query_end_no_turn() -> None:
@@ -205,9 +287,10 @@ def test_without_the_chat_template_there_are_no_tools() -> None:
 
 
 @pytest.mark.parametrize("text", ["query=", "query='a' 'b", "__import__('os')", "**{'query': 'x'}", "query=f()"])
-def test_arguments_in_python_are_read_and_never_run(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not (?:valid Python|of the form)|malformed node"):
-        python_arguments(text)
+def test_calls_in_python_are_read_and_never_run(text: str) -> None:
+    for call in (f"[search({text})]", f"[search(query='x', {text})]"):
+        with pytest.raises(ValueError, match=r"not (?:valid Python|of the form)|malformed node"):
+            python_calls(call)
 
 
 def test_messages_as_json_for_programs() -> None:

@@ -182,6 +182,16 @@ def test_a_turn_that_was_cut_short_is_ended_before_its_result() -> None:
         assert cut == (end, *whole)
 
 
+def test_a_result_follows_the_end_that_the_template_writes() -> None:
+    tokenizer = tool_policy("gemma4").tokenizer
+    tokenizer.use_tools([SEARCH_TOOL])
+    ids = {name: tokenizer.hf_tokenizer.convert_tokens_to_ids(name) for name in ("<|tool_response>", "<turn|>")}
+    result = tokenizer.encode_observation("found", "tool", (ids["<|tool_response>"],))
+    assert tokenizer.encode_observation("found", "tool", (ids["<turn|>"],)) == (ids["<|tool_response>"], *result)
+    reply = tokenizer.encode_observation("hm", "user", (ids["<turn|>"],))
+    assert tokenizer.encode_observation("hm", "user", (ids["<|tool_response>"],)) == (ids["<turn|>"], *reply)
+
+
 def test_invalid_calls_are_answered_in_the_role_of_the_tool() -> None:
     policy = tool_policy("qwen2.5")
     stepper = stepper_of(policy)
