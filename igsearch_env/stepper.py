@@ -82,12 +82,23 @@ class EpisodeStepper:
 
         One retrieval call and at most one scoring call for all episodes. A search earns its stabilised
         information gain when that is known (at once; in the autorefine family one action later), an answer
-        its outcome reward.
+        its outcome reward. After a step that raised, its episodes can't be continued (`ConfigurationError`).
         """
         for number, action in enumerate(actions):
             check_action(action, "action" if len(actions) == 1 else f"actions[{number}]")
+        for number, episode in enumerate(episodes):
+            if episode.unfinished:
+                which = "this episode" if len(episodes) == 1 else f"episode {number} of those that are running"
+                raise ConfigurationError(
+                    f"the last step of {which} raised an error, so that its observation and reward are missing: call "
+                    "reset() to begin another episode"
+                )
+        for episode in episodes:
+            episode.unfinished = True
         queries = [episode.act(action) for episode, action in zip(episodes, actions, strict=True)]
         self.finish(episodes, queries)
+        for episode in episodes:
+            episode.unfinished = False
         return [episode.trajectory.turns[-1].reward for episode in episodes]
 
     def finish(self, episodes: Sequence[Episode], queries: Sequence[str | None]) -> None:
