@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class EpisodeStepper:
 
     def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> Question:
         """The question in the options of a reset, else one drawn uniformly with `rng`."""
-        question = (options or {}).get("question")
+        question = checked_options(options).get("question")
         if question is None:
             return self.questions[int(rng.integers(len(self.questions)))]
         if not isinstance(question, Question):
@@ -150,6 +150,13 @@ class EpisodeStepper:
         assert self.information_gain is not None
         episode.trajectory.turns[step.index].gain = gain
         episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
+
+
+def checked_options(options: object) -> Mapping[str, Any]:
+    """The options of a reset. Raises `ConfigurationError` unless they are a dictionary or None."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(f"options={repr(options)[:80]}: must be a dictionary, such as {{'question': Question}}")
+    return options or {}
 
 
 def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:
