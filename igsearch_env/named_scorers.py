@@ -47,7 +47,12 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
             module = import_optional(MODEL_SCORER, "train", f"scorer={name!r}: scoring with a model")
         except MissingPackageError as error:
             raise ConfigurationError(str(error)) from error
-        return cast(AnswerScorer, module.open_model_scorer(name))
+        try:
+            return cast(AnswerScorer, module.open_model_scorer(name))
+        except OSError as error:  # such as a path that no file can have
+            raise ConfigurationError(
+                f"scorer={name[:200]!r}: can't be read as a model ({str(error)[:200]}); pass the name or the folder of one"
+            ) from error
     check_choice("scorer", name, (UNIGRAM, BUNDLED, "http://HOST:PORT", "OWNER/NAME", "FOLDER"))
     raise ConfigurationError(f"scorer={name!r}: replace it by a name of this form")
 

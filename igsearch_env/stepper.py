@@ -13,7 +13,8 @@ from igsearch_env.evidence import SearchStep, has_evidence
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.named_scorers import Scorer, open_scorer
 from igsearch_env.plain import plain
-from igsearch_env.questions import Question, check_unique
+from igsearch_env.question_lists import check_unique
+from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.spaces import ActionSpace, UnicodeText
 from igsearch_env.trajectory import Gain, Trajectory
@@ -155,7 +156,9 @@ class EpisodeStepper:
 def checked_options(options: object) -> Mapping[str, Any]:
     """The options of a reset. Raises `ConfigurationError` unless they are a dictionary or None."""
     if options is not None and not isinstance(options, Mapping):
-        raise ConfigurationError(f"options={repr(options)[:80]}: must be a dictionary, such as {{'question': Question}}")
+        raise ConfigurationError(
+            f"options={repr(options)[:80]}: must be a dictionary, such as {{'question': Question}}"
+        )
     return options or {}
 
 
