@@ -51,7 +51,7 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
             return cast(AnswerScorer, module.open_model_scorer(name))
         except OSError as error:  # such as a path that no file can have
             raise ConfigurationError(
-                f"scorer={name[:200]!r}: can't be read as a model ({str(error)[:200]}); pass the name or the folder of one"
+                f"scorer={name[:200]!r}: can't be read as a model ({str(error)[:200]}); pass its name or folder"
             ) from error
     check_choice("scorer", name, (UNIGRAM, BUNDLED, "http://HOST:PORT", "OWNER/NAME", "FOLDER"))
     raise ConfigurationError(f"scorer={name!r}: replace it by a name of this form")

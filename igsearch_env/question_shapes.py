@@ -67,7 +67,7 @@ class Shaped:
 
 
 def is_written(row: Mapping[str, Any]) -> bool:
-    """Whether `Question.to_dict` wrote a row, and its fields have kept their types (not in CSV, which has only text)."""
+    """Whether `Question.to_dict` wrote a row, and its fields have kept their types (CSV has only text)."""
     answers = plain_value(row.get("golden_answers"))
     return (
         all(row.get(name) == value for name, value in WRITTEN.items())

@@ -179,8 +179,8 @@ def deliverable(error: BaseException) -> Exception:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     wrapped = RuntimeError(
-        f"a search engine or a scorer raised {error!r}, which is no error of a call: correct it, such as next() without "
-        "a default value"
+        f"a search engine or a scorer raised {error!r}, which no call may raise: correct it, such as a next() "
+        "without a default value"
     )
     wrapped.__cause__ = error
     return wrapped

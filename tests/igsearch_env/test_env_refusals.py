@@ -118,7 +118,7 @@ def test_bad_reset_is_refused(arguments: dict[str, Any], said: str) -> None:
 
 
 def test_options_of_a_single_environment_are_a_dictionary() -> None:
-    with pytest.raises(ConfigurationError, match="options=.*must be a dictionary"):
+    with pytest.raises(ConfigurationError, match=r"options=.*must be a dictionary"):
         make_env().reset(options=[QUESTIONS[0]])  # type: ignore[arg-type]
 
 

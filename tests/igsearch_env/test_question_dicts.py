@@ -169,5 +169,5 @@ def test_a_written_row_without_its_types_is_read_by_the_rules_of_published_forms
 
 @pytest.mark.parametrize("dataset", [None, 7, ["nq"]], ids=str)
 def test_a_data_set_that_is_no_string(dataset: Any) -> None:
-    with pytest.raises(ConfigurationError, match="dataset=.*must be a string, the data set of a row"):
+    with pytest.raises(ConfigurationError, match=r"dataset=.*must be a string, the data set of a row"):
         Question.from_dict(ROW, dataset=dataset)
