@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
@@ -74,6 +75,8 @@ class InformationGainConfig:
     def __post_init__(self) -> None:
         check_literals(self, "information_gain")
         check_range("information_gain.num_random", self.num_random, 1)
+        if not isinstance(self.num_random, Integral):
+            raise ConfigurationError(f"information_gain.num_random={self.num_random!r}: must be a whole number")
         check_range("information_gain.head_weight", self.head_weight, 1e-6)  # short answers have no other weight
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)

@@ -99,6 +99,7 @@ def test_earlier_gains_are_replaced() -> None:
         ({"information_gain": "random"}, "information_gain='random': must be an InformationGainConfig or a dictionary"),
         ({"information_gain": 0}, "information_gain=0: must be"),
         ({"information_gain": {"num_random": "3"}}, "num_random='3': must be at least 1"),
+        ({"information_gain": {"num_random": 2.5}}, "num_random=2.5: must be a whole number"),
         ({"information_gain": {"dead_zone": None}}, "dead_zone=None: must be at least 0"),
     ],
 )
