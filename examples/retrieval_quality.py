@@ -20,8 +20,9 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.evaluation.retrieval import Quality, measure_retrieval
 from algorithms.common.evaluation.scores import limit_per_dataset
 from igsearch_env.errors import IGSearchError
+from igsearch_env.question_lists import where
 from igsearch_env.question_sets import evaluation_rows
-from igsearch_env.questions import Question, load_questions, where
+from igsearch_env.questions import Question, load_questions
 from retrievers import RetrieverError, open_retriever
 
 

@@ -39,6 +39,9 @@ class AsyncIGSearch:
     does not say which queries of a call failed, parts of the call are repeated for up to 10 seconds. Other errors of a
     search engine or a scorer are raised by the `astep` that caused them.
 
+    It serves one event loop at a time, and raises `ConfigurationError` if event loops of several threads use it: make
+    an `AsyncIGSearch` for each of them. When a loop has ended, another one may use it.
+
     Args:
         max_batch: steps of one retrieval call, at most.
 
@@ -87,14 +90,19 @@ class AsyncIGSearch:
             raise gymnasium.error.ClosedEnvironmentError("AsyncIGSearch is closed: make another one")
 
     async def aclose(self) -> None:
-        """Wait for the steps in progress, then close the search engine and the scorer that were opened by a name."""
-        if not self.closed:
-            self.closed = True
-            await self.queue.close(self._close)
+        """Wait for the steps in progress, then close the search engine and the scorer that were opened by a name.
+
+        Every call returns when that is done, or raises what it raised. A call that is cancelled does not stop it.
+        """
+        self.queue.lane()  # refuses the event loop of another thread, before anything is closed
+        self.closed = True
+        await self.queue.close(self._close)
 
     def _close(self) -> None:
-        self.stepper.close()
-        self._opened.close()
+        try:
+            self.stepper.close()
+        finally:
+            self._opened.close()
 
     async def __aenter__(self) -> AsyncIGSearch:
         return self
@@ -130,6 +138,7 @@ class AsyncIGSearchEnv:
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode, as `IGSearchEnv.reset` does. A step of the one before that is still running is ignored."""
         self.shared.check_open()
+        self.shared.queue.lane()  # raises in the event loop of another thread, before anything changes
         if seed is not None or self._rng is None:
             self._rng, _ = np_random(seed)
         self.episode = self.shared.stepper.begin(self.shared.stepper.choose(options, self._rng))
@@ -143,6 +152,7 @@ class AsyncIGSearchEnv:
         """
         check_action(action)
         self.shared.check_open()
+        self.shared.queue.lane()
         episode = self._running()
         trajectory = episode.trajectory
         if trajectory.done:

@@ -49,7 +49,7 @@ def _turn(action: AgentAction, protocol: Protocol) -> Turn:
 class Episode:
     """One question being answered; `trajectory` is its record."""
 
-    __slots__ = ("pending", "rules", "trajectory")
+    __slots__ = ("pending", "rules", "trajectory", "unfinished")
 
     def __init__(self, question: Question, rules: EpisodeRules) -> None:
         self.rules = rules
@@ -57,6 +57,7 @@ class Episode:
             question, rules.protocol.question_prompt(question.text), system=rules.protocol.system
         )
         self.pending: int | None = None  # turn whose information gain waits for its refine block
+        self.unfinished = False  # a step began and has raised: its observation and reward are missing
 
     def act(self, action: AgentAction) -> str | None:
         """Record a turn of the policy. Returns the query if passages must be retrieved, else None.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -77,7 +78,7 @@ def check_literals(settings: Any, section: str = "") -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise `ConfigurationError` unless low <= value <= high (NaN fails)."""
-    if not low <= value <= high:
+    """Raise `ConfigurationError` unless `value` is a number and low <= value <= high (NaN fails)."""
+    if not isinstance(value, Real) or not low <= value <= high:
         bound = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ConfigurationError(f"{name}={value!r}: must be {bound}")

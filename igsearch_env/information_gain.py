@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
@@ -33,7 +34,7 @@ from igsearch_env.evidence import (
     skeleton_segment,
 )
 from igsearch_env.protocols import Protocol, as_protocol
-from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment
+from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment, check_scorer, checked_scores
 from igsearch_env.skeleton import SkeletonReader
 from igsearch_env.trajectory import Gain, Trajectory
 from retrievers.base import Retriever
@@ -74,6 +75,8 @@ class InformationGainConfig:
     def __post_init__(self) -> None:
         check_literals(self, "information_gain")
         check_range("information_gain.num_random", self.num_random, 1)
+        if not isinstance(self.num_random, Integral):
+            raise ConfigurationError(f"information_gain.num_random={self.num_random!r}: must be a whole number")
         check_range("information_gain.head_weight", self.head_weight, 1e-6)  # short answers have no other weight
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)
@@ -82,8 +85,13 @@ class InformationGainConfig:
     @classmethod
     def of(cls, given: InformationGainConfig | dict[str, Any] | None) -> InformationGainConfig:
         """The configuration itself, or that of a dictionary of fields; None is the default."""
-        if not isinstance(given, dict):
+        if given is None or isinstance(given, cls):
             return given or cls()
+        if not isinstance(given, dict):
+            raise ConfigurationError(
+                f"information_gain={repr(given)[:80]}: must be an InformationGainConfig or a dictionary of its fields, "
+                f"such as {{'baseline': 'random'}}; or None for the defaults"
+            )
         for key in sorted(set(given) - set(cls.__dataclass_fields__), key=str):
             check_choice("information_gain key", key, cls.__dataclass_fields__)
         return cls(**given)
@@ -123,7 +131,7 @@ class InformationGain:
     def measure(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep] | None = None) -> list[Gain]:
         """One gain per step, scored in one call. `pool`: searches to draw random evidence from (default `steps`)."""
         requests, evidences = self.requests(steps, pool)
-        scores = self.scorer.score(requests)
+        scores = checked_scores(self.scorer.score(requests), requests)
         gains = []
         if self.config.baseline == "previous":
             for real, before in zip(scores[::2], scores[1::2], strict=True):
@@ -199,7 +207,7 @@ class InformationGain:
 
 
 def measure_gains(
-    trajectories: Sequence[Trajectory],
+    trajectories: Iterable[Trajectory],
     scorer: AnswerScorer,
     *,
     retriever: Retriever | None = None,
@@ -219,14 +227,26 @@ def measure_gains(
         seed: of the random evidence.
 
     Raises `ConfigurationError` for a wrong argument, or if random evidence is missing and there is no retriever, and
-    `RetrievalError` if the retriever fails. Gains that were there are kept then.
+    `RetrievalError` if the retriever fails, `ScoringError` if the scorer returns anything but a finite number for each
+    evidence. Gains that were there are kept then.
     """
+    if isinstance(trajectories, Trajectory) or not isinstance(trajectories, Iterable):
+        raise ConfigurationError(
+            f"trajectories={repr(trajectories)[:80]}, a {type(trajectories).__name__}: must be a list of Trajectory "
+            "objects; put a single one into a list"
+        )
+    trajectories = list(trajectories)
     for trajectory in trajectories:
         if not isinstance(trajectory, Trajectory):
             raise ConfigurationError(
                 f"trajectories has {str(trajectory)[:80]!r}, a {type(trajectory).__name__}: pass Trajectory objects, "
                 "such as env.trajectory or buffer.trajectories"
             )
+    check_scorer(scorer, "a name is none: make one, such as UnigramScorer(retriever)")
+    if retriever is not None and not isinstance(retriever, Retriever):
+        raise ConfigurationError(
+            f"retriever={repr(retriever)[:80]}: must be a Retriever or None; open_retriever makes one of a name"
+        )
     config = InformationGainConfig.of(information_gain)
     steps = search_steps(trajectories)
     gains = InformationGain(config, scorer, as_protocol(protocol), retriever, seed).measure(steps) if steps else []

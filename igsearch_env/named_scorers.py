@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from igsearch_env.errors import ConfigurationError, check_choice
-from igsearch_env.scorers import AnswerScorer, UnigramScorer
+from igsearch_env.scorers import AnswerScorer, UnigramScorer, check_scorer
 from retrievers.base import Retriever
 from retrievers.reading import MissingPackageError, import_optional
 
@@ -34,25 +34,35 @@ def open_scorer(scorer: Scorer, retriever: Retriever) -> AnswerScorer:
     Raises `ConfigurationError` for anything else, and if the model can't be loaded.
     """
     if not isinstance(scorer, (str, Path)):
-        if isinstance(scorer, type) or not callable(getattr(scorer, "score", None)):
-            raise ConfigurationError(
-                f"scorer={repr(scorer)[:80]}: must be an AnswerScorer, that is, have score(requests); or the name of "
-                "one, or None"
-            )
+        check_scorer(scorer, "or be the name of one, or None")
         return scorer
     name = str(scorer)
     if name == UNIGRAM:
         return UnigramScorer(retriever)
-    if name.startswith(("http://", "https://")):
-        return _endpoint(name)
-    if name == BUNDLED or "/" in name or (name.strip() and Path(name).exists()):
+    scheme, separator, address = name.partition("://")
+    if scheme.lower() in ("http", "https") and separator:
+        return _endpoint(f"{scheme.lower()}://{address}")
+    if name == BUNDLED or "/" in name or _exists(name):
         try:
             module = import_optional(MODEL_SCORER, "train", f"scorer={name!r}: scoring with a model")
         except MissingPackageError as error:
             raise ConfigurationError(str(error)) from error
-        return cast(AnswerScorer, module.open_model_scorer(name))
+        try:
+            return cast(AnswerScorer, module.open_model_scorer(name))
+        except OSError as error:  # such as a path that no file can have
+            raise ConfigurationError(
+                f"scorer={name[:200]!r}: can't be read as a model ({str(error)[:200]}); pass its name or folder"
+            ) from error
     check_choice("scorer", name, (UNIGRAM, BUNDLED, "http://HOST:PORT", "OWNER/NAME", "FOLDER"))
     raise ConfigurationError(f"scorer={name!r}: replace it by a name of this form")
+
+
+def _exists(name: str) -> bool:
+    """Whether a file or folder has this name; one that no file can have is not an error."""
+    try:
+        return bool(name.strip()) and Path(name).exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
 
 
 def _endpoint(url: str) -> AnswerScorer:

@@ -10,6 +10,7 @@
     DPR                  question, answers
     KILT                 input, output [{answer, provenance}]
     NQ-open, Bamboogle   question, answer, both in any case
+    IGSearch             written_by: igsearch, as `Question.to_dict` writes it: read as it is
 
 A row of another form is an error that names its fields. Contexts and passages are not kept, titles of supporting
 pages are.
@@ -42,8 +43,9 @@ _UNREAD = frozenset(
         *("data_source", "ability", "reward_model", "ground_truth", "extra_info", "agent_name", "passage"),
     )
 )
-_READ = frozenset(("id", "question", "golden_answers", "dataset", "supporting_titles"))
+_READ = frozenset(("id", "question", "golden_answers", "dataset", "supporting_titles", "written_by"))
 _IDS = ("id", "_id", "question_id", "questionid", "qid")
+WRITTEN = {"written_by": "igsearch"}  # in the rows of `Question.to_dict`
 FLASHRAG, VERL = "FlashRAG", "Search-R1 or verl"
 
 
@@ -62,6 +64,17 @@ class Shaped:
     titles: list[str] = field(default_factory=list)
     rest: Row = field(default_factory=dict)
     answerable: bool = True
+
+
+def is_written(row: Mapping[str, Any]) -> bool:
+    """Whether `Question.to_dict` wrote a row, and its fields have kept their types (CSV has only text)."""
+    answers = plain_value(row.get("golden_answers"))
+    return (
+        all(row.get(name) == value for name, value in WRITTEN.items())
+        and all(isinstance(row.get(name), str) for name in ("id", "question", "dataset"))
+        and isinstance(answers, list)
+        and all(isinstance(answer, str) for answer in answers)
+    )
 
 
 def question_rows(row: Row, where: str) -> Iterator[tuple[str, Row]]:

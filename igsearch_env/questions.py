@@ -14,7 +14,7 @@ from igsearch_env.answer_values import plain_value
 from igsearch_env.benchmark_names import benchmark_in, canonical_split, dataset_name, evaluation_split, split_in
 from igsearch_env.errors import ConfigurationError, QuestionError, UnscorableError
 from igsearch_env.plain import plain
-from igsearch_env.question_shapes import Row, Shaped, question_rows, read_shape
+from igsearch_env.question_shapes import WRITTEN, Row, Shaped, is_written, question_rows, read_shape
 from igsearch_env.question_sources import LocalSource, Source, open_source, split_of_id, with_split
 from igsearch_env.rewards import normalize_answer
 
@@ -74,13 +74,18 @@ class Question:
         """The question of one row, in any published form that `load_questions` reads, by the same rules.
 
         A row without an id gets one made of its text, which is the same whenever it is read; a number in `extra_info`
-        is used as `load_questions` does. `dataset`: that of a row which names none.
+        is used as `load_questions` does. A row that `to_dict` wrote is read as it is. `dataset`: that of a row which
+        names none.
 
         Raises `QuestionError`, naming the field, if the row is malformed, has no question or more than one, or no
         answer that can be scored.
         """
+        if not isinstance(dataset, str):
+            raise ConfigurationError(f"dataset={dataset!r}: must be a string, the data set of a row that names none")
         if not isinstance(row, Mapping):
             raise QuestionError(f"{_ROW}: {str(row)[:80]!r} is a {type(row).__name__}: the row must be a dictionary")
+        if is_written(row):
+            return _written(row, _ROW)
         rows = [inner for _, inner in question_rows(dict(row), _ROW)]
         if len(rows) != 1:
             raise QuestionError(
@@ -98,17 +103,18 @@ class Question:
         return _question(fields, shaped.answers.texts, _ROW)
 
     def to_dict(self) -> dict[str, Any]:
-        """The question as a row of plain data, which `from_dict` and `load_questions` read back.
+        """The question as a row of plain data, which `from_dict` and `load_questions` read back as the same question.
 
-        Metadata stand beside the fields of the question. Those with names of these fields are left out, and those that
-        no form keeps (contexts, prompts) are not read back.
+        Metadata, as plain data, stand beside the fields of the question; those with names of these fields are left out.
+        `written_by: igsearch` says that the row is to be read as it is: its answers, names and marks are not
+        interpreted, as those of published forms are.
         """
         own = {"id": self.id, "question": self.text, "golden_answers": [*self.golden_answers], "dataset": self.dataset}
-        return own | {k: plain(v) for k, v in self.metadata.items() if k not in _OWN}
+        return own | WRITTEN | {k: plain(v) for k, v in self.metadata.items() if k not in _OWN}
 
 
 _ROW = "Question.from_dict"  # the place of a row in messages
-_OWN = frozenset({"id", "question", "golden_answers", "dataset"})  # fields of a row that are not metadata
+_OWN = frozenset({"id", "question", "golden_answers", "dataset", *WRITTEN})  # fields of a row that are not metadata
 
 
 def load_questions(source: str | Path) -> list[Question]:
@@ -171,6 +177,10 @@ class _Reader:
 
     def add(self, row: Row, where: str) -> None:
         """Read a row. Raises `QuestionError` if it is malformed, or if its id is that of another question."""
+        if is_written(row):
+            question = _written(with_split(row, self.source.split), where)
+            self._keep(question, where, "IGSearch")
+            return
         shaped = read_shape(row, where)
         fields = _fields(row, shaped, self.source, where)
         split = canonical_split(str(fields["split"])) if fields.get("split") is not None else None
@@ -188,9 +198,16 @@ class _Reader:
         except UnscorableError as error:
             self.unscorable.append(str(error))
             return
+        if self._keep(question, where, shaped.shape):
+            self._left_out["empty answers"] += shaped.answers.empty
+            left = len(shaped.answers.texts) - len(question.golden_answers)
+            self._left_out["answers that normalise to nothing"] += left
+
+    def _keep(self, question: Question, where: str, shape: str) -> bool:
+        """Whether a question is of the split that is read, and new."""
         self.splits[question.split or "unnamed"] += 1
         if self.split is not None and question.split != self.split:
-            return
+            return False
         key = (question.dataset, question.id)
         known = self.questions.setdefault(key, question)
         if known != question:
@@ -201,11 +218,10 @@ class _Reader:
             )
         if key in self._places:
             self._left_out["repeated rows"] += 1
-            return
+            return False
         self._places[key] = where
-        self._shapes[shaped.shape] += 1
-        self._left_out["empty answers"] += shaped.answers.empty
-        self._left_out["answers that normalise to nothing"] += len(shaped.answers.texts) - len(question.golden_answers)
+        self._shapes[shape] += 1
+        return True
 
     def log(self, source: str) -> None:
         """Log what was recognised, and what was left out."""
@@ -222,35 +238,6 @@ class _Reader:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-
-
-def check_unique(questions: Sequence[Question], where: str) -> None:
-    """Raise `QuestionError` unless every (dataset, id) occurs once, since it identifies a group."""
-    seen: set[tuple[str, str]] = set()
-    for question in questions:
-        key = (question.dataset, question.id)
-        if key in seen:
-            raise QuestionError(
-                f"{where}: the id {question.id!r} occurs twice in data set {question.dataset!r}; ids must be unique"
-            )
-        seen.add(key)
-
-
-def where(questions: Sequence[Question], condition: str | None) -> list[Question]:
-    """The questions whose metadata match KEY=VALUE, ignoring case (`random500=true`); all of them if None.
-
-    Raises `ConfigurationError` for a malformed condition, or if no question matches.
-    """
-    if condition is None:
-        return list(questions)
-    key, equals, value = condition.partition("=")
-    if not equals:
-        raise ConfigurationError(f"where={condition!r}: must be KEY=VALUE, e.g. random500=true")
-    chosen = [question for question in questions if str(question.metadata.get(key)).lower() == value.lower()]
-    if not chosen:
-        known = sorted({name for question in questions for name in question.metadata})
-        raise ConfigurationError(f"where={condition!r}: no question matches; known keys: {', '.join(known)}")
-    return chosen
 
 
 def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
@@ -287,7 +274,12 @@ def _check_answered(shaped: Shaped, fields: Row, where: str) -> None:
         )
 
 
-def _question(fields: Row, answers: Sequence[str], where: str) -> Question:
+def _written(row: Mapping[str, Any], where: str) -> Question:
+    """The question of a row that `Question.to_dict` wrote."""
+    return _question(row, plain_value(row["golden_answers"]), where)
+
+
+def _question(fields: Mapping[str, Any], answers: Sequence[str], where: str) -> Question:
     try:
         return Question(
             id=fields["id"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
 
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, ScoringError
 from igsearch_env.protocols import Role
 from igsearch_env.rewards import normalize_answer
 from retrievers.base import Retriever
@@ -69,6 +69,35 @@ class AnswerScorer(Protocol):
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """For each request one score per evidence: the `weighted_mean` of the answer's token log-probs, in nats."""
         ...
+
+
+def check_scorer(scorer: object, repair: str) -> None:
+    """Raise `ConfigurationError` unless `scorer` has `score(requests)`; `repair` ends the message."""
+    if isinstance(scorer, type) or not callable(getattr(scorer, "score", None)):
+        raise ConfigurationError(
+            f"scorer={repr(scorer)[:80]}: must be an AnswerScorer, that is, have score(requests); {repair}"
+        )
+
+
+def checked_scores(scores: object, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+    """What a scorer returned for requests, as numbers.
+
+    Raises `ScoringError` unless there is a finite number for each evidence of each request.
+    """
+    rule = "score(requests) must return a list for each request, of one finite number for each of its evidences"
+    try:
+        found = [[float(value) for value in row] for row in scores]  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise ScoringError(f"the scorer returned {repr(scores)[:80]}: {rule}; correct the scorer") from error
+    if len(found) != len(requests):
+        raise ScoringError(f"the scorer returned {len(found)} lists for {len(requests)} requests: {rule}")
+    for number, (values, request) in enumerate(zip(found, requests, strict=True)):
+        if len(values) != len(request.evidences) or not all(map(math.isfinite, values)):
+            raise ScoringError(
+                f"the scorer returned {repr(values)[:80]} for request {number}, of {len(request.evidences)} evidences "
+                f"and the answer {request.answer[:60]!r}: {rule}; correct the scorer"
+            )
+    return found
 
 
 def weighted_mean(

@@ -8,13 +8,15 @@ ready.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, cast
 
 from igsearch_env.episode import Episode
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.stepper import EpisodeStepper
 from retrievers.base import RetrievalError
 
@@ -25,38 +27,79 @@ R = TypeVar("R")
 Waiting = tuple[Episode, str | None, "asyncio.Future[None]"]
 
 
+class Lane:
+    """The steps that wait in one event loop, and the task that finishes them: it exists only while steps wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.waiting: deque[Waiting] = deque()
+        self.worker: asyncio.Task[None] | None = None
+
+
 class StepQueue:
-    """Finishes steps that `Episode.act` began: `stepper` is called by one thread, for one batch at a time."""
+    """Finishes steps that `Episode.act` began: `stepper` is called by one thread, for one batch at a time.
+
+    It serves one event loop at a time. When that loop has stopped or was closed, the next one that asks is served.
+    """
 
     def __init__(self, stepper: EpisodeStepper, max_batch: int) -> None:
         self.stepper, self.max_batch = stepper, max_batch
-        self._waiting: deque[Waiting] = deque()
-        self._worker: asyncio.Task[None] | None = None  # only while steps wait, so that nothing is left behind
+        self._lane: Lane | None = None
+        self._lock = threading.Lock()  # of the lane and the last call: event loops of several threads may ask
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="igsearch")
+        self._closing: asyncio.Task[None] | None = None
+        self._last: Future[None] | None = None  # the last call of the thread
+
+    def lane(self) -> Lane:
+        """What waits in the running event loop. Raises `ConfigurationError` while another loop is served."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            lane = self._lane
+            if lane is None or lane.loop is not loop:
+                if lane is not None and lane.loop.is_running():
+                    raise ConfigurationError(
+                        f"an AsyncIGSearch is used by {loop!r} while {lane.loop!r}, which used it before, is running: "
+                        "it serves one event loop at a time; make an AsyncIGSearch for each event loop"
+                    )
+                lane = self._lane = Lane(loop)
+            return lane
 
     async def finish(self, episode: Episode, query: str | None) -> None:
         """Retrieve the passages of `query` and the gains that are complete. Raises what went wrong for this episode."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((episode, query, future))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        lane = self.lane()
+        future = lane.loop.create_future()
+        lane.waiting.append((episode, query, future))
+        if lane.worker is None:
+            lane.worker = lane.loop.create_task(self._work(lane))
         await future
 
     async def close(self, last: Callable[[], None]) -> None:
-        """Wait for the steps that wait, then call `last` in the thread and end it."""
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
-        await asyncio.get_running_loop().run_in_executor(self._thread, last)
-        self._thread.shutdown(wait=False)
+        """Wait for the steps that wait, then call `last` once in the thread and end it.
 
-    async def _work(self) -> None:
+        Whoever waits here is awaiting the same call and gets its error; the call is made also if they are cancelled.
+        """
+        task = self._closing
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            task = self._closing = asyncio.create_task(self._close(self.lane(), last))
+        await asyncio.shield(task)
+
+    async def _close(self, lane: Lane, last: Callable[[], None]) -> None:
+        if lane.worker is not None:
+            await asyncio.wait([lane.worker])
+        with self._lock:
+            if self._last is None:
+                self._last = self._thread.submit(last)
+                self._thread.shutdown(wait=False)  # after the last call, whatever becomes of it
+        await asyncio.shield(asyncio.wrap_future(self._last))
+
+    async def _work(self, lane: Lane) -> None:
         batch: list[Waiting] = []
         try:
-            while self._waiting:
+            while lane.waiting:
                 await asyncio.sleep(0)  # coroutines that are ready add their steps first
                 batch = []
-                while self._waiting and len(batch) < self.max_batch:
-                    step = self._waiting.popleft()
+                while lane.waiting and len(batch) < self.max_batch:
+                    step = lane.waiting.popleft()
                     if not step[2].done():  # its coroutine was not cancelled
                         batch.append(step)
                 if not batch:
@@ -64,17 +107,18 @@ class StepQueue:
                 steps = [(episode, query) for episode, query, _ in batch]
                 errors: Sequence[Exception | None]
                 try:
-                    errors = await asyncio.get_running_loop().run_in_executor(self._thread, finish, self.stepper, steps)
+                    errors = await lane.loop.run_in_executor(self._thread, finish, self.stepper, steps)
                 except Exception as failure:  # a retriever or a scorer returned another number of results
                     errors = [failure] * len(batch)
                 for (_, _, future), error in zip(batch, errors, strict=True):
                     if not future.done():
                         future.set_result(None) if error is None else future.set_exception(error)
         finally:
-            self._worker = None
-            for _, _, future in (*batch, *self._waiting):  # not done only if this task was cancelled, or failed
-                future.cancel()
-            self._waiting.clear()
+            lane.worker = None
+            if not lane.loop.is_closed():  # else nobody can wait for them
+                for _, _, future in (*batch, *lane.waiting):  # not done only if this task was cancelled, or failed
+                    future.cancel()
+            lane.waiting.clear()
 
 
 def finish(stepper: EpisodeStepper, steps: Sequence[tuple[Episode, str | None]]) -> list[Exception | None]:
@@ -119,7 +163,8 @@ def apart(
         return []
     try:
         return list(call(items))
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as raised:
+        error = deliverable(raised)
         if isinstance(error, RetrievalError) and error.results is not None:
             return [error if result is None else cast(R, result) for result in error.results]
         until = time.monotonic() + APART_SECONDS if until is None else until
@@ -127,3 +172,15 @@ def apart(
             return [error] * len(items)
     half = len(items) // 2
     return [*apart(call, items[:half], until), *apart(call, items[half:], until)]
+
+
+def deliverable(error: BaseException) -> Exception:
+    """The error as a future can hold it: StopIteration and CancelledError would end the coroutine that waits."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(
+        f"a search engine or a scorer raised {error!r}, which no call may raise: correct it, such as a next() "
+        "without a default value"
+    )
+    wrapped.__cause__ = error
+    return wrapped

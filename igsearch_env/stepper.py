@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from igsearch_env.evidence import SearchStep, has_evidence
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.named_scorers import Scorer, open_scorer
 from igsearch_env.plain import plain
-from igsearch_env.questions import Question, check_unique
+from igsearch_env.question_lists import check_unique
+from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.spaces import ActionSpace, UnicodeText
 from igsearch_env.trajectory import Gain, Trajectory
@@ -62,7 +63,7 @@ class EpisodeStepper:
 
     def choose(self, options: dict[str, Any] | None, rng: np.random.Generator) -> Question:
         """The question in the options of a reset, else one drawn uniformly with `rng`."""
-        question = (options or {}).get("question")
+        question = checked_options(options).get("question")
         if question is None:
             return self.questions[int(rng.integers(len(self.questions)))]
         if not isinstance(question, Question):
@@ -82,12 +83,23 @@ class EpisodeStepper:
 
         One retrieval call and at most one scoring call for all episodes. A search earns its stabilised
         information gain when that is known (at once; in the autorefine family one action later), an answer
-        its outcome reward.
+        its outcome reward. After a step that raised, its episodes can't be continued (`ConfigurationError`).
         """
         for number, action in enumerate(actions):
             check_action(action, "action" if len(actions) == 1 else f"actions[{number}]")
+        for number, episode in enumerate(episodes):
+            if episode.unfinished:
+                which = "this episode" if len(episodes) == 1 else f"episode {number} of those that are running"
+                raise ConfigurationError(
+                    f"the last step of {which} raised an error, so that its observation and reward are missing: call "
+                    "reset() to begin another episode"
+                )
+        for episode in episodes:
+            episode.unfinished = True
         queries = [episode.act(action) for episode, action in zip(episodes, actions, strict=True)]
         self.finish(episodes, queries)
+        for episode in episodes:
+            episode.unfinished = False
         return [episode.trajectory.turns[-1].reward for episode in episodes]
 
     def finish(self, episodes: Sequence[Episode], queries: Sequence[str | None]) -> None:
@@ -139,6 +151,15 @@ class EpisodeStepper:
         assert self.information_gain is not None
         episode.trajectory.turns[step.index].gain = gain
         episode.trajectory.turns[-1].reward += self.information_gain.config.stabilise(gain.value)
+
+
+def checked_options(options: object) -> Mapping[str, Any]:
+    """The options of a reset. Raises `ConfigurationError` unless they are a dictionary or None."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(
+            f"options={repr(options)[:80]}: must be a dictionary, such as {{'question': Question}}"
+        )
+    return options or {}
 
 
 def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -20,7 +20,7 @@ from igsearch_env.plain import plain
 from igsearch_env.protocols import Answer, Protocol, Search, as_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.stepper import EpisodeStepper, step_info
+from igsearch_env.stepper import EpisodeStepper, checked_options, step_info
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Retriever
 
@@ -95,15 +95,10 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
 
         `options["questions"]`: N questions, one per environment, instead of random ones.
         """
-        options = options or {}
-        mask = self._mask(options.get("reset_mask"))
+        given = checked_options(options)
+        mask = self._mask(given.get("reset_mask"))
+        chosen = self._chosen(given.get("questions"))
         self._seed(seed, mask)
-        chosen = options.get("questions")
-        if chosen is not None and len(chosen) != self.num_envs:
-            raise ConfigurationError(f"options['questions'] has {len(chosen)} entries for {self.num_envs} environments")
-        for question in chosen or ():
-            if not isinstance(question, Question):
-                raise ConfigurationError(f"options['questions'] has {question!r}: each must be a Question")
         episodes = self.episodes or [None] * self.num_envs  # type: ignore[list-item]
         self.episodes = [
             (self.stepper.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
@@ -115,7 +110,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         """One turn of every running episode: observations, rewards, terminations, truncations, infos."""
         if not self.episodes:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset() first")
-        if isinstance(actions, (str, Search, Answer)) or not isinstance(actions, (Sequence, np.ndarray)):
+        is_list = isinstance(actions, Sequence) or (isinstance(actions, np.ndarray) and actions.ndim > 0)
+        if isinstance(actions, (str, Search, Answer)) or not is_list:
             raise ConfigurationError(
                 f"actions is {actions!r}: it must be a sequence of one action for each environment, strings or Search "
                 "and Answer"
@@ -144,6 +140,22 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         self.stepper.close()
         self._opened.close()
 
+    def _chosen(self, questions: Any) -> list[Question] | None:
+        if questions is None:
+            return None
+        if isinstance(questions, (str, Mapping)) or not isinstance(questions, (Sequence, np.ndarray)):
+            raise ConfigurationError(
+                f"options['questions'] is {repr(questions)[:80]}: it must be a list of {self.num_envs} Questions, one "
+                "for each environment"
+            )
+        chosen = list(np.atleast_1d(questions)) if isinstance(questions, np.ndarray) else list(questions)
+        if len(chosen) != self.num_envs:
+            raise ConfigurationError(f"options['questions'] has {len(chosen)} entries for {self.num_envs} environments")
+        for question in chosen:
+            if not isinstance(question, Question):
+                raise ConfigurationError(f"options['questions'] has {question!r}: each must be a Question")
+        return chosen
+
     def _draw(self, i: int) -> Episode:
         questions = self.stepper.questions
         return self.stepper.begin(questions[int(self._generators[i].integers(len(questions)))])
@@ -154,6 +166,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds: list[int | None] = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
+            if isinstance(seed, str) or not isinstance(seed, (Sequence, np.ndarray)):
+                raise ConfigurationError(f"seed={seed!r}: must be a whole number, a list of {self.num_envs}, or None")
             seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments: pass one for each")

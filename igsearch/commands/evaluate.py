@@ -42,8 +42,9 @@ from algorithms.common.model.chat_template import DATE
 from algorithms.common.model.config import Dtype, PolicyConfig
 from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
+from igsearch_env.question_lists import check_unique, where
 from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
-from igsearch_env.questions import Question, check_unique, where
+from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.stepper import EpisodeStepper

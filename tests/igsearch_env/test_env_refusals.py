@@ -78,7 +78,11 @@ def test_wrong_number_of_actions_is_refused(actions: list[str]) -> None:
         envs.step(actions)
 
 
-@pytest.mark.parametrize("actions", ["ab", ["x", None], ["x", 3]])
+@pytest.mark.parametrize(
+    "actions",
+    ["ab", ["x", None], ["x", 3], np.array("x"), iter(["x", "y"]), None, np.array([["x"], ["y"]])],
+    ids=["string", "None in it", "number", "array of no dimension", "iterator", "None", "array of two dimensions"],
+)
 def test_every_action_must_be_a_string(actions: Any) -> None:
     envs = make_envs(2)
     envs.reset()
@@ -97,6 +101,13 @@ def test_step_before_reset_is_refused() -> None:
     [
         ({"options": {"questions": QUESTIONS[:3]}}, "3 entries for 2 environments"),
         ({"options": {"questions": [QUESTIONS[0], "Who?"]}}, r"'Who\?'.*Question"),
+        ({"options": {"questions": iter(QUESTIONS[:2])}}, "must be a list of 2 Questions"),
+        ({"options": {"questions": QUESTIONS[0]}}, "must be a list of 2 Questions"),
+        ({"options": {"questions": "ab"}}, "must be a list of 2 Questions"),
+        ({"options": {"questions": np.array("ab")}}, "1 entries for 2 environments"),
+        ({"options": ["questions"]}, "options=.*must be a dictionary"),
+        ({"seed": "ab"}, "seed='ab': must be a whole number, a list of 2"),
+        ({"seed": 0.5}, "seed=0.5: must be a whole number"),
         ({"seed": [1]}, "1 seeds for 2 environments"),
         ({"seed": [1, 2, 3]}, "3 seeds for 2 environments"),
     ],
@@ -104,6 +115,11 @@ def test_step_before_reset_is_refused() -> None:
 def test_bad_reset_is_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make_envs(2).reset(**arguments)
+
+
+def test_options_of_a_single_environment_are_a_dictionary() -> None:
+    with pytest.raises(ConfigurationError, match=r"options=.*must be a dictionary"):
+        make_env().reset(options=[QUESTIONS[0]])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from igsearch_env import (
     ConfigurationError,
     Gain,
     InformationGainConfig,
+    ScoringError,
     Search,
     Trajectory,
     UnigramScorer,
@@ -87,12 +89,24 @@ def test_earlier_gains_are_replaced() -> None:
         ({"protocol": "search-r1"}, "did you mean 'search_r1'"),
         ({}, "0 random evidences for question 'q0', 3 needed: pass a retriever"),
         ({"trajectories": ["x"]}, "trajectories has 'x', a str: pass Trajectory objects"),
+        ({"trajectories": None}, "trajectories=None, a NoneType: must be a list of Trajectory"),
+        ({"trajectories": played(QUESTIONS[0])}, "a Trajectory: must be a list of .*put a single one into a list"),
+        ({"trajectories": 7}, "trajectories=7, a int"),
+        ({"scorer": "unigram"}, "scorer='unigram': must be an AnswerScorer.*UnigramScorer"),
+        ({"scorer": None}, "scorer=None: must be an AnswerScorer"),
+        ({"scorer": LengthScorer}, "scorer=.*must be an AnswerScorer"),
+        ({"retriever": "bm25"}, "retriever='bm25': must be a Retriever or None"),
+        ({"information_gain": "random"}, "information_gain='random': must be an InformationGainConfig or a dictionary"),
+        ({"information_gain": 0}, "information_gain=0: must be"),
+        ({"information_gain": {"num_random": "3"}}, "num_random='3': must be at least 1"),
+        ({"information_gain": {"num_random": 2.5}}, "num_random=2.5: must be a whole number"),
+        ({"information_gain": {"dead_zone": None}}, "dead_zone=None: must be at least 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], said: str) -> None:
     trajectory = played(QUESTIONS[0], (search("x"), PASSAGES[:2]))
     with pytest.raises(ConfigurationError, match=said):
-        measure_gains(arguments.pop("trajectories", [trajectory]), LengthScorer(), **arguments)
+        measure_gains(**({"trajectories": [trajectory], "scorer": LengthScorer()} | arguments))
 
 
 def test_a_failure_keeps_the_gains_that_were_there() -> None:
@@ -105,3 +119,41 @@ def test_a_failure_keeps_the_gains_that_were_there() -> None:
     with pytest.raises(RetrievalError):
         measure_gains([trajectory], LengthScorer(), retriever=NoSample(small_retriever()))
     assert trajectory.turns[0].gain == Gain(7.0, 0.0, -7.0)
+
+
+class Returns(LengthScorer):
+    """Changes what a scorer returns."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def score(self, requests: Any) -> Any:
+        return self.change(super().score(requests))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda scores: [row[:1] for row in scores], "for request 0, of 4 evidences and the answer"),
+        (lambda scores: [[] for _ in scores], r"returned \[\] for request 0"),
+        (lambda scores: scores[1:], "returned 3 lists for 4 requests"),
+        (lambda scores: None, "returned None: score"),
+        (lambda scores: [None for _ in scores], r"returned \[None, None"),
+        (lambda scores: [["x"] * len(row) for row in scores], "one finite number for each"),
+        (lambda scores: [[math.nan, *row[1:]] for row in scores], "returned .nan.* for request 0"),
+        (lambda scores: [[*row[:-1], -math.inf] for row in scores], "-inf.* for request 0"),
+    ],
+    ids=["few", "empty", "lists", "None", "no lists", "text", "NaN", "infinite"],
+)
+def test_scores_that_are_none(change: Any, said: str) -> None:
+    trajectories = [played(q, (search(q.text), PASSAGES[2 * i : 2 * i + 2])) for i, q in enumerate(QUESTIONS)]
+    trajectories[0].turns[0].gain = before = Gain(7.0, 0.0, -7.0)
+    with pytest.raises(ScoringError, match=said):
+        measure_gains(trajectories, Returns(change))
+    assert trajectories[0].turns[0].gain is before
+
+
+def test_any_iterable_of_trajectories() -> None:
+    trajectories = [played(q, (search(q.text), PASSAGES[2 * i : 2 * i + 2])) for i, q in enumerate(QUESTIONS)]
+    measure_gains((trajectory for trajectory in trajectories), RecordingScorer())
+    assert all(trajectory.turns[0].gain is not None for trajectory in trajectories)

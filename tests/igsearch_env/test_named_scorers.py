@@ -74,6 +74,8 @@ def test_a_server_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env.stepper.scorer.url == "http://127.0.0.1:8000/v1"  # type: ignore[union-attr]
     before = FakeEndpoint.closed
     env.close()
+    made = make_env(scorer="HTTP://127.0.0.1:8000/V1")
+    assert made.stepper.scorer.url == "http://127.0.0.1:8000/V1"  # type: ignore[union-attr]
     make_envs(2, scorer="https://127.0.0.1:1").close()
     assert FakeEndpoint.closed == before + 2
     make_env(scorer=FakeEndpoint("x")).close()  # type: ignore[arg-type]
@@ -98,9 +100,13 @@ def test_what_is_not_installed_is_named(module: str, monkeypatch: pytest.MonkeyP
         ("127.0.0.1:8000", "must be one of .*'http://HOST:PORT'"),
         (7, r"scorer=7: must be an AnswerScorer, that is, have score\(requests\)"),
         (UnigramScorer, "scorer=.*must be an AnswerScorer"),
+        ("x" * 300, "scorer='xxx.*must be one of 'unigram'"),
+        ("x\0", "scorer='x.*must be one of 'unigram'"),
+        ("/" + "x" * 5_000, "scorer='/xxx.*can't be read as a model"),
+        ("HTTP://", "address of a scorer.*http:// or https:// and a host"),
         ("./missing-folder", r"scorer='\./missing-folder'.*no config\.json"),
     ],
-    ids=["name", "empty", "address without http", "number", "class", "folder"],
+    ids=["name", "empty", "address without http", "number", "class", "long", "null", "long path", "no host", "folder"],
 )
 def test_what_is_no_scorer_is_named(make: Any, scorer: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_question_shapes import FORMS, VERL
 
-from igsearch_env import Question, QuestionError, load_questions
+from igsearch_env import ConfigurationError, Question, QuestionError, load_questions
 from igsearch_env.plain import plain
 from igsearch_env.question_shapes import question_rows
 from igsearch_env.question_sources import open_source
@@ -124,3 +124,50 @@ def test_a_dictionary_is_plain_data() -> None:
     assert row["id"] == "q"
     assert (row["hops"], row["seen"], row["tags"]) == (2, "2024-07-26", ["a", "b"])
     assert (row["scores"], row["nested"]) == ([0.5, None], {"1": ["x"]})
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("q", "Who?", ('["a","b"]',), "mine"),
+        Question("q", "Who?", ("<unk>", " Mira ", "Mira", "Mira"), "mine"),
+        Question("q", "Who?", ("Mira",), "HotpotQA"),
+        Question("q", "Who?", ("Mira",), ""),
+        Question("", "Who?", ("Mira",), "nq"),
+        Question("7", " Who?\n", ("1902", "yes"), "nq"),
+        Question("q", "Who?", ("x",), "mine", {"is_impossible": True, "answerable": False}),
+        Question("q", "Who?", ("x",), "mine", {"split": "validation", "context": "long", "prompt": [{"role": "user"}]}),
+        Question("q", "Who?", ("x",), "mine", {"reward_model": 1, "ground_truth": "y", "extra_info": {"index": 3}}),
+        Question("q", "Who?", ("x",), "mine", {"Question": "y", "_id": "z", "data": [1], "supporting_titles": ["A"]}),
+    ],
+    ids=["list", "repeated", "benchmark", "no data set", "no id", "numbers", "marks", "unread", "verl", "names"],
+)
+def test_what_published_forms_interpret_is_read_as_it_was_written(question: Question, tmp_path: Path) -> None:
+    row = json.loads(json.dumps(question.to_dict()))
+    assert same(Question.from_dict(row), question)
+    assert same(Question.from_dict(row, dataset="other"), question)
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (read,) = load_questions(tmp_path / "x.jsonl")
+    assert same(read, question)
+
+
+def test_rows_that_were_written_take_the_split_of_their_file(tmp_path: Path) -> None:
+    rows = [Question(f"q{n}", "Who?", ("x",), "Mine", {"split": "dev"} if n else {}).to_dict() for n in range(2)]
+    path = tmp_path / "x.train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, rows[0])), encoding="utf-8")
+    assert [(q.id, q.split, q.dataset) for q in load_questions(f"{path}:train")] == [("q0", "train", "Mine")]
+    assert [q.id for q in load_questions(f"{path}:dev")] == ["q1"]
+
+
+def test_a_written_row_without_its_types_is_read_by_the_rules_of_published_forms() -> None:
+    row = Question("q", "Who?", ("a", "b"), "mine").to_dict()
+    read = Question.from_dict({**row, "golden_answers": "['a', 'b']"})
+    assert same(read, Question("q", "Who?", ("a", "b"), "mine"))
+    read = Question.from_dict({**row, "golden_answers": np.array(["a", "b"], dtype=object)})
+    assert same(read, Question("q", "Who?", ("a", "b"), "mine"))
+
+
+@pytest.mark.parametrize("dataset", [None, 7, ["nq"]], ids=str)
+def test_a_data_set_that_is_no_string(dataset: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"dataset=.*must be a string, the data set of a row"):
+        Question.from_dict(ROW, dataset=dataset)

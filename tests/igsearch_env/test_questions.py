@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from igsearch_env import ConfigurationError, Question, QuestionError, load_questions
-from igsearch_env.questions import where
+from igsearch_env.question_lists import where
 
 GOOD: dict[str, Any] = {"id": "a1", "question": "Who?", "golden_answers": ["Mira Sorel", "Sorel"]}
 

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from igsearch_env import ConfigurationError
-from igsearch_env.questions import check_unique
+from igsearch_env.question_lists import check_unique
 from igsearch_env.world import FAMILIES, World, generate_world
 from igsearch_env.world.bundled import SEED, bundled_retriever, bundled_world
 from retrievers import BM25Retriever, corpus_hash
