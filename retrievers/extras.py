@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from retrievers.reading import MissingPackageError
+from retrievers.reading import MissingPackageError, install
 
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "huggingface_hub", "matplotlib", "peft", "safetensors", "scipy"), "train"),
+    **dict.fromkeys(
+        ("accelerate", "huggingface_hub", "matplotlib", "peft", "pydantic", "safetensors", "scipy"), "train"
+    ),
     **dict.fromkeys(("tensorboard", "tokenizers", "torch", "transformers"), "train"),
     **dict.fromkeys(("faiss", "hnswlib", "sentence_transformers"), "dense"),
     **dict.fromkeys(("fastapi", "h11", "prometheus_client", "starlette", "uvicorn"), "server"),
@@ -35,4 +37,4 @@ def require(module: str, needed_by: str) -> None:
 
 
 def _missing(module: str, needed_by: str, reason: str) -> MissingPackageError:
-    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; pip install igsearch[{EXTRAS[module]}]")
+    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; {install(EXTRAS[module])}")

@@ -40,7 +40,7 @@ from algorithms.common.evaluation.scores import (
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.chat_template import DATE
 from algorithms.common.model.config import Dtype, PolicyConfig
-from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
+from algorithms.common.rollout.environment import EpisodeConfig, check_world, make_questions, make_retriever, make_rules
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.questions import Question, check_unique, where
@@ -63,8 +63,9 @@ class Args(EpisodeConfig):
     questions: tuple[str, ...] = ()
     """`bundled`, or files and folders in any published form, or hf:REPO/CONFIG:SPLIT. Default: bundled; with answers,
     the questions and golden answers in their file."""
-    corpus: str = "bundled"
-    """`bundled`, a corpus file, an index folder, or the address of a retrieval service."""
+    corpus: str | None = None
+    """`bundled`, a corpus file, an index folder, or the address of a retrieval service. Default: bundled, which only
+    questions of the bundled world may be asked about."""
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
     answers: Path | None = None
@@ -126,8 +127,13 @@ def main(args: Args) -> None:
     if args.answers is not None:
         score_answers(args, args.answers)
         return
-    questions = choose_questions(args, make_questions(args.questions or ("bundled",), "test"))
-    with writing(args.output), closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
+    asked = make_questions(args.questions or ("bundled",), "test")
+    check_world(asked if args.questions else None, args.corpus)
+    questions = choose_questions(args, asked)
+    with (
+        writing(args.output),
+        closing(make_retriever(args.corpus or "bundled", args.retriever, args.rerank)) as retriever,
+    ):
         player, rules = make_player(args, retriever)
         fingerprint = make_fingerprint(
             questions=questions,

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.command_line import command_line, parse_options
 from algorithms.common.model.config import PolicyConfig
-from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.environment import EnvConfig, check_named_world
 from algorithms.common.run.setup import choose_threads
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
 from integrations.trl.dataset import question_dataset
@@ -139,8 +139,10 @@ class StepLine(TrainerCallback):  # type: ignore[misc] # transformers has no typ
 
 
 if __name__ == "__main__":
-    parsed = parse_options(Args, description=__doc__)
+    words = command_line()
+    parsed = parse_options(Args, words, description=__doc__)
     try:
+        check_named_world(parsed.env, words)
         main(parsed)
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -86,6 +86,16 @@ def test_commands_that_need_nothing_more_work_alone(words: list[str], tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+def test_evaluations_are_compared_and_resumed_without_an_extra(tmp_path: Path) -> None:
+    evaluate = ["evaluate", "--policy", "search-question", "--limit", "2", "--output"]
+    for name in ("a.json", "b.json"):
+        done = run_without(EVERY, IGSEARCH, *evaluate, str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    done = run_without(EVERY, IGSEARCH, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert done.returncode == 0, done.stderr
+    assert "inside the noise" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("extra", "program", "words"),
     [
@@ -95,7 +105,7 @@ def test_commands_that_need_nothing_more_work_alone(words: list[str], tmp_path: 
         ("train", IGSEARCH, ["warm-start", "--warm-start.folder", "{folder}/warm"]),
         ("train", IGSEARCH, ["evaluate", "--limit", "1"]),
         ("train", IGSEARCH, ["export", "{folder}", "--output", "{folder}/out"]),
-        ("train", "from algorithms.common.evaluation.intervals import mcnemar; mcnemar(3, 1)", []),
+        ("train", "from algorithms.common.base.typed import as_type; as_type(int, 3, '')", []),
         ("dense", IGSEARCH, ["index", "--corpus", "{corpus}", "--output", "{folder}/index"]),
         ("dense", IGSEARCH, ["evaluate", "--policy", "search-question", "--corpus", "{corpus}", "--rerank", "a/b"]),
         ("dense", "from retrievers.index.vector_index import VectorIndex as V; import numpy as np;"
@@ -115,7 +125,7 @@ def test_what_needs_an_extra_names_it_in_its_last_line(
     blocked = {"train": {*TRAIN, "tensorboard", "huggingface_hub"}, "dense": DENSE, "server": SERVER}[extra]
     done = run_without(blocked, program, *(word.format(corpus=corpus, folder=tmp_path) for word in words))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(f"; pip install igsearch[{extra}]"), done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"; pip install 'igsearch[{extra}]'"), done.stderr
     if program == IGSEARCH:
         assert done.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in done.stderr
