@@ -77,6 +77,22 @@ def read_result(path: Path) -> Result:
     return Result(content, scores, rows)
 
 
+def check_replaced(output: Path | None, fingerprint: Fingerprint) -> None:
+    """Raise `ConfigurationError` if a file of another evaluation, or of another program, would be replaced."""
+    if output is None or not output.is_file() or not output.stat().st_size:
+        return
+    repair = "give another --output, or delete the file"
+    try:
+        found = read_result(output).fingerprint or {}
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--output {error.args[0].partition(';')[0]} and would be replaced; {repair}"
+        ) from error
+    unlike = differences(found, fingerprint, ignore=("igsearch",))
+    if unlike:
+        raise ConfigurationError(f"{output} has the result of another evaluation ({'; '.join(unlike)}); {repair}")
+
+
 def _datasets(found: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
         raise FileError("datasets", "must be an object with an object for each data set")
