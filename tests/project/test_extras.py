@@ -67,6 +67,14 @@ def test_the_environment_works_alone() -> None:
     assert done.stdout == "works\n", done.stderr
 
 
+@pytest.mark.parametrize("module", ["records", "settings", "episodes", "trl.environment", "skyrl"])
+def test_the_environments_of_adapters_need_no_torch(module: str) -> None:
+    if module == "skyrl":
+        pytest.importorskip("skyrl_gym", reason="skyrl-gym is not installed: pip install igsearch[skyrl]")
+    done = run_without({*TRAIN, "tensorboard"} - {"pydantic"}, f"import integrations.{module}; print('works')")
+    assert done.stdout == "works\n", done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -101,6 +109,7 @@ def test_evaluations_are_compared_and_resumed_without_an_extra(tmp_path: Path) -
     [
         ("train", "import algorithms.ig_grpo", []),
         ("train", "import algorithms.common.trainer", []),
+        ("train", "import integrations.credit", []),
         ("train", IGSEARCH, ["train", "ig_grpo", "--steps", "1"]),
         ("train", IGSEARCH, ["warm-start", "--warm-start.folder", "{folder}/warm"]),
         ("train", IGSEARCH, ["evaluate", "--limit", "1"]),

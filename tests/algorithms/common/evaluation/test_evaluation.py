@@ -418,6 +418,7 @@ def test_training_rows_are_not_asked(
     evaluate.main(evaluate.Args(**arguments))
     assert "nq: 5 rows of other splits left out" in capsys.readouterr().err
     assert json.loads(arguments["output"].read_text())["datasets"]["nq"]["n"] == 4
+    arguments["output"].unlink()
     evaluate.main(evaluate.Args(**{**arguments, "split": "all"}))
     content = json.loads(arguments["output"].read_text())
     assert content["datasets"]["nq"]["n"] == 9
