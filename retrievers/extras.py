@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from types import TracebackType
 
 from retrievers.reading import MissingPackageError, install
 
@@ -34,6 +36,22 @@ def require(module: str, needed_by: str) -> None:
         found = False
     if not found:
         raise _missing(module, needed_by, "is not installed")
+
+
+def require_for_program(module: str, needed_by: str) -> None:
+    """As `require`, at the beginning of a file that may be run: without a handler the error is one line."""
+    try:
+        require(module, needed_by)
+    except MissingPackageError:
+        sys.excepthook = _in_one_line
+        raise
+
+
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, MissingPackageError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _missing(module: str, needed_by: str, reason: str) -> MissingPackageError:

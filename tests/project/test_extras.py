@@ -110,13 +110,16 @@ def test_evaluations_are_compared_and_resumed_without_an_extra(tmp_path: Path) -
         ("train", "import algorithms.ig_grpo", []),
         ("train", "import algorithms.common.trainer", []),
         ("train", "import integrations.credit", []),
+        ("train", "import runpy; runpy.run_path('algorithms/ig_grpo.py', run_name='__main__')", ["--help"]),
+        ("train", "import runpy; runpy.run_module('integrations.trl.train', run_name='__main__')", ["--help"]),
         ("train", IGSEARCH, ["train", "ig_grpo", "--steps", "1"]),
         ("train", IGSEARCH, ["warm-start", "--warm-start.folder", "{folder}/warm"]),
         ("train", IGSEARCH, ["evaluate", "--limit", "1"]),
         ("train", IGSEARCH, ["export", "{folder}", "--output", "{folder}/out"]),
         ("train", "from algorithms.common.base.typed import as_type; as_type(int, 3, '')", []),
         ("dense", IGSEARCH, ["index", "--corpus", "{corpus}", "--output", "{folder}/index"]),
-        ("dense", IGSEARCH, ["evaluate", "--policy", "search-question", "--corpus", "{corpus}", "--rerank", "a/b"]),
+        ("dense", IGSEARCH, ["evaluate", "--policy", "search-question", "--questions", "bundled",
+                            "--corpus", "{corpus}", "--rerank", "a/b"]),
         ("dense", "from retrievers.index.vector_index import VectorIndex as V; import numpy as np;"
          " V.build('hnswlib', [np.eye(3, dtype=np.float32)])", []),
         ("dense", "from retrievers.index.vector_index import VectorIndex as V; import numpy as np;"
@@ -135,6 +138,6 @@ def test_what_needs_an_extra_names_it_in_its_last_line(
     done = run_without(blocked, program, *(word.format(corpus=corpus, folder=tmp_path) for word in words))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"; pip install 'igsearch[{extra}]'"), done.stderr
-    if program == IGSEARCH:
+    if program == IGSEARCH or "runpy" in program:
         assert done.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in done.stderr
