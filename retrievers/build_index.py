@@ -1,4 +1,4 @@
-"""Build an index of a corpus: `python -m retrievers.build_index --corpus FILE --encoder MODEL --output FOLDER`.
+"""Build an index of a corpus: `igsearch index --corpus FILE --encoder MODEL --output FOLDER`.
 
     --index bm25 | Flat | SQfp16 | HNSW32 | IVF4096,SQ8 | ... | hnswlib
 
