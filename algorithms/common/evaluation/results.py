@@ -90,7 +90,8 @@ def check_replaced(output: Path | None, fingerprint: Fingerprint) -> None:
         ) from error
     unlike = differences(found, fingerprint, ignore=("igsearch",))
     if unlike:
-        raise ConfigurationError(f"{output} has the result of another evaluation ({'; '.join(unlike)}); {repair}")
+        shown = "; ".join(unlike[:3]) + (f"; {len(unlike) - 3} more" if len(unlike) > 3 else "")
+        raise ConfigurationError(f"{output} has the result of another evaluation ({shown}); {repair}")
 
 
 def _datasets(found: Any) -> dict[str, dict[str, Any]]:
