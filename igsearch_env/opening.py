@@ -86,16 +86,20 @@ def open_engine(
         raise ConfigurationError(f"corpus is {str(corpus)[:80]!r}: it must be a path, an address or a Retriever")
     found = retriever if corpus is None else corpus
     if found is None and questions is not None:
-        _check_bundled(questions)
+        check_bundled(questions)
     return found
 
 
-def _check_bundled(questions: Sequence[Question]) -> None:
+def check_bundled(questions: Sequence[Question], repair: str = "pass corpus=, ") -> None:
+    """Raise `ConfigurationError` for a question that is not of the bundled world, for which no corpus is given.
+
+    `repair`: how a corpus is given, as the beginning of the advice.
+    """
     own = {question for split in bundled_world().questions.values() for question in split}
     for question in questions:
         if question not in own:
             raise ConfigurationError(
                 f"no corpus is given, and question {question.id!r} of {question.dataset} is not of the bundled world, "
-                "whose passages do not answer it: pass corpus=, a corpus file, an index folder or the address of a "
+                f"whose passages do not answer it: {repair}a corpus file, an index folder or the address of a "
                 "retrieval service"
             )

@@ -7,7 +7,7 @@
 A part of a file or folder is named as on the Hub: FILE.jsonl:train, or FILE.jsonl:test[100:200] for rows 100 to 199 of
 that split, of the rows that can be scored.
 
-Parquet requires pyarrow, `save_to_disk` and hf: require the datasets library: `pip install igsearch[benchmarks]`.
+Parquet requires pyarrow, `save_to_disk` and hf: require the datasets library: `pip install 'igsearch[benchmarks]'`.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ oracle-titles     searches the known supporting titles, then answers correctly i
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
-from igsearch_env.errors import check_choice
+from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocols import Answer, Search
 from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
@@ -32,6 +34,16 @@ class ScriptedPolicy(Protocol):
     def act(self, trajectory: Trajectory, *, may_search: bool) -> Search | Answer:
         """The next action. `may_search` is False when no search is left, so that only an answer counts."""
         ...
+
+
+def check_policy_name(name: str) -> None:
+    """Raise `ConfigurationError` for a misspelt name of a scripted or the bundled policy, before the Hub is asked for
+    a model of that name.
+    """
+    known = [*SCRIPTED, "bundled"]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near and name not in known and "/" not in name and not Path(name).exists():
+        raise ConfigurationError(f"policy={name!r}: no such policy; did you mean {near[0]!r}?")
 
 
 def best_supported_span(question: str, passages: Sequence[Passage]) -> str:

@@ -1,25 +1,34 @@
 """Per-token credit outside this project's trainer: episodes with the tokens of another sampler, and their advantages.
 
+Algorithms require torch: pip install 'igsearch[train]'. `integrations.records` works without it.
+
 episode played by an adapter ── record_tokens ── dump_episode ──> travels with the rollout as a string
 load_episode ── token_advantages(algorithm, episodes, groups) ──> one advantage per token that the policy wrote
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.buffer import RolloutBuffer
-from algorithms.common.rollout.buffer_json import group_row, read_group
 from algorithms.common.rollout.collect import record_completion
 from algorithms.comparison.registry import ALGORITHMS
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocols import Protocol
 from igsearch_env.trajectory import Group, Trajectory, Turn
-from retrievers.reading import parse_json
+from integrations.records import dump_episode, load_episode
+
+__all__ = [
+    "TurnTokens",
+    "dump_episode",
+    "find_algorithm",
+    "load_episode",
+    "record_tokens",
+    "token_advantages",
+]
 
 
 @dataclass(frozen=True)
@@ -84,16 +93,6 @@ def _before(tokenizer: PolicyTokenizer, turn: Turn, ids: tuple[int, ...]) -> int
             "pass the tokenizer of the model that wrote it"
         )
     return max(before, 0)
-
-
-def dump_episode(trajectory: Trajectory) -> str:
-    """An episode as a JSON string, which any transport between processes can carry."""
-    return json.dumps(group_row(Group(trajectory.question, [trajectory])), ensure_ascii=False)
-
-
-def load_episode(text: str, where: str = "episode") -> Trajectory:
-    """The episode that `dump_episode` wrote. Raises `FileError` that begins with `where` for anything else."""
-    return read_group(parse_json(text.encode("utf-8", "surrogatepass"), where), where).trajectories[0]
 
 
 def token_advantages(

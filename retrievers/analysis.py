@@ -24,7 +24,7 @@ from typing import Protocol
 import regex
 
 from retrievers.base import RetrieverError
-from retrievers.reading import MissingPackageError
+from retrievers.reading import MissingPackageError, install
 
 NONE, ENGLISH = "none", "english"
 STOPWORDS = {
@@ -147,7 +147,7 @@ def _snowball(name: str) -> Stemmer:
         library = importlib.import_module("Stemmer")
     except ImportError as error:
         raise MissingPackageError(
-            f"stemmer={name!r}: requires PyStemmer, which can't be imported ({error}); pip install igsearch[stemming]"
+            f"stemmer={name!r}: requires PyStemmer, which can't be imported ({error}); {install('stemming')}"
         ) from error
     known = library.algorithms()
     if name not in known:

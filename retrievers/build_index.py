@@ -1,4 +1,4 @@
-"""Build an index of a corpus: `python -m retrievers.build_index --corpus FILE --encoder MODEL --output FOLDER`.
+"""Build an index of a corpus: `igsearch index --corpus FILE --encoder MODEL --output FOLDER`.
 
     --index bm25 | Flat | SQfp16 | HNSW32 | IVF4096,SQ8 | ... | hnswlib
 
@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from retrievers.base import IndexMismatchError
 from retrievers.bm25 import BM25Retriever, BM25Settings, plan_bm25
 from retrievers.corpus import DiskCorpus, Survey, has_random_access, survey_corpus
+from retrievers.extras import require
 from retrievers.index.adopt import adopt
 from retrievers.index.encoder import Encoder
 from retrievers.index.manifest import write_manifest
@@ -30,11 +31,12 @@ from retrievers.index.plan import Plan, plan_dense
 from retrievers.index.recall import title_recall
 from retrievers.index.remote_encoder import close_encoder, open_encoder
 from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_shards
-from retrievers.index.vector_index import VectorIndex, engine_of, is_exact
+from retrievers.index.vector_index import VectorIndex, check_spec, engine_of, is_exact
 from retrievers.lock import ProcessLock
 from retrievers.log_lines import show_log_lines
 from retrievers.processors import let_waiting_threads_sleep
 from retrievers.program import ends_in_one_line
+from retrievers.service.wire import is_address
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ def build(args: Args, encoder: Encoder | None = None) -> bool:
     """
     if args.output.exists():
         raise IndexMismatchError(f"{args.output} exists: remove it or choose another folder")
+    if args.index != "bm25":  # before the corpus is read, which may take minutes
+        check_spec(args.index)
+        if encoder is None and not is_address(args.encoder):
+            require("sentence_transformers", f"encoder={args.encoder!r}")
     work = args.output.with_name(args.output.name + ".partial")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ProcessLock(args.output, file=True), Progress(*columns) as progress:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from types import TracebackType
 
-from retrievers.reading import MissingPackageError
+from retrievers.reading import MissingPackageError, install
 
 EXTRAS = {
-    **dict.fromkeys(("accelerate", "huggingface_hub", "matplotlib", "peft", "safetensors", "scipy"), "train"),
+    **dict.fromkeys(
+        ("accelerate", "huggingface_hub", "matplotlib", "peft", "pydantic", "safetensors", "scipy"), "train"
+    ),
     **dict.fromkeys(("tensorboard", "tokenizers", "torch", "transformers"), "train"),
     **dict.fromkeys(("faiss", "hnswlib", "sentence_transformers"), "dense"),
     **dict.fromkeys(("fastapi", "h11", "prometheus_client", "starlette", "uvicorn"), "server"),
@@ -34,5 +38,21 @@ def require(module: str, needed_by: str) -> None:
         raise _missing(module, needed_by, "is not installed")
 
 
+def require_for_program(module: str, needed_by: str) -> None:
+    """As `require`, at the beginning of a file that may be run: without a handler the error is one line."""
+    try:
+        require(module, needed_by)
+    except MissingPackageError:
+        sys.excepthook = _in_one_line
+        raise
+
+
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, MissingPackageError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def _missing(module: str, needed_by: str, reason: str) -> MissingPackageError:
-    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; pip install igsearch[{EXTRAS[module]}]")
+    return MissingPackageError(f"{needed_by} requires {module}, which {reason}; {install(EXTRAS[module])}")

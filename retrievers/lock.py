@@ -97,6 +97,7 @@ class ProcessLock:
         try:
             self._lock.acquire()
         except Timeout as error:
+            self._check_writable()  # some file systems, such as /proc, look locked
             raise LockedError(
                 f"{target} is in use by {Owner.read(self._owner) or 'another process'}; {_REPAIR}"
             ) from error
@@ -116,6 +117,12 @@ class ProcessLock:
             self._lock.release()
             raise
         threading.Thread(target=self._heartbeat, daemon=True, name="lock").start()
+
+    def _check_writable(self) -> None:
+        try:
+            self._path.touch()
+        except OSError as error:
+            raise LockedError(f"{self._path} can't be written ({error.strerror}); write elsewhere") from error
 
     def _check_previous(self, before: Owner, shared: bool) -> str:
         """The notice about an owner that has ended. Raises `LockedError` if it has not."""

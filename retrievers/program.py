@@ -38,6 +38,7 @@ def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted")
 @contextmanager
 def quiet_if_cut() -> Iterator[None]:
     """Exits quietly when the reader of standard output has closed it, as `head` does."""
+    _replace_closed_streams()
     try:
         try:
             yield
@@ -46,3 +47,10 @@ def quiet_if_cut() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         sys.exit(CUT)
+
+
+def _replace_closed_streams() -> None:
+    """Standard streams that were closed before the start (`>&-`) become the null device; they are None otherwise."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)

@@ -68,6 +68,11 @@ class MissingPackageError(RetrieverError, ImportError):
     """An optional package is needed; the message names the file and the command that installs it."""
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra, quoted for shells in which brackets are patterns, such as zsh."""
+    return f"pip install 'igsearch[{extra}]'"
+
+
 def import_optional(module: str, extra: str, needed_by: str) -> Any:
     """A module of an optional package. Raises `MissingPackageError`, which names the extra that installs it.
 
@@ -77,8 +82,7 @@ def import_optional(module: str, extra: str, needed_by: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{needed_by} requires {module.partition('.')[0]}, which can't be imported ({error}); "
-            f"pip install igsearch[{extra}]"
+            f"{needed_by} requires {module.partition('.')[0]}, which can't be imported ({error}); {install(extra)}"
         ) from error
 
 
@@ -179,8 +183,7 @@ def open_file(path: Path) -> IO[bytes]:
         raise FileError(path, f"can't be opened ({error.strerror})") from error
     except ImportError as error:
         raise MissingPackageError(
-            f"{path}: compressed with zstandard, whose package can't be imported ({error}); "
-            "pip install igsearch[benchmarks]"
+            f"{path}: compressed with zstandard, whose package can't be imported ({error}); {install('benchmarks')}"
         ) from error
     try:
         return as_utf8(stream)

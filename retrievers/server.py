@@ -1,7 +1,7 @@
 """A retrieval service over HTTP, in Search-R1's format:
 
-    python -m retrievers.server --corpus corpus.jsonl
-    python -m retrievers.server --corpus indexes/minilm --rerank cross-encoder/ms-marco-MiniLM-L6-v2 --port 8001
+    igsearch serve --corpus corpus.jsonl
+    igsearch serve --corpus indexes/minilm --rerank cross-encoder/ms-marco-MiniLM-L6-v2 --port 8001
 
     POST /retrieve  {"queries": ["..."], "topk": 3, "return_scores": true}, or one string as "query"
     POST /sample    {"n": 3, "seed": 7}: random passages, determined by the seed

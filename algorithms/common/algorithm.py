@@ -5,9 +5,10 @@ from __future__ import annotations
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.config import CriticConfig
 from igsearch_env.trajectory import Group
-from retrievers.extras import require
+from retrievers.extras import require_for_program
 
-require("torch", "training")  # here, before an algorithm is set up; torch itself is imported when a run begins
+# Here, before an algorithm is set up; torch itself is imported when a run begins.
+require_for_program("torch", "training")
 
 
 class Algorithm:

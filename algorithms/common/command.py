@@ -11,9 +11,10 @@ from types import FrameType
 from typing import TypeVar
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.base.command_line import refuse
-from algorithms.common.config import TrainConfig, parse_config
+from algorithms.common.base.command_line import command_line, refuse
+from algorithms.common.config import TrainConfig, parse_config, with_file
 from algorithms.common.distributed.failures import end_process, lost_process
+from algorithms.common.rollout.environment import check_named_world
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import RetrieverError
 
@@ -37,10 +38,12 @@ def run_command(config_class: type[C], action: Callable[[C], object], descriptio
     message: str | None = "interrupted: the same command resumes from the last checkpoint"
     with suppress(KeyboardInterrupt):  # it may also arrive while an error is handled
         try:
-            config = parse_config(config_class, description=description)
+            words = command_line()
+            config = parse_config(config_class, words, description)
         except ConfigurationError as error:
             refuse(error)
         try:
+            check_named_world(config.env, with_file(config_class, words))
             action(config)
             message = None
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:

@@ -156,7 +156,15 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
 
     Raises `ConfigurationError` if the file is invalid; exits the program if the command line is invalid.
     """
-    arguments = command_line() if argv is None else list(argv)
+    arguments = command_line() if argv is None else argv
+    return parse_options(config_class, with_file(config_class, arguments), description, RENAMED)
+
+
+def with_file(config_class: type[TrainConfig], arguments: Sequence[str]) -> list[str]:
+    """A command line after the options of the YAML file that `--config` names; later options override earlier ones.
+
+    Raises `ConfigurationError` if the file is invalid.
+    """
     file, preset = _value_of("--config", arguments), _value_of("--preset", arguments)
     if file is None and preset is not None:
         raise ConfigurationError(f"--preset {preset}: presets are part of a configuration file; give its --config too")
@@ -166,8 +174,7 @@ def parse_config(config_class: type[C], argv: Sequence[str] | None = None, descr
             f"{file}: 'overwrite' is true; a file can't ask for a folder to be deleted, remove the line and give "
             "--overwrite on the command line"
         )
-    # Later arguments win, so the command line overrides the file.
-    return parse_options(config_class, [*from_file, *arguments], description, RENAMED)
+    return [*from_file, *arguments]
 
 
 def configuration_file(name: str) -> Path:

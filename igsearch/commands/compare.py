@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.output_path import check_output_file
 from algorithms.common.evaluation.fingerprint import MODEL, RECORDED, UNSAID, Fingerprint, differences
 from algorithms.common.evaluation.intervals import Float64s, mcnemar, paired_difference
 from algorithms.common.evaluation.results import Result, read_result
@@ -65,6 +66,7 @@ class Comparison:
 
 def main(args: Args) -> None:
     """Compare, print the table, write the file."""
+    check_output_file(args.output)
     before, after = read_result(args.before), read_result(args.after)
     pairs = {name: common(before.rows[name], after.rows[name]) for name in before.rows if name in after.rows}
     pairs = {name: found for name, found in pairs.items() if found[0]}
@@ -89,6 +91,7 @@ def main(args: Args) -> None:
             "datasets": {name: asdict(found) for name, found in datasets.items()},
             "macro_averages": {family: asdict(found) for family, found in macro.items()},
         }
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

@@ -25,28 +25,23 @@ from rich.console import Console
 from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.output_path import check_output_file
 from algorithms.common.base.resumable_lines import partial_path
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint, recorded_fingerprint
 from algorithms.common.evaluation.recorded_answers import read_answers
 from algorithms.common.evaluation.recorded_results import own_questions, score_recorded
-from algorithms.common.evaluation.results import PartialResult, write_result
-from algorithms.common.evaluation.scores import (
-    QuestionResult,
-    Score,
-    limit_per_dataset,
-    macro_averages,
-    score_rows,
-)
+from algorithms.common.evaluation.results import PartialResult, check_replaced, write_result
+from algorithms.common.evaluation.scores import QuestionResult, Score, limit_per_dataset, macro_averages, score_rows
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.model.chat_template import DATE
 from algorithms.common.model.config import Dtype, PolicyConfig
-from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
+from algorithms.common.rollout.environment import EpisodeConfig, check_world, make_questions, make_retriever, make_rules
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.question_lists import check_unique, where
 from igsearch_env.question_sets import BENCHMARKS, PUBLISHED, evaluation_rows, unlike_published
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
-from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
+from igsearch_env.scripted import SCRIPTED, check_policy_name, make_scripted_policy, play_scripted
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from retrievers import RetrievalError, Retriever
@@ -64,8 +59,8 @@ class Args(EpisodeConfig):
     questions: tuple[str, ...] = ()
     """`bundled`, or files and folders in any published form, or hf:REPO/CONFIG:SPLIT. Default: bundled; with answers,
     the questions and golden answers in their file."""
-    corpus: str = "bundled"
-    """`bundled`, a corpus file, an index folder, or the address of a retrieval service."""
+    corpus: str | None = None
+    """`bundled` (the default), a corpus file, an index folder, or the address of a retrieval service."""
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
     answers: Path | None = None
@@ -124,11 +119,16 @@ def main(args: Args) -> None:
     check_range("limit", args.limit, 0)
     check_range("batch_size", args.batch_size, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
+    check_output_file(args.output)
     if args.answers is not None:
         score_answers(args, args.answers)
         return
-    questions = choose_questions(args, make_questions(args.questions or ("bundled",), "test"))
-    with writing(args.output), closing(make_retriever(args.corpus, args.retriever, args.rerank)) as retriever:
+    check_policy_name(args.policy)
+    asked = make_questions(args.questions or ("bundled",), "test")
+    check_world(asked if args.questions else None, args.corpus)
+    questions = choose_questions(args, asked)
+    corpus = args.corpus or "bundled"
+    with writing(args.output), closing(make_retriever(corpus, args.retriever, args.rerank)) as retriever:
         player, rules = make_player(args, retriever)
         fingerprint = make_fingerprint(
             questions=questions,
@@ -141,6 +141,7 @@ def main(args: Args) -> None:
             context_length=args.context_length,
             dtype=args.dtype,
         )
+        check_replaced(args.output, fingerprint)
         partial = None if args.partial is None else PartialResult(args.partial, fingerprint)
         rows, failed = ask(args, questions, player, partial)
     scores = {name: replace(found, failed=failed[name]) for name, found in score_rows(rows).items()}
@@ -179,7 +180,8 @@ def score_answers(args: Args, path: Path) -> None:
         incomplete = unlike_published(questions)
         notes |= {name: "; ".join(filter(None, (note, notes.get(name)))) for name, note in incomplete.items()}
         with writing(args.output):
-            write(args, args.output, found.rows, scores, recorded_fingerprint(questions, path), notes)
+            check_replaced(args.output, fingerprint := recorded_fingerprint(questions, path))
+            write(args, args.output, found.rows, scores, fingerprint, notes)
 
 
 def show(title: str, rows: Sequence[QuestionResult], scores: Mapping[str, Score]) -> None:

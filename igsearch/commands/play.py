@@ -15,7 +15,7 @@ from rich.console import Console
 
 import igsearch_env  # noqa: F401 (registers IGSearch-v0)
 from algorithms.common.base.command_line import parse_options
-from algorithms.common.rollout.environment import make_questions, make_retriever
+from algorithms.common.rollout.environment import check_world, make_questions, make_retriever
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.protocols import Answer, Search, make_protocol
 from retrievers.program import ends_in_one_line
@@ -25,10 +25,10 @@ from retrievers.program import ends_in_one_line
 class Args:
     """Options of the command."""
 
-    questions: tuple[str, ...] = ("bundled",)
-    """Question files, or `bundled`."""
-    corpus: str = "bundled"
-    """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`."""
+    questions: tuple[str, ...] = ()
+    """Question files, or `bundled`. Default: bundled."""
+    corpus: str | None = None
+    """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`. Default: bundled."""
     top_k: int = 3
     """Passages per search."""
     max_searches: int = 4
@@ -42,11 +42,13 @@ class Args:
 def main(args: Args) -> None:
     """Play the episodes."""
     check_range("seed", args.seed, 0)
+    questions = make_questions(args.questions or ("bundled",), "train")
+    check_world(questions if args.questions else None, args.corpus)
     console = Console()
     env = gymnasium.make(
         "IGSearch-v0",
-        questions=make_questions(args.questions, "train"),
-        retriever=make_retriever(args.corpus),
+        questions=questions,
+        retriever=make_retriever(args.corpus or "bundled"),
         top_k=args.top_k,
         max_searches=args.max_searches,
         render_mode="human",

@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.output_path import check_output_file
 from algorithms.common.report.page import write
 from algorithms.common.report.run_report import run_report, write_reports
 from igsearch_env.errors import ConfigurationError, IGSearchError
@@ -42,6 +43,7 @@ def main(args: Args) -> None:
     """Write the page, or serve it."""
     if not args.runs:
         raise ConfigurationError("no run: give a run folder, e.g. runs/ig_grpo-seed0")
+    check_output_file(args.output)
     if args.live:
         serve(args)
     elif len(args.runs) == 1 and args.output is None:

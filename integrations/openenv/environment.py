@@ -13,9 +13,9 @@ from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.questions import Question
 from integrations.batching import StepBatcher
-from integrations.credit import dump_episode
 from integrations.episodes import plain_info
 from integrations.openenv.models import SearchAction, SearchObservation
+from integrations.records import dump_episode
 from integrations.settings import question_of, question_row
 
 SPLIT = "train"

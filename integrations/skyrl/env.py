@@ -12,8 +12,8 @@ from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.trajectory import Trajectory
 from integrations.batching import StepBatcher
-from integrations.credit import dump_episode
 from integrations.episodes import Messages, metrics, plain_info, prompt_messages, read_prompt, row_question
+from integrations.records import dump_episode
 from integrations.settings import SearchSettings, question_of
 
 ENV_ID = "igsearch"

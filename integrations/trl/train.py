@@ -11,18 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PrinterCallback, TrainerCallback
+from retrievers.extras import require_for_program
 
-from algorithms.common.base.command_line import parse_options
-from algorithms.common.model.config import PolicyConfig
-from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.run.setup import choose_threads
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
-from integrations.trl.dataset import question_dataset
-from integrations.trl.options import ALGORITHMS
-from retrievers.base import RetrieverError
-from retrievers.reading import import_optional
+require_for_program("torch", "training with TRL")
+require_for_program("transformers", "training with TRL")
+
+import torch  # noqa: E402
+from transformers import PrinterCallback, TrainerCallback  # noqa: E402
+
+from algorithms.common.base.command_line import command_line, parse_options  # noqa: E402
+from algorithms.common.model.config import PolicyConfig  # noqa: E402
+from algorithms.common.rollout.environment import EnvConfig, check_named_world  # noqa: E402
+from algorithms.common.run.setup import choose_threads  # noqa: E402
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice  # noqa: E402
+from integrations.trl.dataset import question_dataset  # noqa: E402
+from integrations.trl.options import ALGORITHMS  # noqa: E402
+from retrievers.base import RetrieverError  # noqa: E402
+from retrievers.reading import import_optional  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,10 @@ class StepLine(TrainerCallback):  # type: ignore[misc] # transformers has no typ
 
 
 if __name__ == "__main__":
-    parsed = parse_options(Args, description=__doc__)
+    words = command_line()
+    parsed = parse_options(Args, words, description=__doc__)
     try:
+        check_named_world(parsed.env, words)
         main(parsed)
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -8,8 +8,8 @@ import verifiers.v1 as vf
 from verifiers.v1.runtimes import SubprocessConfig
 
 from igsearch_env.trajectory import CONTEXT_FULL, RETRIEVAL_FAILED
-from integrations.credit import dump_episode
 from integrations.episodes import read_prompt
+from integrations.records import dump_episode
 from integrations.settings import question_of
 from integrations.verifiers.names import EPISODE
 from integrations.verifiers.taskset import IGSearchTasksetConfig, QuestionTask

@@ -11,8 +11,8 @@ from pydantic import create_model
 from pydantic_config import BaseConfig
 
 from integrations.batching import StepBatcher
-from integrations.credit import load_episode
 from integrations.episodes import prompt_messages
+from integrations.records import load_episode
 from integrations.settings import SearchSettings, question_row
 from integrations.verifiers.names import EPISODE, PACKAGE
 

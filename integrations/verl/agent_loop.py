@@ -14,8 +14,8 @@ from algorithms.common.rollout.sequences import token_sequence
 from igsearch_env.episode import Episode
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.trajectory import CONTEXT_FULL
-from integrations.credit import dump_episode
 from integrations.episodes import read_prompt, row_question
+from integrations.records import dump_episode
 from integrations.settings import SearchSettings, question_of
 from integrations.verl.fields import EPISODE
 

@@ -11,7 +11,8 @@ The page "The index factory" of the faiss wiki documents all factory strings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from retrievers.index.engine import Engine, Ids, Shards, VectorIndexError, Vecto
 from retrievers.index.faiss_engine import FaissEngine
 from retrievers.index.hnswlib_engine import HnswlibEngine
 
+_DIMENSIONS = (768, 1024, 384, 840, 960)  # of encoders, or with many divisors
 ENGINES: dict[str, type[Engine]] = {"hnswlib": HnswlibEngine}  # every other description is a factory string of faiss
 TIES = 8  # results requested beyond k: copies of a passage at rank k are ordered by their row
 
@@ -28,6 +30,32 @@ TIES = 8  # results requested beyond k: copies of a passage at rank k are ordere
 def engine_of(spec: str) -> type[Engine]:
     """The engine class for a description."""
     return ENGINES.get(spec, FaissEngine)
+
+
+def check_spec(spec: str) -> None:
+    """Raise `VectorIndexError` for a description that no dimension of an encoder makes valid.
+
+    The dimension itself is known only after the encoder has been loaded.
+    """
+    if spec not in ENGINES and not spec.startswith("HNSW"):  # before faiss is needed
+        _suggest(spec, ("bm25", "hnswlib"), 0.7)
+    rejected: VectorIndexError | None = None
+    for dimension in _DIMENSIONS:
+        try:
+            engine_of(spec).check(spec, dimension)
+            return
+        except VectorIndexError as error:
+            rejected = error
+    _suggest(spec, ("hnswlib", "Flat", "SQfp16", "HNSW32", "IVF4096,SQ8"), 0.6)
+    if rejected is not None:
+        raise rejected
+
+
+def _suggest(spec: str, known: Sequence[str], cutoff: float) -> None:
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(spec.lower(), names, n=1, cutoff=cutoff)
+    if near:
+        raise VectorIndexError(f"index={spec!r}: no such index; did you mean {names[near[0]]!r}?")
 
 
 def is_exact(spec: str) -> bool:

@@ -45,7 +45,15 @@ def test_evaluate_real_questions(policy: str, mini_data: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--policy", "no/such/model", "--corpus", "missing.jsonl"), "missing.jsonl: no such file"),
+        (
+            ("--questions", "bundled", "--policy", "no/such/model", "--corpus", "missing.jsonl"),
+            "missing.jsonl: no such",
+        ),
+        (("--corpus", "c.jsonl"), "--corpus c.jsonl is given but no questions"),
+        (("--policy", "serch-question"), "did you mean 'search-question'?"),
+        (("--output", "."), "--output .: a folder"),
+        (("--output", "README.md/x.json"), "README.md is not a folder"),
+        (("--output", "README.md", "--policy", "search-question", "--limit", "1"), "README.md: not a result file"),
         (("--questions", "missing.jsonl"), "missing.jsonl: no such file"),
         (("--policy", "./nowhere"), "no config.json"),
         (("--where", "split=test"), "no question matches"),

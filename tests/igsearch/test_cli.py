@@ -111,6 +111,16 @@ def test_output_that_nobody_reads_ends_quietly(words: list[str]) -> None:
     assert process.returncode == 141  # as of a program that SIGPIPE ends
 
 
+@pytest.mark.parametrize("command", ["--help >&-", "--version >&-", "compare --help >&-", "play <&-", "nosuch 2>&-"])
+def test_closed_streams_are_no_error(command: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m igsearch {command}', sys.executable],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == (2 if "nosuch" in command else 0)
+    assert done.stderr == ""
+
+
 def test_ctrl_c_ends_quietly() -> None:
     process = start("play")
     assert process.stdout is not None

@@ -86,7 +86,7 @@ def test_a_server_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_installed_is_named(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     name = "http://127.0.0.1:1" if module == ENDPOINT_SCORER else "Qwen/Qwen3-0.6B"
-    said = "this installation has no|can't be used" if module == ENDPOINT_SCORER else r"pip install igsearch\[train\]"
+    said = "this installation has no|can't be used" if module == ENDPOINT_SCORER else r"pip install 'igsearch\[train\]"
     with pytest.raises(ConfigurationError, match=rf"scorer='{name}'.*({said})"):
         make_env(scorer=name)
 

@@ -386,7 +386,7 @@ def test_a_missing_library_is_named_with_its_extra(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "dataset_dict.json").touch()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigurationError, match=r"pip install igsearch\[benchmarks\]") as caught:
+    with pytest.raises(ConfigurationError, match=r"pip install 'igsearch\[benchmarks\]") as caught:
         load_questions(source)
     assert source in str(caught.value)
 

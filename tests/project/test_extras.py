@@ -67,6 +67,14 @@ def test_the_environment_works_alone() -> None:
     assert done.stdout == "works\n", done.stderr
 
 
+@pytest.mark.parametrize("module", ["records", "settings", "episodes", "trl.environment", "skyrl"])
+def test_the_environments_of_adapters_need_no_torch(module: str) -> None:
+    if module == "skyrl":
+        pytest.importorskip("skyrl_gym", reason="skyrl-gym is not installed: pip install igsearch[skyrl]")
+    done = run_without({*TRAIN, "tensorboard"} - {"pydantic"}, f"import integrations.{module}; print('works')")
+    assert done.stdout == "works\n", done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -86,18 +94,32 @@ def test_commands_that_need_nothing_more_work_alone(words: list[str], tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+def test_evaluations_are_compared_and_resumed_without_an_extra(tmp_path: Path) -> None:
+    evaluate = ["evaluate", "--policy", "search-question", "--limit", "2", "--output"]
+    for name in ("a.json", "b.json"):
+        done = run_without(EVERY, IGSEARCH, *evaluate, str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    done = run_without(EVERY, IGSEARCH, "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert done.returncode == 0, done.stderr
+    assert "inside the noise" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("extra", "program", "words"),
     [
         ("train", "import algorithms.ig_grpo", []),
         ("train", "import algorithms.common.trainer", []),
+        ("train", "import integrations.credit", []),
+        ("train", "import runpy; runpy.run_path('algorithms/ig_grpo.py', run_name='__main__')", ["--help"]),
+        ("train", "import runpy; runpy.run_module('integrations.trl.train', run_name='__main__')", ["--help"]),
         ("train", IGSEARCH, ["train", "ig_grpo", "--steps", "1"]),
         ("train", IGSEARCH, ["warm-start", "--warm-start.folder", "{folder}/warm"]),
         ("train", IGSEARCH, ["evaluate", "--limit", "1"]),
         ("train", IGSEARCH, ["export", "{folder}", "--output", "{folder}/out"]),
-        ("train", "from algorithms.common.evaluation.intervals import mcnemar; mcnemar(3, 1)", []),
+        ("train", "from algorithms.common.base.typed import as_type; as_type(int, 3, '')", []),
         ("dense", IGSEARCH, ["index", "--corpus", "{corpus}", "--output", "{folder}/index"]),
-        ("dense", IGSEARCH, ["evaluate", "--policy", "search-question", "--corpus", "{corpus}", "--rerank", "a/b"]),
+        ("dense", IGSEARCH, ["evaluate", "--policy", "search-question", "--questions", "bundled",
+                            "--corpus", "{corpus}", "--rerank", "a/b"]),
         ("dense", "from retrievers.index.vector_index import VectorIndex as V; import numpy as np;"
          " V.build('hnswlib', [np.eye(3, dtype=np.float32)])", []),
         ("dense", "from retrievers.index.vector_index import VectorIndex as V; import numpy as np;"
@@ -115,7 +137,7 @@ def test_what_needs_an_extra_names_it_in_its_last_line(
     blocked = {"train": {*TRAIN, "tensorboard", "huggingface_hub"}, "dense": DENSE, "server": SERVER}[extra]
     done = run_without(blocked, program, *(word.format(corpus=corpus, folder=tmp_path) for word in words))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(f"; pip install igsearch[{extra}]"), done.stderr
-    if program == IGSEARCH:
+    assert done.stderr.splitlines()[-1].endswith(f"; pip install 'igsearch[{extra}]'"), done.stderr
+    if program == IGSEARCH or "runpy" in program:
         assert done.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in done.stderr

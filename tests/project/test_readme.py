@@ -237,6 +237,7 @@ def run_evaluate(words: list[str], clone: Path, trained: Path) -> None:
 
 def run_compare_results(words: list[str], clone: Path, trained: Path) -> None:
     for name, policy in zip(words[2:], ("search-question", "oracle-titles"), strict=True):
+        (clone / name).unlink(missing_ok=True)  # of another command of the page
         here(["igsearch", "evaluate", "--policy", policy, "--limit", "2", "--output", name], clone)
     assert "macro-average" in here(words, clone)
 

@@ -14,7 +14,7 @@ from retrievers.reading import FileError, parse_json, read_lines
 
 def partial_path(output: Path) -> Path:
     """Where the lines of an unfinished OUTPUT are."""
-    return output.with_name(f"{output.name}.partial.jsonl")
+    return output.parent / f"{output.name}.partial.jsonl"
 
 
 def resume_lines(path: Path, first: Any, read: Callable[[int, Any], None]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.resumable_lines import append_lines, resume_lines
-from algorithms.common.base.typed import as_type
+from algorithms.common.base.typed import as_record
 from algorithms.common.evaluation.fingerprint import Fingerprint, differences
 from algorithms.common.evaluation.scores import QuestionResult, Score, by_dataset, macro_average, macro_averages
 from igsearch_env.errors import ConfigurationError
@@ -60,13 +60,10 @@ def read_result(path: Path) -> Result:
     """Read a file that `write_result` wrote. Raises `ConfigurationError` for anything else."""
     try:
         content = read_json_object(path)
-        found = as_type(dict[str, dict[str, Any]], content.pop("datasets", None), "datasets")
-        rows = {
-            name: as_type(list[QuestionResult], _with_dataset(name, part.get("rows")), f"rows of {name}")
-            for name, part in found.items()
-        }
+        found = _datasets(content.pop("datasets", None))
+        rows = {name: _rows(name, part.get("rows")) for name, part in found.items()}
         scores = {
-            name: as_type(
+            name: as_record(
                 Score, {**part, "searches": nan} if part.get("searches", 0) is None else part, f"scores of {name}"
             )
             for name, part in found.items()
@@ -80,10 +77,36 @@ def read_result(path: Path) -> Result:
     return Result(content, scores, rows)
 
 
-def _with_dataset(name: str, rows: Any) -> Any:
+def check_replaced(output: Path | None, fingerprint: Fingerprint) -> None:
+    """Raise `ConfigurationError` if a file of another evaluation, or of another program, would be replaced."""
+    if output is None or not output.is_file() or not output.stat().st_size:
+        return
+    repair = "give another --output, or delete the file"
+    try:
+        found = read_result(output).fingerprint or {}
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"--output {error.args[0].partition(';')[0]} and would be replaced; {repair}"
+        ) from error
+    unlike = differences(found, fingerprint, ignore=("igsearch",))
+    if unlike:
+        shown = "; ".join(unlike[:3]) + (f"; {len(unlike) - 3} more" if len(unlike) > 3 else "")
+        raise ConfigurationError(f"{output} has the result of another evaluation ({shown}); {repair}")
+
+
+def _datasets(found: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        raise FileError("datasets", "must be an object with an object for each data set")
+    return found
+
+
+def _rows(name: str, rows: Any) -> list[QuestionResult]:
     if not isinstance(rows, list):
-        return rows
-    return [{**row, "dataset": name} if isinstance(row, dict) else row for row in rows]
+        raise FileError(f"rows of {name}", f"a {type(rows).__name__}; it must be a list")
+    return [
+        as_record(QuestionResult, {**row, "dataset": name} if isinstance(row, dict) else row, f"row {number} of {name}")
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def read_tests(run: Path) -> tuple[Result | None, Result | None]:
@@ -107,7 +130,7 @@ class PartialResult:
     def _read(self, fingerprint: Fingerprint, number: int, found: Any) -> None:
         where = f"{self.path}, line {number}"
         if number > 1:
-            row = as_type(QuestionResult, found, where)
+            row = as_record(QuestionResult, found, where)
             self.rows[row.key] = row
             return
         started = found.get("fingerprint") if isinstance(found, dict) else None

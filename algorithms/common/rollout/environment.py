@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.rollout.truncation import ObservationCut
-from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
+from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_literals, check_range
+from igsearch_env.opening import check_bundled
 from igsearch_env.protocols import PROTOCOLS, ToolCalls, make_protocol
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
@@ -118,9 +119,46 @@ def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
     return bundled_retriever()
 
 
-def make_questions(sources: Sequence[str], split: str) -> list[Question]:
-    """The questions of a configuration; `split` applies to the bundled world only."""
+def check_world(questions: Sequence[Question] | None, corpus: str | None, prefix: str = "--") -> None:
+    """Raise `ConfigurationError` if the questions would be asked about passages that do not answer them.
+
+    Args:
+        questions: those that a command names; None: those of the bundled world, by default.
+        corpus: the corpus that it names, which may be `bundled`; None: that of the bundled world, by default.
+        prefix: of the two options, in messages.
+    """
+    if questions is None and corpus not in (None, "bundled"):
+        raise ConfigurationError(
+            f"{prefix}corpus {corpus} is given but no questions, and those of the bundled world are not about it: "
+            f"give {prefix}questions, too"
+        )
+    if questions is not None and corpus is None:
+        check_bundled(questions, f"give {prefix}corpus, ")
+
+
+def check_named_world(config: EnvConfig, words: Sequence[str]) -> None:
+    """`check_world` for the section `env` of the command line `words`, those of a configuration file included."""
+    named = {word.partition("=")[0].replace("_", "-") for word in words}
+    asked = make_questions(config.questions, "train", "env.questions") if "--env.corpus" not in named else []
+    check_world(
+        asked if "--env.questions" in named else None, config.corpus if "--env.corpus" in named else None, "--env."
+    )
+
+
+def make_questions(sources: Sequence[str], split: str, option: str = "") -> list[Question]:
+    """The questions of a configuration; `split` applies to the bundled world only. `option`: named in errors."""
     questions: list[Question] = []
     for source in sources:
-        questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
+        try:
+            questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
+        except QuestionError as error:
+            if not option:
+                raise
+            raise QuestionError(f"{option}: {error}{_MAKE if 'no such file' in str(error) else ''}") from error
     return questions
+
+
+_MAKE = (
+    "; name question files that exist. `python -m retrievers.build_corpus` makes them with their corpus, and `make "
+    "train-real` (in the repository) does so before it trains"
+)

@@ -104,9 +104,13 @@ class Run:
         """Load everything that a step needs; then begin the folder, or resume it from the latest checkpoint."""
         config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
-        self.train_questions = make_questions(config.env.questions, "train")
-        self.dev_questions = make_questions(config.env.dev_questions or config.env.eval_questions, "dev")
-        self.test_questions = make_questions(config.env.eval_questions, "test")
+        self.train_questions = make_questions(config.env.questions, "train", "env.questions")
+        self.dev_questions = make_questions(
+            config.env.dev_questions or config.env.eval_questions,
+            "dev",
+            "env.dev_questions" if config.env.dev_questions else "env.eval_questions",
+        )
+        self.test_questions = make_questions(config.env.eval_questions, "test", "env.eval_questions")
         check_model(config, processes.device)  # before a corpus is loaded, which may take minutes
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)

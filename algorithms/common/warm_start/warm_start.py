@@ -123,9 +123,14 @@ class WarmStart:
     def _load(self) -> None:
         """Load all that a round needs; only then write to the folder."""
         config, processes = self.config, self.processes
-        self.train_questions = make_questions(config.env.questions, "train")
+        self.train_questions = make_questions(config.env.questions, "train", "env.questions")
         self.dev_questions = limit_per_dataset(
-            make_questions(config.env.dev_questions or config.env.eval_questions, "dev"), config.eval_limit
+            make_questions(
+                config.env.dev_questions or config.env.eval_questions,
+                "dev",
+                "env.dev_questions" if config.env.dev_questions else "env.eval_questions",
+            ),
+            config.eval_limit,
         )
         self.policy = policy = Policy.load(config.policy)
         rules = make_rules(config.env, policy.tokenizer)

@@ -14,7 +14,7 @@ from retrievers.reading import MissingPackageError
 def test_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)
     monkeypatch.delitem(sys.modules, "integrations.trl.trainer", raising=False)
-    with pytest.raises(MissingPackageError, match=r"trainer: requires trl.*pip install igsearch\[trl\]"):
+    with pytest.raises(MissingPackageError, match=r"trainer: requires trl.*pip install 'igsearch\[trl\]"):
         importlib.import_module("integrations.trl.trainer")
-    with pytest.raises(MissingPackageError, match=r"pip install igsearch\[trl\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'igsearch\[trl\]"):
         train.main(train.Args())

@@ -441,7 +441,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = parquet(tmp_path / "hotpot_dev.parquet", [hub_form(row) for row in HOTPOT])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingPackageError, match=r"pip install igsearch\[benchmarks\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'igsearch\[benchmarks\]"):
         make(tmp_path, file)
 
 

@@ -153,5 +153,5 @@ def test_bad_sources_are_named(tmp_path: Path, source: str, message: str) -> Non
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "segments_1").touch()
     monkeypatch.setitem(sys.modules, "pyserini.pyclass", None)
-    with pytest.raises(RetrieverError, match=r"requires pyserini.*pip install igsearch\[lucene\]"):
+    with pytest.raises(RetrieverError, match=r"requires pyserini.*pip install 'igsearch\[lucene\]"):
         LuceneRetriever(f"lucene:{tmp_path}")

@@ -326,5 +326,5 @@ def test_it_is_opened_by_name_with_a_remote_encoder(url: str, tmp_path: Path) ->
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qdrant_client.models", None)
-    with pytest.raises(RetrieverError, match=r"requires qdrant_client.*pip install igsearch\[qdrant\]"):
+    with pytest.raises(RetrieverError, match=r"requires qdrant_client.*pip install 'igsearch\[qdrant\]"):
         QdrantRetriever("qdrant:http://a/wiki", encoder=ENCODER)

@@ -269,14 +269,14 @@ class TestFilesOfArrow:
     def test_a_missing_package_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "corpus").write_bytes(b"PAR1")
         monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-        with pytest.raises(MissingPackageError, match=r"corpus: .*pip install igsearch\[benchmarks\]"):
+        with pytest.raises(MissingPackageError, match=r"corpus: .*pip install 'igsearch\[benchmarks\]"):
             rows(tmp_path / "corpus")
 
 
 def test_a_missing_zstandard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "corpus.jsonl").write_bytes(b"(\xb5/\xfd")
     monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
-    with pytest.raises(MissingPackageError, match=r"corpus\.jsonl: .*zstandard.*pip install igsearch\[benchmarks\]"):
+    with pytest.raises(MissingPackageError, match=r"corpus\.jsonl: .*zstandard.*pip install 'igsearch\[benchmarks\]"):
         rows(tmp_path / "corpus.jsonl")
 
 

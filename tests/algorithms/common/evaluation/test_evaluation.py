@@ -272,6 +272,33 @@ def test_every_attempt_is_played_and_the_file_says_how_many(
     assert (read_result(arguments["output"]).fingerprint or {})["attempts"] == 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"), [({"limit": 1}, r"another evaluation \(.*nq\.n: 9 != 1"), ({"top_k": 2}, "top_k: 3 != 2")]
+)
+def test_a_finished_result_of_another_evaluation_is_not_replaced(
+    changed: dict[str, Any], message: str, arguments: dict[str, Any]
+) -> None:
+    evaluate.main(evaluate.Args(**arguments))
+    whole = arguments["output"].read_bytes()
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate.main(evaluate.Args(**arguments | changed))
+    evaluate.main(evaluate.Args(**arguments))
+    assert arguments["output"].read_bytes() == whole
+
+
+def test_questions_are_not_silently_asked_about_the_bundled_world(arguments: dict[str, Any], tmp_path: Path) -> None:
+    options = {**arguments, "limit": 1, "output": None}
+    with pytest.raises(ConfigurationError, match=r"'test_0' of nq is not of the bundled .*give --corpus, a corpus"):
+        evaluate.main(evaluate.Args(**options | {"corpus": None}))
+    evaluate.main(evaluate.Args(**options | {"corpus": "bundled"}))
+    own = [
+        {"id": q.id, "question": q.text, "golden_answers": q.golden_answers, "dataset": q.dataset}
+        for q in bundled_world().questions["test"][:2]
+    ]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    evaluate.main(evaluate.Args(**options | {"corpus": None, "questions": (str(tmp_path / "own.jsonl"),)}))
+
+
 @pytest.mark.parametrize("stops", [(8,), (4, 12, 20), (0,)])
 def test_a_resumed_evaluation_writes_the_same_bytes(
     arguments: dict[str, Any], retriever: Watched, stops: tuple[int, ...]
@@ -391,6 +418,7 @@ def test_training_rows_are_not_asked(
     evaluate.main(evaluate.Args(**arguments))
     assert "nq: 5 rows of other splits left out" in capsys.readouterr().err
     assert json.loads(arguments["output"].read_text())["datasets"]["nq"]["n"] == 4
+    arguments["output"].unlink()
     evaluate.main(evaluate.Args(**{**arguments, "split": "all"}))
     content = json.loads(arguments["output"].read_text())
     assert content["datasets"]["nq"]["n"] == 9

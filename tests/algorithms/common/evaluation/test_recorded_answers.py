@@ -171,6 +171,7 @@ def test_generations_in_parquet(tmp_path: Path, questions: tuple[str, ...]) -> N
         row["extra_info"] = {"split": "test", "index": 3}
     rows[2] |= {"data_source": "hotpotqa"}  # whose rows with answers are of dev
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    (tmp_path / "out.json").unlink()
     found = run(tmp_path, tmp_path / "test.parquet")
     assert [(name, score.em, score.searches) for name, score in found.scores.items()] == [
         ("nq", 0.5, 1.5),
