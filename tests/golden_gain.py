@@ -189,7 +189,11 @@ def gains(case: Case) -> Outputs:
         turn = Turn("<search>q</search>", Search("q"), passages=(passages[number % 9],))
         question = Question(f"q{number}", "Question?", ("gold",), "golden")
         steps.append(SearchStep(Trajectory(question, "", [turn]), 0))
-    measured = _skeleton(1, DictionaryRetriever({"": passages}), _Recorded(scores)).measure(steps)
+    retriever = DictionaryRetriever({"": passages})
+    measured = [
+        _skeleton(len(row) - 1, retriever, _Recorded([row])).measure([step], steps)[0]
+        for step, row in zip(steps, scores, strict=True)
+    ]
     samples: dict[str, list[float]] = {}
     for (sample, _, _), gain in zip(layout, measured, strict=True):
         samples.setdefault(sample, []).append(gain.value)

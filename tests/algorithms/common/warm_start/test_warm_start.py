@@ -219,7 +219,8 @@ def test_two_processes_make_the_warm_start_of_one(tmp_path: Path) -> None:
     asked = titled_questions(tmp_path / "questions.jsonl", 15)
     make_warm_start(asked, tmp_path / "one")
     options = [
-        *("--policy.device", "cpu", "--env.questions", f"{asked}:train", "--env.eval-questions", f"{asked}:dev"),
+        *("--policy.device", "cpu", "--env.corpus", "bundled"),
+        *("--env.questions", f"{asked}:train", "--env.eval-questions", f"{asked}:dev"),
         *("--env.max-searches", "2", "--eval-limit", "1", "--warm-start.demonstrations", "14"),
         *("--warm-start.questions", "12", "--warm-start.samples", "2", "--warm-start.batch-size", "5"),
         *("--warm-start.save-every", "2", "--warm-start.lr", "5e-4", "--warm-start.folder", str(tmp_path / "two")),
