@@ -31,7 +31,7 @@ class ModelSource:
             return cls(path)
         if importlib.util.find_spec("gguf") is None:
             raise ConfigurationError(
-                f"policy.path={path!r}: GGUF files are read by the package gguf: pip install igsearch[gguf]"
+                f"policy.path={path!r}: GGUF files are read by the package gguf: pip install 'igsearch[gguf]'"
             )
         if path.startswith(HUB):
             parts = path.removeprefix(HUB).split("/")
