@@ -88,9 +88,7 @@ class SearchSettings:
             protocol=protocol,
             outcome_reward=self.outcome_reward,
         )
-        for key in self.information_gain:
-            check_choice("information_gain key", key, InformationGainConfig.__dataclass_fields__)
-        gain = InformationGainConfig(**{**self.information_gain, "random_source": "corpus"})
+        gain = InformationGainConfig.of({**self.information_gain, "random_source": "corpus"})
         corpus = None if retriever is not None else self.corpus
         opened = Opened.of(self.questions, retriever, corpus)
         return EpisodeStepper(

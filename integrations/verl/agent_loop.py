@@ -80,7 +80,7 @@ class IGSearchAgentLoop(AgentLoopBase):  # type: ignore[misc] # untyped base cla
             turn = trajectory.turns[-1]
             logprobs = tuple(map(float, output.log_probs or [0.0] * len(completion)))
             record_completion(self.policy_tokenizer, self.protocol, turn, completion, logprobs)
-            record_observation(self.policy_tokenizer, self.protocol, trajectory)
+            record_observation(self.policy_tokenizer, trajectory)
             ids += [*completion, *turn.observation_ids]
             written = len(ids) - len(trajectory.prompt_ids)
             if not trajectory.done and written >= self.response_length:

@@ -71,7 +71,7 @@ class ToolFormat:
         words = call.removeprefix(self.answer_prefix).partition(self._name)[0].split()
         tag = _TAG.match(words[0]) if words else None
         self._marker = tag.group() if tag else "".join(words[:1])  # what a call begins with
-        self._openings = dict.fromkeys((self._opening((_USER,)), self._opening(self._after_call(_RESULT))))
+        self._opening, self._opening_after_result = self._opened((_USER,)), self._opened(self._after_call(_RESULT))
         self._names: list[str] = list(self._control_tokens)  # what must not stand in a query or an answer
         self._closing = ""  # ends reasoning
         self.call_format = self._find_format()
@@ -79,7 +79,7 @@ class ToolFormat:
         self._closing = str(reasoning.get("close", "")).strip()
         tags = _TAG.findall(f"{call} {answer} {reasoning.get('open', '')} {self._closing}")
         self._names += [tag for tag in dict.fromkeys(tags) if tag not in self._control_tokens]
-        if list(self._openings)[-1] and self._closing not in self.answer_prefix:  # opened after a result alone
+        if self._opening_after_result and self._closing not in self.answer_prefix:
             self.answer_prefix = self._closing + self.answer_prefix
 
     # ---------------------------------------------------------------- what the policy writes
@@ -90,12 +90,12 @@ class ToolFormat:
         A reply whose reasoning the prompt has opened is read as reasoning where it closes it.
         """
         text = text.removesuffix(self._call_end).removesuffix(self._answer_end)
-        message = self._parse(text, next(iter(self._openings)))
-        for opening in list(self._openings)[1:]:  # a template may open reasoning after results alone
-            if not message.reasoning:
-                other = self._parse(text, opening)
-                if other.reasoning and (other.content or other.calls):
-                    message = other
+        message = self._parse(text, self._opening)
+        # A template may open reasoning after results alone.
+        if not message.reasoning and self._opening_after_result != self._opening:
+            other = self._parse(text, self._opening_after_result)
+            if other.reasoning and (other.content or other.calls):
+                message = other
         if message.calls or not self._marker or self._marker not in text:
             return message
         if not message.content and self._closing and self._closing not in text:
@@ -205,7 +205,7 @@ class ToolFormat:
             raise self._unusable("writes replies that do not continue what it writes before them")
         return whole[same:]
 
-    def _opening(self, chat: Sequence[Row]) -> str:
+    def _opened(self, chat: Sequence[Row]) -> str:
         """The part of a reply that the template writes itself: from an opened block of reasoning on, or nothing."""
         reasoned = self._written(AssistantMessage(_CONTENT, reasoning=_REASONING))
         begun = self._render(chat)[len(self._render(chat, reply=False)) :]

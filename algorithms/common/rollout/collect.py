@@ -110,7 +110,7 @@ def encode_prompt(policy: Policy, trajectory: Trajectory, max_new_tokens: int) -
 def record_turn(policy: Policy, protocol: Protocol, trajectory: Trajectory, completion: Completion) -> None:
     """Attach tokens to the turn that the environment has just recorded."""
     record_completion(policy.tokenizer, protocol, trajectory.turns[-1], completion.ids, completion.logprobs)
-    record_observation(policy.tokenizer, protocol, trajectory)
+    record_observation(policy.tokenizer, trajectory)
 
 
 def record_completion(
@@ -135,7 +135,7 @@ def record_completion(
         turn.search_span = tokenizer.token_span(ids, before + span.outer_start, before + span.outer_end)
 
 
-def record_observation(tokenizer: PolicyTokenizer, protocol: Protocol, trajectory: Trajectory) -> None:
+def record_observation(tokenizer: PolicyTokenizer, trajectory: Trajectory) -> None:
     """Attach the tokens that the policy reads after its last turn."""
     turn = trajectory.turns[-1]
     if not turn.observation:

@@ -139,10 +139,11 @@ def check_world(questions: Sequence[Question] | None, corpus: str | None, prefix
 def check_named_world(config: EnvConfig, words: Sequence[str]) -> None:
     """`check_world` for the section `env` of the command line `words`, those of a configuration file included."""
     named = {word.partition("=")[0].replace("_", "-") for word in words}
-    asked = make_questions(config.questions, "train", "env.questions") if "--env.corpus" not in named else []
-    check_world(
-        asked if "--env.questions" in named else None, config.corpus if "--env.corpus" in named else None, "--env."
-    )
+    corpus = config.corpus if "--env.corpus" in named else None
+    questions: Sequence[Question] | None = None
+    if "--env.questions" in named:
+        questions = make_questions(config.questions, "train", "env.questions") if corpus is None else ()
+    check_world(questions, corpus, "--env.")
 
 
 def make_questions(sources: Sequence[str], split: str, option: str = "") -> list[Question]:
