@@ -81,12 +81,12 @@ def mcnemar(gained: int, lost: int) -> float:
 
     The bootstrap of a few questions does not show this: five gained and none lost have p = 0.06.
     """
-    changed, fewer = gained + lost, min(gained, lost)
-    term = tail = 1  # binomial coefficients as exact integers
-    for k in range(1, fewer + 1):
-        term = term * (changed - k + 1) // k
+    pairs = gained + lost
+    term = tail = 1  # C(pairs, 0), and the sum up to C(pairs, min)
+    for k in range(min(gained, lost)):
+        term = term * (pairs - k) // (k + 1)
         tail += term
-    return min(1.0, float(2 * tail / 2**changed))
+    return min(1.0, 2 * tail / (1 << pairs))
 
 
 def verdict(found: Difference) -> str:
