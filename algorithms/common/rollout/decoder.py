@@ -148,10 +148,10 @@ class Decoder:
                 self._logits[slot] = row
 
     @torch.no_grad()
-    def decode_step(self) -> list[tuple[int, Completion]]:
+    def decode_step(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
         """Decode one token for each slot that is writing; returns the turns that are finished.
 
-        A turn ends with a stop string, an EOS token or after `max_new_tokens`.
+        A turn ends with a stop string, an EOS token or after `max_new_tokens`. `timeout` has no effect: it never waits.
         """
         slots = sorted(self._logits)
         tokens, logprobs = self._choose(slots)

@@ -10,7 +10,7 @@ import numpy as np
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.engines.base import Engine, EngineError
+from algorithms.common.rollout.engines.base import Engine, EngineError, TurnRequest
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError
 
@@ -47,9 +47,11 @@ class EngineDecoder:
         self.temperature = temperature
         self._free = deque(range(slots))
         self._ids: dict[int, list[int]] = {}
+        self._episodes: dict[int, int] = {}  # number of the episode in each slot
+        self._begun = 0
         self._generators: dict[int, np.random.Generator | None] = {}
         self._queue: list[int] = []
-        self._writing: list[int] = []
+        self._writing: set[int] = set()
 
     @property
     def free(self) -> int:
@@ -65,6 +67,8 @@ class EngineDecoder:
         """Take a slot for an episode. `generator` draws the seeds of its requests."""
         slot = self._free.popleft()
         self._ids[slot] = list(prompt)
+        self._episodes[slot] = self._begun
+        self._begun += 1
         self._generators[slot] = generator
         self._queue.append(slot)
         return slot
@@ -79,7 +83,7 @@ class EngineDecoder:
         self._free.append(slot)
 
     def prefill(self) -> None:
-        """Check and accept what is queued; the engine prefills and decodes in `decode_step`."""
+        """Check what is queued and submit it to the engine, which prefills and decodes."""
         room = self.policy.context_length - self.max_new_tokens
         for slot in self._queue:
             if len(self._ids[slot]) > room:
@@ -88,25 +92,40 @@ class EngineDecoder:
                     f"room for {room} with {self.max_new_tokens} new ones; use a shorter prompt, fewer new tokens or "
                     "a policy with a longer context"
                 )
-        self._writing += self._queue
+        self.engine.submit([self._request(slot) for slot in sorted(self._queue)])
+        self._writing |= set(self._queue)
         self._queue = []
 
-    def decode_step(self) -> list[tuple[int, Completion]]:
-        """Generate the turns of all slots that are writing."""
-        slots, self._writing = sorted(self._writing), []
-        completions = self.engine.complete(
-            [tuple(self._ids[slot]) for slot in slots],
-            [self._seed(slot) for slot in slots],
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-        )
-        _check(self.engine.name, self.policy, self.turn_end, completions, len(slots), self.max_new_tokens)
-        for slot, completion in zip(slots, completions, strict=True):
+    def decode_step(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
+        """Turns that the engine has finished, in order of slots.
+
+        Waits for at least one, up to `timeout` seconds (then there may be none).
+        """
+        completions = dict(self.engine.finished(timeout))
+        strange = sorted(completions.keys() - self._writing)
+        if strange:
+            raise EngineError(
+                f"{self.engine.place} returned a turn for request {strange[0]}, which it was not asked for; check that "
+                "IGSearch supports its version"
+            )
+        self._writing -= completions.keys()
+        for slot, completion in sorted(completions.items()):
+            _check(self.engine.name, self.policy, self.turn_end, completion, slot, self.max_new_tokens)
             self._ids[slot] += completion.ids
-        return list(zip(slots, completions, strict=True))
+        return sorted(completions.items())
 
     def prefixes(self) -> None:
         """None: the KV cache of an engine is not accessible."""
+
+    def _request(self, slot: int) -> TurnRequest:
+        return TurnRequest(
+            key=slot,
+            prompt=tuple(self._ids[slot]),
+            seed=self._seed(slot),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            episode=self._episodes[slot],
+        )
 
     def _seed(self, slot: int) -> int:
         if self.temperature == 0:
@@ -117,25 +136,13 @@ class EngineDecoder:
 
 
 def _check(
-    name: str,
-    policy: Policy,
-    turn_end: TurnEnd,
-    completions: Sequence[Completion],
-    count: int,
-    max_new_tokens: int,
+    name: str, policy: Policy, turn_end: TurnEnd, completion: Completion, number: int, max_new_tokens: int
 ) -> None:
-    """Raise `EngineError` unless the engine returned `count` valid turns of this policy."""
-    where = f"rollout.engine={name!r}"
-    if len(completions) != count:
-        raise EngineError(
-            f"{where} returned {len(completions)} completions for {count} prompts; it must return one for each, in "
-            "order: check that IGSearch supports its version"
-        )
+    """Raise `EngineError` unless a completion is a valid turn of this policy."""
     vocabulary = int(policy.model.config.get_text_config().vocab_size)
-    for number, completion in enumerate(completions):
-        rule = _broken_rule(turn_end, vocabulary, completion, max_new_tokens)
-        if rule is not None:
-            raise EngineError(f"{where}, completion {number}: {rule}")
+    rule = _broken_rule(turn_end, vocabulary, completion, max_new_tokens)
+    if rule is not None:
+        raise EngineError(f"rollout.engine={name!r}, completion {number}: {rule}")
 
 
 def _broken_rule(turn_end: TurnEnd, vocabulary: int, completion: Completion, max_new_tokens: int) -> str | None:

@@ -55,8 +55,11 @@ class TurnDecoder(Protocol):
         """Prefill everything that is queued."""
         ...
 
-    def decode_step(self) -> list[tuple[int, Completion]]:
-        """Decode further; returns the turns that are finished, with their slots."""
+    def decode_step(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
+        """Decode further; returns the turns that are finished, with their slots.
+
+        `timeout`: seconds after which a decoder that waits for an engine returns, perhaps without a turn.
+        """
         ...
 
     def end(self, slot: int) -> None:

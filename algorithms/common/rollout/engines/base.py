@@ -42,6 +42,24 @@ class GenerationSizes:
     """Tokens of the longest episode at the end of each of its turns."""
 
 
+@dataclass(frozen=True)
+class TurnRequest:
+    """One turn that an engine is asked to write."""
+
+    key: int
+    """Name of the request, unique among those that are not finished."""
+    prompt: Ids
+    """All tokens before the turn."""
+    seed: int
+    """Of the draws of this turn."""
+    max_new_tokens: int
+    """Maximum tokens of the turn."""
+    temperature: float
+    """Sampling temperature; 0 is greedy."""
+    episode: int
+    """Requests of one episode have the same prefix, which a server may still have in its cache."""
+
+
 class Engine(ABC):
     """A persistent backend that completes sequences with the weights of the last update.
 
@@ -61,6 +79,7 @@ class Engine(ABC):
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
     dtype: str = "unknown"
     """Precision of its weights."""
+    _submitted: Sequence[TurnRequest] = ()
 
     @abstractmethod
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None: ...
@@ -84,6 +103,40 @@ class Engine(ABC):
         The turn includes the token that ended it. Log-probs are those of the sampled distribution, and at temperature 0
         (greedy) those at temperature 1. Raises `EngineError`.
         """
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Begin to write turns; `finished` returns them. All have the same temperature and maximum length.
+
+        An engine that serves each request as it comes overrides `submit`, `finished` and `cancel`. By default, all
+        that was submitted is one call of `complete`, which returns the turns together.
+        """
+        self._submitted = [*self._submitted, *requests]
+
+    def finished(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
+        """Turns that have been written since the last call, by the key of their request, in any order.
+
+        Waits for one of them, up to `timeout` seconds; returns none then, or if nothing is being written. Raises
+        `EngineError`; nothing is being written afterwards.
+        """
+        requests, self._submitted = self._submitted, []
+        if not requests:
+            return []
+        turns = self.complete(
+            [request.prompt for request in requests],
+            [request.seed for request in requests],
+            max_new_tokens=requests[0].max_new_tokens,
+            temperature=requests[0].temperature,
+        )
+        if len(turns) != len(requests):
+            raise EngineError(
+                f"{self.place} returned {len(turns)} completions for {len(requests)} prompts; it must return one for "
+                "each, in order: check that IGSearch supports its version"
+            )
+        return [(request.key, turn) for request, turn in zip(requests, turns, strict=True)]
+
+    def cancel(self) -> None:
+        """Stop writing the turns that are not finished; `finished` does not return them."""
+        self._submitted = []
 
     @abstractmethod
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
