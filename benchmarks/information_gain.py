@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,8 +13,10 @@ from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.packing import Block, pack, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.answer_scorer import PolicyScorer
+from benchmarks.machine_rates import machine_rates
 from benchmarks.measure import Line, interleaved, ratio
 from benchmarks.policies import random_policy
+from benchmarks.step_costs import ModelShape, Pass, forward
 from igsearch_env.protocols import make_protocol
 from igsearch_env.scorers import ScoreRequest, Segment
 from retrievers.random_streams import random_stream
@@ -65,8 +68,18 @@ def token_counts(policy: Policy, requests: Sequence[ScoreRequest]) -> tuple[int,
     """Tokens processed by plain scoring, by scoring with shared prefixes, and by the branches of the latter."""
     trunks, branches = PolicyScorer(policy).plan(requests)
     plain = sum(branch.shared + len(branch.ids) for branch in branches)
-    own = sum(len(branch.ids) for branch in branches)
+    own = sum(len(branch.ids) - 1 for branch in branches)  # the last token of an answer predicts nothing
     return plain, own + sum(map(len, trunks)), own
+
+
+def branch_passes(policy: Policy, requests: Sequence[ScoreRequest], token_budget: int = 8_192) -> list[Pass]:
+    """The passes over the branches, of which the trunks have been read."""
+    _, branches = PolicyScorer(policy).plan(requests)
+    passes = []
+    for part in split_by_budget([len(branch.ids) - 1 for branch in branches], token_budget):
+        blocks = [(len(branches[place].ids) - 1, branches[place].shared) for place in part]
+        passes.append(Pass.of_blocks(blocks, sum(branches[place].answer for place in part)))
+    return passes
 
 
 def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> CachedPrefixes:
@@ -98,11 +111,13 @@ def lines(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> list[Line]:
-    """The measured ratio divided by the bound of the token counts, at contexts of 1,000, 2,000 and 4,000 tokens.
+    """At contexts of 1,000, 2,000 and 4,000 tokens: the measured ratio divided by the bound of the token counts, and
+    the time of the branches over their own floor of operations at this machine's rates.
 
     Uses a single layer of the shape, because the ratios do not depend on the number of layers.
     """
     policy = random_policy(shape, layers, device=device, dtype=dtype)
+    rates = machine_rates(ModelShape.of(policy.model.config), device, dtype)
     measured = []
     for context in CONTEXTS:
         requests = make_requests(policy, context=context)
@@ -129,6 +144,18 @@ def lines(
                     detail=f"{speed_up:.2f} times faster, token counts allow {bound:.2f}",
                 )
             )
+        floor = rates.seconds(
+            forward(ModelShape.of(policy.model.config), branch_passes(policy, requests), dtype.itemsize)
+        )
+        measured.append(
+            Line(
+                f"IG of a trajectory read already over its own floor, context {context:,}",
+                statistics.median(times["merged"]) / floor,
+                target=1.3,
+                at_most=True,
+                detail=f"{statistics.median(times['merged']):.2f} s, floor {floor:.2f} s",
+            )
+        )
         measured.append(
             Line(
                 f"IG shared against plain, context {context:,}: largest difference",

@@ -10,20 +10,17 @@
 
 Every turn is a search with a fixed number of tokens. By default: turns of 512 tokens, observations of about 400 tokens
 (three passages of 100 words), 5 searches, G = 5; float32 weights, bfloat16 matrix products and a bfloat16 copy for
-sampling. Reports seconds by part, the share of information gain, generated tokens per second compared with the memory
-bandwidth, the share of the device's matrix rate that the update reaches, and peak memory compared with the plan.
+sampling. Reports each part beside its floor (`step_model.py`), information gain over its own floor, generated tokens
+per second, the share of the device's matrix rate that the update reaches, and peak memory compared with the plan.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -31,23 +28,23 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.config import Dtype, LoraConfig, PolicyConfig
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
-from algorithms.common.trainer import collect_batch
 from algorithms.common.training.config import OptimizerConfig
-from algorithms.common.training.policy_update import recompute_logprobs
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from benchmarks.machine_rates import machine_rates
 from benchmarks.measure import Line, peak_gigabytes
-from benchmarks.policies import LAYERS, layer_parameters, matrix_rate, random_policy
+from benchmarks.policies import LAYERS, random_policy
 from benchmarks.rollout import AlwaysSearches, FixedTurnEnd, LongPassages
-from benchmarks.training_step import update_policy
+from benchmarks.step_costs import ModelShape, Part, Rates, total
+from benchmarks.step_model import described, judged
+from benchmarks.watched_step import DECODE, PREFILL, ROLLOUT, UPDATE, StepWatch
 from igsearch_env.information_gain import InformationGainConfig
 
-T = TypeVar("T")
+AIM = 1.5  # step over floor
 
 
 @dataclass(frozen=True)
@@ -116,27 +113,20 @@ def lines(args: Args) -> list[Line]:
         planned = plan_memory(config, needs_reference=False, needs_critic=False, eval_questions=0).total / 1e9
         make_torch_deterministic(config.seed)
         run = Run(algorithm, config, retriever)
-        temperature = config.rollout.temperature
         sampler = run.sampler
         sampler.policy.tokenizer = AlwaysSearches(sampler.policy.tokenizer.hf_tokenizer)
         sampler.turn_end = FixedTurnEnd(sampler.policy.tokenizer, run.protocol.stop_strings)
         sampler.turn_end.turn = args.max_new_tokens
+        watch = StepWatch(run)
         for step in (1, 2):  # the first is a warm-up
             if args.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            times: dict[str, float] = {}
-            buffer = _timed(args, times, "rollout", partial(collect_batch, run, algorithm, step))
-            if not run.sampler.exact:
-                _timed(args, times, "old log-probs", partial(recompute_logprobs, run.learner, buffer, temperature))
-            gain = run.information_gain(step, buffer.prefixes)
-            _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
-            buffer.prefixes = None
-            advantages = algorithm.advantages(buffer)
-            _timed(args, times, "update", partial(update_policy, run, buffer, advantages, step))
-            _timed(args, times, "weights", run.sampler.sync_weights)
-        run.close()
+            buffer, advantages = watch.step(algorithm, step)
         peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else peak_gigabytes()
-        return _lines(args, run, buffer, times, peak, planned)
+        run.close()
+        shape = ModelShape.of(run.policy.model.config)
+        rates = machine_rates(shape, args.device, DTYPES[args.compute_dtype or args.dtype])
+        return _lines(watch.parts(buffer, advantages, rates), buffer, rates, peak, planned)
 
 
 def _config(args: Args, folder: Path, context: int) -> IGGRPOConfig:
@@ -166,73 +156,30 @@ def _config(args: Args, folder: Path, context: int) -> IGGRPOConfig:
     )
 
 
-def _lines(
-    args: Args, run: Run, buffer: RolloutBuffer, times: dict[str, float], peak: float, planned: float
-) -> list[Line]:
-    weights = layer_parameters(run.policy)
+def _lines(parts: list[Part], buffer: RolloutBuffer, rates: Rates, peak: float, planned: float) -> list[Line]:
+    _, judgements = judged([parts], AIM)
+    whole = total("step", parts)
     written = int(buffer.policy_tokens.sum())
-    tokens = sum(len(sequence.ids) for sequence in buffer.sequences)
-    matrices = DTYPES[args.compute_dtype or args.dtype]
-    rate = matrix_rate(args.device, matrices, 8_192 if args.device == "cuda" else 2_048)
-    each = 4 if args.lora_rank else 6  # frozen weights have no gradient
-    operations = each * (weights * tokens + run.policy.model.get_output_embeddings().weight.numel() * written)
-    steps = written / len(buffer.trajectories)
-    bytes_a_step = sum(p.numel() * p.element_size() for p in run.sampler.policy.model.parameters())
-    bandwidth = _bandwidth(args)
-    whole = sum(times.values())
-    at_scale = args.shape == "qwen2.5-3b"
+    rollout = sum(part.measured for part in parts if part.name in (PREFILL, DECODE, ROLLOUT))
+    update = next(part for part in parts if part.name == UPDATE)
     return [
-        Line(
-            "step",
-            whole,
-            "s",
-            detail=", ".join(f"{part} {taken:.2f} s" for part, taken in times.items())
-            + f"; {len(buffer.trajectories)} trajectories of {tokens / len(buffer.trajectories):,.0f} tokens, "
-            f"{tokens / whole:,.0f} tokens/s",
-        ),
-        Line(
-            "IG-GRPO step over GRPO step",
-            whole / (whole - times["information gain"]),
-            target=1.05 if at_scale else None,
-            at_most=True,
-        ),
+        *judgements,
+        *(Line(f"  {p.name}", p.measured, "s", detail=f"floor {p.floor:.3f} s, {p.tokens:,} tokens") for p in parts),
         Line(
             "generated tokens per second",
-            written / times["rollout"],
+            written / rollout,
             "tokens/s",
-            detail=f"{bytes_a_step * steps / bandwidth / times['rollout']:.0%} of the rollout is reading the weights, "
-            f"once per token, at {bandwidth / 1e9:,.0f} GB/s",
+            detail=f"{len(buffer.trajectories)} trajectories of {np.mean(buffer.lengths):,.0f} tokens, "
+            f"{int(buffer.lengths.sum()) / whole.measured:,.0f} tokens/s in all",
         ),
         Line(
-            "model FLOP utilisation of the update",
-            operations / times["update"] / rate,
+            "FLOP utilisation of the update",
+            update.operations / update.measured / rates.products[-1][1],
             "",
-            detail=f"{rate / 1e12:.3g} TFLOP/s; recomputation is not counted",
+            detail=f"of {described(rates)}; what is computed again counts",
         ),
         Line("peak memory", peak, "GB", detail=f"planned: {planned:.1f} GB"),
     ]
-
-
-def _timed(args: Args, times: dict[str, float], part: str, run: Callable[[], T]) -> T:
-    if args.device == "cuda":
-        torch.cuda.synchronize()  # excludes kernels that were launched before
-    start = time.perf_counter()
-    result = run()
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    times[part] = time.perf_counter() - start
-    return result
-
-
-def _bandwidth(args: Args) -> float:
-    """Bytes per second, read and written, when copying a large tensor."""
-    size = 2**30 if args.device == "cuda" else 2**27
-    source = torch.empty(size, dtype=torch.uint8, device=args.device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    times: dict[str, float] = {}
-    _timed(args, times, "copies", lambda: [target.copy_(source) for _ in range(4)])
-    return 4 * 2 * size / times["copies"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ key that it may attend to; the output layer is computed only where a distributio
     output       2 h V s          h: width, V: vocabulary, s: positions where it is computed
 
 A backward pass takes two products for each of a forward pass. `Rates` turns work into the seconds that it takes at
-least on a machine. Adapters (LoRA) and mixtures of experts are not modelled.
+least on a machine. Mixtures of experts are not modelled.
 """
 
 from __future__ import annotations
@@ -135,25 +135,28 @@ def update(
     *,
     recomputed: bool = False,
     output_recomputed: bool = False,
+    adapters: bool = False,
     steps: int = 1,
     weight_size: int = 4,
 ) -> Iterator[Work]:
     """Work of forward and backward passes over micro-batches, and of `steps` steps of AdamW in float32.
 
     `recomputed`: activations of layers are computed again in the backward pass; `output_recomputed`: so are logits.
+    `adapters`: the weights are frozen and have no gradient; the operations of adapters are not counted.
     """
     # The last product of a layer, whose result nothing reads in a backward pass, is not computed again.
     again = shape.layer_weights - shape.layers * shape.hidden * shape.intermediate if recomputed else 0
+    whole = 2 if adapters else 3  # products with each weight
     for one in passes:
-        layers = 2 * one.tokens * (3 * shape.layer_weights + again)
-        yield Work(layers, 3 * shape.layer_weights * weight_size, one.tokens)
+        layers = 2 * one.tokens * (whole * shape.layer_weights + again)
+        yield Work(layers, whole * shape.layer_weights * weight_size, one.tokens)
         yield Work(_attention(shape, one.pairs) * (1 + ATTENTION_BACKWARD + recomputed), 0, attention=True)
         if one.scored:
-            products = 2 * (4 if output_recomputed else 3)
-            yield Work(
-                products * shape.output_weights * one.scored, 3 * shape.output_weights * weight_size, one.scored
-            )
-    yield Work(0, steps * ADAMW_BYTES * shape.weights)
+            products = 2 * (whole + output_recomputed)
+            moved = whole * shape.output_weights * weight_size
+            yield Work(products * shape.output_weights * one.scored, moved, one.scored)
+    if not adapters:
+        yield Work(0, steps * ADAMW_BYTES * shape.weights)
 
 
 def transfer(shape: ModelShape, size: int) -> Work:

@@ -92,7 +92,7 @@ def test_updates_agree_with_the_counter(recomputed: bool) -> None:
     mask_BT[:, -5:] = True
 
     def run() -> None:
-        policy.token_logprobs(ids_BT, mask_BT)[0].sum().backward()
+        policy.token_logprobs(ids_BT, mask_BT)[0].sum().backward()  # type: ignore[no-untyped-call]
 
     squares = Pass(24, 2 * 12 * 12, 0, 10)
     expected = operations(update(shape, [squares], recomputed=recomputed))

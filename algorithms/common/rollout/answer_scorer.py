@@ -79,7 +79,7 @@ class PolicyScorer:
                 (number for trunk in starts for number in by_trunk[trunk]),
                 key=lambda number: (branches[number].shared, len(branches[number].ids)),
             )
-            for part in split_by_budget([len(branches[number].ids) for number in members], self.pass_tokens):
+            for part in split_by_budget([len(branches[number].ids) - 1 for number in members], self.pass_tokens):
                 chosen = [members[place] for place in part]
                 values.update(zip(chosen, self._score_pass(store, starts, [branches[n] for n in chosen]), strict=True))
         return [values[first_of[read]] for read in reads]
@@ -112,11 +112,12 @@ class PolicyScorer:
             yield store, dict(zip(chosen, starts, strict=True))
 
     def _score_pass(self, store: KVCache, starts: dict[int, int], branches: Sequence[Branch]) -> list[float]:
-        blocks = [Block(branch.ids, branch.shared, starts[branch.trunk]) for branch in branches]
+        # Each answer token is predicted by the one before it, so that the last is not read.
+        blocks = [Block(branch.ids[:-1], branch.shared, starts[branch.trunk]) for branch in branches]
         packed = pack(blocks, self.policy.device, store=store)
         hidden_n = self.policy.forward_packed(packed)
-        ends = [first + len(branch.ids) for first, branch in zip(packed.first, branches, strict=True)]
-        before = [p for end, b in zip(ends, branches, strict=True) for p in range(end - b.answer - 1, end - 1)]
+        ends = [first + len(block.ids) for first, block in zip(packed.first, blocks, strict=True)]
+        before = [p for end, b in zip(ends, branches, strict=True) for p in range(end - b.answer, end)]
         return self._weighted_means(
             hidden_n[before], [token for b in branches for token in b.ids[-b.answer :]], branches
         )
