@@ -103,7 +103,12 @@ def lines(args: Args) -> list[Line]:
     layers = args.layers or LAYERS[args.shape]
     with tempfile.TemporaryDirectory() as name:
         made = random_policy(
-            args.shape, layers, vocabulary=args.vocabulary, context_length=context, dtype=DTYPES[args.dtype]
+            args.shape,
+            layers,
+            vocabulary=args.vocabulary,
+            context_length=context,
+            device=args.device,
+            dtype=DTYPES[args.dtype],
         )
         made.save(Path(name) / "model")
         retriever = LongPassages(made, args.observation)
