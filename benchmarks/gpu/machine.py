@@ -13,6 +13,7 @@ from algorithms.common.model.packing import Block, pack, pack_slots
 from benchmarks.gpu.sizes import Report, Sizes
 
 PACKAGES = ("torch", "transformers", "triton", "flash-attn", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "vllm")
+ATTENTION = ("attention", "flash", "fmha", "sdpa")  # parts of names of its kernels
 
 
 def versions(sizes: Sizes, report: Report) -> None:
@@ -58,8 +59,9 @@ def versions(sizes: Sizes, report: Report) -> None:
         ):
             with torch.profiler.profile() as seen:
                 policy.forward_packed(packed)
-            spent = sorted(seen.key_averages(), key=lambda event: -_time(event))[:6]
-            report({"kernels of": name, "names": [f"{event.key[:70]} x {event.count}" for event in spent]})
+            spent = sorted(seen.key_averages(), key=lambda event: -_time(event))
+            chosen = [e for n, e in enumerate(spent) if n < 6 or any(word in e.key.lower() for word in ATTENTION)]
+            report({"kernels of": name, "names": [f"{event.key[:70]} x {event.count}" for event in chosen]})
 
 
 def has_varlen() -> bool:
