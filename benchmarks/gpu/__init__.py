@@ -1,1 +1,1 @@
-"""Measurements on one GPU in two halves of at most five minutes each: `python -m benchmarks.gpu`."""
+"""Measurements on one GPU in two halves of at most five minutes each: `python -m benchmarks.on_gpu`."""

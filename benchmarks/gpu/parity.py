@@ -9,7 +9,7 @@ from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from algorithms.common.model.policy import Policy
 from benchmarks.gpu.machine import has_varlen
-from benchmarks.gpu.sizes import Report, Sizes
+from benchmarks.gpu.sizes import Report, Sizes, accepted
 from retrievers.random_streams import random_stream
 
 LENGTHS = (7, 64, 65, 190)  # tokens of the sequences
@@ -69,8 +69,6 @@ def _largest(policy: Policy, packed: Pack, blocks: list[Block], plain: list[torc
 def _varlen() -> float:
     """The largest difference of variable-length attention with grouped heads from plain attention."""
     from torch.nn.attention.varlen import varlen_attn
-
-    from benchmarks.gpu.sizes import accepted
 
     n, heads, groups, d = sum(LENGTHS), 16, 2, 128
     generator = torch.Generator("cuda").manual_seed(0)

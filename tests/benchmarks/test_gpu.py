@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as runner
+from benchmarks import on_gpu as runner
 from benchmarks.gpu import machine, parity, sampling, training
 from benchmarks.gpu.sizes import TINY, Report, Sizes, accepted
 from benchmarks.machine_rates import best_seconds

@@ -1,8 +1,8 @@
 """Measurements on one GPU, in two halves of at most five minutes each.
 
-    python -m benchmarks.gpu --half 1 --output gpu.jsonl     versions and kernels, parity, decoder, information gain
-    python -m benchmarks.gpu --half 2 --output gpu.jsonl     update, FSDP2 on one rank, a whole step with short turns
-    python -m benchmarks.gpu --half 1 --dry-run              tiny sizes on a CPU
+    python -m benchmarks.on_gpu --half 1 --output gpu.jsonl     versions and kernels, parity, decoder, information gain
+    python -m benchmarks.on_gpu --half 2 --output gpu.jsonl     update, FSDP2 on one rank, a whole step with short turns
+    python -m benchmarks.on_gpu --half 1 --dry-run              tiny sizes on a CPU
 
 Each part runs in a process of its own and appends its figures to the output, a JSON object per line, as it makes them.
 A part that fails is recorded and the next one runs; one that takes longer than its budget is stopped. What a machine
@@ -25,7 +25,7 @@ from typing import Any
 
 from algorithms.common.base.command_line import parse_options
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 HALF = 290.0  # seconds of a half
 BUDGETS = {
     1: {"versions": 45.0, "parity": 45.0, "decoder": 130.0, "gain": 70.0},
@@ -59,7 +59,7 @@ def main(args: Args) -> None:
     budgets = {name: most for name, most in BUDGETS[args.half].items() if not args.only or name in args.only}
     if unknown := set(args.only) - BUDGETS[args.half].keys():
         sys.exit(f"error: --only {min(unknown)}: half {args.half} has {', '.join(BUDGETS[args.half])}")
-    own = [sys.executable, "-m", "benchmarks.gpu", "--output", str(args.output.absolute())]
+    own = [sys.executable, "-m", "benchmarks.on_gpu", "--output", str(args.output.absolute())]
     own += ["--dry-run"] if args.dry_run else []
     run_parts(((name, [*own, "--part", name], most) for name, most in budgets.items()), args.output)
 
