@@ -7,13 +7,15 @@ other turns, and episodes that were waiting have taken the slots of those that e
 Each episode makes its own draws, so what it writes does not depend on the clock; only the rounding of log-probs does,
 with the other rows of a pass.
 
-When to wait. Let a pass over w rows take c(w), a turn L passes and a search T. A slot that never waits for another one
-begins a turn every L c + T, and no schedule of the slots makes that shorter; waiting for a search delays the slots that
-write, and saves those that search less than one pass in a turn, since a result is read between two passes. So a step of
-decoding never waits for a search, however few slots write. Prefills are another matter: each one is a pass of its own in
-the built-in decoder, which therefore gathers them (`TurnDecoder.prefill_share`). With one search at a time and T above
-L c, two groups of slots would search in turn, which takes up to twice as long as together; turns of language models take
-longer than a search, and a service allows several at once (`Retriever.concurrency`), so nothing is done about that.
+When to wait. Let a pass of the model take c, however few rows it has, a turn L passes and a search T. A slot that never
+waits for another one begins a turn every L c + T, and no schedule makes that shorter. A pass that waited for searches
+would delay the slots that write, to save those that search at most one pass a turn, since what a search has found is
+read between two passes. So decoding never waits for a search, however few slots write. Prefills do wait: each is a pass
+of its own in the built-in decoder, which gathers them (`TurnDecoder.prefill_share`).
+
+With one search at a time and T above L c, the slots would split into two groups that search in turn, up to twice as
+long as together. Turns of language models take longer than a search, and a service takes several searches at a time
+(`Retriever.concurrency`), so nothing is done about that.
 """
 
 from __future__ import annotations

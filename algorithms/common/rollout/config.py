@@ -59,9 +59,9 @@ class RolloutConfig(MaskedRepr):
     gpu_memory_utilization: float = 0.4
     """Fraction of the GPU's memory that vllm in this process uses."""
     asynchronous: bool | None = None
-    """Episodes continue on their own, and search while others are written; log-probs then differ by rounding. False: all
-    of them finish their turn, then one search serves all. None: True for engines that serve requests one by one (vllm
-    and vllm_server), False for the others."""
+    """Each episode searches and continues on its own; it writes the same, but log-probs are rounded differently in
+    every run. False: all episodes finish their turn, then one search serves them. None: True for engines that serve
+    requests one by one (vllm, vllm_server), False for builtin and transformers."""
     dtype: Dtype | None = None
     """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
     None: no copy; the trained weights themselves sample."""
@@ -95,7 +95,7 @@ class RolloutConfig(MaskedRepr):
 def not_asynchronous(engine: str) -> ConfigurationError:
     """The error of `rollout.asynchronous` for an engine that answers all requests of a call together."""
     return ConfigurationError(
-        f"rollout.asynchronous=True with rollout.engine={engine!r}: its draws depend on all the requests of a call, and "
-        "which these are would depend on the clock, so that no run could be repeated; leave rollout.asynchronous out, or "
-        "use builtin or an engine that serves requests one by one (vllm_server)"
+        f"rollout.asynchronous=True with rollout.engine={engine!r}: its draws depend on all requests of a call, so what "
+        "an episode writes would depend on the clock; leave rollout.asynchronous out, or use builtin or an engine that "
+        "serves requests one by one (vllm_server)"
     )
