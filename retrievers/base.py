@@ -86,8 +86,8 @@ class Passage:
 class Retriever(ABC):
     """A search engine over a fixed set of passages. Subclasses implement `search`, `sample`, `__len__`.
 
-    Calls may come from any thread, not only from the one that made the retriever. At most `concurrency` searches run at
-    the same time, and `sample` never beside one, so a retriever that leaves it at 1 needs no locks.
+    Calls may come from any thread, not only from the one that made the retriever. A rollout runs at most `concurrency`
+    searches at the same time; `sample` may be called beside them.
     """
 
     @property

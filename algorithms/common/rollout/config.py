@@ -95,7 +95,7 @@ class RolloutConfig(MaskedRepr):
 def not_asynchronous(engine: str) -> ConfigurationError:
     """The error of `rollout.asynchronous` for an engine that answers all requests of a call together."""
     return ConfigurationError(
-        f"rollout.asynchronous=True with rollout.engine={engine!r}: its draws depend on all requests of a call, so what "
-        "an episode writes would depend on the clock; leave rollout.asynchronous out, or use builtin or an engine that "
-        "serves requests one by one (vllm_server)"
+        f"rollout.asynchronous=True with rollout.engine={engine!r}: its draws depend on all requests of a call, so an "
+        "episode would depend on the clock; leave rollout.asynchronous out, or use builtin or an engine that serves "
+        "requests one by one (vllm_server)"
     )
