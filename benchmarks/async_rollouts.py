@@ -7,12 +7,12 @@
 The server is a vLLM with the same model and the same context, started as `VllmServerEngine` says; it is left as it is.
 
 The bundled policy writes what it has learnt. Another model hardly ever searches before it is trained, so its turns are
-scripted (unless `--natural`): a turn ends at any of the tokens whose id is a multiple of `--mean-turn`, so the lengths of
-turns differ as those of a real policy do, and its sum of ids decides whether it was a search or an answer. The model,
-its draws and the tokens that are decoded and read are real.
+scripted (unless `--natural`): a turn ends at any of the tokens whose id is a multiple of `--mean-turn`, so that turns
+differ in length as those of a real policy do, and its sum of ids decides whether it was a search or an answer. The
+model, its draws and the tokens that are decoded and read are real.
 
-The search engine returns the same passages for every query, after 50 ms a call, as a service does (four calls at a time),
-or after 50 ms a query, as a slow engine in this process does (one call at a time).
+Searches take 50 ms a call, as those of a service do (four calls at a time), or 50 ms a query, as those of a slow engine
+in this process (one call at a time).
 
 Built-in decoder: both ways must write the same tokens. Others draw otherwise, so that their token counts must only be
 alike (`--tolerance`). Ratios are of episodes per second, rounds interleaved.
