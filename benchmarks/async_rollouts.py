@@ -7,9 +7,9 @@
 The server is a vLLM with the same model and the same context, started as `VllmServerEngine` says; it is left as it is.
 
 The bundled policy writes what it has learnt. Another model hardly ever searches before it is trained, so its turns are
-scripted (unless `--natural`): a turn ends at any of the tokens whose id is a multiple of `--mean-turn`, so that turns
-differ in length as those of a real policy do, and its sum of ids decides whether it was a search or an answer. The
-model, its draws and the tokens that are decoded and read are real.
+scripted (unless `--natural`): each is a search, up to the last one, and ends at any of the tokens whose id is a multiple
+of `--mean-turn`, so that turns differ in length as those of a real policy do. The model, its draws and the tokens that
+are decoded and read are real.
 
 Searches take 50 ms a call, as those of a service do (four calls at a time), or 50 ms a query, as those of a slow engine
 in this process (one call at a time).
@@ -20,6 +20,7 @@ alike (`--tolerance`). Ratios are of episodes per second, rounds interleaved.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -36,7 +37,6 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.fetch import MODELS, fetch
 from algorithms.common.model.policy import Policy
-from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.config import RolloutConfig
@@ -45,8 +45,9 @@ from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines.base import Engine
 from algorithms.common.rollout.sampler import make_engine
 from benchmarks.measure import Line, interleaved, print_section, ratio
-from benchmarks.rollout import LongPassages, plain_loop
-from igsearch_env.protocols import Answer, Search, make_protocol
+from benchmarks.rollout import AlwaysSearches, LongPassages, plain_loop
+from igsearch_env.errors import IGSearchError
+from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
@@ -78,7 +79,7 @@ class Args:
     slots: int = 16
     """Episodes at once."""
     max_searches: int = 4
-    """Searches of an episode, at most."""
+    """Searches of an episode, at most; scripted episodes use all of them."""
     max_new_tokens: int = 96
     """Tokens of a turn, at most."""
     mean_turn: int = 32
@@ -97,19 +98,6 @@ class Args:
     """By how much the generated tokens of different engines may differ."""
     output: Path | None = None
     """Markdown file for the table."""
-
-
-class ScriptedTurns(PolicyTokenizer):
-    """Decodes a completion to a search, or one in four to an answer."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The action that the sum of the ids determines."""
-        total = sum(ids)
-        return PROTOCOL.write(Answer("x") if total % 4 == 0 else Search(f"query {total}"))
-
-    def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
-        """The span of all tokens."""
-        return 0, len(ids)
 
 
 class ScriptedTurnEnd(TurnEnd):
@@ -153,7 +141,7 @@ class Setting:
         self.turn_end = TurnEnd(self.policy.tokenizer, PROTOCOL.stop_strings)
         if args.model != "bundled" and not args.natural:
             self.retriever = LongPassages(self.policy, args.observation)
-            self.policy.tokenizer = ScriptedTurns(self.policy.tokenizer.hf_tokenizer)
+            self.policy.tokenizer = AlwaysSearches(self.policy.tokenizer.hf_tokenizer)
             self.turn_end = ScriptedTurnEnd(self.policy.tokenizer, ())
             self.turn_end.period = args.mean_turn
 
@@ -275,7 +263,10 @@ def _check(played: dict[str, list[Trajectory]], args: Args) -> None:
 def main(args: Args) -> None:
     """Measure and print the table."""
     start = time.perf_counter()
-    found = lines(args.repeats, args)
+    try:
+        found = lines(args.repeats, args)
+    except (ValueError, IGSearchError) as error:
+        sys.exit(f"error: {error}")
     name = f"{args.model}: {args.episodes} episodes, {args.slots} at once"
     print_section(Console(), name, found, time.perf_counter() - start)
     if args.output is not None:

@@ -131,4 +131,4 @@ class SlowRetriever(CountingRetriever):
 
 def search_threads() -> list[threading.Thread]:
     """Threads of rollouts that are alive."""
-    return [thread for thread in threading.enumerate() if thread.name == "search"]
+    return [thread for thread in threading.enumerate() if thread.name == "rollout-search"]

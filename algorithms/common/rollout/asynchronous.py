@@ -63,10 +63,11 @@ class AsynchronousSteps:
         """The slots of episodes whose step is complete since the last call, and what they wrote; at times none."""
         decoder = self.decoder
         queued = len(live) - len(self._searching) - decoder.writing
-        if queued and (not decoder.writing or queued >= int(decoder.prefill_share * len(live))):
+        if queued and (not decoder.writing or queued >= int(decoder.prefill_share * (queued + decoder.writing))):
             decoder.prefill()
+        idle = not decoder.writing  # all episodes are searching
         complete: list[tuple[int, Completion]] = []
-        if decoder.writing:
+        if not idle:
             asked: list[tuple[int, str]] = []
             for slot, completion in decoder.decode_step(GATHER_SECONDS if self._searching else None):
                 query = live[slot].act(decoder.policy.tokenizer.decode(completion.ids))
@@ -76,7 +77,7 @@ class AsynchronousSteps:
                     self._searching[slot] = completion
                     asked.append((slot, query))
             self.searches.submit(asked)
-        for slot, found in self.searches.finished(wait=len(self._searching) == len(live)):
+        for slot, found in self.searches.finished(wait=idle):
             if isinstance(found, Exception):
                 live[slot].fail()
             else:
@@ -106,7 +107,9 @@ class SearchThreads:
         self._closed = False
         self._found: SimpleQueue[list[tuple[int, Found]] | BaseException] = SimpleQueue()
         # Daemons: a service that does not answer must not hold up the end of the process.
-        self._threads = [threading.Thread(target=self._work, name="search", daemon=True) for _ in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name="rollout-search", daemon=True) for _ in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
 

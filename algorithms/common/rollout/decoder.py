@@ -80,7 +80,7 @@ class Decoder:
 
     # A pass costs about as much for a few rows as for one, so prefilling each episode by itself would double the
     # passes, and an episode that is held back leaves its place in them empty. With turns of L tokens the sum of both is
-    # least where sqrt(2 / L) of the live episodes are prefilled together: 0.45 for L = 10, 0.2 for L = 50.
+    # least where sqrt(2 / L) of them are prefilled together: 0.45 for L = 10, 0.2 for L = 50.
     prefill_share = 0.25
 
     def __init__(

@@ -36,8 +36,8 @@ class TurnDecoder(Protocol):
     asynchronous: bool
     """Whether each episode of a rollout continues on its own (`rollout/asynchronous.py`)."""
     prefill_share: float
-    """An asynchronous rollout calls `prefill` once this share of the live episodes is queued, or nothing is being
-    written. 0: whenever anything is queued."""
+    """An asynchronous rollout calls `prefill` once this share of the episodes that are not searching is queued, or
+    nothing is being written. 0: whenever anything is queued."""
 
     @property
     def free(self) -> int:

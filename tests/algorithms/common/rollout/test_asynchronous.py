@@ -243,7 +243,7 @@ def test_a_decoder_gathers_what_it_prefills(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Decoder, "prefill", watched)
     assert all(t.done for t in play(decoder, stepper_of(bundled_retriever(), asked), asked, seed=(3,)))
     assert passes[0] == (16, 0)
-    # 16 live episodes: four at a time. Where fewer are left, at least a quarter of those that are not searching.
+    # At least a quarter of the episodes that are not searching: four of 16.
     assert all(queued >= (queued + writing) // 4 for queued, writing in passes)
     assert all(queued > 0 for queued, _ in passes)
 
