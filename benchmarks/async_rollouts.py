@@ -7,9 +7,9 @@
 The server is a vLLM with the same model and the same context, started as `VllmServerEngine` says; it is left as it is.
 
 The bundled policy writes what it has learnt. Another model hardly ever searches before it is trained, so its turns are
-scripted (unless `--natural`): each is a search, up to the last one, and ends at any of the tokens whose id is a multiple
-of `--mean-turn`, so that turns differ in length as those of a real policy do. The model, its draws and the tokens that
-are decoded and read are real.
+scripted (unless `--natural`): each is a search, and ends at any of the tokens whose id is a multiple of `--mean-turn`,
+so that turns differ in length as those of a real policy do. The model, its draws and the tokens that are decoded and
+read are real.
 
 Searches take 50 ms a call, as those of a service do (four calls at a time), or 50 ms a query, as those of a slow engine
 in this process (one call at a time).
