@@ -342,6 +342,20 @@ def test_one_call_serves_all_that_is_queued_and_slots_are_taken_again() -> None:
     assert len({seed for _, seeds in engine.calls for seed in seeds}) == 4
 
 
+def test_what_is_cancelled_is_not_written() -> None:
+    policy = tiny_policy()
+    completion = Completion((9,) * NEW, (-1.0,) * NEW)
+    engine = Scripted(completion)
+    writer = writer_of(engine, policy, slots=2)
+    writer.begin((1,), np.random.default_rng(0))
+    writer.prefill()
+    writer.begin((2,), np.random.default_rng(1))
+    writer.cancel()
+    assert (writer.free, writer.writing, writer.decode_step()) == (2, 0, [])
+    assert turns_of(writer, [(3,)]) == [completion]
+    assert [prompts for prompts, _ in engine.calls] == [[(3,)]]
+
+
 def test_greedy_turns_need_no_generator() -> None:
     policy = tiny_policy()
     writer = writer_of(Scripted(Completion((9,) * NEW, (-1.0,) * NEW)), policy, temperature=0.0)
