@@ -43,9 +43,14 @@ class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
 
 
 def plain_loop(
-    policy: Policy, turn_end: TurnEnd, stepper: EpisodeStepper, questions: Sequence[Question], max_new_tokens: int
+    policy: Policy,
+    turn_end: TurnEnd,
+    stepper: EpisodeStepper,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    sample: bool = False,
 ) -> list[Trajectory]:
-    """Greedy episodes in lockstep; each turn recomputes the whole context, with left padding."""
+    """Episodes in lockstep, greedy unless `sample`; each turn recomputes the whole context, with left padding."""
     tokenizer = policy.tokenizer
     episodes = [stepper.begin(question) for question in questions]
     contexts = [list(tokenizer.encode_prompt(episode.trajectory.prompt)) for episode in episodes]
@@ -62,7 +67,8 @@ def plain_loop(
                 input_ids=ids.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                do_sample=sample,
+                **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
                 pad_token_id=tokenizer.pad_id,
                 stopping_criteria=StoppingCriteriaList([_EndOfTurn(turn_end, longest)]),
             )

@@ -5,9 +5,10 @@ python benchmarks/run.py --only step rollout             some sections
 python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
-skyrl-gym and gem-llm), concurrent_episodes, retrieval, service, information_gain, rollout, update, step, growth,
-estimators, trl (compared with TRL's GRPOTrainer), processes, killed, crowded, memory, training. The peers are installed
-in separate virtual environments under benchmarks/.peers; if that fails, they are skipped and the reason is printed.
+skyrl-gym and gem-llm), concurrent_episodes, retrieval, service, information_gain, rollout, async_rollouts, update,
+step, growth, estimators, trl (compared with TRL's GRPOTrainer), processes, killed, crowded, memory, training. Peers are
+installed in separate virtual environments under benchmarks/.peers; if that fails, they are skipped and the reason is
+printed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the sections are module
 
 from algorithms.common.base.command_line import parse_options
 from benchmarks import (
+    async_rollouts,
     concurrent_episodes,
     crowded,
     environment,
@@ -55,6 +57,7 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "service": service.lines,
     "information_gain": information_gain.lines,
     "rollout": rollout.lines,
+    "async_rollouts": async_rollouts.lines,
     "update": update.lines,
     "step": step_model.lines,
     "growth": growth.lines,

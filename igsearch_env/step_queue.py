@@ -152,12 +152,16 @@ def finish(stepper: EpisodeStepper, steps: Sequence[tuple[Episode, str | None]])
 
 
 def apart(
-    call: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], until: float | None = None
+    call: Callable[[Sequence[T]], Sequence[R]],
+    items: Sequence[T],
+    until: float | None = None,
+    only: type[Exception] = Exception,
 ) -> list[R | Exception]:
     """The results of one call for all items; if it fails, of calls for ever smaller parts of them.
 
     So an error is the result of the items that cause it alone. Parts are asked for `APART_SECONDS` (`until` then):
-    where a failed call takes long, the service is down, and the error is the result of all items of the call.
+    where a failed call takes long, the service is down, and the error is the result of all items of the call. An error
+    that is not of type `only` is raised.
     """
     if not items:
         return []
@@ -165,13 +169,15 @@ def apart(
         return list(call(items))
     except (Exception, asyncio.CancelledError) as raised:
         error = deliverable(raised)
+        if not isinstance(error, only):
+            raise error from error.__cause__
         if isinstance(error, RetrievalError) and error.results is not None:
             return [error if result is None else cast(R, result) for result in error.results]
         until = time.monotonic() + APART_SECONDS if until is None else until
         if len(items) == 1 or time.monotonic() > until:
             return [error] * len(items)
     half = len(items) // 2
-    return [*apart(call, items[:half], until), *apart(call, items[half:], until)]
+    return [*apart(call, items[:half], until, only), *apart(call, items[half:], until, only)]
 
 
 def deliverable(error: BaseException) -> Exception:

@@ -84,7 +84,19 @@ class Passage:
 
 
 class Retriever(ABC):
-    """A search engine over a fixed set of passages. Subclasses implement `search`, `sample`, `__len__`."""
+    """A search engine over a fixed set of passages. Subclasses implement `search`, `sample`, `__len__`.
+
+    Calls may come from any thread, not only from the one that made the retriever. A rollout runs at most `concurrency`
+    searches at the same time; `sample` may be called beside them.
+    """
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls of `search` may run at the same time, each in a thread of its own.
+
+        Worth more than 1 for clients of a service; a search engine in this process has no processors to spare.
+        """
+        return 1
 
     @abstractmethod
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:

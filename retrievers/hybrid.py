@@ -40,6 +40,11 @@ class HybridRetriever(Retriever):
         self.depth = min(depth, sizes[0])
         self.constant = constant
 
+    @property
+    def concurrency(self) -> int:
+        """See `Retriever`: that of the retriever with the smallest one."""
+        return min(retriever.concurrency for retriever in self.retrievers)
+
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         self.check(queries, k)
         if not queries:

@@ -93,6 +93,11 @@ class RemoteRetriever(Retriever):
         return cls(source, passages=passages, deadline=1.5 * PATIENCE, patience=PATIENCE)
 
     @property
+    def concurrency(self) -> int:
+        """See `Retriever`: as many calls as requests of one call, 4 for each replica."""
+        return self._replicas.concurrency
+
+    @property
     def stats(self) -> RemoteStats:
         """Counters of requests and failures."""
         return self._replicas.stats

@@ -44,10 +44,15 @@ class RecordingRetriever(Retriever):
             before, self._known = _read(path)
             if before != header:
                 raise IndexMismatchError(f"{path}: a record of {before}, but this is {header}; use another path")
-        self._lock = threading.Lock()  # rollouts search while another thread draws random passages
+        self._lock = threading.Lock()  # of the record: several threads may search
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the retriever)
         if self._file.tell() == 0:
             self._write(header)
+
+    @property
+    def concurrency(self) -> int:
+        """See `Retriever`."""
+        return self.retriever.concurrency
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         found = self.retriever.search(queries, k)

@@ -88,6 +88,11 @@ class ElasticsearchRetriever(Retriever):
                 + "; index the corpus first, one document for each passage"
             )
 
+    @property
+    def concurrency(self) -> int:
+        """See `Retriever`."""
+        return self._replicas.concurrency
+
     @staticmethod
     def opens(source: str) -> bool:
         """Whether `open` accepts `source`."""

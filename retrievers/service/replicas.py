@@ -108,6 +108,11 @@ class Replicas:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="retrieval")
         self._client = make_client(WORKERS, transport)
 
+    @property
+    def concurrency(self) -> int:
+        """How many requests at a time do not only wait at the service."""
+        return min(PER_REPLICA * len(self._replicas), WORKERS)
+
     def ask(self, requests: Sequence[Request[T]], ends: float) -> list[T | RetrievalError | TooLargeError]:
         """The result of each request, or the error if there is none by `ends` (of `time.monotonic()`).
 
@@ -115,7 +120,7 @@ class Replicas:
         they are answered. Raises `RefusedError`, but for `TooLargeError`, and `IndexMismatchError`.
         """
         call = _Call(requests, ends)
-        lanes = min(len(requests), PER_REPLICA * len(self._replicas))
+        lanes = min(len(requests), self.concurrency)
         running = [self._pool.submit(self._work, call) for _ in range(lanes)]
         while (left := call.ends + GRACE - time.monotonic()) > 0:
             done, unfinished = wait(running, timeout=left, return_when=FIRST_EXCEPTION)

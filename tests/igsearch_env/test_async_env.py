@@ -265,6 +265,18 @@ def test_parts_of_a_call(bad: list[int]) -> None:
     assert apart(call, []) == []
 
 
+def test_other_errors_than_those_that_are_taken_apart_are_raised_at_once() -> None:
+    calls = []
+
+    def call(items: Sequence[int]) -> list[int]:
+        calls.append(len(items))
+        raise QueryError("too long") if len(items) < 8 else RetrievalError("failed")
+
+    with pytest.raises(QueryError, match="too long"):
+        apart(call, range(8), only=RetrievalError)
+    assert calls == [8, 4]
+
+
 def test_a_wrong_number_of_results_is_raised() -> None:
     class Short(CountingRetriever):
         def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:

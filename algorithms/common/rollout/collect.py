@@ -1,28 +1,37 @@
 """Rollouts: the policy plays many episodes at once, and every token is recorded as it was sampled.
 
     admit     waiting episodes take free slots of the decoder
-    advance   the decoder writes one turn of every live episode; the environment steps all of them at once
+    advance   the decoder writes turns of live episodes; the environment steps them
     record    token ids, log-probs and spans are attached to the turns; ended episodes free their slots
 
-The order of events depends on token counts alone, never on the clock, so a run is reproducible bit for bit.
+`advance` has two forms. Together: the decoder writes one turn of every live episode, then one call steps all of them.
+The order of events depends on token counts alone, never on the clock, so a run is reproducible bit for bit. On their
+own (`asynchronous.py`): each episode continues when its turn is written and its search has returned. The same seeds
+give the same episodes, and the same log-probs up to rounding.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.rollout.asynchronous import AsynchronousSteps
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.turn_decoder import Completion, TurnDecoder
 from igsearch_env.episode import Episode
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.protocols import Protocol
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import CONTEXT_FULL, Group, Trajectory, Turn
 from retrievers.random_streams import random_stream
+
+# Advances live episodes, by slot; returns the slots whose step is complete, with what they wrote.
+Advance = Callable[[Mapping[int, Episode]], list[tuple[int, Completion]]]
 
 
 def collect(
@@ -54,40 +63,60 @@ def collect(
 def play(
     decoder: TurnDecoder, stepper: EpisodeStepper, questions: Sequence[Question], *, seed: Sequence[int], first: int = 0
 ) -> list[Trajectory]:
-    """Play one episode per question, as many at once as the decoder has slots. `seed` and `first` as in `collect`."""
+    """Play one episode per question, as many at once as the decoder has slots. `seed` and `first` as in `collect`.
+
+    If it ends with an error, or is interrupted, nothing is being written or searched any more.
+    """
     episodes = [stepper.begin(question) for question in questions]
     for episode in episodes:
         encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
     waiting = deque(enumerate(episodes, start=first))
     live: dict[int, Episode] = {}  # by slot
-    while live or waiting:
-        while waiting and decoder.free:
-            number, episode = waiting.popleft()
-            generator = random_stream("episode", *seed, number)
-            live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
-        for slot in _advance(decoder, stepper, live):
-            trajectory = live[slot].trajectory
-            if trajectory.done:
-                decoder.end(slot)
-                del live[slot]
-            else:
-                decoder.append_observation(slot, trajectory.turns[-1].observation_ids)
+    with _steps(decoder, stepper) as advance:
+        while live or waiting:
+            while waiting and decoder.free:
+                number, episode = waiting.popleft()
+                generator = random_stream("episode", *seed, number)
+                live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
+            for slot, completion in advance(live):
+                trajectory = live[slot].trajectory
+                record_turn(decoder.policy, stepper.rules.protocol, trajectory, completion)
+                if not trajectory.done and trajectory.tokens > room(decoder.policy, decoder.max_new_tokens):
+                    trajectory.stop_reason = CONTEXT_FULL
+                if trajectory.done:
+                    decoder.end(slot)
+                    del live[slot]
+                else:
+                    decoder.append_observation(slot, trajectory.turns[-1].observation_ids)
     return [episode.trajectory for episode in episodes]
 
 
-def _advance(decoder: TurnDecoder, stepper: EpisodeStepper, live: dict[int, Episode]) -> list[int]:
-    """Decode, step and record one turn of every live episode; returns the slots in order of completion."""
+@contextmanager
+def _steps(decoder: TurnDecoder, stepper: EpisodeStepper) -> Iterator[Advance]:
+    """What advances the live episodes: all of them together, or each on its own."""
+    try:
+        if decoder.asynchronous:
+            with closing(AsynchronousSteps(decoder, stepper)) as steps:
+                yield steps.advance
+        else:
+            yield partial(_advance_together, decoder, stepper)
+    except BaseException:
+        with suppress(IGSearchError):  # of an engine that can't be reached: the first error matters more
+            decoder.cancel()
+        raise
+
+
+def _advance_together(
+    decoder: TurnDecoder, stepper: EpisodeStepper, live: Mapping[int, Episode]
+) -> list[tuple[int, Completion]]:
+    """Decode one turn of every live episode, then step all of them; returns their turns in order of completion."""
     decoder.prefill()
     completed: list[tuple[int, Completion]] = []
     while decoder.writing:
         completed += decoder.decode_step()
     episodes = [live[slot] for slot, _ in completed]
     stepper.step(episodes, [decoder.policy.tokenizer.decode(completion.ids) for _, completion in completed])
-    for episode, (_, completion) in zip(episodes, completed, strict=True):
-        record_turn(decoder.policy, stepper.rules.protocol, episode.trajectory, completion)
-        if not episode.trajectory.done and episode.trajectory.tokens > room(decoder.policy, decoder.max_new_tokens):
-            episode.trajectory.stop_reason = CONTEXT_FULL
-    return [slot for slot, _ in completed]
+    return completed
 
 
 def room(policy: Policy, max_new_tokens: int) -> int:

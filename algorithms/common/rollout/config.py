@@ -34,7 +34,7 @@ class RolloutConfig(MaskedRepr):
     """How rollouts are collected."""
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
-        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization"}
+        {"token_budget", "kv_cache_tokens", "server_url", "gpu_memory_utilization", "asynchronous"}
     )
 
     questions_per_step: int = 16
@@ -58,6 +58,10 @@ class RolloutConfig(MaskedRepr):
     """Address of the vLLM server, http://HOST:PORT."""
     gpu_memory_utilization: float = 0.4
     """Fraction of the GPU's memory that vllm in this process uses."""
+    asynchronous: bool | None = None
+    """Each episode searches and continues on its own; it writes the same, but log-probs are rounded differently in
+    every run. False: all episodes finish their turn, then one search serves them. None: True for engines that serve
+    requests one by one (vllm, vllm_server), False for builtin and transformers."""
     dtype: Dtype | None = None
     """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
     None: no copy; the trained weights themselves sample."""
@@ -78,8 +82,20 @@ class RolloutConfig(MaskedRepr):
                 "an address, and no other engine takes one"
             )
 
+        if self.asynchronous and self.engine == "transformers":
+            raise not_asynchronous(self.engine)
+
     def engine_settings(self, dtype: str) -> EngineSettings:
         """Settings of an engine whose weights have precision `dtype`."""
         return EngineSettings(
             dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
         )
+
+
+def not_asynchronous(engine: str) -> ConfigurationError:
+    """The error of `rollout.asynchronous` for an engine that answers all requests of a call together."""
+    return ConfigurationError(
+        f"rollout.asynchronous=True with rollout.engine={engine!r}: its draws depend on all requests of a call, so an "
+        "episode would depend on the clock; leave rollout.asynchronous out, or use builtin or an engine that serves "
+        "requests one by one (vllm_server)"
+    )

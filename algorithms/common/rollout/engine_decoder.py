@@ -28,7 +28,10 @@ class EngineDecoder:
         slots: maximum number of live episodes.
         max_new_tokens: maximum tokens per turn.
         temperature: 0 is greedy.
+        asynchronous: `TurnDecoder.asynchronous`.
     """
+
+    prefill_share = 0.0  # a request is submitted at once: the engine joins prefills and decoding itself
 
     def __init__(
         self,
@@ -39,12 +42,15 @@ class EngineDecoder:
         slots: int,
         max_new_tokens: int,
         temperature: float,
+        asynchronous: bool = False,
     ) -> None:
         self.engine = engine
         self.turn_end = turn_end
         self.policy = policy
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
+        self.asynchronous = asynchronous
+        self._slots = slots
         self._free = deque(range(slots))
         self._ids: dict[int, list[int]] = {}
         self._episodes: dict[int, int] = {}  # number of the episode in each slot
@@ -81,6 +87,11 @@ class EngineDecoder:
     def end(self, slot: int) -> None:
         """Free the slot for another episode."""
         self._free.append(slot)
+
+    def cancel(self) -> None:
+        """`TurnDecoder.cancel`."""
+        self._queue, self._writing, self._free = [], set(), deque(range(self._slots))
+        self.engine.cancel()
 
     def prefill(self) -> None:
         """Check what is queued and submit it to the engine, which prefills and decodes."""

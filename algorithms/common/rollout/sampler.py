@@ -15,7 +15,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.answer_scorer import PolicyScorer
-from algorithms.common.rollout.config import BUILTIN, RolloutConfig
+from algorithms.common.rollout.config import BUILTIN, RolloutConfig, not_asynchronous
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines.base import Engine, engine_class, with_tied_head
@@ -75,6 +75,13 @@ class Sampler:
         precision = self.trained.compute_dtype or self.trained.model.dtype
         return self.policy is self.trained and self.engine is None and precision in (torch.float32, torch.float64)
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether each episode of a rollout continues on its own, without waiting for the turns of the others."""
+        if self.config.asynchronous is not None:
+            return self.config.asynchronous
+        return self.engine is not None and self.engine.streams
+
     def sync_weights(self) -> None:
         """Copy the current trained weights to the sampler. Every process must call it.
 
@@ -105,6 +112,7 @@ class Sampler:
                 slots=slots,
                 max_new_tokens=config.max_new_tokens,
                 temperature=temperature,
+                asynchronous=self.asynchronous,
             )
         if self.store.slots > slots:  # of an evaluation: training needs the memory for other things
             self.store = KVCache()
@@ -117,6 +125,7 @@ class Sampler:
             kv_cache_tokens=config.kv_cache_tokens,
             pass_tokens=config.token_budget,
             store=self.store,
+            asynchronous=self.asynchronous,
         )
 
     def scorer(self, prefixes: CachedPrefixes | None = None) -> PolicyScorer:
@@ -138,4 +147,7 @@ def make_engine(config: RolloutConfig, policy: Policy, turn_end: TurnEnd) -> Eng
     if config.engine == BUILTIN:
         return None
     dtype = config.dtype or str(policy.compute_dtype or policy.model.dtype).removeprefix("torch.")
-    return engine_class(config.engine)(policy, turn_end, config.engine_settings(dtype))
+    found = engine_class(config.engine)
+    if config.asynchronous and not found.streams:
+        raise not_asynchronous(config.engine)
+    return found(policy, turn_end, config.engine_settings(dtype))

@@ -28,10 +28,16 @@ class TurnDecoder(Protocol):
     prefill()                               prefill all that is queued
     decode_step() -> finished turns         decode, for every slot that is writing
     end(slot)                               free the slot
+    cancel()                                free all slots, whatever is being written
     """
 
     policy: Policy
     max_new_tokens: int
+    asynchronous: bool
+    """Whether each episode of a rollout continues on its own (`rollout/asynchronous.py`)."""
+    prefill_share: float
+    """An asynchronous rollout calls `prefill` once this share of the episodes that are not searching is queued, or
+    nothing is being written. 0: whenever anything is queued."""
 
     @property
     def free(self) -> int:
@@ -64,6 +70,10 @@ class TurnDecoder(Protocol):
 
     def end(self, slot: int) -> None:
         """Free the slot for another episode."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop writing, drop what is queued and free all slots."""
         ...
 
     def prefixes(self) -> CachedPrefixes | None:

@@ -72,6 +72,20 @@ def test_two_runs_of_one_seed_are_identical_and_another_seed_is_not(small: dict[
     assert all(required <= row.keys() for row in read_metrics(tmp_path / "a" / "metrics.jsonl") if "reward" in row)
 
 
+def test_an_asynchronous_run_plays_the_same_episodes_and_may_be_resumed_in_lockstep(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    one = {"steps": 1, "eval_every": 0}
+    together = without_times(run_ig_grpo(small, tmp_path / "together", **one))
+    alone = replace(small["rollout"], asynchronous=True)
+    run_dir = run_ig_grpo(small, tmp_path / "alone", **one, rollout=alone)
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["rollout"]["asynchronous"] is True
+    for row, expected in zip(without_times(run_dir), together, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-4)  # rounding
+    run_ig_grpo(small, run_dir, steps=2, eval_every=0)
+    assert [row["step"] for row in without_times(run_dir) if "reward" in row] == [1, 2]
+
+
 def test_a_run_leaves_what_people_look_at(small: dict[str, Any], tmp_path: Path) -> None:
     run_dir = run_ig_grpo(small, tmp_path / "run")
     for name in ("config.yaml", "metrics.jsonl", "learning_curve.png", "policy/model.safetensors", "test_after.json"):

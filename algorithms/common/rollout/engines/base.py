@@ -77,6 +77,8 @@ class Engine(ABC):
     """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
     own_weights: ClassVar[bool] = True
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
+    streams: ClassVar[bool] = False
+    """Whether it serves each request as it comes, with draws of its own: by default, rollouts are asynchronous then."""
     dtype: str = "unknown"
     """Precision of its weights."""
     _submitted: Sequence[TurnRequest] = ()

@@ -108,13 +108,16 @@ def greedy_turns(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[Compl
     return turns_of(Decoder(policy, turn_end(policy), slots=8, max_new_tokens=NEW, temperature=0.0), prompts)
 
 
-def episodes(engine: Engine, policy: Policy, questions: int, temperature: float = 1.0) -> list[Trajectory]:
+def episodes(
+    engine: Engine, policy: Policy, questions: int, temperature: float = 1.0, *, asynchronous: bool = False
+) -> list[Trajectory]:
     """Two rollouts of each of the first test questions."""
     chosen = bundled_world().questions["test"][:questions]
     search = EpisodeStepper(
         chosen, bundled_retriever(), None, EpisodeRules(max_searches=3, protocol=make_protocol(prompt="bare"))
     )
     writer = writer_of(engine, policy, temperature)
+    writer.asynchronous = asynchronous
     return collect(writer, search, chosen, group_size=2, seed=(5,)).trajectories
 
 
@@ -189,6 +192,13 @@ def test_other_seeds_give_other_turns(engine: Engine, policy: Policy) -> None:
 @every_engine(SEEDED)
 def test_a_wider_batch_does_not_change_an_episode(engine: Engine, policy: Policy) -> None:
     assert written(episodes(engine, policy, 3))[:2] == written(episodes(engine, policy, 1))
+
+
+@every_engine(SEEDED)
+def test_asynchronous_episodes_are_those_of_lockstep(engine: Engine, policy: Policy) -> None:
+    alone = episodes(engine, policy, 3, asynchronous=True)
+    assert written(alone) == written(episodes(engine, policy, 3))
+    assert all(t.done for t in alone)
 
 
 @every_engine()
@@ -330,6 +340,20 @@ def test_one_call_serves_all_that_is_queued_and_slots_are_taken_again() -> None:
     ]
     assert all(0 <= seed < 2**31 for _, seeds in engine.calls for seed in seeds)
     assert len({seed for _, seeds in engine.calls for seed in seeds}) == 4
+
+
+def test_what_is_cancelled_is_not_written() -> None:
+    policy = tiny_policy()
+    completion = Completion((9,) * NEW, (-1.0,) * NEW)
+    engine = Scripted(completion)
+    writer = writer_of(engine, policy, slots=2)
+    writer.begin((1,), np.random.default_rng(0))
+    writer.prefill()
+    writer.begin((2,), np.random.default_rng(1))
+    writer.cancel()
+    assert (writer.free, writer.writing, writer.decode_step()) == (2, 0, [])
+    assert turns_of(writer, [(3,)]) == [completion]
+    assert [prompts for prompts, _ in engine.calls] == [[(3,)]]
 
 
 def test_greedy_turns_need_no_generator() -> None:
