@@ -9,8 +9,7 @@ The order of events depends on token counts alone, never on the clock, so a run 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.tokenizer import PolicyTokenizer
@@ -55,24 +54,37 @@ def play(
     decoder: TurnDecoder, stepper: EpisodeStepper, questions: Sequence[Question], *, seed: Sequence[int], first: int = 0
 ) -> list[Trajectory]:
     """Play one episode per question, as many at once as the decoder has slots. `seed` and `first` as in `collect`."""
-    episodes = [stepper.begin(question) for question in questions]
-    for episode in episodes:
-        encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
-    waiting = deque(enumerate(episodes, start=first))
+    ended = dict(play_each(decoder, stepper, questions, seed=seed, first=first))
+    return [ended[place] for place in range(len(questions))]
+
+
+def play_each(
+    decoder: TurnDecoder, stepper: EpisodeStepper, questions: Iterable[Question], *, seed: Sequence[int], first: int = 0
+) -> Iterator[tuple[int, Trajectory]]:
+    """`play` as a stream: yields each episode as it ends, with the place of its question, from 0.
+
+    A question is taken from `questions` when a slot is free for it, so they may be chosen while others are played.
+    """
+    waiting = enumerate(questions)
     live: dict[int, Episode] = {}  # by slot
-    while live or waiting:
-        while waiting and decoder.free:
-            number, episode = waiting.popleft()
-            generator = random_stream("episode", *seed, number)
-            live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
+    places: dict[int, int] = {}
+    while True:
+        while decoder.free and (following := next(waiting, None)) is not None:
+            place, question = following
+            episode = stepper.begin(question)
+            encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
+            slot = decoder.begin(episode.trajectory.prompt_ids, random_stream("episode", *seed, first + place))
+            live[slot], places[slot] = episode, place
+        if not live:
+            return
         for slot in _advance(decoder, stepper, live):
             trajectory = live[slot].trajectory
             if trajectory.done:
                 decoder.end(slot)
                 del live[slot]
+                yield places.pop(slot), trajectory
             else:
                 decoder.append_observation(slot, trajectory.turns[-1].observation_ids)
-    return [episode.trajectory for episode in episodes]
 
 
 def _advance(decoder: TurnDecoder, stepper: EpisodeStepper, live: dict[int, Episode]) -> list[int]:
