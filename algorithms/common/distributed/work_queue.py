@@ -33,13 +33,13 @@ class WorkQueue:
         self.processes = processes
         self.count = count
         self.timeout_minutes = timeout_minutes
-        store = dist.distributed_c10d._get_default_store()  # torch has no public name for it
-        self._store = dist.PrefixStore(f"work-{next(_QUEUES)}", store)
+        self._store = dist.distributed_c10d._get_default_store()  # torch has no public name for it
+        self._prefix = f"igsearch-work-{next(_QUEUES)}"
         self._received = dict.fromkeys(range(1, processes.size), 0)  # messages, by rank
 
     def numbers(self) -> Iterator[int]:
         """The numbers that this process has taken; each is taken by one process."""
-        while (number := self._add("taken")) < self.count:
+        while (number := self._take()) < self.count:
             yield number
 
     def results(self, own: Iterable[Any]) -> Iterator[Any]:
@@ -51,7 +51,7 @@ class WorkQueue:
         if not self.processes.is_main:
             for place, result in enumerate(own):
                 with self.processes.guard("sending results"):
-                    self._store.set(f"{self.processes.rank}/{place}", json.dumps(result))
+                    self._store.set(self._key(self.processes.rank, place), json.dumps(result))
             return
         missing = self.count
         for result in own:
@@ -80,13 +80,15 @@ class WorkQueue:
         found = []
         with self.processes.guard("receiving results"):
             for rank in self._received:
-                while self._store.check([key := f"{rank}/{self._received[rank]}"]):
+                while self._store.check([key := self._key(rank, self._received[rank])]):
                     found.append(json.loads(self._store.get(key)))
                     self._store.delete_key(key)
                     self._received[rank] += 1
         return found
 
-    def _add(self, counter: str) -> int:
-        """The value of a counter before it is increased by one."""
+    def _take(self) -> int:
         with self.processes.guard("taking work"):
-            return int(self._store.add(counter, 1)) - 1
+            return int(self._store.add(f"{self._prefix}/taken", 1)) - 1
+
+    def _key(self, rank: int, place: int) -> str:
+        return f"{self._prefix}/{rank}/{place}"
