@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -198,15 +198,21 @@ def write(
     notes: Mapping[str, str],
 ) -> None:
     """Write the result file; for each benchmark it states whether it is the complete published test set."""
-    settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(args).items() if key != "output"}
     facts = {
         name: {"published": BENCHMARKS[name].size, "complete": name not in notes and not found.failed}
         for name, found in scores.items()
         if name in BENCHMARKS
     }
     policy = args.policy if args.answers is None else str(args.answers)
-    header = {"policy": policy, "settings": masked(settings), "fingerprint": fingerprint, "notes": dict(notes)}
+    header = {"policy": policy, "settings": settings(args), "fingerprint": fingerprint, "notes": dict(notes)}
     write_result(output, rows, scores, facts, **header)
+
+
+def settings(args: Args) -> dict[str, Any]:
+    """The options as plain data without credentials; where the output is does not matter to what it holds."""
+    plain = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(args).items() if key != "output"}
+    found: dict[str, Any] = masked(plain)
+    return found
 
 
 def command() -> None:
