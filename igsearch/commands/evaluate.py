@@ -71,7 +71,7 @@ def main(args: Args) -> None:
         return
     check_policy_name(args.policy)
     with ExitStack() as stack:
-        first = os.environ.get("RANK", "0") == "0"
+        first = world_size() == 1 or os.environ.get("RANK", "0") == "0"
         if not first:  # notices are printed once
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         progress = stack.enter_context(EvaluationProgress(quiet=not first))

@@ -118,9 +118,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_weights_of_an_adapter_are_sent_to_vllm(
     adapter: Path, expected: list[QuestionResult], tmp_path: Path
 ) -> None:
-    merged = rows(tmp_path / "builtin.json", policy=str(adapter))
-    assert merged != expected
-    assert rows(tmp_path / "vllm.json", policy=str(adapter), rollout=EngineConfig("vllm")) == merged
+    merged = rows(tmp_path / "builtin.json", policy=str(adapter), limit=1)
+    assert merged != [row for row in expected if row.id in {other.id for other in merged}]
+    assert rows(tmp_path / "vllm.json", policy=str(adapter), limit=1, rollout=EngineConfig("vllm")) == merged
     with (
         engine("vllm_server") as config,
         pytest.raises(ConfigurationError, match=r"is an adapter, .*merge it into its model \(igsearch export\)"),

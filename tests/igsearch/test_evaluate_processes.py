@@ -8,21 +8,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from launching import ENVIRONMENT
 from paths import ROOT
 
+from igsearch.commands import evaluate
+
 EVALUATE = ("-m", "igsearch", "evaluate")
 
 
 def command(processes: int, output: Path, *options: str) -> list[str]:
     """The words of an evaluation of the bundled policy."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    launcher = torchrun if processes > 1 else ()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     common = ("--limit", "6", "--batch-size", "4", "--output", str(output))
     return [sys.executable, *launcher, *EVALUATE, *common, *options]
+
+
+def alone(output: Path, **options: Any) -> None:
+    """The same evaluation in this process."""
+    evaluate.main(evaluate.Args(limit=6, batch_size=4, output=output, **options))
 
 
 def evaluated(processes: int, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +75,7 @@ def answers(output: Path) -> int:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file that one process writes."""
     output = tmp_path_factory.mktemp("one") / "out.json"
-    evaluated(1, output)
+    alone(output)
     return output.read_bytes()
 
 
@@ -82,12 +89,14 @@ def test_two_processes_write_the_file_of_one(whole: bytes, tmp_path: Path) -> No
 
 
 def test_a_scripted_policy_is_played_by_several_processes(tmp_path: Path) -> None:
-    for processes in (1, 2):
-        evaluated(processes, tmp_path / f"{processes}.json", "--policy", "search-question")
+    alone(tmp_path / "1.json", policy="search-question")
+    evaluated(2, tmp_path / "2.json", "--policy", "search-question")
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
 
 
-def test_an_interrupted_evaluation_is_resumed_by_another_number_of_processes(whole: bytes, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_is_resumed_by_another_number_of_processes(
+    whole: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.json"
     process = started(2, output)
     for worker in workers(process):
@@ -98,8 +107,8 @@ def test_an_interrupted_evaluation_is_resumed_by_another_number_of_processes(who
     assert 'File "' not in said.partition("torch/distributed")[0]  # a traceback of the launcher alone
     kept = answers(output)
     assert 0 < kept < 42
-    done = evaluated(1, output)
-    assert f"resuming: {kept} of 42 questions are already answered" in done.stderr
+    alone(output)
+    assert f"resuming: {kept} of 42 questions are already answered" in capsys.readouterr().err
     assert output.read_bytes() == whole
 
 
