@@ -28,7 +28,7 @@ class EvaluationProgress:
         self.total = self.done = self.before = 0
         self.slots = 0
         self._began = self._said = 0.0
-        self._estimated = False
+        self._planned = False
         self._bar: Progress | None = None
         if self.console.is_interactive and not quiet:
             self._bar = Progress(
@@ -76,20 +76,19 @@ class EvaluationProgress:
         now = self.console.get_time()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, pace=self._pace(now))
-        left = self.total - self.done
-        if not self._estimated and left and self.done - self.before >= max(self.slots, RATED):
-            self._estimated = True
-            self._print(f"{self.done:,} of {self.total:,} questions: {self._pace(now)}")
-            self._said = now
-        elif self._bar is None and left and now - self._said >= LINE_SECONDS:
+        # The plan: once as many have ended as are played at a time, the rate is that of the whole.
+        planned = not self._planned and self.done - self.before >= max(self.slots, RATED)
+        self._planned |= planned
+        due = self._bar is None and now - self._said >= LINE_SECONDS
+        if self.done < self.total and (planned or due):
             self._print(f"{self.done:,} of {self.total:,} questions: {self._pace(now)}")
             self._said = now
 
     def _pace(self, now: float) -> str:
-        """Rate and remaining time, as measured since the first question."""
+        """Rate and remaining time, as measured since the first question; at first the time that has passed."""
         ended, seconds = self.done - self.before, now - self._began
         if ended < RATED or seconds <= 0:
-            return ""
+            return f"{timedelta(seconds=round(seconds))} so far"
         left = timedelta(seconds=round((self.total - self.done) * seconds / ended))
         return f"{ended / seconds:.2f} questions/s, {left} left"
 
