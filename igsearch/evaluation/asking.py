@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -68,20 +69,21 @@ def ask(
     # With few questions, one failure alone would exceed the rate of those that have ended: hence the whole window.
     window = min(WINDOW * args.batch_size * size, len(questions))
     recent: deque[bool] = deque(maxlen=window)
-    for row in _rows(player, [questions[place] for place in left], slots, processes):
-        progress.ended()
-        recent.append(row.failed)
-        if row.failed:
-            failed[row.dataset] += 1
-        else:
-            rows[row.key] = row
-            if partial is not None:
-                partial.add([row])
-        if sum(recent) > args.max_failure_rate * window:
-            raise RetrievalError(
-                f"retrieval failed for {sum(recent)} of the last {len(recent)} questions, more than max_failure_rate="
-                f"{args.max_failure_rate} of {window} allows; fix the retriever"
-            )
+    with closing(_rows(player, [questions[place] for place in left], slots, processes)) as ended:
+        for row in ended:
+            progress.ended()
+            recent.append(row.failed)
+            if row.failed:
+                failed[row.dataset] += 1
+            else:
+                rows[row.key] = row
+                if partial is not None:
+                    partial.add([row])
+            if sum(recent) > args.max_failure_rate * window:
+                raise RetrievalError(
+                    f"retrieval failed for {sum(recent)} of the last {len(recent)} questions, more than "
+                    f"max_failure_rate={args.max_failure_rate} of {window} allows; fix the retriever"
+                )
     ordered = [rows[q.dataset, q.id] for q in questions if (q.dataset, q.id) in rows]
     for name in failed.keys() - {row.dataset for row in ordered}:
         raise RetrievalError(f"retrieval failed for every question of {name}; fix the retriever")
@@ -90,7 +92,7 @@ def ask(
 
 def _rows(
     player: Player, questions: Sequence[Question], slots: int, processes: Processes | None
-) -> Iterator[QuestionResult]:
+) -> Generator[QuestionResult]:
     """The rows of all questions as they end; none on ranks that are not 0, which play their share of them."""
     if processes is None:
         yield from map(QuestionResult.of, player.play(questions, slots))

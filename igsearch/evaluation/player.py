@@ -33,8 +33,8 @@ class Player:
 
     rules: EpisodeRules
     play: Callable[[Iterable[Question], int], Iterator[Trajectory]]
-    """Plays questions, as many at once as the second argument says: yields episodes as they end. A question is taken
-    when there is room for it."""
+    """Plays questions, as many at once as the second argument says, and yields episodes as they end. A question is
+    taken when there is room for it."""
     dtype: str
     """Precision of the weights; "" of a scripted policy."""
 
@@ -116,8 +116,10 @@ def _check_served(args: Args, sampler: Sampler) -> None:
     """Raise `ConfigurationError` if a server has another model than the policy, or runs it in another precision."""
     engine = sampler.engine
     assert engine is not None
-    served, path = str(getattr(engine, "model", "")), str(sampler.policy.model.config.name_or_path)
-    if not same_model(served, path) and served != args.policy:
+    path = str(sampler.policy.model.config.name_or_path)
+    for served in {str(server.model): None for server in getattr(engine, "servers", [engine])}:
+        if served == args.policy or same_model(served, path):
+            continue
         raise ConfigurationError(
             f"{engine.place} serves {served!r}, but the policy is {args.policy!r}: name the served model with "
             "--policy, or start the server with that model (if its path differs there, with "
