@@ -14,13 +14,18 @@ from igsearch_env.errors import IGSearchError
 # Words in the errors of torch's back ends when another process has ended or does not answer.
 _LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
 
+RESUMES = "the same command resumes from the last checkpoint"
+
 
 class DistributedError(TrainingError):
     """Another process of the run has ended or does not answer."""
 
 
-def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
-    """A `DistributedError` for a back end's error about another process; None for any other error."""
+def lost_process(error: RuntimeError, where: str, repair: str = RESUMES) -> DistributedError | None:
+    """A `DistributedError` for a back end's error about another process; None for any other error.
+
+    `repair`: what to do then.
+    """
     import torch.distributed as dist
 
     if isinstance(error, IGSearchError) or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
@@ -30,7 +35,7 @@ def lost_process(error: RuntimeError, where: str) -> DistributedError | None:
     reason = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
     return DistributedError(
         f"{where}: another process has ended or did not answer within distributed.timeout_minutes, or can't be reached "
-        f"({reason}). See its own output for the cause; the same command resumes from the last checkpoint"
+        f"({reason}). See its own output for the cause; {repair}"
     )
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from algorithms.common.distributed.config import DistributedConfig
-from algorithms.common.distributed.failures import lost_process, world_size
+from algorithms.common.distributed.failures import RESUMES, lost_process, world_size
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class Processes:
         self.rank = rank
         self.size = size
         self.device = device
+        self.repair = RESUMES
+        """What to do after the loss of a process, for messages."""
         self._group: Any = None
 
     @classmethod
@@ -126,7 +128,11 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            lost = None if self.size == 1 else lost_process(error, f"process {self.rank} of {self.size}, {what}")
+            lost = (
+                None
+                if self.size == 1
+                else lost_process(error, f"process {self.rank} of {self.size}, {what}", self.repair)
+            )
             if lost is None:
                 raise
             raise lost from error

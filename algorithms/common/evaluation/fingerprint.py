@@ -24,6 +24,8 @@ RECORDED = "recorded"  # the key of an evaluation of answers that another progra
 MODEL = ("model",)  # the key that may differ in a comparison
 # Defaults of keys that a fingerprint leaves out, since older files lack them.
 UNSAID = {"attempts": 1, "chat_template": {"date": "2024-07-26", "arguments": ""}}
+# Keys of a policy with a model. Those of a scripted policy have no meaning; older files have them all the same.
+OF_A_MODEL = ("chat", "chat_template", "decoding")
 _SHOWN = 24  # characters of a value in a message
 # The files of a model folder that determine its output. Training state and logs may lie beside them.
 _MODEL_FILES = (
@@ -50,6 +52,17 @@ def make_fingerprint(
     `ChatTemplate.fingerprint`; None is the default date without arguments. `policy` is its name on the command
     line; a model must have been loaded before, so that a name on the hub is resolved.
     """
+    of_model = {
+        "chat": chat,
+        **({"chat_template": chat_template} if chat and chat_template not in (None, UNSAID["chat_template"]) else {}),
+        "decoding": {
+            "method": "greedy",
+            "max_new_tokens": max_new_tokens,
+            "max_observation_tokens": getattr(rules.protocol.cut, "limit", None),
+            "context_length": context_length,
+            "dtype": dtype,
+        },
+    }
     found = {
         "igsearch": _version(),
         "model": {"name": policy} if policy in SCRIPTED else model_identity(policy),
@@ -63,15 +76,7 @@ def make_fingerprint(
             "hash": text_hash([rules.protocol.template]),
             **({"system": rules.protocol.system} if rules.protocol.system else {}),  # older files lack it
         },
-        "chat": chat,
-        **({"chat_template": chat_template} if chat and chat_template not in (None, UNSAID["chat_template"]) else {}),
-        "decoding": {
-            "method": "greedy",
-            "max_new_tokens": max_new_tokens,
-            "max_observation_tokens": getattr(rules.protocol.cut, "limit", None),
-            "context_length": context_length,
-            "dtype": dtype,
-        },
+        **({} if policy in SCRIPTED else of_model),
         "metric": METRIC,
         "questions": _questions(questions),
     }
@@ -141,8 +146,11 @@ def _questions(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
     """Differences of two fingerprints, as `key: x != y` with dotted keys; `ignore` names keys of the first level.
 
-    For resuming, everything must be equal; for comparing, all but `MODEL`.
+    For resuming, everything must be equal; for comparing, all but `MODEL`. Where one is of a scripted policy, the
+    settings of a model are not compared.
     """
+    if any(fingerprint.get("model", {}).get("name") in SCRIPTED for fingerprint in (a, b)):
+        ignore = {*ignore, *OF_A_MODEL}
     left, right = (
         flat({key: value for key, value in (UNSAID | dict(fingerprint)).items() if key not in ignore}, lists=True)
         for fingerprint in (a, b)

@@ -29,18 +29,7 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per file would hide the run's own
-    path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
-    source = ModelSource.parse(path)
-    looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
-    if (
-        looks_local
-        and source.gguf is None
-        and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE))
-    ):
-        raise ConfigurationError(
-            f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
-            "a model name, a .gguf file, or 'bundled'"
-        )
+    path = model_path(config)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,6 +61,23 @@ def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
         adapter = add_adapter(model, config.lora)
         model = adapter.get_base_model()
     return model, tokenizer, adapter
+
+
+def model_path(config: PolicyConfig) -> str:
+    """Folder or name of the model. Raises `ConfigurationError` for a path that is clearly local and holds no model."""
+    path = str(POLICY_FOLDER) if config.path == "bundled" else config.path
+    source = ModelSource.parse(path)
+    looks_local = config.path == "bundled" or Path(path).is_absolute() or path.startswith(".")
+    if (
+        looks_local
+        and source.gguf is None
+        and not any((Path(path) / name).is_file() for name in ("config.json", ADAPTER_FILE))
+    ):
+        raise ConfigurationError(
+            f"policy.path={config.path!r}: no config.json in {path}; give a folder written by save_pretrained, "
+            "a model name, a .gguf file, or 'bundled'"
+        )
+    return path
 
 
 def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "auto") -> Any:

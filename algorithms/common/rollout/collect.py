@@ -12,8 +12,7 @@ give the same episodes, and the same log-probs up to rounding.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 
@@ -67,17 +66,30 @@ def play(
 
     If it ends with an error, or is interrupted, nothing is being written or searched any more.
     """
-    episodes = [stepper.begin(question) for question in questions]
-    for episode in episodes:
-        encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
-    waiting = deque(enumerate(episodes, start=first))
+    ended = dict(play_each(decoder, stepper, questions, seed=seed, first=first))
+    return [ended[place] for place in range(len(questions))]
+
+
+def play_each(
+    decoder: TurnDecoder, stepper: EpisodeStepper, questions: Iterable[Question], *, seed: Sequence[int], first: int = 0
+) -> Iterator[tuple[int, Trajectory]]:
+    """`play` as a stream: yields each episode as it ends, with the place of its question, from 0.
+
+    A question is taken from `questions` when a slot is free for it, so they may be chosen while others are played.
+    """
+    waiting = enumerate(questions)
     live: dict[int, Episode] = {}  # by slot
+    places: dict[int, int] = {}
     with _steps(decoder, stepper) as advance:
-        while live or waiting:
-            while waiting and decoder.free:
-                number, episode = waiting.popleft()
-                generator = random_stream("episode", *seed, number)
-                live[decoder.begin(episode.trajectory.prompt_ids, generator)] = episode
+        while True:
+            while decoder.free and (following := next(waiting, None)) is not None:
+                place, question = following
+                episode = stepper.begin(question)
+                encode_prompt(decoder.policy, episode.trajectory, decoder.max_new_tokens)
+                slot = decoder.begin(episode.trajectory.prompt_ids, random_stream("episode", *seed, first + place))
+                live[slot], places[slot] = episode, place
+            if not live:
+                return
             for slot, completion in advance(live):
                 trajectory = live[slot].trajectory
                 record_turn(decoder.policy, stepper.rules.protocol, trajectory, completion)
@@ -86,9 +98,9 @@ def play(
                 if trajectory.done:
                     decoder.end(slot)
                     del live[slot]
+                    yield places.pop(slot), trajectory
                 else:
                     decoder.append_observation(slot, trajectory.turns[-1].observation_ids)
-    return [episode.trajectory for episode in episodes]
 
 
 @contextmanager

@@ -60,10 +60,14 @@ class Sampler:
         self.transfers = 0  # of weights to the engine
         self.store = KVCache()  # reused by one decoder after another
 
-    def start(self) -> None:
-        """Start the engine; call it once the trained weights are those that the run begins with."""
+    def start(self, *, transfer: bool = True) -> None:
+        """Start the engine; call it once the trained weights are those that the run begins with.
+
+        `transfer`: False if the engine has the weights already, because it serves or loads the same model.
+        """
         self.engine = make_engine(self.config, self.policy, self.turn_end)
-        self.sync_weights()
+        if transfer:
+            self.sync_weights()
 
     @property
     def exact(self) -> bool:

@@ -231,7 +231,7 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
     passages = [{"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in PASSAGES]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in passages))
     files = {"questions": (str(tmp_path / "q.jsonl"),), "corpus": str(tmp_path / "c.jsonl")}
-    return {**files, "policy": "search-question", "batch_size": 1, "output": tmp_path / "out.json"}
+    return {**files, "policy": "search-question", "batch_size": 4, "output": tmp_path / "out.json"}
 
 
 class Watched(BM25Retriever):
@@ -323,6 +323,22 @@ def test_a_resumed_evaluation_writes_the_same_bytes(
     assert not output.with_name("out.json.partial.jsonl").exists()
 
 
+def test_episodes_start_as_others_end(arguments: dict[str, Any], retriever: Watched, tmp_path: Path) -> None:
+    """A killed evaluation has lost the episodes that were being played, and no others."""
+    evaluate.main(evaluate.Args(**{**arguments, "policy": "bundled", "batch_size": 2}))
+    asked = len(retriever.queries)
+    arguments["output"].unlink()
+    retriever.queries.clear()
+    retriever.interrupt_at = asked // 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(evaluate.Args(**{**arguments, "policy": "bundled", "batch_size": 2}))
+    kept = [json.loads(line)["question"] for line in (tmp_path / "out.json.partial.jsonl").read_text().splitlines()[1:]]
+    questions = [json.loads(line)["question"] for line in Path(arguments["questions"][0]).read_text().splitlines()]
+    begun = max(questions.index(question) for question in kept) + 1
+    assert 4 < len(kept) < 22
+    assert begun - len(kept) <= 1  # an episode at most was still being played beside the last one that ended
+
+
 def test_a_policy_goes_on_with_the_same_numbers(arguments: dict[str, Any], retriever: Watched) -> None:
     arguments |= {"policy": "bundled", "batch_size": 2}
     evaluate.main(evaluate.Args(**arguments))
@@ -375,7 +391,11 @@ def test_failed_retrievals_are_left_out_and_asked_again(
 
 def test_too_many_failed_retrievals_stop_it_and_lose_nothing(arguments: dict[str, Any], retriever: Watched) -> None:
     retriever.fails = ("born? 4",)  # in the second call
-    with pytest.raises(RetrievalError, match=r"failed for 4 of 4 questions.*max_failure_rate=0\.2.*partial\.jsonl"):
+    with pytest.raises(
+        evaluate.StoppedError,
+        match=r"failed for 4 of the last 8 questions.*max_failure_rate=0\.2 of 16 allows.*"
+        r"the same command resumes from .*partial\.jsonl",
+    ):
         evaluate.main(evaluate.Args(**arguments))
     assert len(retriever.queries) == 8
     retriever.fails = ()
@@ -384,9 +404,23 @@ def test_too_many_failed_retrievals_stop_it_and_lose_nothing(arguments: dict[str
     assert json.loads(arguments["output"].read_text())["datasets"]["nq"]["failed"] == 0
 
 
+def test_failures_far_apart_do_not_add_up(arguments: dict[str, Any], retriever: Watched) -> None:
+    retriever.fails = ("born? 0", "born? 8", "born? 16")  # 1 of the last 4 is the most
+    evaluate.main(evaluate.Args(**{**arguments, "batch_size": 1, "max_failure_rate": 0.25}))
+    assert {n: d["failed"] for n, d in json.loads(arguments["output"].read_text())["datasets"].items()} == {
+        "nq": 2,
+        "bamboogle": 1,
+        "mine": 0,
+    }
+    retriever.fails = ("born? 0", "as? 3")
+    arguments["output"] = arguments["output"].with_name("close.json")
+    with pytest.raises(evaluate.StoppedError, match="failed for 2 of the last 4 questions"):
+        evaluate.main(evaluate.Args(**{**arguments, "batch_size": 1, "max_failure_rate": 0.25}))
+
+
 def test_a_set_of_nothing_but_failures_is_an_error(arguments: dict[str, Any], retriever: Watched) -> None:
     retriever.fails = ("?", *"0123456789")
-    with pytest.raises(RetrievalError, match="for every question of"):
+    with pytest.raises(evaluate.StoppedError, match="for every question of"):
         evaluate.main(evaluate.Args(**{**arguments, "max_failure_rate": 1.0}))
 
 

@@ -19,7 +19,7 @@ from retrievers import BM25Retriever, HybridRetriever
 BASE: dict[str, Any] = {
     "questions": QUESTIONS,
     "retriever": BM25Retriever(PASSAGES).fingerprint(),
-    "policy": "search-question",
+    "policy": "someone/policy",
     "protocol": make_protocol("search_r1", "bare"),
     "top_k": 3,
     "max_searches": 4,
@@ -56,7 +56,7 @@ UNLIKE = [
         ["chat_template.date: '2024-07-26' != '2026-03-01'", "chat_template.arguments: '' != '", "chat: False != True"],
     ),
     ({"max_new_tokens": 64}, ["decoding.max_new_tokens: 32 != 64"]),
-    ({"policy": "oracle-titles"}, ["model.name: 'search-question' != 'oracle-titles'"]),
+    ({"policy": "oracle-titles"}, ["model.name: 'someone/policy' != 'oracle-titles'"]),
     ({"protocol": make_protocol("autorefine", "bare")}, ["protocol: 'search_r1' != 'autorefine'"]),
     ({"protocol": make_protocol("search_r1", "{question} ?")}, ["prompt.template", "prompt.hash"]),
     ({"retriever": BM25Retriever(PASSAGES[1:]).fingerprint()}, ["retriever.passages: 8 != 7", "retriever.corpus"]),
@@ -93,6 +93,24 @@ def test_it_does_not_change_with_what_does_not(change: dict[str, Any]) -> None:
 def test_the_model_may_differ_between_results_that_are_compared() -> None:
     ours, theirs = made(), made(policy="oracle-titles", top_k=5)
     assert differences(ours, theirs, ignore=MODEL) == ["top_k: 3 != 5"]
+
+
+MODEL_SETTINGS = {"chat": True, "max_new_tokens": 64, "context_length": 256, "dtype": "bfloat16"}
+
+
+def test_a_scripted_policy_has_no_settings_of_a_model() -> None:
+    scripted = made(policy="search-question")
+    assert made(policy="search-question", **MODEL_SETTINGS) == scripted
+    assert not scripted.keys() & {"chat", "chat_template", "decoding"}
+    assert differences(scripted, made(**MODEL_SETTINGS), ignore=MODEL) == []
+
+
+@pytest.mark.parametrize("other", [made(policy="search-question"), made(policy="oracle-titles"), made()])
+def test_a_scripted_policy_of_an_older_file_is_compared(other: Fingerprint) -> None:
+    """Older fingerprints of scripted policies hold the settings of a model, which decided nothing."""
+    older = {**made(**MODEL_SETTINGS), "model": {"name": "search-question"}}
+    assert differences(older, other, ignore=MODEL) == []
+    assert differences(older, {**other, "top_k": 5}, ignore=MODEL) == ["top_k: 3 != 5"]
 
 
 def test_a_retriever_within_a_retriever_is_compared_by_its_parts() -> None:

@@ -290,9 +290,9 @@ def test_golden_answers_that_are_not_there_are_named(tmp_path: Path, rows: list[
 
 def test_recorded_answers_need_no_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = lines(tmp_path / "a.jsonl", verl())
-    with pytest.raises(ConfigurationError, match="with policy and corpus: recorded answers need neither"):
+    with pytest.raises(ConfigurationError, match="with corpus and policy: recorded answers need neither"):
         evaluate.main(evaluate.Args(answers=path, policy="search-question", corpus="c.jsonl"))
-    monkeypatch.setattr(evaluate, "make_player", None)
+    monkeypatch.setattr(evaluate, "opened_player", None)
     monkeypatch.setattr(evaluate, "make_retriever", None)
     evaluate.main(evaluate.Args(answers=path))
 

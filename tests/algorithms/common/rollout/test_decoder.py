@@ -17,7 +17,7 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_en
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.packing import Block, pack
 from algorithms.common.model.policy import Policy
-from algorithms.common.rollout.collect import collect, play
+from algorithms.common.rollout.collect import collect, play, play_each
 from algorithms.common.rollout.decoder import BLOCK, Decoder, inverse_cdf
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.protocols import make_protocol
@@ -372,6 +372,28 @@ def test_an_episode_whose_context_fills_ends_with_its_own_reason() -> None:
             assert len(sequence(trajectory)) + 16 > 100
         else:
             assert begun + 16 <= 100
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_a_stream_of_episodes_is_the_rollout_in_the_order_of_its_ends(policy: Policy, slots: int) -> None:
+    trajectories, _ = played(policy, slots)
+    taken: list[Question] = []
+    ended: list[tuple[int, Trajectory]] = []
+    for place, trajectory in play_each(
+        decoder_of(policy, slots=slots, max_new_tokens=16),
+        engine_of(),
+        (taken.append(question) or question for question in questions()),  # type: ignore[func-returns-value]
+        seed=(3,),
+    ):
+        ended.append((place, trajectory))
+        assert trajectory.done
+        assert len(taken) <= len(ended) + slots  # a question is taken when a slot is free for it
+    assert [place for place, _ in ended] != list(range(8)) or slots == 1
+    for place, trajectory in ended:
+        assert trajectory.question == questions()[place]
+        assert ids_of(trajectory) == ids_of(trajectories[place])
+        assert [turn.logprobs for turn in trajectory.turns] == [turn.logprobs for turn in trajectories[place].turns]
+    assert sorted(place for place, _ in ended) == list(range(len(trajectories)))
 
 
 @pytest.mark.parametrize("spare", [0, -1])

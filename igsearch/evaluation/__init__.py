@@ -1,0 +1,1 @@
+"""The parts of `igsearch evaluate`: configuration, player, questions that are asked, progress. Light imports."""

@@ -1,0 +1,170 @@
+"""The configuration of `igsearch evaluate`, and which of them exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from algorithms.common.base.command_line import option_types
+from algorithms.common.base.output_path import check_output_file
+from algorithms.common.base.resumable_lines import partial_path
+from algorithms.common.model.chat_template import DATE
+from algorithms.common.model.config import Dtype, PolicyConfig
+from algorithms.common.rollout.config import BUILTIN, RolloutConfig
+from algorithms.common.rollout.environment import EpisodeConfig
+from igsearch_env.errors import ConfigurationError, check_range
+from igsearch_env.question_sets import PUBLISHED
+from igsearch_env.scripted import SCRIPTED
+from retrievers.credentials import MaskedRepr
+
+SERVER = "vllm_server"
+# What recorded answers need. Everything else is about playing.
+SCORING = frozenset({"answers", "questions", "output", "split", "limit", "where"})
+# Options of a model that a scripted policy does not have.
+OF_A_MODEL = frozenset(
+    {"prompt", "system_prompt", "chat", "chat_template_arguments", "chat_template_date", "max_new_tokens"}
+    | {"max_observation_tokens", "context_length", "dtype", "kv_cache_tokens"}
+)
+
+
+@dataclass(frozen=True)
+class EngineConfig(MaskedRepr):
+    """What generates: the options of training's section `rollout` that an evaluation has, too."""
+
+    engine: str = BUILTIN
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    server_url: str = ""
+    """Address of the vLLM server, http://HOST:PORT, which serves the policy."""
+    gpu_memory_utilization: float = 0.4
+    """Fraction of the GPU's memory that vllm in this process uses."""
+
+    def __post_init__(self) -> None:
+        RolloutConfig(
+            engine=self.engine, server_url=self.server_url, gpu_memory_utilization=self.gpu_memory_utilization
+        )
+        if self.engine != "vllm" and self.gpu_memory_utilization != type(self).gpu_memory_utilization:
+            raise ConfigurationError(
+                f"rollout.gpu_memory_utilization={self.gpu_memory_utilization} with rollout.engine={self.engine!r}: "
+                "only vllm in this process takes a fraction of the GPU's memory; leave it out, or set rollout.engine "
+                "to vllm"
+            )
+
+
+@dataclass(frozen=True)
+class Args(EpisodeConfig):
+    """Options of the command."""
+
+    questions: tuple[str, ...] = ()
+    """`bundled`, or files and folders in any published form, or hf:REPO/CONFIG:SPLIT. Default: bundled; with answers,
+    the questions and golden answers in their file."""
+    corpus: str | None = None
+    """`bundled` (the default), a corpus file, an index folder, or the address of a retrieval service."""
+    policy: str = "bundled"
+    """`bundled`, search-question, oracle-titles, a folder, or a model name."""
+    rollout: EngineConfig = field(default_factory=EngineConfig)
+    answers: Path | None = None
+    """File of recorded predictions or transcripts to score, instead of playing a policy."""
+    output: Path | None = None
+    """JSON file to write the results to, with one row per question."""
+    split: str = PUBLISHED
+    """Split of the seven benchmarks: the one that papers report (published), all rows (all), or a split by name."""
+    retriever: str = "auto"
+    """Search backend over the corpus: auto, bm25, an index folder or an address; several joined by + are fused."""
+    rerank: str = ""
+    """Cross-encoder that reranks the retrieved passages; empty: no reranking."""
+    chat: bool = False
+    """Apply the tokenizer's chat template to the prompt."""
+    chat_template_arguments: str = ""
+    """Arguments of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    chat_template_date: str = DATE
+    """The date that a chat template reads, whatever day it is."""
+    max_new_tokens: int = 32
+    """Maximum tokens per turn."""
+    context_length: int | None = None
+    """Maximum tokens per episode; None: the context length of the model."""
+    dtype: Dtype | None = None
+    """Precision of the weights; None: float32, and that of the server with vllm_server."""
+    kv_cache_tokens: int = 262_144
+    """Size of the KV cache in tokens, of builtin and transformers; with a long context it limits the number of
+    concurrent episodes."""
+    limit: int = 0
+    """Maximum number of questions per data set, in file order; 0: all."""
+    where: str | None = None
+    """Only questions with this metadata, as KEY=VALUE (e.g. random500=true)."""
+    batch_size: int = 64
+    """Maximum number of concurrent episodes of each process."""
+    max_failure_rate: float = 0.2
+    """Stop if retrieval fails for more than this share of the questions that ended last (4 x batch_size of each
+    process)."""
+
+    @property
+    def model(self) -> PolicyConfig:
+        """The policy, if it is not a scripted one."""
+        return PolicyConfig(
+            path=self.policy,
+            chat=self.chat,
+            chat_template_arguments=self.chat_template_arguments,
+            chat_template_date=self.chat_template_date,
+            dtype=self.dtype or "float32",
+            context_length=self.context_length,
+        )
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the policy is one without a model."""
+        return self.policy in SCRIPTED
+
+    @property
+    def partial(self) -> Path | None:
+        """File of the rows until the output is complete."""
+        return None if self.output is None else partial_path(self.output)
+
+    @property
+    def resume(self) -> str:
+        """How a message about a stopped evaluation says what to do."""
+        if self.partial is None:
+            return "its answers are lost, which --output keeps"
+        return f"the same command resumes from {self.partial}"
+
+
+def check(args: Args) -> None:
+    """Raise `ConfigurationError` for values that are out of range, and for options that have no effect."""
+    check_range("limit", args.limit, 0)
+    check_range("batch_size", args.batch_size, 1)
+    check_range("max_new_tokens", args.max_new_tokens, 1)
+    check_range("kv_cache_tokens", args.kv_cache_tokens, 1)
+    check_range("max_failure_rate", args.max_failure_rate, 0, 1)
+    check_output_file(args.output)
+    given = changed(args)
+    if args.answers is not None:
+        _refuse(
+            [name for name in given if name not in SCORING],
+            f"answers={str(args.answers)!r}",
+            "recorded answers need neither a policy nor a corpus; omit one or the other",
+        )
+    elif args.scripted:
+        ignored = [name for name in given if name in OF_A_MODEL or name.startswith("rollout.")]
+        _refuse(ignored, f"policy={args.policy!r}", "a scripted policy has no model, which alone reads them; omit them")
+    elif "kv_cache_tokens" in given and args.rollout.engine.startswith("vllm"):
+        _refuse(
+            ["kv_cache_tokens"], f"rollout.engine={args.rollout.engine!r}", "vLLM sizes its KV cache itself; omit it"
+        )
+
+
+def changed(args: Args) -> list[str]:
+    """The dotted names of the options that differ from their defaults."""
+    return [name for name in option_types(Args) if _value(args, name) != _value(Args(), name)]
+
+
+def _value(args: Args, name: str) -> Any:
+    found: Any = args
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _refuse(names: Sequence[str], with_what: str, rule: str) -> None:
+    if names:
+        raise ConfigurationError(f"{with_what} with {' and '.join(names)}: {rule}")
