@@ -126,12 +126,11 @@ class TrainConfig:
             exact: whether the sampler's log-probs are the trainer's.
             needs_reference: whether the advantages need the reference policy's.
         """
-        cap = self.loss.importance_sampling_cap is not None
-        if exact and not self.rollout.recompute_logprobs and not cap:
+        if exact and not self.rollout.recompute_logprobs:
             return "sampled"
-        # A single gradient step computes them itself, unless something before it needs them.
+        # A single gradient step computes them itself, with the importance weights, unless something before needs them.
         single = self.optimizer.epochs * self.optimizer.num_minibatches == 1
-        return "in update" if single and not cap and not needs_reference else "recomputed"
+        return "in update" if single and not needs_reference else "recomputed"
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
