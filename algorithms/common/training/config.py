@@ -37,9 +37,9 @@ class LossConfig:
     importance_sampling: Literal["token", "sequence"] = "token"
     """Ratio of a token's importance weight: its own, or the product over all policy tokens of its trajectory."""
     importance_sampling_cap: float | None = 2.0
-    """C: each token's loss is weighted by min(pi_trainer / pi_sampler, C) where the sampler differs from the policy that
-    is updated: another engine or precision, or earlier weights (rollout.max_staleness). No effect where they are the
-    same. None: off."""
+    """C: weight each token's loss by min(pi_trainer / pi_sampler, C) where the sampler differs from the policy that is
+    updated: another engine or precision, or earlier weights (rollout.max_staleness). No effect where they are the same.
+    None: off."""
 
     def __post_init__(self) -> None:
         check_literals(self, "loss")
