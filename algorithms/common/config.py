@@ -118,6 +118,13 @@ class TrainConfig:
                 f"optimizer.num_minibatches={self.optimizer.num_minibatches}: "
                 f"must be at most {smallest}, the number of trajectories of a step"
             )
+        if self.rollout.max_staleness and self.rollout.engine == "transformers" and self.distributed.sharding != "none":
+            raise ConfigurationError(
+                f"rollout.max_staleness={self.rollout.max_staleness} with rollout.engine='transformers' and "
+                f"distributed.sharding={self.distributed.sharding!r}: the only whole copy of the weights would write "
+                "and score at the same time, and this engine changes its attention while it writes; use the builtin "
+                "engine or vllm_server, or set rollout.max_staleness to 0"
+            )
 
     def old_logprobs(self, *, exact: bool, needs_reference: bool) -> OldLogprobs:
         """Where the log-probs of the policy before the update come from.
