@@ -62,6 +62,7 @@ class Collector:
             return self._play(step)
         with self._changed:
             ahead = step in self._played or self._ended < step <= self._allowed
+            self._hold()  # a batch that begins while this one is waited for would have older weights than need be
         if not ahead:  # the first one of this process
             self.pause()
             batch = self._play(step)
@@ -131,13 +132,17 @@ class Collector:
         if self.sampler.version < self.newest:
             self.sampler.sync_weights(self.newest)
 
+    def _hold(self) -> None:
+        """Let no batch begin but that of the next step, if it was allowed already."""
+        self._allowed = max(self._begun, min(self._allowed, self.newest + 1))
+
     def _settled(self) -> bool:
         """Agree on the batches that all processes still collect with the sampler's weights; whether all have ended.
 
-        These are the ones that any process has begun, and that of the next step, if it was allowed already.
+        These are the ones that any process has begun or that `_hold` lets begin.
         """
         with self._changed:
-            self._allowed = max(self._begun, min(self._allowed, self.newest + 1))
+            self._hold()
             mine = (self._allowed, self._ended)
         found = self.processes.gather(mine)
         with self._changed:

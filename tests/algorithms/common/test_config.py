@@ -271,3 +271,16 @@ def test_the_config_of_a_run_is_a_configuration_file(tmp_path: Path) -> None:
     assert parse("--config", file, "--seed", "5") == dataclasses.replace(made, seed=5, config=Path(file))
     with pytest.raises(ConfigurationError, match="preset 'night': the file offers none"):
         parse("--config", write(tmp_path, "preset: night"))
+
+
+def test_one_copy_of_sharded_weights_does_not_write_and_score_at_once() -> None:
+    sections = {"rollout": RolloutConfig(engine="transformers", max_staleness=1)}
+    TrainConfig(**sections)
+    with pytest.raises(ConfigurationError, match=r"max_staleness=1 with rollout\.engine='transformers'.*builtin"):
+        TrainConfig(**sections, distributed=DistributedConfig(sharding="fsdp2"))
+
+
+@pytest.mark.parametrize(("exact", "cap"), [(True, None), (False, 2.0)])
+def test_importance_weights_apply_where_the_sampler_differs_from_the_policy(exact: bool, cap: float | None) -> None:
+    assert LossConfig().after_sampling(exact=exact).importance_sampling_cap == cap
+    assert LossConfig(importance_sampling_cap=None).after_sampling(exact=exact).importance_sampling_cap is None
