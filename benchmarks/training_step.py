@@ -15,7 +15,7 @@ def update_policy(run: Run, buffer: RolloutBuffer, advantages: Float32s, step: i
         run.reference,
         buffer,
         advantages,
-        config.loss,
+        config.loss.after_sampling(exact=run.sampler.exact),
         temperature=config.rollout.temperature,
         lr=config.optimizer.learning_rate(step, config.steps),
         step=step,

@@ -64,6 +64,7 @@ class Turn:
     query_span: tuple[int, int] | None = None  # tokens of the query text within completion_ids, [start, end)
     observation_ids: tuple[int, ...] = ()
     search_span: tuple[int, int] | None = None  # as query_span, with the tags around it
+    weights_version: int = 0  # training steps whose update the weights that wrote it had seen
     observation_role: Role = "assistant"  # of the observation in a chat template
     message: AssistantMessage | None = field(default=None, compare=False)  # of protocols whose turns are messages
 

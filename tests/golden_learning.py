@@ -15,7 +15,7 @@ from losses import aggregated
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import grpo_advantages, overlong_penalty, rloo_advantages, whiten
 from algorithms.common.training.config import LossConfig
-from algorithms.common.training.loss import kl_penalty, policy_loss, token_weights, value_loss
+from algorithms.common.training.loss import importance_weights, kl_penalty, policy_loss, token_weights, value_loss
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages
@@ -305,6 +305,25 @@ def _clipped(case: Case, ratio: str, mode: str) -> Outputs:
 def clipped_loss(case: Case) -> Outputs:
     """PPO's clipped loss."""
     return _clipped(case, "token", case.get("loss_agg_mode"))
+
+
+def importance(case: Case) -> Outputs:
+    """verl's truncated importance weights, and its clipped loss with them."""
+    mask = _tensor(case, "mask").bool()
+    old = _tensor(case, "trainer_log_prob")
+    weights = importance_weights(
+        old - _tensor(case, "sampler_log_prob"), mask, case.get("rollout_is"), case.get("rollout_is_threshold")
+    )
+    if "loss" not in case.outputs:
+        return {"weights": weights.masked_fill(~mask, 0.0), "rollout_is_mean": weights[mask].mean().item()}
+    config = LossConfig(
+        clip_ratio_low=case.get("clip_low"),
+        clip_ratio_high=case.get("clip_high"),
+        dual_clip=case.get("clip_ratio_c"),
+        aggregation=case.get("loss_agg_mode"),
+    )
+    loss = policy_loss(_tensor(case, "log_prob"), old, _tensor(case, "advantages") * weights, mask, config).loss_BT
+    return {"loss": aggregated(loss, mask, config.aggregation).item()}
 
 
 def sequence_loss(case: Case) -> Outputs:

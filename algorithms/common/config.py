@@ -118,6 +118,13 @@ class TrainConfig:
                 f"optimizer.num_minibatches={self.optimizer.num_minibatches}: "
                 f"must be at most {smallest}, the number of trajectories of a step"
             )
+        if self.rollout.max_staleness and self.rollout.engine == "transformers" and self.distributed.sharding != "none":
+            raise ConfigurationError(
+                f"rollout.max_staleness={self.rollout.max_staleness} with rollout.engine='transformers' and "
+                f"distributed.sharding={self.distributed.sharding!r}: the only whole copy of the weights would write "
+                "and score at the same time, and this engine changes its attention while it writes; use the builtin "
+                "engine or vllm_server, or set rollout.max_staleness to 0"
+            )
 
     def old_logprobs(self, *, exact: bool, needs_reference: bool) -> OldLogprobs:
         """Where the log-probs of the policy before the update come from.
@@ -126,12 +133,11 @@ class TrainConfig:
             exact: whether the sampler's log-probs are the trainer's.
             needs_reference: whether the advantages need the reference policy's.
         """
-        cap = self.loss.importance_sampling_cap is not None
-        if exact and not self.rollout.recompute_logprobs and not cap:
+        if exact and not self.rollout.recompute_logprobs:
             return "sampled"
-        # A single gradient step computes them itself, unless something before it needs them.
+        # A single gradient step computes them itself, with the importance weights, unless something before needs them.
         single = self.optimizer.epochs * self.optimizer.num_minibatches == 1
-        return "in update" if single and not cap and not needs_reference else "recomputed"
+        return "in update" if single and not needs_reference else "recomputed"
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from algorithms.common.report.learning_curve import plot_learning_curve
 from algorithms.common.report.run_report import write_reports
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.rollout.collect import collect
+from algorithms.common.run.collector import of_earlier_weights, staleness_metrics
 from algorithms.common.run.folder import run_folder
 from algorithms.common.run.run import Run
-from algorithms.common.run.setup import make_torch_deterministic, questions_of_step
+from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.run.time_estimate import estimate_time
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
@@ -42,17 +42,19 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     config = warm_started(config, retriever, run_folder(algorithm.name, config))
     with Run(algorithm, config, retriever) as run, reports(run):
         old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
+        loss = config.loss.after_sampling(exact=run.sampler.exact)
         if config.estimate_time:
             print_estimate(run, algorithm, recomputes=old == "recomputed")
         for step in run.steps():
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
+                with timed("weights", times):
+                    run.collector.run_ahead()
                 metrics: dict[str, float] = {}
                 if old == "recomputed":
-                    cap = config.loss.importance_sampling_cap
                     with timed("old_logprobs", times):
-                        metrics |= recompute_logprobs(run.learner, buffer, temperature, cap)
+                        metrics |= recompute_logprobs(run.learner, buffer, temperature, loss)
                 if algorithm.needs_information_gain:
                     with timed("information_gain", times):
                         gain = run.information_gain(step, buffer.prefixes)
@@ -71,7 +73,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         run.reference,
                         buffer,
                         advantages,
-                        config.loss,
+                        loss,
                         temperature=temperature,
                         lr=config.optimizer.learning_rate(step, config.steps),
                         step=step,
@@ -83,9 +85,12 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                         targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
                         metrics |= run.critic.update(buffer, targets, step, config.seed)
                 with timed("weights", times):
-                    run.sampler.sync_weights()
+                    run.collector.updated(step)
                 release_memory()
             described = batch_metrics(buffer, advantages, max_searches=config.env.max_searches)
+            if config.rollout.max_staleness:
+                times["time/rollout_hidden"] = run.collector.hidden
+                metrics = of_earlier_weights(metrics) | staleness_metrics(buffer, step)
             run.record(step, {**described, **metrics, **times, **throughput(buffer, times)}, buffer, advantages)
         run.finish()
     return run
@@ -143,25 +148,14 @@ def checked(values: Float32s, buffer: RolloutBuffer, name: str) -> Float32s:
 def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
     """Collect the rollouts of one step: `questions_per_step` groups that the algorithm keeps.
 
-    Groups that it does not keep are replaced by new ones, in at most `MAX_REFILLS` draws (DAPO: 10). Each process
-    rolls out its share of the questions and receives the groups of all processes.
+    Groups that it does not keep, and those of weights older than `rollout.max_staleness` allows, are replaced by new
+    ones of the current weights, in at most `MAX_REFILLS` draws (DAPO: 10). Each process rolls out its share of the
+    questions and receives the groups of all processes.
     """
     config, processes = run.config.rollout, run.processes
-    share = processes.share(config.questions_per_step)
-    groups, failed, attempts = [], 0, 0
+    groups, failed, attempts, dropped = [], 0, 0, 0
     for refill in range(MAX_REFILLS):
-        questions = questions_of_step(
-            run.train_questions, config.questions_per_step, seed=run.config.seed, step=step, refill=refill
-        )
-        decoder = run.sampler.decoder(len(share) * config.group_size, config.temperature)
-        mine = collect(
-            decoder,
-            run.stepper,
-            questions[share.start : share.stop],
-            group_size=config.group_size,
-            seed=(run.config.seed, step, refill),
-            first=share.start,
-        )
+        mine = run.collector.refill(step, refill) if refill else run.collector.batch(step)
         batch = RolloutBuffer(processes.all_gather_flat(mine.groups), sum(processes.gather(mine.failed)))
         episodes = config.questions_per_step * config.group_size
         if batch.failed > run.config.env.max_failure_rate * episodes:
@@ -169,24 +163,28 @@ def collect_batch(run: Run, algorithm: Algorithm, step: int) -> RolloutBuffer:
                 f"step {step}: retrieval failed for {batch.failed} of {episodes} episodes, more than "
                 f"env.max_failure_rate={run.config.env.max_failure_rate}; fix the retriever and run again to resume"
             )
-        groups += [group for group in batch.groups if algorithm.keep(group)]
+        fresh = [group for group in batch.groups if run.collector.is_fresh(group, step)]
+        groups += [group for group in fresh if algorithm.keep(group)]
         failed += batch.failed
         attempts += sum(len(t.attempts) for t in batch.trajectories)
+        dropped += len(batch.groups) - len(fresh)
         if len(groups) >= len(batch.groups):
             break
     buffer = RolloutBuffer(
-        groups[: config.questions_per_step] or batch.groups, failed, {"step": step, "attempts": attempts}
+        groups[: config.questions_per_step] or fresh,
+        failed,
+        {"step": step, "attempts": attempts, "dropped_groups": dropped},
     )
     if algorithm.needs_information_gain:
-        buffer.prefixes = decoder.prefixes()  # only those of the last batch, if groups were replaced
+        buffer.prefixes = mine.prefixes  # only those of the last batch, if groups were replaced
     buffer.check_trainable()
     return buffer
 
 
 @contextmanager
 def timed(name: str, times: dict[str, float] | None = None) -> Any:
-    """Record the seconds spent in the block as `time/<name>` in `times` (by default a new dictionary); yields it."""
+    """Add the seconds spent in the block to `time/<name>` in `times` (by default a new dictionary); yields it."""
     times = {} if times is None else times
     start = time.perf_counter()
     yield times
-    times[f"time/{name}"] = time.perf_counter() - start
+    times[f"time/{name}"] = times.get(f"time/{name}", 0.0) + time.perf_counter() - start

@@ -88,6 +88,11 @@ def choose_algorithm(
             f"algorithm {algorithm.name!r} needs a critic, which TRL's GRPOTrainer does not have: choose another one, "
             f"or train with algorithms/{algorithm.name}.py"
         )
+    if config.rollout.max_staleness:
+        raise ConfigurationError(
+            f"config.rollout.max_staleness={config.rollout.max_staleness}: TRL collects each batch right before its "
+            f"update; set it to 0, or train with algorithms/{algorithm.name}.py"
+        )
     if getattr(config, "dynamic_sampling", False):
         raise ConfigurationError(
             "config.dynamic_sampling=True: TRL fixes the questions of a step, so groups can't be replaced; set it to "

@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
+    r"rollout_is_(loss_)?(token|sequence)_.+": (learning.importance, FLOAT32),
     r"gspo_.+": (learning.sequence_loss, FLOAT32),
     rf"agg_with_fully_masked_seq__{MODE}": (learning.aggregation, FLOAT32),
     r"trl_loss_types.*": (learning.trl_losses, FLOAT32),

@@ -25,7 +25,7 @@ from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.rollout.config import BUILTIN
 from algorithms.common.rollout.decoder import decoder_memory, slots_within
 from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
-from algorithms.common.rollout.sampler import EVAL_SLOTS
+from algorithms.common.rollout.sampler import EVAL_SLOTS, samples_from_copy
 from igsearch_env.protocols import make_protocol
 
 PHASES = ("loading", "evaluation", "rollout", "update")
@@ -61,7 +61,10 @@ def memory_lines(
     yield from _models(sizes, reference, critic)
     if not sizes.cuda:
         yield MemoryLine("tokenizer and modules", LOADED + TOKEN * sizes.model.vocabulary, "loaded with the policy")
-    yield from _rollout(sizes, critic, device_bytes, -(-eval_questions // processes))
+    rollout = _rollout(sizes, critic, device_bytes, -(-eval_questions // processes))
+    if config.rollout.max_staleness:  # rollouts run during updates
+        rollout = (replace(line, phase="update") if line.phase == "rollout" else line for line in rollout)
+    yield from rollout
     yield from _update(sizes)
 
 
@@ -78,7 +81,8 @@ class _Sizes:
         self.sharded = config.distributed.sharding == "fsdp2" and processes > 1
         self.parts = processes if self.sharded else 1
         self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
-        self.replica = self.sharded or rollout.dtype is not None  # a copy of the weights samples
+        # A copy of the weights samples.
+        self.replica = self.sharded or rollout.dtype is not None or samples_from_copy(rollout)
         # Bytes of one element. Under autocast, keys keep the precision of the weights, since rotary embeddings are
         # applied in it.
         sampled = DTYPES[self.sampler_dtype].itemsize

@@ -5,6 +5,7 @@ Shapes: n tokens, B blocks, c columns of the longest prefix, H heads, d their wi
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,16 +73,20 @@ class KVCache:
         return by_head * self.stride + places[..., None]
 
 
+_mode = threading.Lock()  # of torch's deterministic mode, which all threads share
+
+
 @contextmanager
 def _in_any_order() -> Iterator[None]:
     """Allow nondeterministic kernels for writes to distinct rows: the deterministic one would sort them first."""
-    mode = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+    with _mode:
+        mode = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(False)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 class CachedPrefixes:

@@ -47,10 +47,26 @@ PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Gradient norm", "norm before clipping", (("policy/grad_norm", "gradient norm"),)),
     ("Critic", "share of variance", (("critic/explained_variance", "explained variance"),)),
     (
-        "Mismatch of sampler and trainer",
+        "Mismatch of sampler and trainer, same weights",
         "nats per token",
         (("mismatch/kl", "KL divergence"), ("mismatch/abs_mean", "mean absolute difference")),
     ),
+    (
+        "Difference of sampler and trainer, earlier weights",
+        "nats per token",
+        (("off_policy/kl", "KL divergence"), ("off_policy/abs_mean", "mean absolute difference")),
+    ),
+    (
+        "Importance weights",
+        "weight; share of tokens",
+        (("importance/mean", "mean weight"), ("importance/capped_share", "tokens at the cap")),
+    ),
+    (
+        "Staleness",
+        "updates since a token was sampled",
+        (("staleness/mean", "mean"), ("staleness/max", "maximum")),
+    ),
+    ("Rollouts during updates", "seconds", (("time/rollout_hidden", "rollouts that nothing waited for"),)),
     (
         "Tokens per trajectory",
         "tokens",
@@ -167,7 +183,8 @@ def _stops(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Chart:
 def time_parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """Seconds of each part of the steps, and of the remaining time."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("time/"))
-    names = [key for key in keys if key != "time/step" and not key.endswith("_per_second")]
+    # What ran beside other parts is no part of a step.
+    names = [key for key in keys if key not in ("time/step", "time/rollout_hidden") and not key.endswith("_per_second")]
     parts = {key.removeprefix("time/").replace("_", " "): column(rows, key) for key in names}
     if parts:
         parts["rest"] = [_rest(row, names) for row in rows]

@@ -49,7 +49,7 @@ class RolloutBuffer:
 
     Not saved, and stale once weights change: `prefixes` (sequences in the KV cache of the policy), and, per policy
     token, `values` of the critic and `reference_logprobs` of the starting policy for algorithms that need them, and
-    `importance`, the importance weights where another engine or precision sampled.
+    `importance`, the importance weights where the sampler differs from the policy that is updated.
     """
 
     groups: list[Group]
@@ -122,6 +122,12 @@ class RolloutBuffer:
         starts = self.first_token
         spans = [np.arange(starts[row], starts[row] + self.policy_tokens[row]) for row in rows]
         return np.concatenate([np.zeros(0, dtype=np.int64), *spans])
+
+    @property
+    def versions(self) -> Ints:
+        """Version of the weights that sampled each policy token: the number of training steps that they had seen."""
+        turns = [turn.weights_version for t in self.trajectories for turn in t.turns]
+        return np.repeat(np.array(turns, dtype=np.int64), self.turn_tokens)
 
     @property
     def logprobs(self) -> Float32s:

@@ -76,6 +76,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "search_span": turn.search_span,
         "observation_ids": turn.observation_ids,
         "observation_role": turn.observation_role,
+        "weights_version": turn.weights_version,
     }
 
 

@@ -50,8 +50,11 @@ class RolloutConfig(MaskedRepr):
     token_budget: int = 4_096
     """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
     recompute_logprobs: bool = False
-    """Recompute the old log-probs before the update; always done if another engine or precision, or any precision
-    below float32, sampled, and with loss.importance_sampling_cap."""
+    """Recompute the old log-probs before the update; always done if another engine or precision, any precision below
+    float32, or earlier weights (max_staleness) sampled."""
+    max_staleness: int = 0
+    """Collect rollouts during the updates, at most this many steps ahead: a token was sampled by weights that had seen
+    at most this many updates less than those that are updated on it. 0: rollouts and updates alternate."""
     engine: str = BUILTIN
     """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
@@ -73,6 +76,7 @@ class RolloutConfig(MaskedRepr):
         check_range("rollout.temperature", self.temperature, 1e-3)
         check_range("rollout.max_new_tokens", self.max_new_tokens, 1)
         check_range("rollout.kv_cache_tokens", self.kv_cache_tokens, 1)
+        check_range("rollout.max_staleness", self.max_staleness, 0)
         check_range("rollout.token_budget", self.token_budget, 1)
         check_range("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1)
         check_choice("rollout.engine", self.engine, (BUILTIN, *ENGINES))

@@ -29,7 +29,8 @@ class Sampler:
     """Writes turns and scores answers with the weights of the last `sync_weights`.
 
     `policy` scores, and writes unless an engine does: it is the trained policy itself, or a copy of it if
-    `rollout.dtype` sets another precision or if a process holds only a shard of the weights.
+    `rollout.dtype` sets another precision, if a process holds only a shard of the weights, or if the trained weights
+    may change while it samples (`rollout.max_staleness`) and no engine with weights of its own does.
 
     Args:
         trained: the policy that is trained.
@@ -51,23 +52,26 @@ class Sampler:
         self.trained = trained
         self.config = config
         self.processes = processes
+        self.sharded = sharded
         self.policy = trained
-        if config.dtype or sharded:
+        if config.dtype or sharded or samples_from_copy(config):
             dtype = DTYPES[config.dtype] if config.dtype else trained.compute_dtype or trained.model.dtype
             self.policy = trained.replica(dtype)
         self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
+        self.version = 0  # training steps whose update its weights have seen
         self.transfers = 0  # of weights to the engine
         self.store = KVCache()  # reused by one decoder after another
 
-    def start(self, *, transfer: bool = True) -> None:
+    def start(self, version: int = 0, *, transfer: bool = True) -> None:
         """Start the engine; call it once the trained weights are those that the run begins with.
 
-        `transfer`: False if the engine has the weights already, because it serves or loads the same model.
+        `version`: as of `sync_weights`. `transfer`: False if the engine has the weights already, because it serves or
+        loads the same model.
         """
         self.engine = make_engine(self.config, self.policy, self.turn_end)
         if transfer:
-            self.sync_weights()
+            self.sync_weights(version)
 
     @property
     def exact(self) -> bool:
@@ -86,8 +90,10 @@ class Sampler:
             return self.config.asynchronous
         return self.engine is not None and self.engine.streams
 
-    def sync_weights(self) -> None:
-        """Copy the current trained weights to the sampler. Every process must call it.
+    def sync_weights(self, version: int = 0) -> None:
+        """Copy the current trained weights to the sampler, which must not be sampling. Every process must call it.
+
+        `version`: the number of training steps whose update they have seen.
 
         Raises `EngineError` if an engine does not sample from them afterwards.
         """
@@ -104,6 +110,7 @@ class Sampler:
                 self.processes.run_on_main(check) if self.engine.shared else check()
             self.transfers += 1
             self.processes.barrier()
+        self.version = version
 
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:
         """A decoder for `slots` concurrent episodes, as far as the KV cache allows."""
@@ -133,13 +140,28 @@ class Sampler:
         )
 
     def scorer(self, prefixes: CachedPrefixes | None = None) -> PolicyScorer:
-        """A scorer with the current weights; `prefixes`: sequences that they have already read."""
+        """A scorer with the current weights; `prefixes`: sequences that they have already read.
+
+        With `rollout.max_staleness`, the trained policy scores, which is not sampling at the same time, and `prefixes`
+        of the sampler are of no use to it. A sharded policy can't: the sampler's copy scores, with its own weights.
+        """
+        if self.config.max_staleness and not self.sharded:
+            return PolicyScorer(self.trained, pass_tokens=self.config.token_budget)
         return PolicyScorer(self.policy, pass_tokens=self.config.token_budget, prefixes=prefixes)
 
     def close(self) -> None:
         """Close the engine."""
         if self.engine is not None:
             self.engine.close()
+
+
+def samples_from_copy(config: RolloutConfig) -> bool:
+    """Whether the sampler needs a copy of the weights because the trained ones may change while it samples.
+
+    An engine with weights of its own has them already. transformers' continuous batching generates with the model that
+    it is given, so it gets the copy.
+    """
+    return config.max_staleness > 0 and (config.engine == BUILTIN or not engine_class(config.engine).own_weights)
 
 
 def make_engine(config: RolloutConfig, policy: Policy, turn_end: TurnEnd) -> Engine | None:

@@ -191,6 +191,10 @@ class TrainingProgress:
             ("information_gain/positive_share", "positive {:.0%}"),
             ("all_fail", "all-fail groups {:.0%}"),
             ("policy/entropy", "entropy {:.2f}"),
+            ("mismatch/abs_mean", "sampler mismatch {:.4f} nats"),
+            ("off_policy/abs_mean", "off-policy by {:.3f} nats"),
+            ("importance/capped_share", "weights capped {:.1%}"),
+            ("staleness/mean", "staleness {:.1f}"),
         ):
             if name in self.metrics:
                 facts.append(Text(form.format(self.metrics[name])))

@@ -42,6 +42,7 @@ class RecordedTurn(TypedDict):
     passages: list[RecordedPassage]
     gain: RecordedGain | None
     gain_of: NotRequired[dict[str, RecordedGain | None]]
+    weights_version: NotRequired[int]
 
 
 class RecordedTrajectory(TypedDict):

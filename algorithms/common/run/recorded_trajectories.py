@@ -149,6 +149,7 @@ class _Recorder:
             "tokens": pieces(self.tokenizer, turn.completion_ids, self.alone),
             "advantages": {name: [rounded(v) for v in values[place]] for name, values in self.advantages.items()},
             "logprobs": [rounded(value) for value in turn.logprobs],
+            "weights_version": turn.weights_version,
             "query_span": turn.query_span,
             "observation": turn.observation,
             "passages": [_passage(passage, question) for passage in turn.passages],

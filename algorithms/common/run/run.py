@@ -24,6 +24,7 @@ from algorithms.common.rollout.environment import make_questions, make_retriever
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
+from algorithms.common.run.collector import Collector
 from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
 from algorithms.common.run.folder import begin_folder, check_folder, run_folder, with_saved_threads
@@ -146,7 +147,8 @@ class Run:
         self.learner, self.steps_done = restore_or_make_learner(
             policy, self.critic, config, processes, self.dir, self.console
         )
-        self.sampler.start()
+        self.sampler.start(self.steps_done)
+        self.collector = Collector(config, self.sampler, self.stepper, self.train_questions, processes, self.steps_done)
         processes.run_on_main(lambda: begin_folder(self.dir, self.name, config))
 
     # ---------------------------------------------------------------- start and end
@@ -189,7 +191,8 @@ class Run:
             self.processes.close()
 
     def close(self, *, failed: bool = False) -> None:
-        """Close logs, trackers and engine."""
+        """Stop collecting rollouts; close logs, trackers and engine."""
+        self.collector.close()
         if self.log is not None:
             self.log.close(failed=failed)
         self.sampler.close()
@@ -215,6 +218,7 @@ class Run:
     def _validate(self, step: int) -> None:
         """Evaluate on some dev questions and log EM; saves the policy to RUN_DIR/best if it is the best so far."""
         self.progress.evaluating("dev", len(self.evaluator.dev_questions))
+        self.collector.pause()
         scores = self.evaluator.validate()
         em = macro_average(scores)
         if em > self.best_dev_em:
@@ -227,6 +231,7 @@ class Run:
     def _evaluate(self, step: int) -> None:
         """Evaluate on the test questions and log the scores."""
         self.progress.evaluating("test", len(self.evaluator.test_questions))
+        self.collector.pause()
         scores = self.evaluator.evaluate(step)
         if self.log is not None:
             self.log.write(step, score_metrics("test", scores))

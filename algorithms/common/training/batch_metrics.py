@@ -95,11 +95,13 @@ def throughput(buffer: RolloutBuffer, times: Mapping[str, float]) -> dict[str, f
     """Trajectories and tokens per second; `times` has the seconds of `time/step` and `time/rollout`, above 0.
 
     `time/tokens_per_second` counts all tokens of the trajectories, including prompts and passages;
-    `time/written_tokens_per_second` counts policy tokens, over the time of the rollout only.
+    `time/written_tokens_per_second` counts policy tokens, over the time of the rollout only, including what of it ran
+    during earlier updates (`time/rollout_hidden`).
     """
+    rollout = times["time/rollout"] + times.get("time/rollout_hidden", 0.0)
     return {
         "time/tokens_per_second": sum(t.tokens for t in buffer.trajectories) / times["time/step"],
-        "time/written_tokens_per_second": int(buffer.policy_tokens.sum()) / times["time/rollout"],
+        "time/written_tokens_per_second": int(buffer.policy_tokens.sum()) / rollout,
         "time/trajectories_per_second": len(buffer.trajectories) / times["time/step"],
     }
 

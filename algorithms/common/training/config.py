@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -34,9 +34,12 @@ class LossConfig:
     """Estimator of the KL term (Schulman's names)."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
-    importance_sampling_cap: float | None = None
-    """C: weight each token's loss by min(pi_trainer / pi_sampler, C) if another engine or precision sampled
-    (truncated importance sampling; 2.0 is usual). None: off."""
+    importance_sampling: Literal["token", "sequence"] = "token"
+    """Ratio of a token's importance weight: its own, or the product over all policy tokens of its trajectory."""
+    importance_sampling_cap: float | None = 2.0
+    """C: weight each token's loss by min(pi_trainer / pi_sampler, C) where the sampler differs from the policy that is
+    updated: another engine or precision, or earlier weights (rollout.max_staleness). No effect where they are the same.
+    None: off."""
 
     def __post_init__(self) -> None:
         check_literals(self, "loss")
@@ -54,7 +57,12 @@ class LossConfig:
     def skips_zeros(self) -> bool:
         """Whether tokens without an advantage contribute nothing, neither themselves nor to the weights of others."""
         others = self.ratio == "sequence" or self.aggregation == "seq-mean-token-mean"
-        return not (others or self.kl_coef or self.entropy_coef)
+        whole = self.importance_sampling_cap is not None and self.importance_sampling == "sequence"
+        return not (others or whole or self.kl_coef or self.entropy_coef)
+
+    def after_sampling(self, *, exact: bool) -> LossConfig:
+        """The loss on what a sampler wrote: without importance weights if its log-probs are `exact`ly the policy's."""
+        return replace(self, importance_sampling_cap=None) if exact else self
 
 
 @dataclass(frozen=True)

@@ -98,19 +98,22 @@ def kl_penalty(logprobs: torch.Tensor, reference_logprobs: torch.Tensor, estimat
     return (negative.exp() - negative - 1).clamp(-10, 10)
 
 
-def importance_weights(
-    trainer_logprobs: NDArray[np.float32], sampler_logprobs: NDArray[np.float32], cap: float
-) -> NDArray[np.float32]:
-    """min(pi_trainer / pi_sampler, cap) of each token (truncated importance sampling, as in verl and TRL).
+def importance_weights(log_ratio_BT: torch.Tensor, mask_BT: torch.Tensor, level: str, cap: float) -> torch.Tensor:
+    """Truncated importance weight of each token [B, T], from log pi_trainer - log pi_sampler of the sampled tokens.
+
+    `level` "token": min(exp(log ratio), cap). "sequence": min(exp(sum of the row's log ratios), cap), the same on all
+    tokens of a row. The exponent is clamped to +-20. As verl's `rollout_is` and TRL's `*_truncate`; docs/algorithms.md.
 
     The clipped loss is homogeneous in the advantage, so weighting a token's loss by w > 0 weights its advantage.
     """
-    weights: NDArray[np.float32] = np.exp(np.clip(trainer_logprobs - sampler_logprobs, -20, 20)).clip(max=cap)
-    return weights
+    exponent_BT = log_ratio_BT
+    if level == "sequence":
+        exponent_BT = log_ratio_BT.masked_fill(~mask_BT, 0.0).sum(-1, keepdim=True).expand_as(log_ratio_BT)
+    return exponent_BT.clamp(-20, 20).exp().clamp(max=cap)
 
 
 def mismatch(trainer_logprobs: NDArray[np.float32], sampler_logprobs: NDArray[np.float32]) -> dict[str, float]:
-    """How far the sampler's log-probs are from the trainer's, for the same weights and tokens."""
+    """How far the sampler's log-probs of its tokens are from the trainer's."""
     difference = sampler_logprobs - trainer_logprobs
     return {
         "mismatch/kl": float(difference.mean()),  # k1, of the sampler from the trainer

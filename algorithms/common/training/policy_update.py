@@ -44,7 +44,8 @@ def policy_update(
         temperature: at which the buffer was sampled.
         step: of the run, from 1; with `seed`, it determines how trajectories are assigned to mini-batches.
         on_policy: take the log-probs of the passes themselves as the old ones, which is the same as recomputing them
-            before if there is a single gradient step. The logged values then include how far the buffer's differ.
+            before if there is a single gradient step. The logged values then include how far the buffer's differ, and
+            the importance weights of `loss` are computed from the difference.
     """
     if buffer.importance is not None:
         advantages = advantages * buffer.importance
@@ -89,13 +90,20 @@ def _micro_batch_loss(
     logprobs_BT = torch.zeros_like(batch.old_logprobs_BT).masked_scatter(mask, chosen)
     weights_BT = token_weights(mask, config.aggregation, horizon=config.horizon, tokens=tokens, sequences=sequences)
     old_BT = logprobs_BT.detach() if on_policy else batch.old_logprobs_BT
-    result = policy_loss(logprobs_BT, old_BT, batch.advantages_BT, mask, config)
-    loss = (result.loss_BT * weights_BT).sum()
     # Sums over the tokens read, which `policy_update` divides by their number.
-    parts = {"tokens": mask.sum(), "loss/policy": loss.detach()}
+    parts = {"tokens": mask.sum()}
+    advantages_BT = batch.advantages_BT
     if on_policy:
-        difference = batch.old_logprobs_BT[mask] - chosen.detach()
-        parts |= {"mismatch/kl": difference.sum(), "mismatch/abs_mean": difference.abs().sum()}
+        difference_BT = old_BT - batch.old_logprobs_BT  # trainer - sampler
+        parts |= {"mismatch/kl": -difference_BT[mask].sum(), "mismatch/abs_mean": difference_BT[mask].abs().sum()}
+        if cap := config.importance_sampling_cap:
+            importance_BT = importance_weights(difference_BT, mask, config.importance_sampling, cap)
+            advantages_BT = advantages_BT * importance_BT
+            weighed = importance_BT[mask]
+            parts |= {"importance/mean": weighed.sum(), "importance/capped_share": (weighed >= cap).sum()}
+    result = policy_loss(logprobs_BT, old_BT, advantages_BT, mask, config)
+    loss = (result.loss_BT * weights_BT).sum()
+    parts["loss/policy"] = loss.detach()
     if bonus:
         loss = loss - bonus * (entropy * weights_BT[mask]).sum()
     if reference is not None and config.kl_coef:
@@ -114,18 +122,27 @@ def _micro_batch_loss(
 
 
 def recompute_logprobs(
-    learner: Learner, buffer: RolloutBuffer, temperature: float, importance_sampling_cap: float | None = None
+    learner: Learner, buffer: RolloutBuffer, temperature: float, loss: LossConfig | None = None
 ) -> dict[str, float]:
     """Set the log-probs of the buffer to the trainer's own; returns how far the sampler's differ from them.
 
-    With a cap, also set `buffer.importance`, the weights that correct for the difference.
+    If `loss` has importance weights, also set `buffer.importance`, the weights that correct for the difference.
     """
     sampled = buffer.logprobs
     trained = learner.map_policy_tokens(buffer, lambda ids_BT, mask_BT: learner.module(ids_BT, mask_BT, temperature)[0])
     buffer.set_logprobs(trained)
-    if importance_sampling_cap is not None:
-        buffer.importance = importance_weights(trained, sampled, importance_sampling_cap)
-    return mismatch(trained, sampled)
+    metrics = mismatch(trained, sampled)
+    if loss is not None and loss.importance_sampling_cap is not None:
+        cap, counts = loss.importance_sampling_cap, torch.from_numpy(buffer.policy_tokens)
+        mask_NT = torch.arange(int(counts.max())) < counts[:, None]
+        log_ratio_NT = torch.zeros(mask_NT.shape).masked_scatter(mask_NT, torch.from_numpy(trained - sampled))
+        weights = importance_weights(log_ratio_NT, mask_NT, loss.importance_sampling, cap)[mask_NT]
+        buffer.importance = weights.numpy()
+        metrics |= {
+            "importance/mean": float(weights.mean()),
+            "importance/capped_share": float((weights >= cap).float().mean()),
+        }
+    return metrics
 
 
 def reference_logprobs(

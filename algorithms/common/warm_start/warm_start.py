@@ -139,7 +139,8 @@ class WarmStart:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.stepper = EpisodeStepper(self.train_questions, retriever, None, rules)
         sharded = config.distributed.sharding != "none"
-        self.sampler = Sampler(policy, config.rollout, rules.protocol.stop_strings, processes, sharded=sharded)
+        rollout = replace(config.rollout, max_staleness=0)  # episodes and updates alternate
+        self.sampler = Sampler(policy, rollout, rules.protocol.stop_strings, processes, sharded=sharded)
         optimizer = replace(config.optimizer, lr=self.options.lr, epochs=1, num_minibatches=1)
         # `overwrite` is about the folder of the run.
         settings = replace(config, optimizer=optimizer, overwrite=False)

@@ -224,6 +224,9 @@ def test_a_bad_value_is_named_with_its_rule(
         (PolicyConfig, {"dtype": None}, "policy.dtype=None: must be one of 'float32'"),
         (RolloutConfig, {"engine": "vlm"}, "rollout.engine='vlm': .*did you mean 'vllm'"),
         (LossConfig, {"kl_estimator": "k4"}, "loss.kl_estimator='k4': must be one of 'k1', 'k2', 'k3'"),
+        (LossConfig, {"importance_sampling": "seq"}, "loss.importance_sampling='seq': must be one of 'token'"),
+        (LossConfig, {"importance_sampling_cap": 0.0}, "loss.importance_sampling_cap=0.0: must be"),
+        (RolloutConfig, {"max_staleness": -1}, "rollout.max_staleness=-1: must be at least 0"),
         (DistributedConfig, {"sharding": "fsdp"}, "distributed.sharding='fsdp': .*did you mean 'fsdp2'"),
         (InformationGainConfig, {"context": "skelet"}, "information_gain.context='skelet': .*'skeleton'"),
         (IGGRPOConfig, {"credit": "all"}, "credit='all': must be one of 'own', 'return'"),
@@ -249,7 +252,9 @@ def test_an_unusable_value_is_an_error_in_code_too(
         ((), False, True, "recomputed"),  # the advantages need them before the update
         (("--optimizer.epochs", "2"), False, False, "recomputed"),
         (("--optimizer.num-minibatches", "2"), False, False, "recomputed"),
-        (("--loss.importance-sampling-cap", "2.0"), True, False, "recomputed"),  # their ratio weights the advantages
+        (("--loss.importance-sampling-cap", "3.0"), True, False, "sampled"),  # the ratio is 1
+        (("--loss.importance-sampling-cap", "None"), False, False, "in update"),
+        (("--rollout.max-staleness", "1"), False, False, "in update"),
     ],
 )
 def test_where_the_log_probs_before_an_update_come_from(
@@ -266,3 +271,16 @@ def test_the_config_of_a_run_is_a_configuration_file(tmp_path: Path) -> None:
     assert parse("--config", file, "--seed", "5") == dataclasses.replace(made, seed=5, config=Path(file))
     with pytest.raises(ConfigurationError, match="preset 'night': the file offers none"):
         parse("--config", write(tmp_path, "preset: night"))
+
+
+def test_one_copy_of_sharded_weights_does_not_write_and_score_at_once() -> None:
+    sections = {"rollout": RolloutConfig(engine="transformers", max_staleness=1)}
+    TrainConfig(**sections)
+    with pytest.raises(ConfigurationError, match=r"max_staleness=1 with rollout\.engine='transformers'.*builtin"):
+        TrainConfig(**sections, distributed=DistributedConfig(sharding="fsdp2"))
+
+
+@pytest.mark.parametrize(("exact", "cap"), [(True, None), (False, 2.0)])
+def test_importance_weights_apply_where_the_sampler_differs_from_the_policy(exact: bool, cap: float | None) -> None:
+    assert LossConfig().after_sampling(exact=exact).importance_sampling_cap == cap
+    assert LossConfig(importance_sampling_cap=None).after_sampling(exact=exact).importance_sampling_cap is None

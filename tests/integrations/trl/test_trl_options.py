@@ -51,6 +51,7 @@ REFUSED: dict[str, tuple[Any, TrainConfig | None, dict[str, Any], str]] = {
     "group size": ("grpo", GRPOConfig(rollout=RolloutConfig(group_size=3)), {}, "num_generations of GRPOConfig is 8"),
     "seed": ("grpo", GRPOConfig(seed=3), {}, "seed of GRPOConfig is 42"),
     "dynamic sampling": ("grpo", GRPOConfig(dynamic_sampling=True), {}, "dynamic_sampling=True"),
+    "staleness": ("grpo", GRPOConfig(rollout=RolloutConfig(max_staleness=1)), {}, "max_staleness=1: TRL collects each"),
     "completion length": ("grpo", None, {"max_completion_length": 100}, "at least 160"),
     "attempts": ("mr_search", None, {}, "max_completion_length=256: .* at least 480"),
     "vllm": ("grpo", None, {"use_vllm": True}, r"config\.rollout\.engine to vllm"),

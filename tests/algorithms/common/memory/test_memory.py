@@ -246,6 +246,27 @@ def test_copies(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm", False)])
+def test_rollouts_during_updates_take_a_copy_and_their_memory_beside_that_of_the_update(
+    large: Path, engine: str, copied: bool
+) -> None:
+    plans = [
+        plan_of(configured(large, rollout=RolloutConfig(engine=engine, max_staleness=most)), device=CUDA)
+        for most in (0, 1)
+    ]
+    before, after = map(sizes, plans)
+    assert "sampling weights (always)" not in before
+    assert ("sampling weights (always)" in after) == copied
+    if copied:
+        assert after["sampling weights (always)"] == before["weights (always)"]
+    moved = {name for name in before if name.endswith("(rollout)")}
+    assert moved
+    assert {name.replace("(rollout)", "(update)") for name in moved} <= after.keys()
+    assert not any(name.endswith("(rollout)") for name in after)
+    assert plans[1].total - plans[0].total >= sum(before[name] for name in moved)
+
+
+@pytest.mark.usefixtures("gpu")
 def test_whole_weights_are_there_before_they_are_sharded(large: Path) -> None:
     short = {"policy": {"context_length": 1_024}, "rollout": RolloutConfig(kv_cache_tokens=1_024)}
     config = configured(large, **short, distributed=DistributedConfig(sharding="fsdp2"))

@@ -93,6 +93,10 @@ def test_groups_rewards_and_lengths_are_listed_by_trajectory() -> None:
     assert buffer.policy_tokens.tolist() == [3, 3, 3, 3]
 
 
+def test_every_policy_token_has_the_version_of_the_weights_that_sampled_it() -> None:
+    assert rich_buffer().versions.tolist() == [0, 0, 3, 0, 0]
+
+
 def test_a_value_too_few_is_refused() -> None:
     with pytest.raises(RolloutBufferError, match="1 values for 2 trajectories"):
         reward_buffer([[1.0, 0.0]]).broadcast([1.0])
@@ -206,6 +210,7 @@ def rich_buffer() -> RolloutBuffer:
     gain = Gain(0.1, -0.2, -0.3, ("\n\n<information>x</information>\n\n", ""))
     found = Turn("<search>q</search>", Search("q"), "seen", (passage,), gain, 0.1, (1, 2), (-0.1, -1e-9), (0, 1), (3,))
     wrong = Turn("what", Invalid("neither"), "told", completion_ids=(4,), logprobs=(-0.7,), observation_ids=(5, 6))
+    wrong.weights_version = 3
     last = Turn("<answer>Å</answer>", Answer("Å"), reward=1.0, completion_ids=(8, 9), logprobs=(-0.25, 0.0))
     episode = Trajectory(asked, "p\n", [found, wrong, last], "Å", 1.0, "answered", (7, 7))
     silent = Trajectory(asked, "p\n", [], None, 0.0, "no_answer", ())

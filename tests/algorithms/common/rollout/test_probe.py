@@ -21,7 +21,7 @@ from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.engines.base import EngineError, with_tied_head
 from algorithms.common.rollout.engines.continuous_batching import ContinuousBatchingEngine
 from algorithms.common.rollout.probe import difference
-from algorithms.common.rollout.sampler import Sampler
+from algorithms.common.rollout.sampler import Sampler, samples_from_copy
 from igsearch_env.world.bundled import POLICY_FOLDER
 
 MODEL = str(POLICY_FOLDER)
@@ -158,3 +158,31 @@ def test_only_full_precision_is_exact(options: dict[str, Any], exact: bool) -> N
     policy = Policy.load(PolicyConfig(path=MODEL, device="cpu", **options))
     sampler = Sampler(policy, RolloutConfig(), ["</answer>"], Processes())
     assert sampler.exact is exact
+
+
+@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm", False)])
+def test_weights_that_may_change_while_they_sample_are_copied(engine: str, copied: bool) -> None:
+    """An engine with weights of its own has a copy already."""
+    policy = bundled_policy()
+    config = RolloutConfig(engine=engine, max_staleness=1)
+    sampler = Sampler(policy, config, ["</answer>"], Processes())
+    assert (sampler.policy is not policy) == copied == samples_from_copy(config)
+    assert sampler.exact is False or not copied
+    assert sampler.scorer().policy is policy  # which is current, and not sampling
+    if copied:
+        assert next(sampler.policy.model.parameters()).data_ptr() != next(policy.model.parameters()).data_ptr()
+    assert not samples_from_copy(RolloutConfig(engine=engine))
+
+
+def test_a_copy_keeps_its_weights_until_it_is_given_others() -> None:
+    policy = bundled_policy()
+    sampler = Sampler(policy, RolloutConfig(max_staleness=1), ["</answer>"], Processes())
+    sampler.start(3)
+    mine, theirs = (next(p.model.parameters()) for p in (sampler.policy, policy))
+    with torch.no_grad():
+        theirs.add_(1.0)
+    assert not torch.equal(mine, theirs)
+    assert sampler.version == 3
+    sampler.sync_weights(4)
+    assert torch.equal(mine, theirs)
+    assert sampler.version == 4

@@ -135,6 +135,21 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert "retrieval failed" not in "\n".join(shown(run))
 
 
+def test_a_sampler_that_differs_from_the_policy_is_shown() -> None:
+    run = progress(terminal(100))
+    run.step(1, METRICS | {"mismatch/abs_mean": 0.0123, "importance/capped_share": 0.015})
+    text = "\n".join(shown(run))
+    assert "sampler mismatch 0.0123 nats" in text
+    assert "weights capped 1.5%" in text
+    run.step(2, METRICS | {"off_policy/abs_mean": 0.0468, "staleness/mean": 1.0})
+    text = "\n".join(shown(run))
+    assert "off-policy by 0.047 nats" in text
+    assert "staleness 1.0" in text
+    assert "mismatch" not in text
+    run.step(3, METRICS)
+    assert not {"staleness", "nats ", "capped"} & set("\n".join(shown(run)).split())
+
+
 def test_a_resumed_run_goes_on_from_its_rows() -> None:
     rows = [
         {"step": 0, "test/em": 0.05, "test/em/a": 0.05},

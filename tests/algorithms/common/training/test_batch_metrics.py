@@ -225,3 +225,12 @@ def test_throughput_is_tokens_and_trajectories_over_seconds() -> None:
         "time/written_tokens_per_second": (5 + 1) / 2,
         "time/trajectories_per_second": 2 / 4,
     }
+
+
+def test_rollouts_that_ran_during_updates_count_as_time_of_rollouts() -> None:
+    buffer = buffer_of([[trajectory([answer_turn((1, 2, 3, 4))])]])
+    times = {"time/step": 4.0, "time/rollout": 0.5}
+    assert throughput(buffer, times)["time/written_tokens_per_second"] == 4 / 0.5
+    rates = throughput(buffer, {**times, "time/rollout_hidden": 1.5})
+    assert rates["time/written_tokens_per_second"] == 4 / 2
+    assert rates["time/trajectories_per_second"] == 1 / 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -149,19 +150,41 @@ def test_other_errors_are_raised_as_they_are() -> None:
 # ---------------------------------------------------------------- another sampler
 
 LOGPROBS = st.lists(st.tuples(st.floats(-9, 0), st.floats(-9, 0), st.floats(-3, 3)), min_size=1, max_size=20)
+LEVELS = st.sampled_from(["token", "sequence"])
 
 
-@given(rows=LOGPROBS, cap=st.floats(0.1, 5), dual=st.sampled_from([None, 3.0]))
-def test_weighing_the_advantage_is_weighing_the_loss(rows: list[Any], cap: float, dual: float | None) -> None:
-    sampled, trained, advantages = (np.array(column, dtype=np.float32) for column in zip(*rows, strict=True))
-    weights = importance_weights(trained, sampled, cap)
+@given(rows=LOGPROBS, level=LEVELS, cap=st.floats(0.1, 5), dual=st.sampled_from([None, 3.0]))
+def test_weighing_the_advantage_is_weighing_the_loss(
+    rows: list[Any], level: str, cap: float, dual: float | None
+) -> None:
+    sampled, trained, advantages = (torch.tensor([column]) for column in zip(*rows, strict=True))
+    mask = torch.ones(1, len(rows), dtype=torch.bool)
+    weights = importance_weights(trained - sampled, mask, level, cap)
     assert (weights <= np.float32(cap)).all()
-    new = torch.from_numpy(trained[None] + np.float32(0.3))
-    old, mask = torch.from_numpy(trained[None]), torch.ones(1, len(rows), dtype=torch.bool)
     config = LossConfig(dual_clip=dual)
-    plain = policy_loss(new, old, torch.from_numpy(advantages[None]), mask, config).loss_BT
-    weighed = policy_loss(new, old, torch.from_numpy((advantages * weights)[None]), mask, config).loss_BT
-    torch.testing.assert_close(weighed, plain * torch.from_numpy(weights[None]), atol=1e-5, rtol=1e-5)
+    plain = policy_loss(trained + 0.3, trained, advantages, mask, config).loss_BT
+    weighed = policy_loss(trained + 0.3, trained, advantages * weights, mask, config).loss_BT
+    torch.testing.assert_close(weighed, plain * weights, atol=1e-5, rtol=1e-5)
+
+
+@given(rows=st.lists(LOGPROBS, min_size=1, max_size=3), padding=st.integers(0, 3), cap=st.floats(0.5, 5))
+def test_importance_weights_are_truncated_quotients_of_probabilities(
+    rows: list[list[Any]], padding: int, cap: float
+) -> None:
+    """Computed in probabilities, token by token, where the code adds and subtracts logarithms of whole rows."""
+    length = max(map(len, rows)) + padding
+    mask, log_ratio = torch.zeros(len(rows), length, dtype=torch.bool), torch.full((len(rows), length), 3.0)
+    tokens, sequences = [], []
+    for number, row in enumerate(rows):
+        mask[number, : len(row)] = True
+        log_ratio[number, : len(row)] = torch.tensor([trained - sampled for sampled, trained, _ in row])
+        quotients = [math.exp(trained) / math.exp(sampled) for sampled, trained, _ in row]
+        tokens += [min(quotient, cap) for quotient in quotients]
+        product = min(max(math.prod(quotients), math.exp(-20)), math.exp(20))
+        sequences += [min(product, cap)] * len(row)
+    for level, expected in (("token", tokens), ("sequence", sequences)):
+        found = importance_weights(log_ratio, mask, level, cap)[mask]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
@@ -183,7 +206,9 @@ def test_every_step_of_a_run_has_a_learning_rate(kind: Any, warmup: int, steps: 
 
 def test_the_same_log_probs_have_weight_one_and_no_mismatch() -> None:
     values = np.array([-0.5, -3.0], dtype=np.float32)
-    assert importance_weights(values, values, 2.0).tolist() == [1.0, 1.0]
+    for level in ("token", "sequence"):
+        nothing, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+        assert importance_weights(nothing, mask, level, 2.0).tolist() == [[1.0, 1.0]]
     assert set(mismatch(values, values).values()) == {0.0}
     apart = mismatch(values, values + np.float32(0.25))
     assert apart == {"mismatch/kl": 0.25, "mismatch/abs_mean": 0.25, "mismatch/abs_max": 0.25}

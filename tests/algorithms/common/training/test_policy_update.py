@@ -12,6 +12,7 @@ from models import learner_of, tiny_policy
 from torch import Tensor
 
 from algorithms.common.model.policy import Policy
+from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.config import LossConfig
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 
@@ -86,28 +87,82 @@ def test_importance_weighs_the_advantages() -> None:
     assert halved["loss/policy"] == pytest.approx(plain["loss/policy"] / 2, abs=1e-6)
 
 
+OFF = LossConfig(importance_sampling_cap=None)
+
+
+def off_policy_buffer() -> RolloutBuffer:
+    """A buffer whose log-probs differ from those of a tiny policy by up to a nat or so."""
+    buffer = mixed_buffer()
+    recompute_logprobs(learner_of(tiny_policy()), buffer, 1.0)
+    noise = np.random.default_rng(0).normal(scale=0.3, size=len(buffer.logprobs)).astype(np.float32)
+    buffer.set_logprobs(buffer.logprobs + noise)
+    return buffer
+
+
+WEIGHED = [LossConfig(), LossConfig(importance_sampling_cap=1.05), LossConfig(importance_sampling="sequence")]
+
+
 def test_recomputed_log_probs_are_the_trainers_with_weights_if_asked() -> None:
     learner, buffer = learner_of(tiny_policy()), mixed_buffer()
     sampled = buffer.logprobs
-    measured = recompute_logprobs(learner, buffer, 1.0)
+    measured = recompute_logprobs(learner, buffer, 1.0, OFF)
     assert buffer.importance is None
     assert measured["mismatch/abs_max"] == pytest.approx(float(np.abs(sampled - buffer.logprobs).max()))
-    assert set(recompute_logprobs(learner, buffer, 1.0, 2.0).values()) == {0.0}  # they are the trainer's already
+    again = recompute_logprobs(learner, buffer, 1.0, LossConfig())  # they are the trainer's already
+    assert again.pop("importance/mean") == 1
+    assert set(again.values()) == {0.0}
     assert buffer.importance is not None
     assert (buffer.importance == 1).all()
 
 
-def test_an_update_on_policy_equals_recomputing_the_old_log_probs_before_it() -> None:
-    expected, weights = updated()
-    policy, buffer = tiny_policy(), mixed_buffer()
+@pytest.mark.parametrize("loss", WEIGHED, ids=lambda loss: f"{loss.importance_sampling} {loss.importance_sampling_cap}")
+def test_weights_of_a_buffer_are_those_of_its_trajectories(loss: LossConfig) -> None:
+    buffer, cap = off_policy_buffer(), loss.importance_sampling_cap
+    sampled = buffer.logprobs
+    measured = recompute_logprobs(learner_of(tiny_policy()), buffer, 1.0, loss)
+    assert cap is not None
+    expected: list[float] = []
+    for start, count in zip(buffer.first_token.tolist(), buffer.policy_tokens.tolist(), strict=True):
+        ratios = np.exp((buffer.logprobs - sampled)[start : start + count].astype(np.float64))
+        if loss.importance_sampling == "sequence":
+            ratios = np.full(count, ratios.prod())
+        expected += np.minimum(ratios, cap).tolist()
+    assert buffer.importance is not None
+    np.testing.assert_allclose(buffer.importance, expected, rtol=1e-5)
+    assert len({round(value, 3) for value in expected}) > 2
+    assert measured["importance/mean"] == pytest.approx(float(np.mean(expected)), rel=1e-5)
+    assert measured["importance/capped_share"] == pytest.approx(float(np.mean(np.array(expected) >= cap)))
+
+
+@pytest.mark.parametrize("loss", [OFF, *WEIGHED], ids=lambda c: f"{c.importance_sampling} {c.importance_sampling_cap}")
+def test_an_update_on_policy_equals_recomputing_the_old_log_probs_before_it(loss: LossConfig) -> None:
+    before, buffer = tiny_policy(), off_policy_buffer()
     advantages = np.linspace(-1, 1.1, int(buffer.policy_tokens.sum())).astype(np.float32)
-    options = {"temperature": 1.0, "lr": 0.01, "step": 1, "seed": 0, "on_policy": True}
-    metrics = policy_update(learner_of(policy), None, buffer, advantages, LossConfig(), **options)  # type: ignore[arg-type] # of mixed types
-    assert torch.equal(torch.cat([p.detach().flatten() for p in policy.model.parameters()]), weights)
-    difference = {name: metrics.pop(name) for name in ("mismatch/kl", "mismatch/abs_mean")}
-    assert metrics == expected
-    measured = recompute_logprobs(learner_of(tiny_policy()), mixed_buffer(), 1.0)
-    assert difference == pytest.approx({name: measured[name] for name in difference}, rel=1e-5)
+    options: dict[str, Any] = {"temperature": 1.0, "lr": 0.01, "step": 1, "seed": 0}
+    expected = recompute_logprobs(learner_of(before), buffer, 1.0, loss)
+    expected |= policy_update(learner_of(before), None, buffer, advantages, loss, **options)
+    policy = tiny_policy()
+    metrics = policy_update(learner_of(policy), None, off_policy_buffer(), advantages, loss, **options, on_policy=True)
+    for one, other in zip(policy.model.parameters(), before.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    del expected["mismatch/abs_max"]  # of sums alone
+    assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert ("importance/mean" in metrics) == (loss.importance_sampling_cap is not None)
+
+
+def test_sequence_weights_count_tokens_without_an_advantage() -> None:
+    """The update reads whole trajectories for them, though it skips what has no advantage otherwise."""
+    advantages = np.zeros(int(mixed_buffer().policy_tokens.sum()), dtype=np.float32)
+    advantages[mixed_buffer().first_token] = 1.0
+    norms = []
+    for on_policy in (True, False):
+        learner, buffer = learner_of(tiny_policy()), off_policy_buffer()
+        loss = LossConfig(importance_sampling="sequence", importance_sampling_cap=1e6)
+        if not on_policy:
+            recompute_logprobs(learner, buffer, 1.0, loss)
+        settings: dict[str, Any] = {"temperature": 1.0, "lr": 0.01, "step": 1, "seed": 0, "on_policy": on_policy}
+        norms.append(policy_update(learner, None, buffer, advantages, loss, **settings)["policy/grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_reference_log_probs_are_those_of_the_reference() -> None:
