@@ -1,8 +1,9 @@
 """A stand-in for vLLM that really generates, on CPU: the parts of `vllm` (0.33) and of its server that engines use.
 
-The server answers as recordings of the real one (0.32, `vllm_exchanges.py`) say. It takes the arguments that the real one takes and refuses others (the real server ignores unknown fields; here a
-misspelt one must not pass). Stop rules, log-prob modes and the prefix cache are vLLM's: what is not asked for does not
-happen, and keys of old weights go on being used until the cache is reset.
+The server answers as recordings of the real one (0.32, `vllm_exchanges.py`) say. It takes the arguments that the real
+one takes and refuses others (the real server ignores unknown fields; here a misspelt one must not pass). Stop rules,
+log-prob modes and the prefix cache are vLLM's: what is not asked for does not happen, and keys of old weights go on
+being used until the cache is reset.
 """
 
 from __future__ import annotations
@@ -355,7 +356,7 @@ class Server:
             return _error(400, f"unknown fields {sorted(unknown)}", "BadRequestError")
         adapter = body["model"] if body["model"] in self.core.adapters else ""
         if not adapter and body["model"] != self.name:
-            return _error(404, f"The model `{body['model']}` does not exist.", "NotFoundError", "model")
+            return _error(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         options = {k: v for k, v in body.items() if k not in ("model", "prompt", "return_token_ids", "stream", "echo")}
         try:
             (output,) = self.core.generate([body["prompt"]], [SamplingParams(**options)], adapter)
@@ -401,5 +402,5 @@ class Server:
         return {"results": [None]}
 
 
-def _error(status: int, message: str, kind: str, parameter: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": kind, "param": parameter, "code": status}}, status)
+def _error(status: int, message: str, kind: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status)
