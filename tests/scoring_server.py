@@ -1,7 +1,7 @@
 """A server that scores prompts with a real policy, in the forms of vLLM's, SGLang's and OpenAI's responses.
 
 It refuses what the real ones refuse and has log-probs only where they have some. `tests/fake_vllm.py` is the one that
-generates. vLLM's forms are as version 0.32 answers (`benchmarks/endpoint_scorer.py` runs the real one).
+generates. vLLM's forms are those of recordings of version 0.32 (`vllm_exchanges.py`).
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ class ScoringServer:
         text = decode([next_token], skip_special_tokens=body.get("skip_special_tokens", True))
         choice: Json = {"index": number, "text": text, "logprobs": None, "prompt_logprobs": None}
         if body.get("prompt_logprobs") is not None:
-            scored = [{str(t): {"logprob": row[t].item(), "rank": 1}} for row, t in zip(rows, prompt[1:], strict=False)]
+            scored = [
+                {str(t): {"logprob": row[t].item(), "rank": int((row > row[t]).sum()) + 1}}
+                for row, t in zip(rows, prompt[1:], strict=False)
+            ]
             choice["prompt_logprobs"] = [None, *scored]
         if body.get("logprobs") is not None:
             ids = [next_token, *rows[-1].topk(body["logprobs"]).indices.tolist()]
@@ -113,6 +116,7 @@ class ScoringServer:
             values = [rows[-1][next_token].item()]
             top: list[Json | None] = [{f"token_id:{i}": rows[-1][i].item() for i in ids}]
             if body.get("echo"):
+                choice["text"] = decode([*prompt, next_token], skip_special_tokens=True)
                 echoed = [row[t].item() for row, t in zip(rows, prompt[1:], strict=False)]
                 values, top = [None, *echoed, *values], [None] * len(prompt) + top
             choice["logprobs"] = {"token_logprobs": values, "top_logprobs": top}

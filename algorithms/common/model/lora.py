@@ -109,3 +109,25 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{layer}.weight", (weight + (product.T if part.fan_in_fan_out else product)).to(weight.dtype)
         elif "lora_" not in name:
             yield name.replace(".base_layer.", "."), gather_full_tensor(parameter)
+
+
+def adapted_layers(model: Any) -> list[str]:
+    """Names of the layers of a transformers model that have an adapter; [] if it has none."""
+    from peft.tuners.lora import LoraLayer
+
+    return [name for name, part in model.named_modules() if isinstance(part, LoraLayer)]
+
+
+def adapter_config(model: Any) -> Any:
+    """peft's configuration of the adapter in a transformers model; None if it has none."""
+    return model.peft_config["default"] if adapted_layers(model) else None
+
+
+def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names, as in the files of peft, and full tensors of the adapter in a transformers model.
+
+    Every process must iterate over it, as over `merged_weights`.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            yield f"base_model.model.{name.replace('.default.', '.')}", gather_full_tensor(parameter)

@@ -24,7 +24,7 @@ class EngineSettings(MaskedRepr):
     pass_tokens: int
     """Maximum tokens of one forward pass."""
     server_url: str
-    """Address of a server, or "" for engines in this process."""
+    """Addresses of servers, separated by commas, or "" for engines in this process."""
     gpu_memory_utilization: float
     """Fraction of the GPU's memory, for engines that reserve one."""
 
@@ -58,7 +58,7 @@ class RolloutConfig(MaskedRepr):
     engine: str = BUILTIN
     """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
     server_url: str = ""
-    """Address of the vLLM server, http://HOST:PORT."""
+    """Address of the vLLM server, http://HOST:PORT; several are separated by commas, and share the episodes."""
     gpu_memory_utilization: float = 0.4
     """Fraction of the GPU's memory that vllm in this process uses."""
     asynchronous: bool | None = None

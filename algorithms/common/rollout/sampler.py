@@ -10,7 +10,7 @@ import torch
 
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
-from algorithms.common.model.lora import merged_weights
+from algorithms.common.model.lora import adapter_weights, merged_weights
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.turn_end import TurnEnd
@@ -19,7 +19,7 @@ from algorithms.common.rollout.config import BUILTIN, RolloutConfig, not_asynchr
 from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines.base import Engine, engine_class, with_tied_head
-from algorithms.common.rollout.probe import check_weights
+from algorithms.common.rollout.probe import check_adapter, check_weights
 from algorithms.common.rollout.turn_decoder import TurnDecoder
 
 EVAL_SLOTS = 128  # questions that are answered concurrently in an evaluation
@@ -70,8 +70,12 @@ class Sampler:
         loads the same model.
         """
         self.engine = make_engine(self.config, self.policy, self.turn_end)
-        if transfer:
-            self.sync_weights(version)
+        if not transfer:
+            return
+        if self.engine is not None and self.engine.takes_adapters:
+            check = partial(check_adapter, self.engine, self.policy, self.turn_end)
+            self.processes.run_on_main(check) if self.engine.shared else check()
+        self.sync_weights(version)
 
     @property
     def exact(self) -> bool:
@@ -100,7 +104,10 @@ class Sampler:
         if self.policy is not self.trained:
             self.policy.copy_weights(self.trained)
         if self.engine is not None:
-            weights = with_tied_head(self.trained.model, merged_weights(self.trained.model))
+            model = self.trained.model
+            weights = (
+                adapter_weights(model) if self.engine.takes_adapters else with_tied_head(model, merged_weights(model))
+            )
             if self.processes.is_main or not self.engine.shared:
                 self.engine.update_weights(weights)
             else:
@@ -109,7 +116,9 @@ class Sampler:
                 check = partial(check_weights, self.engine, self.policy, self.turn_end, self.transfers)
                 self.processes.run_on_main(check) if self.engine.shared else check()
             self.transfers += 1
-            self.processes.barrier()
+            names = self.processes.gather(self.engine.weights_name)  # and all wait for the last one
+            if self.engine.shared:
+                self.engine.weights_name = names[0]
         self.version = version
 
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:

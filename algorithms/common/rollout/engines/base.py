@@ -75,12 +75,18 @@ class Engine(ABC):
     """Value of `rollout.engine`."""
     shared: ClassVar[bool] = False
     """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
+    streams: ClassVar[bool] = False
+    """Whether it serves requests as they come, rather than all that were submitted together."""
     own_weights: ClassVar[bool] = True
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
     streams: ClassVar[bool] = False
     """Whether it serves each request as it comes, with draws of its own: by default, rollouts are asynchronous then."""
     dtype: str = "unknown"
     """Precision of its weights."""
+    takes_adapters: bool = False
+    """Whether `update_weights` gets the adapter that is trained (`adapter_weights`), rather than all weights."""
+    weights_name: str = ""
+    """Name of its weights in requests, if it has one: processes that share an engine get it from the first."""
     _submitted: Sequence[TurnRequest] = ()
 
     @abstractmethod
@@ -90,6 +96,10 @@ class Engine(ABC):
     def place(self) -> str:
         """Name for messages."""
         return f"rollout.engine={self.name!r}"
+
+    def instances(self) -> Sequence[Engine]:
+        """The backends that hold weights of their own: each is compared with the policy after an update."""
+        return [self]
 
     @classmethod
     @abstractmethod
@@ -144,7 +154,8 @@ class Engine(ABC):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Use these weights from now on: all weights with adapters merged, by their names in transformers.
 
-        A tied output layer is among them under its own name too (`with_tied_head`).
+        A tied output layer is among them under its own name too (`with_tied_head`). With `takes_adapters`, those of the
+        adapter by their names in peft.
         """
 
     def close(self) -> None:  # noqa: B027 # not every engine holds resources

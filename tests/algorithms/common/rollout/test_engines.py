@@ -654,7 +654,7 @@ def test_handed_over_weights_do_not_pile_up(policy: Policy, tmp_path: Path) -> N
         engine = VllmServerEngine(policy, turn_end(policy), settings(server_url=address), folder=tmp_path)
         for _ in range(3):
             engine.update_weights(policy.model.state_dict().items())
-        assert [file.name for file in tmp_path.rglob("*.safetensors")] == ["model.safetensors"]
+        assert [file.name for file in tmp_path.rglob("*.safetensors")] == ["model-00001.safetensors"]
         assert not list(tmp_path.rglob("*.partial"))
         engine.close()
     assert not list(tmp_path.iterdir())
