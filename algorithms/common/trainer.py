@@ -48,6 +48,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
+                    run.sampler.sleep()
                 metrics: dict[str, float] = {}
                 if old == "recomputed":
                     cap = config.loss.importance_sampling_cap

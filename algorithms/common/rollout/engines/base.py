@@ -40,6 +40,8 @@ class GenerationSizes:
     """Bytes of memory of the device."""
     turns: Sequence[int]
     """Tokens of the longest episode at the end of each of its turns."""
+    cuda: bool = False
+    """Whether the device is a GPU."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Engine(ABC):
     """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
     own_weights: ClassVar[bool] = True
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
+    streams: ClassVar[bool] = False
+    """Whether it serves each request as it comes, with draws of its own: by default, rollouts are asynchronous then."""
     dtype: str = "unknown"
     """Precision of its weights."""
     _submitted: Sequence[TurnRequest] = ()
@@ -142,7 +146,13 @@ class Engine(ABC):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Use these weights from now on: all weights with adapters merged, by their names in transformers.
 
-        A tied output layer is among them under its own name too (`with_tied_head`).
+        A tied output layer is among them under its own name too (`with_tied_head`). An engine that sleeps wakes up.
+        """
+
+    def sleep(self) -> None:  # noqa: B027 # not every engine holds memory that the update could use
+        """Give up the device memory that only generation needs; `update_weights` ends it. Nothing is being written.
+
+        Called between the rollout and the update, on every process.
         """
 
     def close(self) -> None:  # noqa: B027 # not every engine holds resources
