@@ -1,10 +1,8 @@
-"""A stand-in for vLLM 0.32 that really generates, on CPU: the parts of `vllm` and of its server that engines use.
+"""A stand-in for vLLM 0.33 that really generates, on CPU: the parts of `vllm` and of its server that engines use.
 
 It takes the arguments that the real one takes and refuses others (the real server ignores unknown fields; here a
 misspelt one must not pass). Stop rules, log-prob modes and the prefix cache are vLLM's: what is not asked for does not
 happen, and keys of old weights go on being used until the cache is reset.
-
-`test_fake_vllm.py` compares its signatures and its behaviour with a recording of the real one.
 """
 
 from __future__ import annotations
@@ -43,10 +41,6 @@ SLEEPING = ("weights", "kv_cache")  # what `LLM.sleep` takes away, by its tags
 REQUEST_FIELDS = {"model", "prompt", "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"}
 REQUEST_FIELDS |= {"presence_penalty", "frequency_penalty", "max_tokens", "logprobs", "stop", "stop_token_ids"}
 REQUEST_FIELDS |= {"include_stop_str_in_output", "skip_special_tokens", "return_token_ids", "stream", "echo"}
-
-
-class VLLMValidationError(Exception):
-    """`vllm.exceptions.VLLMValidationError`: a request that is refused; it is no ValueError."""
 
 
 class RequestOutputKind(Enum):
@@ -88,9 +82,9 @@ class SamplingParams:
         if 0 < self.temperature < 0.01:
             self.temperature = 0.01
         if self.temperature > 2:
-            raise VLLMValidationError(f"temperature must be in [0, 2], got {self.temperature}.")
+            raise ValueError(f"temperature must be in [0, 2], got {self.temperature}.")
         if not 0 < self.top_p <= 1 or self.top_k < -1 or self.n < 1:
-            raise VLLMValidationError("top_p, top_k or n out of range")
+            raise ValueError("top_p, top_k or n out of range")
 
     def key(self) -> tuple[Any, ...]:
         """What requests of one batch must share here."""
@@ -169,7 +163,7 @@ class Core:
             assert len({p.key() for p in params}) == 1
             longest = max(map(len, prompts))
             if longest >= self.policy.context_length:
-                raise VLLMValidationError(f"The prompt is longer than max_model_len: {longest}")
+                raise ValueError(f"The prompt is longer than max_model_len: {longest}")
             writer = Decoder(
                 self.policy,
                 StopRules(self.policy.tokenizer, first),
@@ -233,7 +227,10 @@ class Core:
 
 
 class LLMEngine:
-    """`vllm.v1.engine.llm_engine.LLMEngine`: a turn is finished by the step that writes its last token."""
+    """`vllm.v1.engine.llm_engine.LLMEngine`: a turn is finished by the step that writes its last token.
+
+    `test_fake_vllm_engine.py` compares it, `LLM` and `SamplingParams` with a recording of vLLM 0.32.
+    """
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -246,8 +243,9 @@ class LLMEngine:
     def add_request(self, request_id: str, prompt: dict[str, Any], params: SamplingParams) -> str:
         assert params.output_kind is RequestOutputKind.FINAL_ONLY  # others return unfinished turns, too
         assert prompt["type"] == "token"
-        if len(prompt["prompt_token_ids"]) > self.core.policy.context_length:
-            raise VLLMValidationError(f"The decoder prompt (length {len(prompt['prompt_token_ids'])}) is longer than the model's")
+        length = len(prompt["prompt_token_ids"])
+        if length > self.core.policy.context_length:
+            raise ValueError(f"The decoder prompt (length {length}) is longer than the maximum model length")
         self._new[request_id] = (prompt["prompt_token_ids"], params)
         return request_id
 
@@ -430,7 +428,7 @@ class Server:
         options = {k: v for k, v in body.items() if k not in ("model", "prompt", "return_token_ids", "stream", "echo")}
         try:
             (output,) = self.core.generate([body["prompt"]], [SamplingParams(**options)])
-        except VLLMValidationError as error:
+        except ValueError as error:
             return JSONResponse({"error": {"message": str(error), "type": "BadRequestError", "code": 400}}, 400)
         choice: dict[str, Any] = {"index": 0, "text": output.text, "finish_reason": output.finish_reason}
         choice["token_ids"] = output.token_ids if body.get("return_token_ids") else None

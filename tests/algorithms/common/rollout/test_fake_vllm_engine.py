@@ -1,6 +1,6 @@
 """`fake_vllm.py` is like vLLM: its signatures and its behaviour are compared with a recording of the real one.
 
-`tests/real_vllm/test_recording.py` compares the recording with the vLLM that is installed.
+`tests/with_vllm/test_colocated.py` compares the recording with the vLLM that is installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vllm_behaviour import behaviour, signatures
 
 from igsearch_env.world.bundled import POLICY_FOLDER
 
-RECORDED: dict[str, Any] = json.loads((TESTS / "golden" / "vllm.json").read_text())
+RECORDED: dict[str, Any] = json.loads((TESTS / "golden/vllm/engine.json").read_text())
 CLASSES = {
     "LLM": fake_vllm.LLM,
     "LLMEngine": fake_vllm.LLMEngine,

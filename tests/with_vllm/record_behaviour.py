@@ -1,11 +1,16 @@
-"""python record_behaviour.py RESULT MODEL: what `fake_vllm.py` must be like, from the vLLM that is installed."""
+"""python record_behaviour.py RESULT MODEL: what `fake_vllm.py` must be like, from the vLLM that is installed.
 
-import borrowed_packages  # noqa: F401 # first
+To record again: RESULT tests/golden/vllm/engine.json, MODEL igsearch_env/world/policy (`vllm_interpreter.py` has the
+variables).
+"""
+
 import json
 import os
 import sys
 from dataclasses import fields
 from pathlib import Path
+
+import borrowed_packages  # noqa: F401 # before others
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"

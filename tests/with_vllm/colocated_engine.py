@@ -1,6 +1,5 @@
-"""python colocated_engine.py RESULT: what `rollout.engine=vllm` does with the vLLM that is installed, in one process."""
+"""python colocated_engine.py RESULT: what `rollout.engine=vllm` does with the vLLM that is installed."""
 
-import borrowed_packages  # noqa: F401 # first
 import json
 import sys
 import tempfile
@@ -8,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import borrowed_packages  # noqa: F401 # before others
 import numpy as np
 import torch
 
