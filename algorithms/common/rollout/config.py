@@ -53,11 +53,11 @@ class RolloutConfig(MaskedRepr):
     """Recompute the old log-probs before the update; always done if another engine or precision, or any precision
     below float32, sampled, and with loss.importance_sampling_cap."""
     engine: str = BUILTIN
-    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in every process) or vllm_server."""
     server_url: str = ""
     """Address of the vLLM server, http://HOST:PORT."""
     gpu_memory_utilization: float = 0.4
-    """Fraction of the GPU's memory that vllm in this process uses."""
+    """Fraction of the GPU's memory that vllm in this process uses; it is free in updates."""
     dtype: Dtype | None = None
     """Precision of a copy of the weights that samples and scores, for example bfloat16 if float32 weights are trained.
     None: no copy; the trained weights themselves sample."""
