@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
@@ -34,10 +37,20 @@ Weights = Iterable[tuple[str, torch.Tensor]]
 # Of `EngineArgs`, besides those that `LLM` names itself; not all of them.
 ENGINE_ARGS = {"max_model_len", "enable_prefix_caching", "generation_config", "logprobs_mode", "max_num_seqs"}
 ENGINE_ARGS |= {"load_format", "weight_transfer_config", "enable_sleep_mode", "distributed_executor_backend"}
+ENGINE_ARGS |= {"enable_chunked_prefill", "max_num_batched_tokens"}
+SLEEPING = ("weights", "kv_cache")  # what `LLM.sleep` takes away, by its tags
 # Of `CompletionRequest`; not all of them.
 REQUEST_FIELDS = {"model", "prompt", "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"}
 REQUEST_FIELDS |= {"presence_penalty", "frequency_penalty", "max_tokens", "logprobs", "stop", "stop_token_ids"}
 REQUEST_FIELDS |= {"include_stop_str_in_output", "skip_special_tokens", "return_token_ids", "stream", "echo"}
+
+
+class RequestOutputKind(Enum):
+    """`vllm.sampling_params.RequestOutputKind`."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
 
 
 @dataclass
@@ -53,8 +66,8 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
     max_tokens: int | None = 16
     min_tokens: int = 0
@@ -65,6 +78,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
 
     def __post_init__(self) -> None:
         if 0 < self.temperature < 0.01:
@@ -116,16 +130,16 @@ class StopRules(TurnEnd):
     """Turns end where vLLM's stop rules say."""
 
     def __init__(self, tokenizer: PolicyTokenizer, params: SamplingParams) -> None:
-        super().__init__(tokenizer, [params.stop] if isinstance(params.stop, str) else params.stop or ())
+        super().__init__(tokenizer, [params.stop] if isinstance(params.stop, str) else params.stop)
         self.params = params
 
     def is_over(self, ids: Sequence[int]) -> bool:
         """End of sequence, a stop id, or a stop string in the text so far."""
         own = self.tokenizer.hf_tokenizer
-        if ids[-1] in {own.eos_token_id, *(self.params.stop_token_ids or ())}:
+        if ids[-1] in {own.eos_token_id, *self.params.stop_token_ids}:
             return True
         text = own.decode(list(ids), skip_special_tokens=self.params.skip_special_tokens)
-        return any(tag in text for tag in self.params.stop or ())
+        return any(tag in text for tag in self.params.stop)
 
 
 class Core:
@@ -230,8 +244,75 @@ class Core:
         return True
 
 
+class LLMEngine:
+    """`vllm.v1.engine.llm_engine.LLMEngine`: a turn is finished by the step that writes its last token.
+
+    `test_fake_vllm_engine.py` compares it, `LLM` and `SamplingParams` with a recording of vLLM 0.32.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.engine_core = EngineCore()
+        self.asleep: set[str] = set()
+        self._new: dict[str, tuple[list[int], SamplingParams]] = {}
+        self._written: dict[str, tuple[list[int], CompletionOutput]] = {}
+        self._steps: dict[str, int] = {}
+
+    def add_request(self, request_id: str, prompt: dict[str, Any], params: SamplingParams) -> str:
+        assert params.output_kind is RequestOutputKind.FINAL_ONLY  # others return unfinished turns, too
+        assert prompt["type"] == "token"
+        length = len(prompt["prompt_token_ids"])
+        if length > self.core.policy.context_length:
+            raise ValueError(f"The decoder prompt (length {length}) is longer than the maximum model length")
+        self._new[request_id] = (prompt["prompt_token_ids"], params)
+        return request_id
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._new or self._written)
+
+    def step(self) -> list[RequestOutput]:
+        if self.asleep:  # scheduling is paused
+            return []
+        new, self._new = self._new, {}
+        batches: dict[tuple[Any, ...], list[str]] = {}
+        for name, (_, params) in new.items():
+            batches.setdefault(params.key(), []).append(name)
+        for names in batches.values():
+            outputs = self.core.generate([new[name][0] for name in names], [new[name][1] for name in names])
+            self._written |= {name: (new[name][0], output) for name, output in zip(names, outputs, strict=True)}
+        finished = []
+        for name, (prompt, output) in list(self._written.items()):
+            self._steps[name] = self._steps.get(name, 0) + 1
+            if self._steps[name] >= len(output.token_ids):
+                finished.append(RequestOutput(name, None, prompt, [output]))
+                self._forget(name)
+        return finished
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        for name in request_ids:
+            self._forget(name)
+
+    def is_sleeping(self) -> bool:
+        return bool(self.asleep)
+
+    def _forget(self, name: str) -> None:
+        for requests in (self._new, self._written, self._steps):
+            requests.pop(name, None)
+
+
+class EngineCore:
+    """`vllm.v1.engine.core_client.InprocClient`."""
+
+    stopped = False
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.stopped = True
+
+
 class LLM:
-    """`vllm.LLM`; `made` holds all that were."""
+    """`vllm.LLM`; `made` holds all that were. `gpu`: whether the next ones find one, which can sleep."""
+
+    gpu = False
 
     made: list[LLM] = []  # noqa: RUF012 # a log for tests
 
@@ -252,23 +333,15 @@ class LLM:
         assert dtype in ("auto", "half", "float16", "bfloat16", "float", "float32")
         self.options = {"dtype": dtype, "gpu_memory_utilization": gpu_memory_utilization, **kwargs}
         self.core = Core(model, kwargs.get("max_model_len"), kwargs.get("logprobs_mode", "raw_logprobs"))
+        self.llm_engine = LLMEngine(self.core)
+        if kwargs.get("enable_sleep_mode") and not self.gpu:
+            raise ValueError("Sleep mode is not supported on current platform.")
+        self.can_sleep = bool(kwargs.get("enable_sleep_mode"))
+        self.calls: list[str] = []
         self.in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
         if self.in_process and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)  # its worker does, in whatever process it is
         self.made.append(self)
-
-    def generate(
-        self,
-        prompts: Sequence[dict[str, list[int]]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        use_tqdm: bool = True,
-    ) -> list[RequestOutput]:
-        ids = [prompt["prompt_token_ids"] for prompt in prompts]
-        if not isinstance(sampling_params, Sequence):
-            sampling_params = [sampling_params or SamplingParams()] * len(ids)
-        outputs = self.core.generate(ids, sampling_params)
-        return [RequestOutput(str(i), None, p, [o]) for i, (p, o) in enumerate(zip(ids, outputs, strict=True))]
 
     def collective_rpc(
         self,
@@ -280,19 +353,55 @@ class LLM:
         if not self.in_process and "weights_iterator" in (kwargs or {}):
             raise TypeError("cannot pickle 'generator' object")
         assert method == "reload_weights"
+        assert "weights" not in self.llm_engine.asleep, "an illegal memory access"
+        self.calls.append(method)
         return [self.core.reload_weights(*args, **(kwargs or {}))]
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
-        return self.core.reset_prefix_cache()
+        return not self.llm_engine.has_unfinished_requests() and self.core.reset_prefix_cache()
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """On a CPU only scheduling pauses; on a GPU, the weights are lost at level 2."""
+        self.calls.append(f"sleep {level}")
+        self.llm_engine.asleep = set(SLEEPING)
+        if self.can_sleep and level == 2:
+            with torch.no_grad():
+                for parameter in self.core.policy.model.parameters():
+                    parameter.fill_(torch.nan)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Returns whether all is awake."""
+        self.calls.append(f"wake_up {' '.join(tags or SLEEPING)}")
+        self.llm_engine.asleep -= set(tags or SLEEPING)
+        return not self.llm_engine.asleep
 
 
-def module() -> ModuleType:
-    """The module `vllm`, for sys.modules."""
-    made = ModuleType("vllm")
+class Platform:
+    """`vllm.platforms.current_platform`."""
+
+    def is_sleep_mode_available(self) -> bool:
+        return LLM.gpu
+
+    def is_cpu(self) -> bool:
+        return not LLM.gpu
+
+
+def install(patch: pytest.MonkeyPatch, *, gpu: bool = False) -> None:
+    """Import it as `vllm`, until a test ends."""
     LLM.made.clear()
-    for name, value in (("LLM", LLM), ("SamplingParams", SamplingParams)):
-        setattr(made, name, value)
-    return made
+    patch.setattr(LLM, "gpu", gpu)
+    contents = {
+        "vllm": {"LLM": LLM, "SamplingParams": SamplingParams},
+        "vllm.sampling_params": {"RequestOutputKind": RequestOutputKind},
+        "vllm.platforms": {"current_platform": Platform()},
+    }
+    for name, values in contents.items():
+        module = ModuleType(name)
+        module.__dict__.update(values)
+        patch.setitem(sys.modules, name, module)
+    # Set by an engine in process, for good; restored with the patch.
+    for variable in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS"):
+        patch.setenv(variable, "1" if variable == "VLLM_ENABLE_V1_MULTIPROCESSING" else "")
 
 
 @dataclass

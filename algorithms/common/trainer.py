@@ -49,6 +49,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
+                    run.sampler.sleep()
                 with timed("weights", times):
                     run.collector.run_ahead()
                 metrics: dict[str, float] = {}

@@ -123,6 +123,7 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int
         model.vocabulary,
         device_bytes,
         sizes.turns,
+        sizes.cuda,
     )
     stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:

@@ -56,11 +56,11 @@ class RolloutConfig(MaskedRepr):
     """Collect rollouts during the updates, at most this many steps ahead: a token was sampled by weights that had seen
     at most this many updates less than those that are updated on it. 0: rollouts and updates alternate."""
     engine: str = BUILTIN
-    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in every process) or vllm_server."""
     server_url: str = ""
     """Address of the vLLM server, http://HOST:PORT; several are separated by commas, and share the episodes."""
     gpu_memory_utilization: float = 0.4
-    """Fraction of the GPU's memory that vllm in this process uses."""
+    """Fraction of the GPU's memory that vllm in this process uses; it is free in updates."""
     asynchronous: bool | None = None
     """Each episode searches and continues on its own; it writes the same, but log-probs are rounded differently in
     every run. False: all episodes finish their turn, then one search serves them. None: True for engines that serve
@@ -85,7 +85,11 @@ class RolloutConfig(MaskedRepr):
                 f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: vllm_server needs "
                 "an address, and no other engine takes one"
             )
-
+        if self.max_staleness and self.engine == "vllm":
+            raise ConfigurationError(
+                f"rollout.max_staleness={self.max_staleness} with rollout.engine='vllm': it sleeps during updates, so "
+                "it can't collect rollouts then; use vllm_server on other GPUs, or builtin"
+            )
         if self.asynchronous and self.engine == "transformers":
             raise not_asynchronous(self.engine)
 

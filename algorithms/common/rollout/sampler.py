@@ -121,6 +121,11 @@ class Sampler:
                 self.engine.weights_name = names[0]
         self.version = version
 
+    def sleep(self) -> None:
+        """Give up the memory that only rollouts need, until `sync_weights`; call it between a rollout and an update."""
+        if self.engine is not None:
+            self.engine.sleep()
+
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:
         """A decoder for `slots` concurrent episodes, as far as the KV cache allows."""
         config = self.config

@@ -40,6 +40,8 @@ class GenerationSizes:
     """Bytes of memory of the device."""
     turns: Sequence[int]
     """Tokens of the longest episode at the end of each of its turns."""
+    cuda: bool = False
+    """Whether the device is a GPU."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,13 @@ class Engine(ABC):
         """Use these weights from now on: all weights with adapters merged, by their names in transformers.
 
         A tied output layer is among them under its own name too (`with_tied_head`). With `takes_adapters`, those of the
-        adapter by their names in peft.
+        adapter by their names in peft. An engine that sleeps wakes up.
+        """
+
+    def sleep(self) -> None:  # noqa: B027 # not every engine holds memory that the update could use
+        """Give up the device memory that only generation needs; `update_weights` ends it. Nothing is being written.
+
+        Called between the rollout and the update, on every process.
         """
 
     def close(self) -> None:  # noqa: B027 # not every engine holds resources

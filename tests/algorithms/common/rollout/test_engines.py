@@ -60,8 +60,7 @@ def engine(request: pytest.FixtureRequest, policy: Policy, monkeypatch: pytest.M
     with ExitStack() as stack:
         server = ""
         if request.param == "vllm":
-            monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
-            monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")  # restored when the test ends
+            fake_vllm.install(monkeypatch)
         elif request.param == "vllm_server":
             server = stack.enter_context(serving(fake_vllm.Server(MODEL).app))
         config = RolloutConfig(engine=request.param, server_url=server, kv_cache_tokens=8192)
@@ -450,8 +449,7 @@ def test_a_tag_that_vllm_sees_a_token_late_ends_the_turn_where_it_stands(
 
 
 def test_vllm_in_process_leaves_the_trainer_its_threads(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    fake_vllm.install(monkeypatch)
     monkeypatch.delenv("OMP_NUM_THREADS")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -487,11 +485,11 @@ def test_float32_weights_are_not_given_to_flash_attention(policy: Policy, monkey
 
 @pytest.mark.parametrize("rows", [None, [], [{9: fake_vllm.Logprob(-1.0)}]])
 def test_log_probs_of_other_tokens_are_refused(rows: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    fake_vllm.install(monkeypatch)
     engine = VllmEngine(policy, turn_end(policy), settings())
     output = fake_vllm.CompletionOutput(0, "", [8], None, rows)
-    engine.llm = SimpleNamespace(generate=lambda *args, **kwargs: [SimpleNamespace(outputs=[output])])
+    step = [SimpleNamespace(request_id="0", finished=True, outputs=[output])]
+    monkeypatch.setattr(engine.llm.llm_engine, "step", lambda: step)
     with pytest.raises(EngineError, match="returned 1 tokens with log-probs of"):
         engine.complete([(1,)], [1], max_new_tokens=1, temperature=1.0)
 
@@ -502,13 +500,6 @@ def test_a_prefix_cache_that_stays_is_an_error(engine: Engine, policy: Policy, m
     monkeypatch.setattr(llm, "reset_prefix_cache", lambda: False)
     with pytest.raises(EngineError, match="prefix cache was not reset"):
         engine.update_weights(policy.model.state_dict().items())
-
-
-def test_several_processes_are_sent_to_the_server(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
-    with pytest.raises(ConfigurationError, match=r"with 4 processes.*vllm_server"):
-        VllmEngine(policy, turn_end(policy), settings())
 
 
 # ---------------------------------------------------------------- a vLLM server
