@@ -77,8 +77,6 @@ class Engine(ABC):
     """Value of `rollout.engine`."""
     shared: ClassVar[bool] = False
     """Whether all processes of a run use the same instance, so that only the first one sends weights to it."""
-    streams: ClassVar[bool] = False
-    """Whether it serves requests as they come, rather than all that were submitted together."""
     own_weights: ClassVar[bool] = True
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
     streams: ClassVar[bool] = False
