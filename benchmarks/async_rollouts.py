@@ -229,7 +229,8 @@ def _measured(per: Per, ways: dict[str, Callable[[], list[Trajectory]]], repeats
                 ratio(times[base], times[name]),
                 unit=f"x {base}",
                 target=TARGET if "asynchronous" in name and args.model != "bundled" else None,
-                detail=f"{len(trajectories) / seconds:.2f} episodes/s, {tokens:,} tokens written, {tokens / seconds:,.0f}/s, {searches} searches",
+                detail=f"{len(trajectories) / seconds:.2f} episodes/s, {tokens:,} tokens written, "
+                f"{tokens / seconds:,.0f}/s, {searches} searches",
             )
         )
     return result
