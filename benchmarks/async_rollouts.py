@@ -93,7 +93,7 @@ class Args:
     generate: bool = True
     """Measure the loop over `model.generate` too."""
     repeats: int = 3
-    """Rounds; medians are reported."""
+    """Rounds after one to warm up; medians are reported. With 1, there is none to warm up."""
     tolerance: float = 0.25
     """By how much the generated tokens of different engines may differ."""
     output: Path | None = None
@@ -216,21 +216,21 @@ def _measured(per: Per, ways: dict[str, Callable[[], list[Trajectory]]], repeats
     def run(name: str) -> None:
         played[name] = ways[name]()
 
-    times = interleaved({name: partial(run, name) for name in ways}, repeats)
+    times = interleaved({name: partial(run, name) for name in ways}, repeats, warm_up=int(repeats > 1))
     _check(played, args)
     result = []
     for name in ways:
         trajectories, seconds = played[name], float(np.median(times[name]))
         tokens, searches = _tokens(trajectories), sum(t.searches for t in trajectories)
-        own = name.replace("asynchronous", "lockstep")  # with the same decoder
+        base = name.replace("asynchronous", "lockstep") if "asynchronous" in name else LOCKSTEP
         result.append(
             Line(
                 f"{name}, {LATENCY * 1_000:.0f} ms a {per}",
-                ratio(times[own if own in times else LOCKSTEP], times[name]),
-                unit="x lockstep",
+                ratio(times[base], times[name]),
+                unit=f"x {base}",
                 target=TARGET if "asynchronous" in name and args.model != "bundled" else None,
-                detail=f"{len(trajectories) / seconds:.2f} episodes/s, {ratio(times[LOCKSTEP], times[name]):.2f} x "
-                f"{LOCKSTEP}; {tokens:,} tokens written, {tokens / seconds:,.0f}/s, {searches} searches",
+                detail=f"{len(trajectories) / seconds:.2f} episodes/s, {tokens:,} tokens written, "
+                f"{tokens / seconds:,.0f}/s, {searches} searches",
             )
         )
     return result
@@ -270,8 +270,8 @@ def main(args: Args) -> None:
     name = f"{args.model}: {args.episodes} episodes, {args.slots} at once"
     print_section(Console(), name, found, time.perf_counter() - start)
     if args.output is not None:
-        rows = [f"| {line.name} | {line.value:.2f} | {line.detail} |" for line in found]
-        args.output.write_text("\n".join(["| | x lockstep | |", "|---|---|---|", *rows, ""]), encoding="utf-8")
+        rows = [f"| {line.name} | {line.value:.2f} {line.unit} | {line.detail} |" for line in found]
+        args.output.write_text("\n".join(["| | | |", "|---|---|---|", *rows, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":
