@@ -49,6 +49,7 @@ def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -
 
     A step is extrapolated from the rollouts of `FEW` and of `MORE` questions; an update is taken as a forward pass and
     a backward pass of `BACKWARD` times its length, plus another forward pass if it `recomputes` old log-probs before.
+    Parts are added up, so with `rollout.max_staleness` a step takes less, as far as rollouts and updates overlap.
     """
     config = run.config.rollout
     few, few_seconds = _timed(lambda: _collect(run, FEW))

@@ -74,7 +74,8 @@ def options(questions: str, run_dir: Path) -> list[str]:
 def near(rows: list[dict[str, Any]], others: list[dict[str, Any]], tolerance: float) -> None:
     """Metrics must be the same but for rounding; a sharded run also measures the mismatch with its sampling copy."""
     for row, other in zip(rows, others, strict=True):
-        assert {key for key in row.keys() ^ other.keys() if not key.startswith("mismatch/")} == set()
+        unshared = (key for key in row.keys() ^ other.keys() if not key.startswith(("mismatch/", "importance/")))
+        assert set(unshared) == set()
         for key in row.keys() & other.keys():
             assert other[key] == pytest.approx(row[key], rel=tolerance, abs=tolerance), key
 
@@ -137,16 +138,16 @@ def test_a_run_of_two_processes_is_that_of_one_and_either_goes_on_with_the_other
     assert [row["step"] for row in without_times(tmp_path / "one") if "reward" in row] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("extra", [(), ("--distributed.sharding", "fsdp2")], ids=["none", "fsdp2"])
-def test_two_processes_collect_ahead_as_one_does(extra: tuple[str, ...], questions: str, tmp_path: Path) -> None:
+def test_two_processes_collect_ahead_as_one_does(questions: str, tmp_path: Path) -> None:
     """With evaluations in between and, as groups are replaced, rollouts that the main threads play."""
     command = ("algorithms/grpo.py", "--steps", "4", "--dynamic-sampling", "--rollout.max-staleness", "1")
     launched(*command, *options(questions, tmp_path / "one"), processes=1)
-    launched(*command, *options(questions, tmp_path / "two"), *extra)
+    launched(*command, *options(questions, tmp_path / "two"), "--distributed.sharding", "fsdp2")
     one, two = ([row for row in without_times(tmp_path / name) if "reward" in row] for name in ("one", "two"))
     near(one, two, 2e-4)
-    assert [row["staleness/max"] for row in two] == [0, 1, 1, 1]
-    assert any(row["staleness/mean"] < row["staleness/max"] for row in two)  # groups were replaced
+    staleness = [row["staleness/mean"] for row in two]
+    assert staleness[0] == 0 < max(staleness)
+    assert min(staleness[1:]) < 1  # groups were replaced
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -246,14 +246,12 @@ def test_copies(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm", False)])
+@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm_server", False)])
 def test_rollouts_during_updates_take_a_copy_and_their_memory_beside_that_of_the_update(
     large: Path, engine: str, copied: bool
 ) -> None:
-    plans = [
-        plan_of(configured(large, rollout=RolloutConfig(engine=engine, max_staleness=most)), device=CUDA)
-        for most in (0, 1)
-    ]
+    rollout = RolloutConfig(engine=engine, server_url="" if copied else "http://127.0.0.1:1")
+    plans = [plan_of(configured(large, rollout=replace(rollout, max_staleness=most)), device=CUDA) for most in (0, 1)]
     before, after = map(sizes, plans)
     assert "sampling weights (always)" not in before
     assert ("sampling weights (always)" in after) == copied

@@ -29,6 +29,7 @@ from algorithms.common.report.charts import Chart, Line, chart_html, smooth, sum
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
+from algorithms.common.report.run_charts import time_parts
 from algorithms.common.report.run_report import run_report, write_reports
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
@@ -560,3 +561,9 @@ def test_a_port_that_is_taken_is_named(live: LiveServer) -> None:
         LiveServer(live.run_dir, live.server_port)
     with pytest.raises(ConfigurationError, match="--port 70000"):
         LiveServer(live.run_dir, 70000)
+
+
+def test_rollouts_during_updates_are_no_part_of_a_step() -> None:
+    row = {"time/step": 3.0, "time/rollout": 1.0, "time/update": 1.5, "time/rollout_hidden": 5.0}
+    row["time/tokens_per_second"] = 9.0
+    assert time_parts([row]) == {"rollout": [1.0], "update": [1.5], "rest": [0.5]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import fake_vllm
@@ -160,18 +161,18 @@ def test_only_full_precision_is_exact(options: dict[str, Any], exact: bool) -> N
     assert sampler.exact is exact
 
 
-@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm", False)])
+@pytest.mark.parametrize(("engine", "copied"), [("builtin", True), ("transformers", True), ("vllm_server", False)])
 def test_weights_that_may_change_while_they_sample_are_copied(engine: str, copied: bool) -> None:
     """An engine with weights of its own has a copy already."""
     policy = bundled_policy()
-    config = RolloutConfig(engine=engine, max_staleness=1)
+    config = RolloutConfig(engine=engine, max_staleness=1, server_url="" if copied else "http://127.0.0.1:1")
     sampler = Sampler(policy, config, ["</answer>"], Processes())
     assert (sampler.policy is not policy) == copied == samples_from_copy(config)
     assert sampler.exact is False or not copied
     assert sampler.scorer().policy is policy  # which is current, and not sampling
     if copied:
         assert next(sampler.policy.model.parameters()).data_ptr() != next(policy.model.parameters()).data_ptr()
-    assert not samples_from_copy(RolloutConfig(engine=engine))
+    assert not samples_from_copy(replace(config, max_staleness=0))
 
 
 def test_a_copy_keeps_its_weights_until_it_is_given_others() -> None:

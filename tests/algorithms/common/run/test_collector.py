@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import fake_vllm
 import pytest
 from buffers import answer_turn, buffer_of, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services import serving
 from training_runs import question_file, run_ig_grpo, without_times
 
 from algorithms.common import trainer
@@ -32,6 +35,7 @@ from algorithms.common.trainer import train
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.trajectory import Group
+from igsearch_env.world.bundled import POLICY_FOLDER
 
 SECONDS = 60  # after which something hangs
 
@@ -312,6 +316,20 @@ def test_the_questions_and_draws_of_a_step_are_those_of_a_run_without_staleness(
         train(GRPO(config), config)
     assert played[0] == played[1]
     assert len(played[0]) == 3 * 3
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm_server"])
+def test_engines_write_ahead_too(engine: str, small: dict[str, Any], tmp_path: Path) -> None:
+    """Their log-probs are the trainer's where the weights are, and drift from them where these have changed."""
+    with ExitStack() as stack:
+        served = {}
+        if engine == "vllm_server":
+            served["server_url"] = stack.enter_context(serving(fake_vllm.Server(str(POLICY_FOLDER)).app))
+        rollout = replace(small["rollout"], engine=engine, kv_cache_tokens=8_192, **served)
+        rows = steps_of(run_ig_grpo(small, tmp_path / "run", rollout=rollout))
+    assert [row["staleness/mean"] for row in rows] == [0, 1, 1]
+    assert rows[0]["off_policy/abs_mean"] < 1e-4 < 1e-3 < rows[2]["off_policy/abs_mean"] < 0.2
+    assert not threads()
 
 
 def test_replaced_groups_are_written_by_the_current_weights(
