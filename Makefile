@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install train train-real test lint check bench docs
+.PHONY: install train train-real test test-vllm lint check bench docs
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ train-real: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
+
+# Tests with a real vLLM, in the environment that `python -m benchmarks.vllm_environment` builds (ten minutes, once).
+test-vllm: $(INSTALLED)
+	$(BIN)/python -m pytest -m vllm -rs $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -47,7 +47,8 @@ FOREIGN = {
     "torchrun": {"nproc-per-node", "nnodes", "rdzv-backend", "rdzv-endpoint", "rdzv-id"},
     "accelerate": {"num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"},
     "hf": {"repo-type", "local-dir"},
-    "vllm": {"max-model-len", "dtype", "logprobs-mode", "generation-config", "port", "served-model-name"},
+    "vllm": {"max-model-len", "dtype", "logprobs-mode", "generation-config", "port", "enable-lora", "lora-dtype"}
+    | {"served-model-name", "lora-target-modules", "max-lora-rank", "max-loras"},
     "sglang": {"model-path", "context-length"},
     "tensorboard": {"logdir"},
     "text-embeddings-router": {"model-id", "api-key"},

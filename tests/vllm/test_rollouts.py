@@ -30,6 +30,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.engines.base import EngineError, TurnRequest
 from algorithms.common.rollout.probe import difference
 from algorithms.common.rollout.sampler import Sampler
+from benchmarks.endpoint_scorer import FORMS, Args, compare
 from benchmarks.vllm_environment import RunningServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
@@ -57,6 +58,14 @@ def sampler(server: RunningServer, policy: Policy) -> Iterator[Sampler]:
 @pytest.mark.parametrize("name", ["rollouts", "scoring", "chat"])
 def test_it_answers_as_recorded(server: RunningServer, name: str) -> None:
     compare_with_recording(name, server.address, {"MODEL": BUNDLED})
+
+
+def test_scores_of_information_gain_are_those_of_the_policy(server: RunningServer) -> None:
+    args = Args(questions=2)
+    policy = bundled_policy(context_length=args.context_length)
+    results = list(compare(policy, "bundled", server.address, args))
+    assert len(results) == 2 * len(FORMS)
+    assert max(result.difference for result in results) < args.tolerance
 
 
 def some_prompts(policy: Policy, count: int) -> list[tuple[int, ...]]:

@@ -21,10 +21,10 @@ def test_ten_updates_of_a_real_model_arrive() -> None:
         sampler = sampler_of(policy, stack, server, max_new_tokens=24)
         assert sampler.engine is not None
         before = difference(sampler.engine, policy, sampler.turn_end).most
-        played = apart(policy, episodes(sampler, 2))
+        played = apart(policy, episodes(sampler, 1))
         old = policy.float32_replica()
-        for _ in range(10):
-            update(policy, 1, lr=1e-4)
+        for updates in (1, 9):
+            update(policy, updates, lr=1e-4)
             sampler.sync_weights()
         after = difference(sampler.engine, policy, sampler.turn_end).most
         print(f"SmolLM2: at most {before:.1e} and {played:.1e} in a rollout before, {after:.1e} after ten updates")

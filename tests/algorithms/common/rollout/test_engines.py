@@ -549,9 +549,9 @@ def test_a_completion_that_does_not_come_is_given_up(policy: Policy, monkeypatch
     server, held = fake_vllm.Server(MODEL), threading.Event()
     generate = server.core.generate
 
-    def slow(prompts: Any, params: Any) -> Any:
+    def slow(prompts: Any, params: Any, adapter: str = "") -> Any:
         held.wait()
-        return generate(prompts, params)
+        return generate(prompts, params, adapter)
 
     monkeypatch.setattr(server.core, "generate", slow)
     with serving(server.app) as address:
@@ -594,7 +594,7 @@ def test_a_server_that_is_started_otherwise_is_refused(options: dict[str, Any], 
 def test_a_refused_request_says_why(policy: Policy) -> None:
     with serving(fake_vllm.Server(MODEL).app) as address:
         engine = VllmServerEngine(policy, turn_end(policy), settings(server_url=address))
-        with pytest.raises(EngineError, match=r"status 400.*longer than max_model_len"):
+        with pytest.raises(EngineError, match=r"status 400.*maximum context length"):
             engine.complete([(1,), (7,) * 2000], [1, 2], max_new_tokens=4, temperature=1.0)
         engine.close()
 
