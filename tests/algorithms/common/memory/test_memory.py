@@ -300,7 +300,7 @@ def test_engines(large: Path) -> None:
         config = configured(large, policy={"dtype": "bfloat16"}, rollout=RolloutConfig(**options))
         return sizes(plan_of(config, device=CUDA))
 
-    assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
+    assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (rollout)"] == int(0.3 * 80 * GIB)
     server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
     paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
