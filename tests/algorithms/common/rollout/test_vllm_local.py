@@ -126,6 +126,14 @@ def test_a_step_that_fails_leaves_nothing_in_flight(
     assert engine.finished()
 
 
+def test_requests_that_are_lost_are_an_error(engine: VllmEngine, policy: Policy) -> None:
+    engine.submit(requests(policy, [5, 5]))
+    engine.llm.llm_engine.abort_request(["10", "11"])
+    with pytest.raises(EngineError, match="2 requests are lost"):
+        engine.finished()
+    assert engine.finished() == []
+
+
 def test_a_request_that_is_refused_leaves_nothing_in_flight(engine: VllmEngine, policy: Policy) -> None:
     first, second = requests(policy, [5, 5])
     long = TurnRequest(second.key, (7,) * 2_000, 1, 5, 1.0, episode=1)
