@@ -394,6 +394,13 @@ def test_a_token_budget_that_is_enough(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
+def test_advice_for_vllm_is_a_smaller_share(large: Path) -> None:
+    rollout = RolloutConfig(engine="vllm", gpu_memory_utilization=0.95)
+    plan = plan_of(configured(large, policy={"dtype": "bfloat16"}, rollout=rollout), device=CUDA)
+    assert any(text.startswith("rollout.gpu_memory_utilization 0.") for text in plan.advice())
+
+
+@pytest.mark.usefixtures("gpu")
 def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
     config = configured(
         large,

@@ -243,6 +243,12 @@ def test_a_vllm_that_does_not_start_says_what_to_change(policy: Policy, monkeypa
         VllmEngine(policy, turn_end(policy), SETTINGS)
 
 
+def test_a_gpu_that_vllm_would_not_use_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Policy, "device", torch.device("cuda:1"))
+    with pytest.raises(ConfigurationError, match=r"policy.device='cuda:1'.*set CUDA_VISIBLE_DEVICES=1"):
+        VllmEngine(policy, turn_end(policy), SETTINGS)
+
+
 def test_the_state_of_the_process_is_kept(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_vllm.install(monkeypatch)
     begin, set_num_threads = fake_vllm.LLM.__init__, torch.set_num_threads
