@@ -163,6 +163,12 @@ def _alternatives(
         changed(f"rollout.kv_cache_tokens {tokens}", rollout=replace(rollout, kv_cache_tokens=tokens))
         for tokens in _halves(rollout.kv_cache_tokens, 1_024)
     )
+    if rollout.engine == "vllm":
+        yield from _enough(
+            changed(f"rollout.gpu_memory_utilization {share}", rollout=replace(rollout, gpu_memory_utilization=share))
+            for share in (0.6, 0.4, 0.3, 0.2)
+            if share < rollout.gpu_memory_utilization
+        )
     if device.type == "cuda" and config.distributed.sharding == "none":  # processes on a CPU share its memory
         fsdp2 = replace(config, distributed=replace(config.distributed, sharding="fsdp2"))
         yield from _enough(

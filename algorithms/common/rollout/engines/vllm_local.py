@@ -145,12 +145,14 @@ class VllmEngine(Engine):
     def finished(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
         """`Engine.finished`. Decodes at least one token of every request, in this thread."""
         until = None if timeout is None else time.monotonic() + timeout
+        engine = self.llm.llm_engine
         turns: list[tuple[int, Completion]] = []
         while self._writing and not turns:
             with self._failures("to decode"):
-                for output in self.llm.llm_engine.step():
-                    if output.finished:
-                        turns.append((int(output.request_id), _completion(self.turn_end, output.outputs[0])))
+                if not engine.has_unfinished_requests():
+                    raise RuntimeError(f"{len(self._writing)} requests are lost")
+                outputs = [output for output in engine.step() if output.finished]
+                turns = [(int(o.request_id), _completion(self.turn_end, o.outputs[0])) for o in outputs]
             self._writing -= {key for key, _ in turns}
             if until is not None and time.monotonic() >= until:
                 break

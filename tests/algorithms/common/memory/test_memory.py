@@ -319,7 +319,7 @@ def test_engines(large: Path) -> None:
         config = configured(large, policy={"dtype": "bfloat16"}, rollout=RolloutConfig(**options))
         return sizes(plan_of(config, device=CUDA))
 
-    assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (always)"] == int(0.3 * 80 * GIB)
+    assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (rollout)"] == int(0.3 * 80 * GIB)
     server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
     assert not {"vLLM (always)", "keys and values (always)"} & set(server)
     paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
@@ -410,6 +410,13 @@ def test_a_token_budget_that_is_enough(large: Path) -> None:
     budget = int(text.split()[1])
     for tokens, fits in ((budget, True), (2 * budget, False)):
         assert plan_of(replace(config, optimizer=OptimizerConfig(token_budget=tokens)), device=CUDA).fits() == fits
+
+
+@pytest.mark.usefixtures("gpu")
+def test_advice_for_vllm_is_a_smaller_share(large: Path) -> None:
+    rollout = RolloutConfig(engine="vllm", gpu_memory_utilization=0.95)
+    plan = plan_of(configured(large, policy={"dtype": "bfloat16"}, rollout=rollout), device=CUDA)
+    assert any(text.startswith("rollout.gpu_memory_utilization 0.") for text in plan.advice())
 
 
 @pytest.mark.usefixtures("gpu")

@@ -126,6 +126,14 @@ def test_a_step_that_fails_leaves_nothing_in_flight(
     assert engine.finished()
 
 
+def test_requests_that_are_lost_are_an_error(engine: VllmEngine, policy: Policy) -> None:
+    engine.submit(requests(policy, [5, 5]))
+    engine.llm.llm_engine.abort_request(["10", "11"])
+    with pytest.raises(EngineError, match="2 requests are lost"):
+        engine.finished()
+    assert engine.finished() == []
+
+
 def test_a_request_that_is_refused_leaves_nothing_in_flight(engine: VllmEngine, policy: Policy) -> None:
     first, second = requests(policy, [5, 5])
     long = TurnRequest(second.key, (7,) * 2_000, 1, 5, 1.0, episode=1)
@@ -232,6 +240,12 @@ def test_a_vllm_that_does_not_start_says_what_to_change(policy: Policy, monkeypa
     fake_vllm.install(monkeypatch, gpu=True)
     monkeypatch.setattr(fake_vllm.LLM, "__init__", failing("Free memory on device (3/79 GiB) is less than desired"))
     with pytest.raises(ConfigurationError, match=r"vLLM does not start with .*: Free memory.*gpu_memory_utilization"):
+        VllmEngine(policy, turn_end(policy), SETTINGS)
+
+
+def test_a_gpu_that_vllm_would_not_use_is_refused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Policy, "device", torch.device("cuda:1"))
+    with pytest.raises(ConfigurationError, match=r"policy.device='cuda:1'.*set CUDA_VISIBLE_DEVICES=1"):
         VllmEngine(policy, turn_end(policy), SETTINGS)
 
 
