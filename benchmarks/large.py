@@ -130,7 +130,7 @@ def lines(args: Args) -> list[Line]:
                 _timed(args, times, "old log-probs", partial(recompute_logprobs, run.learner, buffer, temperature))
             gain = run.information_gain(step, buffer.prefixes)
             _timed(args, times, "information gain", partial(measure_information_gain, buffer, gain))
-            buffer.prefixes = None
+            buffer.release_prefixes()
             advantages = algorithm.advantages(buffer)
             _timed(args, times, "update", partial(update_policy, run, buffer, advantages, step))
             _timed(args, times, "weights", run.sampler.sync_weights)

@@ -23,7 +23,7 @@ from algorithms.common.model.packing import MAX_COLUMNS
 from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.rollout.config import BUILTIN
-from algorithms.common.rollout.decoder import decoder_memory, slots_within
+from algorithms.common.rollout.decoder import decoder_memory
 from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
 from algorithms.common.rollout.sampler import EVAL_SLOTS
 from igsearch_env.protocols import make_protocol
@@ -122,19 +122,17 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int
     )
     stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
-        stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
         lines = list(decoder_memory(settings, generation))
+        stored = lines[0].bytes // generation.token_bytes
         yield from lines
         evaluated = replace(generation, episodes=min(EVAL_SLOTS, eval_questions))
-        for line, during in zip(decoder_memory(settings, evaluated), lines, strict=True):
-            more = line.bytes - (during.bytes if during.phase == "always" else 0)
-            if more > 0:
-                yield replace(line, bytes=more, phase="evaluation")
+        for line in decoder_memory(settings, evaluated):
+            yield replace(line, phase="evaluation")
     else:
         yield from engine_class(rollout.engine).memory(settings, generation)
     if sizes.sharded:
-        # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
-        later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts + stored * generation.token_bytes
+        # Gradients and optimizer states are allocated later, in the memory that is free by then.
+        later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts
         whole_weights = max(0, (1 + critic) * model.weights - later)
         yield MemoryLine("full weights", whole_weights, "before they are sharded", "loading")
     # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded to

@@ -19,6 +19,7 @@ from algorithms.common.model.logprobs import ChunkedLogprobs, tempered_log_softm
 from algorithms.common.model.packing import Pack, install_packed_attention, own_attention
 from algorithms.common.model.pretrained import DTYPES, load_pretrained
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.variable_length import Padded, attention_for
 from algorithms.common.model.verification import verify
 
 # Float32 logits that exist at once (128 MiB): logits of more tokens are computed in chunks.
@@ -120,6 +121,11 @@ class Policy:
         """Device of the model's inputs."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def attends_by_length(self) -> bool:
+        """Whether packed passes attend by real lengths, rather than on padded rows."""
+        return not isinstance(attention_for(self.device.type, self.compute_dtype or self.model.dtype), Padded)
 
     @property
     def body(self) -> Any:

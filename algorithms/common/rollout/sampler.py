@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
+from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES
@@ -58,7 +58,6 @@ class Sampler:
         self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
         self.transfers = 0  # of weights to the engine
-        self.store = KVCache()  # reused by one decoder after another
 
     def start(self) -> None:
         """Start the engine; call it once the trained weights are those that the run begins with."""
@@ -106,8 +105,6 @@ class Sampler:
                 max_new_tokens=config.max_new_tokens,
                 temperature=temperature,
             )
-        if self.store.slots > slots:  # of an evaluation: training needs the memory for other things
-            self.store = KVCache()
         return Decoder(
             self.policy,
             self.turn_end,
@@ -116,7 +113,6 @@ class Sampler:
             temperature=temperature,
             kv_cache_tokens=config.kv_cache_tokens,
             pass_tokens=config.token_budget,
-            store=self.store,
         )
 
     def scorer(self, prefixes: CachedPrefixes | None = None) -> PolicyScorer:

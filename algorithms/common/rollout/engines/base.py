@@ -40,6 +40,8 @@ class GenerationSizes:
     """Bytes of memory of the device."""
     turns: Sequence[int]
     """Tokens of the longest episode at the end of each of its turns."""
+    by_length: bool = False
+    """Whether attention takes sequences by their real lengths."""
 
 
 @dataclass(frozen=True)
