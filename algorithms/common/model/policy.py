@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.chat_template import ChatTemplate
 from algorithms.common.model.checkpointing import checkpoint_activations
@@ -60,9 +61,9 @@ class Policy:
         self.context_length = usable_context(model.config, context_length)
 
     @classmethod
-    def load(cls, config: PolicyConfig) -> Policy:
-        """Load model and tokenizer with the Auto classes of transformers."""
-        model, tokenizer, adapter = load_pretrained(config)
+    def load(cls, config: PolicyConfig, processes: Processes | None = None) -> Policy:
+        """Load model and tokenizer with the Auto classes of transformers. All `processes` of a run must call it."""
+        model, tokenizer, adapter = load_pretrained(config, processes)
         policy = cls(
             model,
             tokenizer,

@@ -35,8 +35,8 @@ def lengths_of_turns(episodes: int) -> list[list[int]]:
     random = np.random.default_rng(0)
     found = []
     for number in range(episodes):
-        turns = 6 if number == episodes // 2 else 1 + int(random.choice(6, p=[0.06, 0.18, 0.23, 0.27, 0.15, 0.11]))
-        written = np.full(turns, 512) if number == episodes // 2 else np.minimum(random.exponential(122, turns), 512)
+        turns = 6 if number == episodes // 2 else 1 + int(random.choice(6, p=[0.05, 0.16, 0.22, 0.28, 0.16, 0.13]))
+        written = np.full(turns, 512) if number == episodes // 2 else np.minimum(random.exponential(118, turns), 512)
         ends = [300]
         for tokens in written:
             ends += [ends[-1] + int(tokens), ends[-1] + int(tokens) + 450]
