@@ -69,8 +69,7 @@ class KVCache:
             return
         device = next(iter(self._layers.values()))[0].device
         source, target = (
-            torch.cat([torch.arange(move[side], move[side] + move[2]) for move in moves]).to(device)
-            for side in (0, 1)
+            torch.cat([torch.arange(move[side], move[side] + move[2]) for move in moves]).to(device) for side in (0, 1)
         )
         with _in_any_order():
             for pair in self._layers.values():

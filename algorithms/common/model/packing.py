@@ -224,9 +224,9 @@ def _packed_attention(
         for tokens, bucket in packed.buckets:
             found.append(bucket.attend(layer, packed.store, q[tokens], k[tokens], v[tokens], **options))
     else:
-        by_length = {"scaling": scaling, "window": sliding_window, "kernel": kernel}
         for tokens, part in packed.ragged:
-            found.append(part.attend(layer, packed.store, q[tokens], k[tokens], v[tokens], **by_length))
+            arguments = layer, packed.store, q[tokens], k[tokens], v[tokens]
+            found.append(part.attend(*arguments, kernel=kernel, window=sliding_window, scaling=scaling))
     return (found[0] if len(found) == 1 else torch.cat(found))[None], None
 
 

@@ -207,8 +207,7 @@ def _reads(policy: Verifiable, texts: list[Tensor]) -> Iterator[tuple[str, list[
     starts = [Block(part[:past], 0, span.start) for part, past, span in zip(ids, pasts, spans, strict=True)]
     policy.forward_packed(pack(starts, policy.device, store=store, keep=True))
     rest = [
-        Block(part[past:end], past, span.start)
-        for part, past, end, span in zip(ids, pasts, ends, spans, strict=True)
+        Block(part[past:end], past, span.start) for part, past, end, span in zip(ids, pasts, ends, spans, strict=True)
     ]
     packed = pack(rest, policy.device, store=store, keep=True)
     hidden = _split(policy.forward_packed(packed), packed, rest)

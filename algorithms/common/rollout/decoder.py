@@ -50,11 +50,11 @@ def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator
     rows = limited_rows(settings.kv_cache_tokens, sizes.context)
     space = KVSpace(rows, sizes.context, aligned=not sizes.by_length)
     episodes = range(sizes.episodes)
-    full = not all(space.grow(episode, tokens) for tokens in sizes.turns for episode in episodes)
+    fits = all(space.grow(episode, tokens) for tokens in sizes.turns for episode in episodes)
     detail = f"{sizes.episodes} episodes of up to {sizes.turns[-1]:,} tokens"
-    if full:
+    if not fits:
         detail += f", as far as {rows:,} rows hold them"
-    yield MemoryLine("keys and values", space.high * sizes.token_bytes, detail, "rollout")
+    yield MemoryLine("keys and values", (space.high if fits else rows) * sizes.token_bytes, detail, "rollout")
     yield MemoryLine("logits", DRAWING * sizes.episodes * sizes.vocabulary, f"of {sizes.episodes} episodes", "rollout")
 
 

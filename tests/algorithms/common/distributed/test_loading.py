@@ -24,9 +24,7 @@ WORKER = Path(__file__).with_name("loading_worker.py")
 def loaded(folder: Path, output: Path, launcher: tuple[str, ...]) -> list[dict[str, Any]]:
     """What each process found."""
     command = [*launcher, str(WORKER), str(folder), str(output)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(path.read_text()) for path in sorted(output.parent.glob(f"{output.name}.*"))]
 

@@ -24,6 +24,7 @@ from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.engines import continuous_batching
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from igsearch_env import ConfigurationError
@@ -294,7 +295,7 @@ def test_checkpointing_keeps_one_layer_at_a_time(large: Path, compute: str | Non
 
 
 @pytest.mark.usefixtures("gpu")
-def test_engines(large: Path) -> None:
+def test_engines(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lines(**options: Any) -> dict[str, int]:
         config = configured(large, policy={"dtype": "bfloat16"}, rollout=RolloutConfig(**options))
         return sizes(plan_of(config, device=CUDA))
@@ -304,8 +305,16 @@ def test_engines(large: Path) -> None:
     assert not {"vLLM (always)", "keys and values (rollout)"} & set(server)
     paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (rollout)"]
     assert lines(engine="transformers", kv_cache_tokens=65_536)["keys and values (rollout)"] == paged // 2
-    # Pages are allocated at once, the slots of the built-in decoder as far as episodes reach.
-    assert lines(kv_cache_tokens=131_072)["keys and values (rollout)"] < paged / 4
+    # Pages are allocated at once, the rows of the built-in decoder as far as episodes reach.
+    assert lines(kv_cache_tokens=131_072)["keys and values (rollout)"] <= paged
+    few = lines(kv_cache_tokens=131_072, questions_per_step=2, group_size=4)["keys and values (rollout)"]
+    assert few < paged / 4
+    # 36.5 GB at the sizes of the configurations for 3B, if flash attention is not installed.
+    large_mask = lines(engine="transformers", kv_cache_tokens=524_288, token_budget=32_768)["attention mask (rollout)"]
+    assert large_mask == 2 * 32_768 * (524_288 + 32_768)
+    monkeypatch.setattr(continuous_batching, "is_flash_attn_2_available", lambda: True)
+    assert "attention mask (rollout)" not in lines(engine="transformers")
+    assert "attention mask (rollout)" in lines(engine="transformers", dtype="float32")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -393,7 +402,7 @@ def test_a_token_budget_that_is_enough(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
+def test_advice_leaves_out_what_is_done_already(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(
         large,
         policy={"gradient_checkpointing": True, "lora": LoraConfig(rank=8), "context_length": 4_096},
@@ -401,6 +410,7 @@ def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
         rollout=RolloutConfig(dtype="bfloat16", kv_cache_tokens=2**22, questions_per_step=64, group_size=16),
         distributed=DistributedConfig(sharding="fsdp2"),
     )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * GIB, 80 * GIB))
     plan = plan_of(config, device=CUDA, processes=2)
     assert not plan.fits()
     assert {text.split()[0] for text in plan.advice()} <= {"optimizer.token_budget", "rollout.kv_cache_tokens"}

@@ -11,9 +11,7 @@ from algorithms.common.model.kv_spans import PAGE, Span, SpanAllocator, whole_pa
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 12 * PAGE)), max_size=40), st.booleans(), st.integers(1, 40))
-def test_spans_are_disjoint_and_a_free_one_is_found(
-    orders: list[tuple[bool, int]], aligned: bool, pages: int
-) -> None:
+def test_spans_are_disjoint_and_a_free_one_is_found(orders: list[tuple[bool, int]], aligned: bool, pages: int) -> None:
     allocator = SpanAllocator(pages * PAGE + 7, aligned=aligned)
     held: list[Span] = []
     for begins, rows in orders:

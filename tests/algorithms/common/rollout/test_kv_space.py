@@ -124,9 +124,7 @@ def turns_of(trajectory: Trajectory) -> list[tuple[Ids, Ids]]:
 
 
 @pytest.mark.parametrize("kv_cache_tokens", [1, 448, 640, 1_000, 1_600, 2_500])
-def test_any_size_of_the_cache_gives_the_same_episodes(
-    kv_cache_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_size_of_the_cache_gives_the_same_episodes(kv_cache_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_space, "FIRST", 64)
     policy = bundled_policy(context_length=448)
     expected, _, least = played(policy, 100_000, monkeypatch)
@@ -164,9 +162,7 @@ def test_episodes_that_wait_and_are_preempted_in_the_middle_of_turns_write_the_s
     observation = policy.tokenizer.encode("<information>Doc 1(Title: x) y, which is longer</information>\n" * 2)
 
     def decoder_of(tokens: int) -> Decoder:
-        return Decoder(
-            policy, turn_end(policy), slots=6, max_new_tokens=7, temperature=1.0, kv_cache_tokens=tokens
-        )
+        return Decoder(policy, turn_end(policy), slots=6, max_new_tokens=7, temperature=1.0, kv_cache_tokens=tokens)
 
     expected: list[list[Ids]] = []
     for row, prompt in enumerate(prompts):
@@ -206,9 +202,7 @@ def test_episodes_that_wait_and_are_preempted_in_the_middle_of_turns_write_the_s
 
 def test_admission_counts_what_episodes_have_needed() -> None:
     policy = tiny_policy(context_length=1_024)
-    decoder = Decoder(
-        policy, turn_end(policy), slots=16, max_new_tokens=8, temperature=0.0, kv_cache_tokens=4_096
-    )
+    decoder = Decoder(policy, turn_end(policy), slots=16, max_new_tokens=8, temperature=0.0, kv_cache_tokens=4_096)
     assert decoder.free == 16
     slot = decoder.begin([5] * 600)
     assert decoder.free == (4_096 - 640) // 256
