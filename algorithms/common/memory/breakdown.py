@@ -24,7 +24,7 @@ from algorithms.common.model.packing import MAX_COLUMNS
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.variable_length import MAX_ROWS, Padded, attention_for
 from algorithms.common.rollout.config import BUILTIN
-from algorithms.common.rollout.decoder import decoder_memory
+from algorithms.common.rollout.decoder_memory import decoder_memory
 from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
 from algorithms.common.rollout.sampler import EVAL_SLOTS
 from igsearch_env.protocols import make_protocol

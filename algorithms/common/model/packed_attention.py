@@ -3,7 +3,7 @@
 A `Bucket` is blocks of similar shape, padded; `Slots` is one token for each of some sequences of a store, read in
 place. `variable_length.py` computes the same on a GPU without padding.
 
-Shapes: n tokens of a part, B blocks of a bucket, m longest block, c longest prefix, R rows of a store, H heads, d width.
+Shapes: n tokens of a part, B blocks of a bucket, m longest block, c longest prefix, R rows of a store, H heads, d wide.
 """
 
 from __future__ import annotations

@@ -5,26 +5,21 @@ twice; episodes start, prefill, decode and end independently of each other (cont
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.logprobs import tempered_log_softmax
 from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.config import EngineSettings
-from algorithms.common.rollout.engines.base import GenerationSizes
 from algorithms.common.rollout.kv_space import KVSpace, limited_rows
 from algorithms.common.rollout.turn_decoder import Completion
 
-# Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs and as probabilities.
-DRAWING = 4 + 4 + 4 + 4
 BLOCK = 256  # tokens whose weights are summed before the token is located
 BELOW_ONE = 1 - 2**-52  # a factor that makes every float64 number smaller
 
@@ -43,19 +38,6 @@ class _Episode:
     """Number of tokens whose keys and values are stored: the first ones."""
     logprobs: list[float] = field(default_factory=list)
     """Of the tokens of this turn."""
-
-
-def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-    """The memory of the built-in decoder, like `Engine.memory` of the engines: if all episodes are the longest."""
-    rows = limited_rows(settings.kv_cache_tokens, sizes.context)
-    space = KVSpace(rows, sizes.context, aligned=not sizes.by_length)
-    episodes = range(sizes.episodes)
-    fits = all(space.grow(episode, tokens) for tokens in sizes.turns for episode in episodes)
-    detail = f"{sizes.episodes} episodes of up to {sizes.turns[-1]:,} tokens"
-    if not fits:
-        detail += f", as far as {rows:,} rows hold them"
-    yield MemoryLine("keys and values", (space.high if fits else rows) * sizes.token_bytes, detail, "rollout")
-    yield MemoryLine("logits", DRAWING * sizes.episodes * sizes.vocabulary, f"of {sizes.episodes} episodes", "rollout")
 
 
 class Decoder:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import algorithms  # noqa: F401 # before torch
 import safetensors
 import safetensors.torch
 import torch

@@ -15,8 +15,8 @@ from models import ARCHITECTURES, WINDOWED, save_tiny_policy, tiny_policy, token
 from paths import ROOT
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from algorithms.common.model.broadcast import _materialize, _tensors, load_once, without_weights
 from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.broadcast import _materialize, _tensors, load_once, without_weights
 
 WORKER = Path(__file__).with_name("loading_worker.py")
 

@@ -1,4 +1,4 @@
-"""Attention by real lengths gives what reading every sequence alone gives, with the kernel's meaning of its arguments."""
+"""Attention by real lengths gives what reading every sequence alone gives, as the kernel takes its arguments."""
 
 from __future__ import annotations
 

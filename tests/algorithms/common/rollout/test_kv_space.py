@@ -156,7 +156,7 @@ def finish(decoder: Decoder) -> dict[int, Completion]:
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_episodes_that_wait_and_are_preempted_in_the_middle_of_turns_write_the_same(data: st.DataObject) -> None:
-    """Observations come at any time, as in an asynchronous loop; the cache has room for two or three of the episodes."""
+    """Observations come at any time, as in an asynchronous loop; the cache has room for two or three episodes."""
     policy = tiny_policy(context_length=640)
     prompts = [tuple(policy.tokenizer.encode(f"Who wrote book {n}?\n" * (2 + n))) for n in range(6)]
     observation = policy.tokenizer.encode("<information>Doc 1(Title: x) y, which is longer</information>\n" * 2)
