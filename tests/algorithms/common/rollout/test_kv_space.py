@@ -123,7 +123,7 @@ def turns_of(trajectory: Trajectory) -> list[tuple[Ids, Ids]]:
     return [(turn.completion_ids, turn.observation_ids) for turn in trajectory.turns]
 
 
-@pytest.mark.parametrize("kv_cache_tokens", [1, 448, 640, 1_000, 1_600, 2_500])
+@pytest.mark.parametrize("kv_cache_tokens", [1, 640, 1_000, 1_600])
 def test_any_size_of_the_cache_gives_the_same_episodes(kv_cache_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_space, "FIRST", 64)
     policy = bundled_policy(context_length=448)
@@ -153,7 +153,7 @@ def finish(decoder: Decoder) -> dict[int, Completion]:
     return finished
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_episodes_that_wait_and_are_preempted_in_the_middle_of_turns_write_the_same(data: st.DataObject) -> None:
     """Observations come at any time, as in an asynchronous loop; the cache has room for two or three episodes."""
