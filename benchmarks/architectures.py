@@ -26,6 +26,7 @@ from torch import Tensor
 
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, pack, pack_slots
 from algorithms.common.model.policy import Policy, PolicyModule
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
@@ -85,7 +86,7 @@ def packed(policy: Policy, rows: list[list[int]]) -> list[Tensor]:
 def continued(policy: Policy, rows: list[list[int]]) -> list[Tensor]:
     """After stored prefixes; log-probs of what follows them."""
     store = KVCache()
-    store.reserve(len(rows), CONTEXT)
+    store.reserve(len(rows) * CONTEXT)
     pasts = [min(past, len(row) - 2) for past, row in zip(PAST, rows, strict=True)]
     pairs = list(zip(rows, pasts, strict=True))
     begin = [Block(row[:past], 0, slot * CONTEXT) for slot, (row, past) in enumerate(pairs)]
@@ -100,14 +101,18 @@ def continued(policy: Policy, rows: list[list[int]]) -> list[Tensor]:
 def decoded(policy: Policy, rows: list[list[int]]) -> list[Tensor]:
     """Token by token from short prefixes on, all texts at once while they last."""
     store = KVCache()
-    store.reserve(len(rows), CONTEXT)
-    begin = [Block(row[:2], 0, slot * CONTEXT) for slot, row in enumerate(rows)]
+    grid = Span(0, CONTEXT).grid
+    spans = [Span(slot * grid, grid) for slot in range(len(rows))]
+    store.reserve(len(rows) * grid)
+    begin = [Block(row[:2], 0, span.start) for row, span in zip(rows, spans, strict=True)]
     policy.forward_packed(pack(begin, policy.device, store=store, keep=True))
     states: list[list[Tensor]] = [[] for _ in rows]
     for place in range(2, max(map(len, rows))):
         slots = [slot for slot, row in enumerate(rows) if place < len(row)]
         new = [rows[slot][place] for slot in slots]
-        hidden = policy.forward_packed(pack_slots(new, slots, [place] * len(slots), policy.device, store=store))
+        here = [spans[slot] for slot in slots]
+        one = pack_slots(new, here, [place] * len(slots), policy.device, store=store)
+        hidden = policy.forward_packed(one)[one.first]
         for slot, state in zip(slots, hidden, strict=True):
             states[slot].append(state)
     return [of(policy, torch.stack(hidden), row[2:]) for hidden, row in zip(states, rows, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -86,12 +87,12 @@ def read_trunks(policy: Policy, requests: Sequence[ScoreRequest]) -> CachedPrefi
     """The KV cache of the trunks, as left by a rollout or by the recomputation of old log-probs."""
     trunks, _ = PolicyScorer(policy).plan(requests)
     store = KVCache()
-    store.reserve(len(trunks), max(map(len, trunks)))
+    starts = [end - len(trunk) for end, trunk in zip(accumulate(map(len, trunks)), trunks, strict=True)]
+    store.reserve(sum(map(len, trunks)))
     with torch.no_grad():
-        for number, trunk in enumerate(trunks):
-            block = Block(trunk, 0, number * store.stride)
-            policy.forward_packed(pack([block], policy.device, store=store, keep=True))
-    return CachedPrefixes(store, {number * store.stride: trunk for number, trunk in enumerate(trunks)})
+        for start, trunk in zip(starts, trunks, strict=True):
+            policy.forward_packed(pack([Block(trunk, 0, start)], policy.device, store=store, keep=True))
+    return CachedPrefixes(store, dict(zip(starts, trunks, strict=True)))
 
 
 def score_plain(policy: Policy, requests: Sequence[ScoreRequest], token_budget: int = 8_192) -> None:

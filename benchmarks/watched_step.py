@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from algorithms.common.algorithm import Algorithm
+from algorithms.common.model.logprobs import max_logits
 from algorithms.common.model.packing import Pack
-from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.run.run import Run
@@ -106,7 +106,7 @@ class StepWatch:
                 recompute_logprobs(run.learner, buffer, run.config.rollout.temperature)
         with self.timed(GAIN):
             measure_information_gain(buffer, run.information_gain(number, buffer.prefixes))
-        buffer.prefixes = None
+        buffer.release_prefixes()
         advantages = algorithm.advantages(buffer)
         with self.timed(UPDATE):
             update_policy(run, buffer, advantages, number)
@@ -131,11 +131,12 @@ class StepWatch:
         read = advantages if config.loss.skips_zeros else None
         batches = micro_batch_passes(buffer, read, config.optimizer.token_budget)
         epochs = config.optimizer.epochs
+        limit = max_logits(run.policy.device.type)
         training = update(
             shape,
             batches * epochs,
             recomputed=config.policy.gradient_checkpointing,
-            output_recomputed=any(p.scored * shape.vocabulary > MAX_LOGITS for p in batches),
+            output_recomputed=any(p.scored * shape.vocabulary > limit for p in batches),
             adapters=run.policy.adapter is not None,
             steps=epochs * config.optimizer.num_minibatches,
             weight_size=trained,

@@ -60,7 +60,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                     with timed("information_gain", times):
                         gain = run.information_gain(step, buffer.prefixes)
                         measure_information_gain(buffer, gain, run.processes)
-                buffer.prefixes = None  # stale after the update
+                buffer.release_prefixes()  # stale after the update, which needs the memory
                 if run.reference is not None and algorithm.needs_reference:
                     with timed("reference", times):
                         buffer.reference_logprobs = reference_logprobs(run.learner, run.reference, buffer, temperature)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, pack, pack_slots
 from benchmarks.gpu.sizes import Report, Sizes
 
@@ -48,14 +49,15 @@ def versions(sizes: Sizes, report: Report) -> None:
         }
     )
     store = KVCache()
-    store.reserve(8, 512)
-    blocks = [Block([300] * 200, 0, slot * store.stride) for slot in range(8)]
-    branches = [Block([300] * 60, 200, slot * store.stride) for slot in range(8)]
+    spans = [Span(512 * n, 512) for n in range(8)]
+    store.reserve(8 * 512)
+    blocks = [Block([300] * 200, 0, span.start) for span in spans]
+    branches = [Block([300] * 60, 200, span.start) for span in spans]
     with torch.no_grad():
         for name, packed in (
             ("prefill", pack(blocks, policy.device, store=store, keep=True)),
             ("branches", pack(branches, policy.device, store=store)),
-            ("decode", pack_slots([300] * 8, list(range(8)), [200] * 8, policy.device, store=store)),
+            ("decode", pack_slots([300] * 8, spans, [200] * 8, policy.device, store=store)),
         ):
             with torch.profiler.profile() as seen:
                 policy.forward_packed(packed)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from algorithms.common.model.policy import Policy
 from benchmarks.gpu.machine import has_varlen
@@ -38,13 +39,11 @@ def _differences(policy: Policy) -> dict[str, float]:
     rows = [rng.integers(300, 1_200, length + BRANCH).tolist() for length in LENGTHS]
     plain = [policy.hidden_states(torch.tensor([row], device=policy.device))[0] for row in rows]
     store = KVCache()
-    store.reserve(len(rows), 256)
-    prefixes = [
-        Block(row[:length], 0, n * store.stride) for n, (row, length) in enumerate(zip(rows, LENGTHS, strict=True))
-    ]
-    branches = [
-        Block(row[length:], length, n * store.stride) for n, (row, length) in enumerate(zip(rows, LENGTHS, strict=True))
-    ]
+    spans = [Span(256 * n, 256) for n in range(len(rows))]
+    store.reserve(len(rows) * 256)
+    whole = list(zip(rows, LENGTHS, spans, strict=True))
+    prefixes = [Block(row[:length], 0, span.start) for row, length, span in whole]
+    branches = [Block(row[length:], length, span.start) for row, length, span in whole]
     packed = pack(prefixes, policy.device, store=store, keep=True)
     before = [states[:length] for states, length in zip(plain, LENGTHS, strict=True)]
     found = {"prefill": _largest(policy, packed, prefixes, before)}
@@ -52,7 +51,7 @@ def _differences(policy: Policy) -> dict[str, float]:
     after = [states[length:] for states, length in zip(plain, LENGTHS, strict=True)]
     found["branches"] = _largest(policy, packed, branches, after)
     ids = [row[length] for row, length in zip(rows, LENGTHS, strict=True)]
-    step = pack_slots(ids, list(range(len(rows))), list(LENGTHS), policy.device, store=store)
+    step = pack_slots(ids, spans, list(LENGTHS), policy.device, store=store)
     ones = [Block([token]) for token in ids]
     found["decode"] = _largest(policy, step, ones, [states[:1] for states in after])
     return found

@@ -103,7 +103,7 @@ class Rollouts:
         if self.algorithm.needs_information_gain:
             buffer.prefixes = decoder.prefixes()
             self._measure(buffer, step)
-        buffer.prefixes = None  # stale after the update
+        buffer.release_prefixes()  # stale after the update
         if self.reference is not None:
             buffer.reference_logprobs = self._reference_logprobs(buffer, self.reference)
         advantages = checked(self.algorithm.advantages(buffer), buffer, f"{self.algorithm.name}.advantages")

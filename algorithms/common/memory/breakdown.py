@@ -1,9 +1,9 @@
 """Memory of a training run, item by item: what is always allocated, and what is allocated in one phase of a step:
 
-    always           weights, gradients (kept until the next update), optimizer states, copies, keys and values
+    always           weights, gradients (kept until the next update), optimizer states, copies
     loading          full weights, before they are sharded
-    evaluation       keys and values of more episodes than a rollout has, logits
-    rollout          prefill passes, logits for sampling
+    evaluation       keys and values, logits
+    rollout          keys and values, prefill passes, logits for sampling
     update           activations for the backward pass of a micro-batch
 
 In bytes per process; `plan.py` turns the items into a plan.
@@ -19,11 +19,12 @@ import torch
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.config import TrainConfig
 from algorithms.common.memory.footprint import footprint, kept
+from algorithms.common.model.logprobs import max_logits
 from algorithms.common.model.packing import MAX_COLUMNS
-from algorithms.common.model.policy import MAX_LOGITS
 from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.model.variable_length import MAX_ROWS, Padded, attention_for
 from algorithms.common.rollout.config import BUILTIN
-from algorithms.common.rollout.decoder import decoder_memory, slots_within
+from algorithms.common.rollout.decoder_memory import decoder_memory
 from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
 from algorithms.common.rollout.sampler import EVAL_SLOTS, samples_from_copy
 from igsearch_env.protocols import make_protocol
@@ -87,6 +88,10 @@ class _Sizes:
         # applied in it.
         sampled = DTYPES[self.sampler_dtype].itemsize
         self.key, self.value = (sampled, sampled) if self.replica else (self.model.element, self.model.compute)
+        computed = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
+        self.by_length = not isinstance(attention_for(device.type, DTYPES[computed]), Padded)
+        if self.by_length:
+            self.key = self.value
         self.row = self.model.keys * (self.key + self.value)  # bytes of a token's keys and values in a layer
         self.trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
         self.turns = _turns(config, self.model.context)
@@ -124,30 +129,31 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int
         device_bytes,
         sizes.turns,
         sizes.cuda,
+        sizes.by_length,
     )
     stored = 0  # tokens in the KV cache of the built-in decoder
     if rollout.engine == BUILTIN:
-        stored = slots_within(settings.kv_cache_tokens, generation.episodes, model.context) * model.context
         lines = list(decoder_memory(settings, generation))
+        stored = lines[0].bytes // generation.token_bytes
         yield from lines
         evaluated = replace(generation, episodes=min(EVAL_SLOTS, eval_questions))
-        for line, during in zip(decoder_memory(settings, evaluated), lines, strict=True):
-            more = line.bytes - (during.bytes if during.phase == "always" else 0)
-            if more > 0:
-                yield replace(line, bytes=more, phase="evaluation")
+        for line in decoder_memory(settings, evaluated):
+            yield replace(line, phase="evaluation")
     else:
         yield from engine_class(rollout.engine).memory(settings, generation)
     if sizes.sharded:
-        # Gradients, optimizer states, keys and values are allocated later, in the memory that is free by then.
-        later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts + stored * generation.token_bytes
+        # Gradients and optimizer states are allocated later, in the memory that is free by then.
+        later = (1 + critic) * (model.weights + 3 * model.trained) // sizes.parts
         whole_weights = max(0, (1 + critic) * model.weights - later)
         yield MemoryLine("full weights", whole_weights, "before they are sharded", "loading")
-    # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded to
-    # every query head; in a decoding pass those of less than half of the slots.
-    expanded = 2 * model.queries * sizes.value if sizes.cuda and model.queries > model.keys else 0
-    copied = min(MAX_COLUMNS, stored) * (2 * sizes.row + expanded)
-    prefill = model.temporaries(rollout.token_budget, sizes.value) + copied
-    passes = max(prefill, stored // 2 * sizes.row)
+    if sizes.by_length:  # prefixes that branches of information gain share are copied, others are read in place
+        passes = model.temporaries(rollout.token_budget, sizes.value) + MAX_ROWS * sizes.row
+    else:
+        # Attention copies the keys and values that it reads: in a prefill pass those of whole blocks, on a GPU expanded
+        # to every query head; in a decoding pass those of less than half of the slots.
+        expanded = 2 * model.queries * sizes.value if sizes.cuda and model.queries > model.keys else 0
+        copied = min(MAX_COLUMNS, stored) * (2 * sizes.row + expanded)
+        passes = max(model.temporaries(rollout.token_budget, sizes.value) + copied, stored // 2 * sizes.row)
     yield MemoryLine("forward passes", passes, f"{rollout.token_budget:,} tokens", "rollout")
     if model.casts and not sizes.replica:
         yield MemoryLine("cast weights", model.casts, f"to {sizes.policy.compute_dtype}, for a pass", "rollout")
@@ -167,7 +173,7 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
         between = config.policy.lora.rank or config.policy.gradient_checkpointing
         share = HEAP_BETWEEN if between else HEAP
         yield MemoryLine("heap", int(share * activations), "freed, but not returned to the system", "update")
-    chunk = min(tokens, max(1, MAX_LOGITS // model.vocabulary))
+    chunk = min(tokens, max(1, max_logits("cuda" if sizes.cuda else "cpu") // model.vocabulary))
     yield MemoryLine("logits", LOGITS * chunk * model.vocabulary, f"of {chunk:,} tokens", "update")
     if model.head:
         # Both gradients of a tied matrix exist at once; those of chunks are accumulated in float32.

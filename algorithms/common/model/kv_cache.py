@@ -1,13 +1,13 @@
 """The KV cache: keys and values of tokens that the model has read, for later passes to continue.
 
-Shapes: n tokens, B blocks, c columns of the longest prefix, H heads, d their width.
+Shapes: R rows of the cache, n tokens, B blocks, c columns of the longest prefix, H heads, d their width.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,57 +20,69 @@ __all__ = ["CachedPrefixes", "Ids", "KVCache", "common_prefix"]
 
 
 class KVCache:
-    """Keys and values of every layer: a row per token, sequences in slots of `stride` rows each.
+    """Keys and values of every layer: a row per token; a sequence is in contiguous rows.
 
-    It grows on demand and can be reused for one batch of sequences after another. Rows are zero before they are
-    written, since masked columns are read too: a value that is not finite, times a probability of 0, is nan.
+    It grows on demand. Rows are zero before they are written, since masked columns are read too: a value that is not
+    finite, times a probability of 0, is nan.
     """
 
     def __init__(self) -> None:
-        self.slots = self.stride = 0
+        self.rows = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def reserve(self, slots: int, stride: int) -> None:
-        """Allocate at least `slots` slots of at least `stride` rows; stored rows keep their place in their slot."""
-        if slots <= self.slots and stride <= self.stride:
+    def reserve(self, rows: int) -> None:
+        """Allocate at least `rows` rows; stored rows keep their place."""
+        if rows <= self.rows:
             return
-        old_slots, old_stride = self.slots, self.stride
-        self.slots, self.stride = max(slots, old_slots), max(stride, old_stride)
-        for layer, pair in self._layers.items():
-            keys, values = (old.new_zeros(self.slots, old.shape[1], self.stride, old.shape[3]) for old in pair)
-            for new, old in ((keys, pair[0]), (values, pair[1])):
-                new[:old_slots, :, :old_stride] = old
-            self._layers[layer] = keys, values
+        old_rows, self.rows = self.rows, rows
+        for layer, (keys, values) in self._layers.items():  # one after another: few copies exist at once
+            self._layers[layer] = _grown(keys, old_rows, rows), _grown(values, old_rows, rows)
+
+    def clear(self) -> None:
+        """Free all memory; nothing is stored afterwards."""
+        self.rows = 0
+        self._layers.clear()
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [slots, H, stride, d] of a layer; heads first, so that attention reads each contiguously."""
+        """Keys and values [R, H, d] of a layer."""
         return self._layers[layer]
 
     def write(self, layer: int, rows_n: Tensor, keys_nHd: Tensor, values_nHd: Tensor) -> None:
-        """Write `rows_n` (slot * stride + place) of a layer; no row may occur twice."""
+        """Write rows of a layer; none may occur twice."""
         if layer not in self._layers:
-            _, heads, _ = keys_nHd.shape
-            keys, values = (x.new_zeros(self.slots, heads, self.stride, x.shape[2]) for x in (keys_nHd, values_nHd))
+            keys, values = (x.new_zeros(self.rows, *x.shape[1:]) for x in (keys_nHd, values_nHd))
             self._layers[layer] = keys, values
-        keys, values = self._layers[layer]
-        index = self._index(rows_n, keys.shape[1]).flatten()
         with _in_any_order():
-            keys.view(-1, keys.shape[3]).index_copy_(0, index, keys_nHd.reshape(-1, keys.shape[3]))
-            values.view(-1, values.shape[3]).index_copy_(0, index, values_nHd.reshape(-1, values.shape[3]))
+            for stored, new in zip(self._layers[layer], (keys_nHd, values_nHd), strict=True):
+                stored.flatten(1).index_copy_(0, rows_n, new.flatten(1))
 
     def gather(self, layer: int, rows_Bc: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, c, d] of the given rows of a layer."""
-        keys, values = self._layers[layer]
-        index_BHc = self._index(rows_Bc, keys.shape[1]).transpose(1, 2)
+        """Keys and values [B, c, H, d] of the given rows of a layer."""
         # An embedding is the same lookup as indexing, but several times faster on a CPU.
-        past_keys, past_values = (F.embedding(index_BHc, x.view(-1, x.shape[3])) for x in (keys, values))
-        return past_keys, past_values
+        keys, values = (
+            F.embedding(rows_Bc, x.flatten(1)).view(*rows_Bc.shape, *x.shape[1:]) for x in self._layers[layer]
+        )
+        return keys, values
 
-    def _index(self, rows: Tensor, heads: int) -> Tensor:
-        """Rows of [slots * H * stride, d], with a last dimension for heads added to `rows`."""
-        slots, places = rows // self.stride, rows % self.stride
-        by_head = slots[..., None] * heads + torch.arange(heads, device=rows.device)
-        return by_head * self.stride + places[..., None]
+    def move(self, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Move sequences at once: (first row, its new place, rows) each. Old and new places may overlap."""
+        if not moves or not self._layers:
+            return
+        device = next(iter(self._layers.values()))[0].device
+        source, target = (
+            torch.cat([torch.arange(move[side], move[side] + move[2]) for move in moves]).to(device) for side in (0, 1)
+        )
+        with _in_any_order():
+            for pair in self._layers.values():
+                for stored in pair:
+                    stored.index_copy_(0, target, stored.index_select(0, source))
+
+
+def _grown(stored: Tensor, old_rows: int, rows: int) -> Tensor:
+    larger = stored.new_empty(rows, *stored.shape[1:])
+    larger[:old_rows] = stored
+    larger[old_rows:] = 0
+    return larger
 
 
 _mode = threading.Lock()  # of torch's deterministic mode, which all threads share

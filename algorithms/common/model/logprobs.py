@@ -14,6 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Float32 logits that exist at once, 128 MiB: logits of more tokens are computed in chunks. On a GPU 1 GiB: at 150,000
+# tokens of vocabulary the smaller chunks are of 220 rows, too few to keep it busy.
+MAX_LOGITS, MAX_LOGITS_CUDA = 2**25, 2**28
+
+
+def max_logits(device: str) -> int:
+    """Maximum number of logits of a chunk, on a device of this type."""
+    return MAX_LOGITS_CUDA if device == "cuda" else MAX_LOGITS
+
 
 class ChunkedLogprobs(torch.autograd.Function):
     """(hidden [n, d], weight [V, d], targets [n]) -> log-probs [n] and entropies [n], float32.

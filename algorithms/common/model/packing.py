@@ -3,7 +3,7 @@
 A `Block` is a run of tokens after a prefix. Decoding (one token after an episode), prefilling an observation or a
 whole trajectory, and scoring an answer on a branch of it are all blocks, so they share one attention function.
 Linear layers see only real tokens. Attention groups blocks of similar shape into buckets, each one call of
-`scaled_dot_product_attention` (`packed_attention.py`):
+`scaled_dot_product_attention` (`packed_attention.py`); on a GPU it takes them as they are (`variable_length.py`):
 
     store      | sequence A ............ | sequence B ........      |     keys and values, a row per token
     packed row | block of A | block of A | block of B | ...         |     what this pass reads
@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -27,8 +29,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packed_attention import Bucket, Slots
 from algorithms.common.model.short_attention import is_short, short_attention
+from algorithms.common.model.variable_length import Padded, Ragged, attention_for, layout, parts
 from igsearch_env.errors import ConfigurationError
 
 # Maximum ratio of padded to real query-key pairs in a bucket: above it, a new bucket is started.
@@ -50,19 +54,56 @@ class Block:
 
 @dataclass
 class Pack:
-    """One pass: `ids_n` at `positions_n`, and how attention runs over them. `first[i]` is where block i begins."""
+    """One pass: `ids_n` at `positions_n`. `first[i]` is where block i begins.
+
+    Attention runs over `buckets` or, where a kernel takes sequences of any lengths, over `ragged` parts.
+    """
 
     ids_n: Tensor
     positions_n: Tensor
-    buckets: list[tuple[slice, Bucket | Slots]]
     first: list[int]
+    lengths: Tensor  # this and the next two: of blocks in the order of the pass, on the CPU
+    pasts: Tensor
+    starts: Tensor
+    sizes: list[int]  # number of blocks in each bucket
+    grids: list[int] | None = None  # of each bucket, if its blocks are one token each that is stored (`Slots`)
     store: KVCache | None = None
     rows_n: Tensor | None = None  # rows of the store for the keys and values of these tokens
+
+    @cached_property
+    def buckets(self) -> list[tuple[slice, Bucket | Slots]]:
+        """Padded parts, with their tokens in the pass."""
+        ends = list(accumulate(self.sizes))
+        found: list[tuple[slice, Bucket | Slots]] = []
+        for number, (end, size) in enumerate(zip(ends, self.sizes, strict=True)):
+            members = slice(end - size, end)
+            lengths, pasts, starts = self.lengths[members], self.pasts[members], self.starts[members]
+            part: Bucket | Slots
+            if self.grids is None:
+                part = Bucket(lengths, pasts, starts, self.ids_n.device)
+            else:
+                part = Slots(starts, pasts + 1, self.grids[number], self.ids_n.device)
+            found.append((self._tokens(members), part))
+        return found
+
+    @cached_property
+    def ragged(self) -> list[tuple[slice, Ragged]]:
+        """Parts by real lengths, with their tokens in the pass."""
+        stored = self.store.rows if self.store is not None and self.rows_n is not None else None
+        found = []
+        for members in parts(self.lengths, self.pasts, copied=stored is None):
+            arranged = layout(self.lengths[members], self.pasts[members], self.starts[members], stored)
+            found.append((self._tokens(members), Ragged(arranged, self.ids_n.device)))
+        return found
+
+    def _tokens(self, members: slice) -> slice:
+        low = int(self.lengths[: members.start].sum())
+        return slice(low, low + int(self.lengths[members].sum()))
 
 
 def pack(blocks: Sequence[Block], device: torch.device, *, store: KVCache | None = None, keep: bool = False) -> Pack:
     """Lay blocks out as one pass. `keep` stores their keys and values after their prefixes."""
-    order, buckets_of = _buckets(blocks)
+    order, sizes = _buckets(blocks)
     first = [0] * len(blocks)
     position = 0
     for i in order:
@@ -73,30 +114,35 @@ def pack(blocks: Sequence[Block], device: torch.device, *, store: KVCache | None
     pasts = torch.tensor([b.past for b in chosen])
     starts = torch.tensor([b.start for b in chosen])
     within = torch.arange(position) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    positions_n = (torch.repeat_interleave(pasts, lengths) + within).to(device)
-    lengths, pasts, starts = lengths.to(device), pasts.to(device), starts.to(device)
-    buckets: list[tuple[slice, Bucket | Slots]] = []
-    low = done = 0
-    for size in buckets_of:
-        members = slice(done, done + size)
-        high = low + sum(len(b.ids) for b in chosen[members])
-        buckets.append((slice(low, high), Bucket(lengths[members], pasts[members], starts[members])))
-        low, done = high, done + size
+    positions_n = torch.repeat_interleave(pasts, lengths) + within
+    rows_n = (torch.repeat_interleave(starts, lengths) + positions_n).to(device) if keep else None
     ids_n = torch.tensor(list(chain.from_iterable(b.ids for b in chosen)), dtype=torch.long).to(device)
-    rows_n = torch.repeat_interleave(starts, lengths) + positions_n if keep else None
-    return Pack(ids_n, positions_n, buckets, first, store, rows_n)
+    return Pack(ids_n, positions_n.to(device), first, lengths, pasts, starts, sizes, store=store, rows_n=rows_n)
 
 
 def pack_slots(
-    ids: Sequence[int], slots: Sequence[int], lengths: Sequence[int], device: torch.device, *, store: KVCache
+    ids: Sequence[int], spans: Sequence[Span], lengths: Sequence[int], device: torch.device, *, store: KVCache
 ) -> Pack:
-    """One pass that appends one token to each of `slots` of a store, which hold `lengths` tokens."""
-    slots_n, lengths_n = torch.tensor(slots, device=device), torch.tensor(lengths, device=device)
-    everything = slice(0, len(ids))
-    ids_n = torch.tensor(ids, device=device)
-    attention = Slots(slots_n, lengths_n + 1)
+    """One pass that appends one token to each sequence of a store; they lie in `spans` and have `lengths` tokens."""
+    # Those that lie on one grid are read in place. A grid of 0: those that lie anywhere.
+    keys = [(0 if span.start % span.grid else span.grid, span.start) for span in spans]
+    order = sorted(range(len(ids)), key=keys.__getitem__)
+    first = [0] * len(ids)
+    for place, i in enumerate(order):
+        first[i] = place
+    sizes = Counter(keys[i][0] for i in order)  # in this order
+    starts, pasts = torch.tensor([spans[i].start for i in order]), torch.tensor([lengths[i] for i in order])
     return Pack(
-        ids_n, lengths_n, [(everything, attention)], list(range(len(ids))), store, slots_n * store.stride + lengths_n
+        torch.tensor([ids[i] for i in order], device=device),
+        pasts.to(device),
+        first,
+        torch.ones_like(pasts),
+        pasts,
+        starts,
+        list(sizes.values()),
+        list(sizes),
+        store,
+        (starts + pasts).to(device),
     )
 
 
@@ -166,12 +212,22 @@ def _packed_attention(
             )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type] # an int on every attention module
+    kernel = attention_for(q.device.type, v.dtype, (k.shape[-1], v.shape[-1]), softcap)
+    if not isinstance(kernel, Padded):  # under autocast, rotary embeddings leave both in the precision of the weights
+        q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.rows_n is not None:
         assert packed.store is not None
         packed.store.write(layer, packed.rows_n, k, v)
-    options = {"scaling": scaling, "softcap": softcap, "window": sliding_window}
-    parts = [b.attend(layer, packed.store, q[span], k[span], v[span], **options) for span, b in packed.buckets]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+    found: list[Tensor] = []
+    if isinstance(kernel, Padded):
+        options = {"scaling": scaling, "softcap": softcap, "window": sliding_window}
+        for tokens, bucket in packed.buckets:
+            found.append(bucket.attend(layer, packed.store, q[tokens], k[tokens], v[tokens], **options))
+    else:
+        for tokens, part in packed.ragged:
+            arguments = layer, packed.store, q[tokens], k[tokens], v[tokens]
+            found.append(part.attend(*arguments, kernel=kernel, window=sliding_window, scaling=scaling))
+    return (found[0] if len(found) == 1 else torch.cat(found))[None], None
 
 
 def _base_attention(base: str, module: torch.nn.Module) -> Any:

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.distributed.processes import Processes
 from algorithms.common.distributed.sharding import gather_full_tensor
 from algorithms.common.model.chat_template import ChatTemplate
 from algorithms.common.model.checkpointing import checkpoint_activations
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.context import usable_context
-from algorithms.common.model.logprobs import ChunkedLogprobs, tempered_log_softmax
+from algorithms.common.model.logprobs import ChunkedLogprobs, max_logits, tempered_log_softmax
 from algorithms.common.model.packing import Pack, install_packed_attention, own_attention
 from algorithms.common.model.pretrained import DTYPES, load_pretrained
 from algorithms.common.model.tokenizer import PolicyTokenizer
+from algorithms.common.model.variable_length import Padded, attention_for
 from algorithms.common.model.verification import verify
-
-# Float32 logits that exist at once (128 MiB): logits of more tokens are computed in chunks.
-MAX_LOGITS = 2**25
 
 
 class Policy:
@@ -59,9 +58,9 @@ class Policy:
         self.context_length = usable_context(model.config, context_length)
 
     @classmethod
-    def load(cls, config: PolicyConfig) -> Policy:
-        """Load model and tokenizer with the Auto classes of transformers."""
-        model, tokenizer, adapter = load_pretrained(config)
+    def load(cls, config: PolicyConfig, processes: Processes | None = None) -> Policy:
+        """Load model and tokenizer with the Auto classes of transformers. All `processes` of a run must call it."""
+        model, tokenizer, adapter = load_pretrained(config, processes)
         policy = cls(
             model,
             tokenizer,
@@ -122,6 +121,11 @@ class Policy:
         return device
 
     @property
+    def attends_by_length(self) -> bool:
+        """Whether packed passes attend by real lengths, rather than on padded rows."""
+        return not isinstance(attention_for(self.device.type, self.compute_dtype or self.model.dtype), Padded)
+
+    @property
     def body(self) -> Any:
         """The part of the model that computes hidden states."""
         body = self.model.base_model
@@ -180,7 +184,7 @@ class Policy:
     ) -> tuple[Tensor, Tensor]:
         """Log-prob of each target and entropy, both [n], given the hidden states [n, width] before it.
 
-        At most `MAX_LOGITS` logits exist at once: more tokens are processed in chunks, which the backward pass
+        At most `max_logits` logits exist at once: more tokens are processed in chunks, which the backward pass
         recomputes. The entropy has a gradient only with `entropy_gradient`.
         """
 
@@ -191,7 +195,7 @@ class Policy:
                 entropy = -(logps.exp() * logps).sum(-1)
             return chosen, entropy
 
-        size = max(1, MAX_LOGITS // int(self.model.config.get_text_config().vocab_size))
+        size = max(1, max_logits(hidden_n.device.type) // int(self.model.config.get_text_config().vocab_size))
         if len(hidden_n) <= size:
             return chunk(hidden_n, targets_n)
         head = self.model.get_output_embeddings()

@@ -6,16 +6,21 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from algorithms.common.distributed.processes import Processes
+from algorithms.common.model.broadcast import load_once
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter, merge_adapter
 from algorithms.common.model.source import ModelSource
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from algorithms.common.model.untrusted import unreadable
+from algorithms.common.model.variable_length import disable_cudnn_attention
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 
@@ -24,27 +29,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_pretrained(config: PolicyConfig) -> tuple[Any, Any, Any]:
-    """Load model, tokenizer, and the peft model around the model (None without adapters), with transformers."""
+def load_pretrained(config: PolicyConfig, processes: Processes | None = None) -> tuple[Any, Any, Any]:
+    """Load model, tokenizer, and the peft model around the model (None without adapters), with transformers.
+
+    Of several `processes`, the first one reads the weights. On a GPU they are read straight to it.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per file would hide the run's own
     path = model_path(config)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = load_model(path, dtype=DTYPES[config.dtype], attn_implementation=config.attn_implementation).to(device)
+    place = config.device
+    if place == "auto":
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(place)
+    if device.type == "cuda":
+        disable_cudnn_attention()
+
+    def load() -> Any:
+        attention = config.attn_implementation
+        with _explained(config):
+            return load_model(path, dtype=DTYPES[config.dtype], attn_implementation=attention, device=device)
+
+    model = load_once(load, device, processes or Processes())
+    with _explained(config):
         tokenizer = load_tokenizer(path)
-    except (ConfigurationError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a damaged file gives errors of transformers, safetensors, tokenizers, peft and torch
-        if isinstance(error, ValueError) and config.attn_implementation != "auto":
-            raise ConfigurationError(
-                f"policy.attn_implementation={config.attn_implementation!r}: "
-                f"{str(error).splitlines()[0]}; auto uses what the model supports"
-            ) from error
-        raise unreadable(f"policy.path={config.path!r}", error) from error
     adapter = None
     frozen = freeze_parameters_without_text(model)
     if frozen:
@@ -80,8 +88,28 @@ def model_path(config: PolicyConfig) -> str:
     return path
 
 
-def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "auto") -> Any:
+@contextmanager
+def _explained(config: PolicyConfig) -> Iterator[None]:
+    """Turns errors of loading into a `ConfigurationError`, except that memory has run out."""
+    try:
+        yield
+    except (ConfigurationError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file gives errors of transformers, safetensors, tokenizers, peft and torch
+        if isinstance(error, ValueError) and config.attn_implementation != "auto":
+            raise ConfigurationError(
+                f"policy.attn_implementation={config.attn_implementation!r}: "
+                f"{str(error).splitlines()[0]}; auto uses what the model supports"
+            ) from error
+        raise unreadable(f"policy.path={config.path!r}", error) from error
+
+
+def load_model(
+    path: str, *, dtype: torch.dtype, attn_implementation: str = "auto", device: torch.device | None = None
+) -> Any:
     """A causal model of transformers from a folder or by name; an adapter's folder gives the merged model.
+
+    It is on `device`, by default the CPU. Weights are read one by one to a GPU, so the CPU does not hold them all.
 
     Quantised weights are converted to `dtype` where transformers can do so, with a notice: they are trained, and saved,
     in that precision.
@@ -100,7 +128,7 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     if (Path(path) / ADAPTER_FILE).is_file():
         base = adapter_base(path)
         try:
-            model = load_model(base, dtype=dtype, attn_implementation=chosen)
+            model = load_model(base, dtype=dtype, attn_implementation=chosen, device=device)
         except OSError as error:
             raise ConfigurationError(
                 f"{path}: an adapter of {base!r}, which can't be loaded ({str(error).splitlines()[0]}); put the base "
@@ -113,6 +141,8 @@ def load_model(path: str, *, dtype: torch.dtype, attn_implementation: str = "aut
     if source.gguf is not None and hasattr(transformers, "GgufConfig"):  # earlier versions always convert
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both kinds are reported below
+    if device is not None and device.type != "cpu":
+        options["device_map"] = {"": device}
     model, found = AutoModelForCausalLM.from_pretrained(source.place, config=config, **source.options, **options)
     model.name_or_path = path  # by which an adapter names its base
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from igsearch_env.errors import ConfigurationError
 from retrievers.random_streams import stream_seed
@@ -198,22 +199,23 @@ def _reads(policy: Verifiable, texts: list[Tensor]) -> Iterator[tuple[str, list[
     yield "in packed passes", logprobs(_split(policy.forward_packed(packed), packed, blocks))
 
     # Prefixes are stored; what follows them is read at once, then token by token.
-    store, stride = KVCache(), len(ids[0])
-    store.reserve(2, stride)
+    store, grid = KVCache(), Span(0, max(map(len, ids))).grid
+    spans = [Span(number * grid, grid) for number in range(len(ids))]
+    store.reserve(len(ids) * grid)
     pasts = [max(len(part) // 2, len(part) - LONGER - DECODED) for part in ids]
     ends = [len(part) - DECODED for part in ids]
-    starts = [Block(part[:past], 0, slot * stride) for slot, (part, past) in enumerate(zip(ids, pasts, strict=True))]
+    starts = [Block(part[:past], 0, span.start) for part, past, span in zip(ids, pasts, spans, strict=True)]
     policy.forward_packed(pack(starts, policy.device, store=store, keep=True))
     rest = [
-        Block(part[past:end], past, slot * stride)
-        for slot, (part, past, end) in enumerate(zip(ids, pasts, ends, strict=True))
+        Block(part[past:end], past, span.start) for part, past, end, span in zip(ids, pasts, ends, spans, strict=True)
     ]
     packed = pack(rest, policy.device, store=store, keep=True)
     hidden = _split(policy.forward_packed(packed), packed, rest)
     for step in range(DECODED):
         lengths = [end + step for end in ends]
         new = [part[length] for part, length in zip(ids, lengths, strict=True)]
-        states = policy.forward_packed(pack_slots(new, [0, 1], lengths, policy.device, store=store))
+        packed = pack_slots(new, spans, lengths, policy.device, store=store)
+        states = policy.forward_packed(packed)[packed.first]
         hidden = [torch.cat([before, state[None]]) for before, state in zip(hidden, states, strict=True)]
     yield "when a stored prefix is continued", logprobs(hidden)
 

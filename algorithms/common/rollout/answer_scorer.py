@@ -106,7 +106,7 @@ class PolicyScorer:
             lengths = [len(trunks[trunk]) for trunk in chosen]
             starts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
             store = KVCache()
-            store.reserve(1, sum(lengths))
+            store.reserve(sum(lengths))
             blocks = [Block(trunks[trunk], 0, start) for trunk, start in zip(chosen, starts, strict=True)]
             self.policy.forward_packed(pack(blocks, self.policy.device, store=store, keep=True))
             yield store, dict(zip(chosen, starts, strict=True))

@@ -153,6 +153,12 @@ class RolloutBuffer:
                     yield row, turn, slice(start + span[0], start + span[1])
                 start += len(turn.completion_ids)
 
+    def release_prefixes(self) -> None:
+        """Free the keys and values of the rollout, whoever still refers to them."""
+        if self.prefixes is not None:
+            self.prefixes.store.clear()
+        self.prefixes = None
+
     def check_trainable(self) -> None:
         """Raise `RolloutBufferError` unless the buffer can be trained on."""
         if not self.trajectories:

@@ -46,7 +46,7 @@ class RolloutConfig(MaskedRepr):
     max_new_tokens: int = 32
     """Maximum tokens per turn."""
     kv_cache_tokens: int = 262_144
-    """Tokens in the KV cache: limits the number of concurrent episodes (each takes a whole context)."""
+    """Maximum tokens in the KV cache, over all live episodes; at least one context is used. Does not change results."""
     token_budget: int = 4_096
     """Maximum tokens of a pass that prefills or scores answers: limits memory; does not change results."""
     recompute_logprobs: bool = False

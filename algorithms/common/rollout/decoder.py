@@ -1,70 +1,50 @@
-"""Decoding of many episodes at once. Each live episode holds a slot of the KV cache, so nothing is read twice;
-episodes start, prefill, decode and end independently of each other (continuous batching).
+"""Decoding of many episodes at once. Each live episode has its keys and values in the KV cache, so nothing is read
+twice; episodes start, prefill, decode and end independently of each other (continuous batching).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
 from algorithms.common.model.logprobs import tempered_log_softmax
 from algorithms.common.model.packing import Block, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
-from algorithms.common.rollout.config import EngineSettings
-from algorithms.common.rollout.engines.base import GenerationSizes
+from algorithms.common.rollout.kv_space import KVSpace, limited_rows
 from algorithms.common.rollout.turn_decoder import Completion
 
-# Bytes per logit of one slot while a token is sampled: float32 rows, stacked, as log-probs and as probabilities.
-DRAWING = 4 + 4 + 4 + 4
 BLOCK = 256  # tokens whose weights are summed before the token is located
 BELOW_ONE = 1 - 2**-52  # a factor that makes every float64 number smaller
 
 
 @dataclass
-class _Slot:
-    """An episode: the tokens stored in its slot, and those written in this turn."""
+class _Episode:
+    """A live episode, or the last one of a slot."""
 
+    number: int
     generator: np.random.Generator | None
-    stored: list[int]
     ids: list[int]
-    logprobs: list[float]
-
-
-def slots_within(kv_cache_tokens: int, slots: int, context_length: int) -> int:
-    """How many of `slots` episodes fit into a cache of `kv_cache_tokens`, a whole context each; at least 1."""
-    return max(1, min(slots, kv_cache_tokens // context_length))
-
-
-def slot_size(stride: int, tokens: int, context_length: int) -> int:
-    """Tokens that a slot of `stride` has room for when an episode needs `tokens`: `stride`, or more by at least half,
-    so that long episodes copy the cache only a few times; at most a whole context."""
-    if tokens <= stride:
-        return stride
-    return min(-(-max(tokens, stride * 3 // 2) // 64) * 64, context_length)
-
-
-def decoder_memory(settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-    """The memory of the built-in decoder, like `Engine.memory` of the engines."""
-    slots = slots_within(settings.kv_cache_tokens, sizes.episodes, sizes.context)
-    stride = 0
-    for tokens in sizes.turns:
-        stride = slot_size(stride, min(tokens, sizes.context), sizes.context)
-    most = slots * sizes.context * sizes.token_bytes / 2**30
-    detail = f"{slots} episodes of {stride:,} tokens; {most:.2f} GiB if they fill the context"
-    yield MemoryLine("keys and values", slots * stride * sizes.token_bytes, detail)
-    yield MemoryLine("logits", DRAWING * slots * sizes.vocabulary, f"of {slots} episodes", "rollout")
+    """All its tokens so far."""
+    begun: int
+    """Number of tokens before the turn that is being written."""
+    stored: int = 0
+    """Number of tokens whose keys and values are stored: the first ones."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of the tokens of this turn."""
 
 
 class Decoder:
     """Writes the turns of many episodes.
+
+    The keys and values of the live episodes are at most `kv_cache_tokens`. Where episodes grow beyond, the youngest one
+    is preempted: its rows are freed, and it is read again when there is room. This changes no result.
 
     Args:
         policy: the model that decodes.
@@ -72,9 +52,8 @@ class Decoder:
         slots: maximum number of live episodes.
         max_new_tokens: maximum tokens per turn.
         temperature: 0 decodes greedily (log-probs are then those at temperature 1).
-        kv_cache_tokens: limits the slots: each has room for as many tokens as the policy's context.
+        kv_cache_tokens: maximum rows of the KV cache, a row per token; at least a context of the policy is used.
         pass_tokens: maximum tokens of a prefill pass.
-        store: KV cache of a finished decoder, whose memory is reused.
         asynchronous: `TurnDecoder.asynchronous`.
     """
 
@@ -93,7 +72,6 @@ class Decoder:
         temperature: float,
         kv_cache_tokens: int = 262_144,
         pass_tokens: int = 8_192,
-        store: KVCache | None = None,
         asynchronous: bool = False,
     ) -> None:
         self.policy = policy
@@ -102,20 +80,26 @@ class Decoder:
         self.temperature = temperature
         self.pass_tokens = pass_tokens
         self.asynchronous = asynchronous
-        slots = slots_within(kv_cache_tokens, slots, policy.context_length)
-        self.store = store or KVCache()
-        self.store.reserve(slots, 0)
+        self.store = KVCache()
+        rows = limited_rows(kv_cache_tokens, policy.context_length)
+        self.space = KVSpace(rows, policy.context_length, aligned=not policy.attends_by_length)
         # Slots that never held an episode come first: those that did stay readable as `prefixes` for longer.
-        self._count = slots
         self._free = deque(range(slots))
-        self._slots: dict[int, _Slot] = {}
-        self._queue: dict[int, list[int]] = {}
+        self._episodes: dict[int, _Episode] = {}
+        self._live: set[int] = set()
+        self._queue: dict[int, None] = {}  # slots that have tokens to read, in the order in which they got them
         self._logits: dict[int, torch.Tensor] = {}
+        self._begun = 0
+        self._ended_tokens = 0
+        self._reserved: int | None = 0  # sum of `_claim` over live episodes; None: it has changed
 
     @property
     def free(self) -> int:
-        """Number of free slots."""
-        return len(self._free)
+        """Number of episodes that can begin: free slots, as far as the cache has room; 1 if no episode is live."""
+        if self._reserved is None:
+            self._reserved = sum(map(self._claim, self._live))
+        room = (self.space.rows - self._reserved) // self._claim()
+        return min(len(self._free), max(room, 0 if self._live else 1))
 
     @property
     def writing(self) -> int:
@@ -125,39 +109,54 @@ class Decoder:
     def begin(self, prompt: Sequence[int], generator: np.random.Generator | None = None) -> int:
         """Take a slot for an episode. `generator` makes all its draws, so they don't depend on other episodes."""
         slot = self._free.popleft()
-        self._slots[slot] = _Slot(generator, [], [], [])
-        self._queue[slot] = list(prompt)
+        self.space.release(slot)  # of its last episode
+        self._episodes[slot] = _Episode(self._begun, generator, list(prompt), len(prompt))
+        self._begun += 1
+        self._live.add(slot)
+        self._queue[slot] = None
+        if self._reserved is not None:
+            self._reserved += self._claim(slot)
         return slot
 
     def append_observation(self, slot: int, observation: Sequence[int]) -> None:
         """Queue the next turn of an episode: its last token, which is not read yet, and the observation."""
-        state = self._slots[slot]
-        self._queue[slot] = [state.ids[-1], *observation]
-        state.ids, state.logprobs = [], []
+        episode = self._episodes[slot]
+        episode.ids += observation
+        episode.begun, episode.logprobs = len(episode.ids), []
+        self._queue[slot] = None
+        self._reserved = None
 
     def end(self, slot: int) -> None:
         """Free the slot for another episode."""
+        self.space.end(slot)
+        self._live.remove(slot)
+        self._ended_tokens += self._needs(slot)
         self._free.append(slot)
+        self._reserved = None
 
     def cancel(self) -> None:
         """`TurnDecoder.cancel`."""
-        self._free, self._slots, self._queue, self._logits = deque(range(self._count)), {}, {}, {}
+        for slot in sorted(self._live):
+            self.end(slot)
+        self._queue, self._logits = {}, {}
 
     @torch.no_grad()
     def prefill(self) -> None:
-        """Prefill everything that is queued."""
-        queue, self._queue = list(self._queue.items()), {}
-        longest = max((len(self._slots[slot].stored) + len(ids) for slot, ids in queue), default=0)
-        stride, context = self.store.stride, self.policy.context_length
-        self.store.reserve(0, slot_size(stride, longest + self.max_new_tokens, context))
-        for part in split_by_budget([len(ids) for _, ids in queue], self.pass_tokens):
+        """Prefill what is queued. Episodes for which there is no room stay queued, the youngest first: call it again.
+
+        Where all live episodes are queued, at least one is read.
+        """
+        queue = self._with_room()
+        for part in split_by_budget([len(self._unread(slot)) for slot in queue], self.pass_tokens):
             chosen = [queue[place] for place in part]
-            blocks = [Block(ids, len(self._slots[slot].stored), slot * self.store.stride) for slot, ids in chosen]
+            blocks = [
+                Block(self._unread(slot), self._episodes[slot].stored, self.space.live[slot].start) for slot in chosen
+            ]
             packed = pack(blocks, self.policy.device, store=self.store, keep=True)
             last = [first + len(block.ids) - 1 for first, block in zip(packed.first, blocks, strict=True)]
             logits = self.policy.logits(self.policy.forward_packed(packed)[last])
-            for (slot, ids), row in zip(chosen, logits, strict=True):
-                self._slots[slot].stored += ids
+            for slot, row in zip(chosen, logits, strict=True):
+                self._episodes[slot].stored = len(self._episodes[slot].ids)
                 self._logits[slot] = row
 
     @torch.no_grad()
@@ -167,37 +166,91 @@ class Decoder:
         A turn ends with a stop string, an EOS token or after `max_new_tokens`. `timeout` has no effect: it never waits.
         """
         slots = sorted(self._logits)
+        if not slots:
+            return []
         tokens, logprobs = self._choose(slots)
         finished = []
         for slot, token, logprob in zip(slots, tokens, logprobs, strict=True):
-            state = self._slots[slot]
-            state.ids.append(token)
-            state.logprobs.append(logprob)
-            if self.turn_end.is_over(state.ids) or len(state.ids) == self.max_new_tokens:
-                finished.append((slot, Completion(tuple(state.ids), tuple(state.logprobs))))
+            episode = self._episodes[slot]
+            episode.ids.append(token)
+            episode.logprobs.append(logprob)
+            turn = episode.ids[episode.begun :]
+            if self.turn_end.is_over(turn) or len(turn) == self.max_new_tokens:
+                finished.append((slot, Completion(tuple(turn), tuple(episode.logprobs))))
         done = {slot for slot, _ in finished}
         unfinished = [slot for slot in slots if slot not in done]
         self._logits = {}
         if unfinished:
-            states = [self._slots[slot] for slot in unfinished]
+            episodes = [self._episodes[slot] for slot in unfinished]
             packed = pack_slots(
-                [state.ids[-1] for state in states],
-                unfinished,
-                [len(state.stored) for state in states],
+                [episode.ids[-1] for episode in episodes],
+                [self.space.live[slot] for slot in unfinished],
+                [episode.stored for episode in episodes],
                 self.policy.device,
                 store=self.store,
             )
             logits = self.policy.logits(self.policy.forward_packed(packed))
-            for slot, state, row in zip(unfinished, states, logits, strict=True):
-                state.stored.append(state.ids[-1])
-                self._logits[slot] = row
+            for slot, episode, place in zip(unfinished, episodes, packed.first, strict=True):
+                episode.stored += 1
+                self._logits[slot] = logits[place]
         return finished
 
     def prefixes(self) -> CachedPrefixes:
-        """The sequences stored in the slots."""
-        return CachedPrefixes(
-            self.store, {slot * self.store.stride: tuple(s.stored) for slot, s in self._slots.items()}
+        """The sequences whose keys and values are stored."""
+        spans = self.space.live | self.space.ended
+        episodes = ((span.start, self._episodes[slot]) for slot, span in spans.items())
+        return CachedPrefixes(self.store, {start: tuple(e.ids[: e.stored]) for start, e in episodes if e.stored})
+
+    # ---------------------------------------------------------------- room in the cache
+
+    def _claim(self, slot: int | None = None) -> int:
+        """Rows that an episode counts with when others begin: what it needs now, or the mean of those that ended."""
+        ended = self._begun - len(self._live)
+        usual = self.space.needed(self._ended_tokens // ended if ended else 0)
+        return usual if slot is None else max(usual, self.space.needed(self._needs(slot)))
+
+    def _needs(self, slot: int) -> int:
+        """Tokens that an episode may have at the end of its turn."""
+        return self._episodes[slot].begun + self.max_new_tokens
+
+    def _unread(self, slot: int) -> list[int]:
+        return self._episodes[slot].ids[self._episodes[slot].stored :]
+
+    def _with_room(self) -> list[int]:
+        """Give queued episodes room for their turns, the oldest first; returns those that have it, off the queue."""
+        old = dict(self.space.live)
+        placed: set[int] = set()
+        for slot in sorted(self._queue, key=self._age):
+            while not (has_room := self.space.grow(slot, self._needs(slot))):
+                youngest = max(self.space.live, key=self._age, default=slot)
+                if self._age(youngest) <= self._age(slot):
+                    break
+                self._preempt(youngest)
+            if has_room:
+                placed.add(slot)
+        self.store.reserve(self.space.high)
+        new = self.space.live
+        self.store.move(
+            [
+                (old[slot].start, new[slot].start, self._episodes[slot].stored)
+                for slot in sorted(placed & old.keys(), key=self._age)
+                if old[slot].start != new[slot].start and self._episodes[slot].stored
+            ]
         )
+        queue = [slot for slot in self._queue if slot in placed]
+        for slot in queue:
+            del self._queue[slot]
+        return queue
+
+    def _age(self, slot: int) -> int:
+        return self._episodes[slot].number
+
+    def _preempt(self, slot: int) -> None:
+        """Free the rows of an episode. It is read again before it writes further."""
+        self.space.release(slot)
+        self._episodes[slot].stored = 0
+        if self._logits.pop(slot, None) is not None:  # in the middle of a turn, whose last token was read
+            self._queue[slot] = None
 
     def _choose(self, slots: list[int]) -> tuple[list[int], list[float]]:
         """Next token of each slot and its log-prob."""
@@ -212,7 +265,7 @@ class Decoder:
         return tokens.tolist(), logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()
 
     def _draw(self, slot: int) -> float:
-        generator = self._slots[slot].generator
+        generator = self._episodes[slot].generator
         assert generator is not None  # sampling needs one
         return float(generator.random())
 

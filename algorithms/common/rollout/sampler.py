@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from algorithms.common.distributed.processes import Processes
-from algorithms.common.model.kv_cache import CachedPrefixes, KVCache
+from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.lora import adapter_weights, merged_weights
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES
@@ -61,7 +61,6 @@ class Sampler:
         self.engine: Engine | None = None
         self.version = 0  # training steps whose update its weights have seen
         self.transfers = 0  # of weights to the engine
-        self.store = KVCache()  # reused by one decoder after another
 
     def start(self, version: int = 0, *, transfer: bool = True) -> None:
         """Start the engine; call it once the trained weights are those that the run begins with.
@@ -139,8 +138,6 @@ class Sampler:
                 temperature=temperature,
                 asynchronous=self.asynchronous,
             )
-        if self.store.slots > slots:  # of an evaluation: training needs the memory for other things
-            self.store = KVCache()
         return Decoder(
             self.policy,
             self.turn_end,
@@ -149,7 +146,6 @@ class Sampler:
             temperature=temperature,
             kv_cache_tokens=config.kv_cache_tokens,
             pass_tokens=config.token_budget,
-            store=self.store,
             asynchronous=self.asynchronous,
         )
 

@@ -125,7 +125,7 @@ class Run:
             eval_questions=len(self.test_questions),
         )
 
-        self.policy = policy = Policy.load(config.policy)
+        self.policy = policy = Policy.load(config.policy, processes)
         self.reference = make_reference(policy, config) if needs_reference else None
         self.critic = make_critic(policy, algorithm.critic, config, processes) if algorithm.critic else None
         self.rules = make_rules(config.env, policy.tokenizer, config.env.outcome_reward)

@@ -63,7 +63,8 @@ def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -
         measured = run.information_gain(0, more.prefixes)
         _, seconds = _timed(lambda: measure_information_gain(more, measured))
         gain = seconds * scale
-    more.prefixes = None
+    for buffer in (few, more):
+        buffer.release_prefixes()
     learner = run.learner
     _, forward = _timed(
         lambda: learner.map_policy_tokens(more, lambda ids, mask: learner.module(ids, mask, config.temperature)[0])

@@ -132,7 +132,7 @@ class WarmStart:
             ),
             config.eval_limit,
         )
-        self.policy = policy = Policy.load(config.policy)
+        self.policy = policy = Policy.load(config.policy, processes)
         rules = make_rules(config.env, policy.tokenizer)
         retriever = self.retriever
         if retriever is None:

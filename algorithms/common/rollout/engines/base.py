@@ -42,6 +42,8 @@ class GenerationSizes:
     """Tokens of the longest episode at the end of each of its turns."""
     cuda: bool = False
     """Whether the device is a GPU."""
+    by_length: bool = False
+    """Whether attention takes sequences by their real lengths."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from algorithms.common.base.memory_line import MemoryLine
 from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.packing import own_attention
 from algorithms.common.model.policy import Policy
+from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.config import EngineSettings
 from algorithms.common.rollout.engines.base import Engine, EngineError, GenerationSizes
@@ -66,9 +68,14 @@ class ContinuousBatchingEngine(Engine):
 
     @classmethod
     def memory(cls, settings: EngineSettings, sizes: GenerationSizes) -> Iterator[MemoryLine]:
-        """`Engine.memory`."""
-        tokens = max(settings.kv_cache_tokens, sizes.context)
-        yield MemoryLine("keys and values", tokens * sizes.token_bytes, f"{tokens:,} tokens")
+        """`Engine.memory`: of a call, after which everything is freed."""
+        tokens = -(-max(settings.kv_cache_tokens, sizes.context) // PAGE) * PAGE
+        yield MemoryLine("keys and values", tokens * sizes.token_bytes, f"{tokens:,} tokens", "rollout")
+        if settings.dtype == "float32" or not (is_flash_attn_2_available() or is_flash_attn_3_available()):
+            columns = tokens + settings.pass_tokens
+            mask = settings.pass_tokens * columns * DTYPES[settings.dtype].itemsize
+            detail = f"{settings.pass_tokens:,} x {columns:,} tokens, as flash attention is not installed"
+            yield MemoryLine("attention mask", mask, detail, "rollout")
 
     def complete(
         self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float

@@ -24,6 +24,7 @@ from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
+from algorithms.common.rollout.engines import continuous_batching
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from igsearch_env import ConfigurationError
@@ -119,11 +120,11 @@ def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture:
     config = replace(
         configured(path, rollout=rollout), env=EnvConfig(max_observation_tokens=60, max_searches=max(searches, 1))
     )
-    planned = sizes(plan_of(config))["keys and values (always)"]
+    planned = sizes(plan_of(config))["keys and values (rollout)"]
     if not searches:  # a short context is all that there is
         rollout = replace(rollout, kv_cache_tokens=640)
         planned = sizes(plan_of(replace(config, rollout=rollout, env=EnvConfig(max_observation_tokens=500))))[
-            "keys and values (always)"
+            "keys and values (rollout)"
         ]
     decoder = Decoder(
         policy,
@@ -134,12 +135,13 @@ def test_keys_and_values_are_what_a_decoder_stores(tmp_path: Path, architecture:
         kv_cache_tokens=rollout.kv_cache_tokens,
     )
     prompt = QUESTION_TOKENS + len(make_protocol(prompt="bare").template) // CHARACTERS
-    slot = decoder.begin([5] * (prompt if searches else 312))
+    slots = [decoder.begin([5] * (prompt if searches else 312)) for _ in range(decoder.free)]
     decoder.prefill()
     for _ in range(searches):  # each turn of its full length, and each observation
-        while not decoder.decode_step():
-            pass
-        decoder.append_observation(slot, [5] * 60)
+        while decoder.writing:
+            decoder.decode_step()
+        for slot in slots:
+            decoder.append_observation(slot, [5] * 60)
         decoder.prefill()
     stored = sum(sum(x.nbytes for x in decoder.store.layer(layer)) for layer in range(2))
     assert planned == stored
@@ -152,10 +154,10 @@ def test_an_evaluation_has_more_episodes_than_a_rollout(large: Path) -> None:
         sizes(plan_memory(config, needs_reference=False, needs_critic=False, device=CPU, eval_questions=questions))
         for questions in (8, 64, 0)
     )
-    kept = "keys and values (always)"
+    kept = "keys and values (rollout)"
     assert few[kept] == many[kept] == none[kept]
-    assert many["keys and values (evaluation)"] == 7 * many[kept]
-    assert not {"keys and values (evaluation)"} & (few.keys() | none.keys())
+    found = [plan["keys and values (evaluation)"] for plan in (none, few, many)]
+    assert found == [0, many[kept], 8 * many[kept]]
 
 
 def test_the_total_holds_what_the_process_has_taken_already() -> None:
@@ -271,9 +273,7 @@ def test_whole_weights_are_there_before_they_are_sharded(large: Path) -> None:
     many = sizes(plan_of(config, device=CUDA, processes=64))
     weights = sizes(plan_of(configured(large), device=CUDA))["weights (always)"]
     divided = sum(many[f"{name} (always)"] for name in ("weights", "gradients", "optimizer states"))
-    assert many["full weights (loading)"] + divided + many["keys and values (always)"] == pytest.approx(
-        weights, rel=1e-6
-    )
+    assert many["full weights (loading)"] + divided == pytest.approx(weights, rel=1e-6)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -314,18 +314,26 @@ def test_checkpointing_keeps_one_layer_at_a_time(large: Path, compute: str | Non
 
 
 @pytest.mark.usefixtures("gpu")
-def test_engines(large: Path) -> None:
+def test_engines(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lines(**options: Any) -> dict[str, int]:
         config = configured(large, policy={"dtype": "bfloat16"}, rollout=RolloutConfig(**options))
         return sizes(plan_of(config, device=CUDA))
 
     assert lines(engine="vllm", gpu_memory_utilization=0.3)["vLLM (rollout)"] == int(0.3 * 80 * GIB)
     server = lines(engine="vllm_server", server_url="http://127.0.0.1:1")
-    assert not {"vLLM (always)", "keys and values (always)"} & set(server)
-    paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (always)"]
-    assert lines(engine="transformers", kv_cache_tokens=65_536)["keys and values (always)"] == paged // 2
-    # Pages are allocated at once, the slots of the built-in decoder as far as episodes reach.
-    assert lines(kv_cache_tokens=131_072)["keys and values (always)"] < paged / 4
+    assert not {"vLLM (always)", "keys and values (rollout)"} & set(server)
+    paged = lines(engine="transformers", kv_cache_tokens=131_072)["keys and values (rollout)"]
+    assert lines(engine="transformers", kv_cache_tokens=65_536)["keys and values (rollout)"] == paged // 2
+    # Pages are allocated at once, the rows of the built-in decoder as far as episodes reach.
+    assert lines(kv_cache_tokens=131_072)["keys and values (rollout)"] <= paged
+    few = lines(kv_cache_tokens=131_072, questions_per_step=2, group_size=4)["keys and values (rollout)"]
+    assert few < paged / 4
+    # 36.5 GB at the sizes of the configurations for 3B, if flash attention is not installed.
+    large_mask = lines(engine="transformers", kv_cache_tokens=524_288, token_budget=32_768)["attention mask (rollout)"]
+    assert large_mask == 2 * 32_768 * (524_288 + 32_768)
+    monkeypatch.setattr(continuous_batching, "is_flash_attn_2_available", lambda: True)
+    assert "attention mask (rollout)" not in lines(engine="transformers")
+    assert "attention mask (rollout)" in lines(engine="transformers", dtype="float32")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -420,7 +428,7 @@ def test_advice_for_vllm_is_a_smaller_share(large: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
+def test_advice_leaves_out_what_is_done_already(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(
         large,
         policy={"gradient_checkpointing": True, "lora": LoraConfig(rank=8), "context_length": 4_096},
@@ -428,6 +436,7 @@ def test_advice_leaves_out_what_is_done_already(large: Path) -> None:
         rollout=RolloutConfig(dtype="bfloat16", kv_cache_tokens=2**22, questions_per_step=64, group_size=16),
         distributed=DistributedConfig(sharding="fsdp2"),
     )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * GIB, 80 * GIB))
     plan = plan_of(config, device=CUDA, processes=2)
     assert not plan.fits()
     assert {text.split()[0] for text in plan.advice()} <= {"optimizer.token_budget", "rollout.kv_cache_tokens"}

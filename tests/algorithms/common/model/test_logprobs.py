@@ -10,7 +10,7 @@ from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_model, tiny_pol
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from algorithms.common.model import policy as policies
+from algorithms.common.model import logprobs
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.decoder import Decoder
 
@@ -64,7 +64,7 @@ def test_chunks_change_neither_values_nor_gradients(
     policy = tiny_policy(architecture)
     policy.model.get_output_embeddings().weight.requires_grad_(not frozen)
     plain = values_and_gradients(policy, *some_tokens(), entropy=entropy)
-    monkeypatch.setattr(policies, "MAX_LOGITS", size * VOCABULARY + 1)
+    monkeypatch.setattr(logprobs, "MAX_LOGITS", size * VOCABULARY + 1)
     with LargestLogits() as largest:
         chunked = values_and_gradients(policy, *some_tokens(), entropy=entropy)
     assert largest.rows == size
@@ -78,8 +78,8 @@ def test_chunks_change_neither_values_nor_gradients(
 
 def test_chunks_change_no_gradient_where_the_embeddings_are_tied(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, gradients = bundled_policy(), []
-    for limit in (policies.MAX_LOGITS, 5 * VOCABULARY):
-        monkeypatch.setattr(policies, "MAX_LOGITS", limit)
+    for limit in (logprobs.MAX_LOGITS, 5 * VOCABULARY):
+        monkeypatch.setattr(logprobs, "MAX_LOGITS", limit)
         policy.model.zero_grad()
         chosen, entropies = policy.token_logprobs(*some_rows(), entropy_gradient=True)
         (chosen.mean() + 0.1 * entropies.mean()).backward()
@@ -100,7 +100,7 @@ def test_logprobs_and_entropy_are_those_of_the_tempered_distribution() -> None:
 @pytest.mark.parametrize("size", [4, 1000])
 def test_entropy_has_a_gradient_only_if_asked_for(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
-    monkeypatch.setattr(policies, "MAX_LOGITS", size * VOCABULARY)
+    monkeypatch.setattr(logprobs, "MAX_LOGITS", size * VOCABULARY)
     hidden_n, targets_n = torch.randn(9, 32, requires_grad=True), torch.arange(9)
     for asked in (False, True):
         chosen, entropies = policy.logprobs_of(hidden_n, targets_n, entropy_gradient=asked)
@@ -139,7 +139,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 def test_bfloat16_computes_near_float32_with_float32_weights_and_gradients(
     architecture: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "MAX_LOGITS", chunk * VOCABULARY)
+    monkeypatch.setattr(logprobs, "MAX_LOGITS", chunk * VOCABULARY)
     results = []
     for policy in pair(architecture):
         chosen, entropies = policy.token_logprobs(*some_rows(), entropy_gradient=True)
@@ -177,3 +177,8 @@ def test_bfloat16_decodes_what_it_trains_on(architecture: str) -> None:
             with torch.no_grad():
                 expected, _ = policy.token_logprobs(ids_BT, mask_BT)
             torch.testing.assert_close(torch.tensor(finished[slot].logprobs), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 220), ("cuda", 1_766)])
+def test_a_gpu_computes_larger_chunks(device: str, tokens: int) -> None:
+    assert logprobs.max_logits(device) // 151_936 == tokens

@@ -29,6 +29,7 @@ from transformers import (
 
 from algorithms.common.model import packing
 from algorithms.common.model.kv_cache import CachedPrefixes, KVCache, common_prefix
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packed_attention import Slots
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots, split_by_budget
 from algorithms.common.model.policy import Policy
@@ -66,7 +67,7 @@ def read(policy: Policy, packed: Pack, blocks: list[Block]) -> list[Tensor]:
 def store_sequences(policy: Policy, sequences: list[Ids], stride: int) -> KVCache:
     """Each sequence in a slot of its own."""
     store = KVCache()
-    store.reserve(len(sequences), stride)
+    store.reserve(len(sequences) * stride)
     blocks = [Block(ids, 0, slot * stride) for slot, ids in enumerate(sequences) if ids]
     if blocks:
         policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
@@ -121,18 +122,35 @@ def test_limits_of_memory_split_buckets_and_change_no_number(limit: str, monkeyp
 
 
 @pytest.mark.parametrize("architecture", EVERY)
-@pytest.mark.parametrize("few", [True, False])
-def test_one_token_for_some_of_the_slots_equals_reading_alone(architecture: str, few: bool) -> None:
+@pytest.mark.parametrize(
+    ("active", "copied"),
+    [
+        ([0, 1, 2, 4, 5], [False]),  # read where they lie
+        ([1, 5], [True]),  # copied out of the store
+        ([6, 4, 0, 5, 2, 7], [False, False]),  # of two sizes
+        ([3, 0, 4, 5, 7, 9], [True, False, False]),  # some between the places of the others
+    ],
+)
+def test_one_token_for_some_of_the_sequences_equals_reading_alone(
+    architecture: str, active: list[int], copied: list[bool]
+) -> None:
     policy = cached_policy(architecture)
-    active = [1, 5] if few else [0, 1, 2, 4, 5]  # copied out of the store, or read where they lie
-    rows = [some_ids(length, number) for number, length in enumerate([7, 1, 30, 12, 2, 3 * WINDOW])]
-    store = store_sequences(policy, rows, 36)
+    lengths = [7, 1, 30, 12, 2, 3 * WINDOW, 60, 41, 9, 20]
+    rows = [some_ids(length, number) for number, length in enumerate(lengths)]
+    starts = [0, 64, 128, 192, 256, 320, 384, 512, 640, 703]
+    spans = [Span(start, 100 if 384 <= start < 640 else 36) for start in starts]
+    store = KVCache()
+    store.reserve(703 + 36)
+    blocks = [Block(ids, 0, span.start) for ids, span in zip(rows, spans, strict=True)]
+    with torch.no_grad():
+        policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
     for step in range(3):
         new = some_ids(len(active), step)
-        packed = pack_slots(new, active, [len(rows[slot]) for slot in active], CPU, store=store)
-        assert packed.buckets[0][1].copied is few  # type: ignore[union-attr]
+        here = [spans[slot] for slot in active]
+        packed = pack_slots(new, here, [len(rows[slot]) for slot in active], CPU, store=store)
+        assert [bucket.copied for _, bucket in packed.buckets] == copied  # type: ignore[union-attr]
         with torch.no_grad():
-            hidden_n = policy.forward_packed(packed)
+            hidden_n = policy.forward_packed(packed)[packed.first]
         for slot, token, hidden in zip(active, new, hidden_n, strict=True):
             rows[slot] = (*rows[slot], token)
             close(hidden, alone(policy, rows[slot])[-1])
@@ -146,7 +164,8 @@ def test_what_a_slot_held_before_is_not_seen(architecture: str) -> None:
     blocks = [Block(ids, 0, 32 * slot) for slot, ids in enumerate(rows)]
     with torch.no_grad():
         policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
-        packed = pack_slots((5, 6, 7), (0, 1, 2), [len(ids) for ids in rows], CPU, store=store)
+        spans = [Span(32 * slot, 32) for slot in range(3)]
+        packed = pack_slots((5, 6, 7), spans, [len(ids) for ids in rows], CPU, store=store)
         for ids, token, hidden in zip(rows, (5, 6, 7), policy.forward_packed(packed), strict=True):
             close(hidden, alone(policy, (*ids, token))[-1])
 
@@ -170,7 +189,7 @@ def test_forks_of_one_prefix_do_not_see_each_other(architecture: str) -> None:
 def test_a_sequence_read_in_pieces_equals_the_whole(architecture: str) -> None:
     policy = cached_policy(architecture)
     ids, store = some_ids(40, 0), KVCache()
-    store.reserve(1, 40)
+    store.reserve(40)
     whole, past = alone(policy, ids), 0
     for size in (1, 12, 2, 20, 5):
         blocks = [Block(ids[past : past + size], past)]
@@ -315,24 +334,37 @@ def test_an_attention_that_packs_cannot_compute_is_refused(name: str) -> None:
 # ---------------------------------------------------------------- what is stored
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=5))
-def test_a_store_that_grows_keeps_what_it_holds(sizes: list[tuple[int, int]]) -> None:
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5))
+def test_a_store_that_grows_keeps_what_it_holds(sizes: list[int]) -> None:
     store = KVCache()
-    store.reserve(2, 3)
+    store.reserve(6)
     keys, values = torch.arange(1, 49.0).view(6, 2, 4), -torch.arange(1, 49.0).view(6, 2, 4)
     for layer in (0, 3):
         store.write(layer, torch.arange(6), keys + layer, values - layer)
-    slots, stride = 2, 3
-    for more_slots, longer_stride in sizes:
-        store.reserve(more_slots, longer_stride)
-        slots, stride = max(slots, more_slots), max(stride, longer_stride)
-        assert (store.slots, store.stride) == (slots, stride)
+    for rows in sizes:
+        store.reserve(rows)
+    assert store.rows == max(6, *sizes)
     for layer in (0, 3):
         for held, written in zip(store.layer(layer), (keys + layer, values - layer), strict=True):
-            assert held.shape == (slots, 2, stride, 4)
-            assert torch.equal(held[:2, :, :3], written.view(2, 3, 2, 4).transpose(1, 2))
-            assert torch.isfinite(held).all()
-            assert held.abs().sum() == written.abs().sum()  # the rest is zero
+            assert held.shape == (store.rows, 2, 4)
+            assert torch.equal(held[:6], written)
+            assert not held[6:].any()
+    store.clear()
+    assert store.rows == 0
+    with pytest.raises(KeyError):
+        store.layer(0)
+
+
+def test_sequences_move_at_once_though_places_overlap() -> None:
+    store = KVCache()
+    store.move([(0, 3, 2)])  # nothing is stored yet
+    store.reserve(12)
+    rows = torch.arange(12.0).view(12, 1, 1).expand(12, 2, 3)
+    store.write(0, torch.arange(12), rows, -rows)
+    store.move([(0, 4, 4), (4, 1, 3), (9, 0, 1)])
+    keys, values = store.layer(0)
+    assert keys[:, 0, 0].tolist() == [9, 4, 5, 6, 0, 1, 2, 3, 8, 9, 10, 11]
+    assert torch.equal(values, -keys)
 
 
 SHORT = st.lists(st.integers(0, 2), max_size=6).map(tuple)
@@ -400,10 +432,9 @@ class Largest(TorchDispatchMode):
 def test_a_token_a_slot_copies_no_keys_for_every_query_head(softcap: float | None) -> None:
     meta = torch.device("meta")  # like a GPU, its attention takes no mask with grouped heads
     slots, columns, heads, queries, width = 4, 64, 2, 16, 32
-    part = Slots(torch.arange(slots), torch.full((slots,), columns))
-    part.slots_n, part.lengths_n = part.slots_n.to(meta), part.lengths_n.to(meta)
+    part = Slots(torch.arange(slots) * columns, torch.full((slots,), columns), columns, meta)
     store = KVCache()
-    store.reserve(slots, columns)
+    store.reserve(slots * columns)
     k = torch.empty(slots, heads, width, device=meta)
     store.write(0, torch.empty(slots, dtype=torch.long, device=meta), k, k)
     with Largest() as largest:

@@ -132,7 +132,7 @@ def test_a_row_at_the_limit_is_read_as_alone() -> None:
     policy = policy_of("phi3", scaling="longrope")
     short, long = list(range(3, 16)), list(range(20, 20 + ORIGINAL))
     store = KVCache()
-    store.reserve(2, ORIGINAL)
+    store.reserve(2 * ORIGINAL)
     policy.forward_packed(pack([Block(short[:9]), Block(long[:4], 0, ORIGINAL)], policy.device, store=store, keep=True))
     blocks = [Block(short[9:], 9), Block(long[4:], 4, ORIGINAL)]
     packed = pack(blocks, policy.device, store=store)

@@ -214,40 +214,25 @@ def test_free_counts_slots_that_can_be_taken() -> None:
     assert decoder.begin((8,)) == first
 
 
-def test_the_store_grows_for_long_prompts_and_changes_no_result() -> None:
+def test_an_episode_that_outgrows_its_rows_moves_and_changes_no_result() -> None:
     policy = tiny_policy()
     short, long = policy.tokenizer.encode(PROMPTS[0]), policy.tokenizer.encode(PROMPTS[2] * 20)
-    alone = []
-    for number, prompt in enumerate((short, long)):
-        decoder = decoder_of(policy)
-        slot = decoder.begin(prompt, np.random.default_rng(number))
-        alone.append(complete(decoder)[slot])
+
+    def two_turns(decoder: Decoder, slot: int) -> list[Completion]:
+        first = complete(decoder)[slot]
+        decoder.append_observation(slot, long)
+        return [first, complete(decoder)[slot]]
+
+    alone = decoder_of(policy)
+    expected = two_turns(alone, alone.begin(short, np.random.default_rng(0)))
     decoder = decoder_of(policy)
-    slots = [decoder.begin(short, np.random.default_rng(0))]
-    decoder.prefill()
-    finished = dict(chain(decoder.decode_step(), decoder.decode_step()))
-    before = decoder.store.stride
-    slots.append(decoder.begin(long, np.random.default_rng(1)))
-    finished |= complete(decoder)
-    assert before < len(long) + NEW <= decoder.store.stride <= policy.context_length
-    for slot, expected in zip(slots, alone, strict=True):
-        assert finished[slot].ids == expected.ids
-        np.testing.assert_allclose(finished[slot].logprobs, expected.logprobs, atol=1e-5)
-
-
-def test_a_store_may_serve_one_decoder_after_another() -> None:
-    policy = tiny_policy()
-    prompt = policy.tokenizer.encode(PROMPTS[0])
-    first = decoder_of(policy)
-    for row in range(3):
-        first.begin(policy.tokenizer.encode(PROMPTS[2] * 4), np.random.default_rng(9 + row))
-    complete(first)
-    results = []
-    for store in (first.store, None):
-        decoder = Decoder(policy, turn_end(policy), slots=2, max_new_tokens=NEW, temperature=1.0, store=store)
-        slot = decoder.begin(prompt, np.random.default_rng(0))
-        results.append(complete(decoder)[slot].ids)
-    assert results[0] == results[1]
+    slots = [decoder.begin(short, np.random.default_rng(row)) for row in range(3)]
+    got = two_turns(decoder, slots[0])
+    assert decoder.space.live[slots[0]].start > decoder.space.live[slots[2]].start
+    assert len(long) + NEW < decoder.store.rows < 4 * policy.context_length
+    for completion, same in zip(got, expected, strict=True):
+        assert completion.ids == same.ids
+        np.testing.assert_allclose(completion.logprobs, same.logprobs, atol=1e-5)
 
 
 # ---------------------------------------------------------------- turns
