@@ -16,7 +16,7 @@ from torch import Tensor
 
 from igsearch_env.branches import Ids, common_prefix
 
-__all__ = ["CachedPrefixes", "Ids", "KVCache", "common_prefix"]
+__all__ = ["CachedPrefixes", "Ids", "KVCache", "common_prefix", "in_any_order"]
 
 
 class KVCache:
@@ -52,7 +52,7 @@ class KVCache:
         if layer not in self._layers:
             keys, values = (x.new_zeros(self.rows, *x.shape[1:]) for x in (keys_nHd, values_nHd))
             self._layers[layer] = keys, values
-        with _in_any_order():
+        with in_any_order():
             for stored, new in zip(self._layers[layer], (keys_nHd, values_nHd), strict=True):
                 stored.flatten(1).index_copy_(0, rows_n, new.flatten(1))
 
@@ -72,7 +72,7 @@ class KVCache:
         source, target = (
             torch.cat([torch.arange(move[side], move[side] + move[2]) for move in moves]).to(device) for side in (0, 1)
         )
-        with _in_any_order():
+        with in_any_order():
             for pair in self._layers.values():
                 for stored in pair:
                     stored.index_copy_(0, target, stored.index_select(0, source))
@@ -89,7 +89,7 @@ _mode = threading.Lock()  # of torch's deterministic mode, which all threads sha
 
 
 @contextmanager
-def _in_any_order() -> Iterator[None]:
+def in_any_order() -> Iterator[None]:
     """Allow nondeterministic kernels for writes to distinct rows: the deterministic one would sort them first."""
     with _mode:
         mode = torch.are_deterministic_algorithms_enabled()

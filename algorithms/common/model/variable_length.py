@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_cache import KVCache, in_any_order
 
 Kernel = Callable[..., Tensor]
 """Has the arguments of `varlen_attn`."""
@@ -194,9 +194,13 @@ class Ragged:
 
     def _joined(self, past_RHd: Tensor, own_nHd: Tensor) -> Tensor:
         """Prefixes, each followed by the keys of its block."""
+        assert self.past_rows is not None
+        assert self.past_places is not None
+        assert self.own_places is not None
         joined = own_nHd.new_empty(self.keys, *own_nHd.shape[1:])
-        joined[self.past_places] = past_RHd[self.past_rows]
-        joined[self.own_places] = own_nHd
+        with in_any_order():
+            joined.index_copy_(0, self.past_places, past_RHd.index_select(0, self.past_rows))
+            joined.index_copy_(0, self.own_places, own_nHd)
         return joined
 
 
