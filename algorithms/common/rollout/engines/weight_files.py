@@ -7,9 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,18 +19,24 @@ from torch import Tensor
 from algorithms.common.rollout.engines.base import EngineError
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on Linux
+PREFIX = "igsearch-weights-"
 FILE_BYTES = 2**30  # of one file, so that not all weights are in memory a second time
 
 
 class WeightFiles:
     """A folder with a subfolder for each update, of which the newest are kept.
 
+    Beside it is a file that this process has locked. A folder whose process was killed is removed by the next one.
+
     Args:
         parent: where to make it; None: the system's folder for temporary files.
     """
 
     def __init__(self, parent: Path | None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="igsearch-weights-", dir=parent))
+        _remove_abandoned(parent or Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        self._lock = _lock_of(self.folder)
+        self._lock.acquire(blocking=False)
         self._updates = 0
 
     def write(self, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Path:
@@ -52,7 +60,7 @@ class WeightFiles:
 
     def close(self) -> None:
         """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder, self._lock)
 
     def _new(self, kept: int, save: Callable[[Path], None]) -> Path:
         """A folder that gets its name once it is complete."""
@@ -74,6 +82,25 @@ class WeightFiles:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}"
+
+
+def _lock_of(folder: Path) -> BaseFileLock:
+    return FileLock(folder.with_suffix(".lock"), thread_local=False)
+
+
+def _remove(folder: Path, lock: BaseFileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of processes that have ended; memory is not freed otherwise until the machine restarts."""
+    for file in parent.glob(f"{PREFIX}*.lock"):
+        lock = _lock_of(file.with_suffix(""))
+        with suppress(Timeout, OSError):  # in use, or of another user
+            lock.acquire(blocking=False)
+            _remove(file.with_suffix(""), lock)
 
 
 def handover_folder(hosts: Sequence[str], needed: int) -> Path | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +19,7 @@ import fake_vllm
 import pytest
 import torch
 from models import bundled_policy, turn_end
+from paths import ROOT
 from services import raw_service, serving
 
 from algorithms.common.distributed.processes import Processes
@@ -427,8 +430,28 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(EngineError, match=rf"can't be written to {tmp_path}.*No space left.*TMPDIR"):
         files.write([("a", torch.ones(2))], None)
     assert not list(files.folder.iterdir())
+    monkeypatch.undo()
     files.close()
     assert not files.folder.exists()
+
+
+def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, torch
+from algorithms.common.rollout.engines.weight_files import WeightFiles
+files = WeightFiles(pathlib.Path({str(tmp_path)!r}))
+files.write([("a", torch.ones(2))], None)
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    (abandoned,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    live = WeightFiles(tmp_path)
+    assert not abandoned.exists()
+    other = WeightFiles(tmp_path)
+    assert live.folder.is_dir()
+    live.close()
+    other.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
