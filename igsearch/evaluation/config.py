@@ -34,15 +34,21 @@ class EngineConfig(MaskedRepr):
     """What generates: the options of training's section `rollout` that an evaluation has, too."""
 
     engine: str = BUILTIN
-    """Generation backend: builtin, transformers (its continuous batching), vllm (in this process) or vllm_server."""
+    """Generation backend: builtin, transformers (its continuous batching), vllm (in every process) or vllm_server."""
     server_url: str = ""
-    """Address of the vLLM server, http://HOST:PORT, which serves the policy."""
+    """Address of the vLLM server, http://HOST:PORT, which serves the policy; several are separated by commas."""
     gpu_memory_utilization: float = 0.4
     """Fraction of the GPU's memory that vllm in this process uses."""
+    asynchronous: bool | None = None
+    """Each episode searches and continues on its own. None: True for engines that serve requests one by one (vllm,
+    vllm_server), False for builtin and transformers."""
 
     def __post_init__(self) -> None:
         RolloutConfig(
-            engine=self.engine, server_url=self.server_url, gpu_memory_utilization=self.gpu_memory_utilization
+            engine=self.engine,
+            server_url=self.server_url,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            asynchronous=self.asynchronous,
         )
         if self.engine != "vllm" and self.gpu_memory_utilization != type(self).gpu_memory_utilization:
             raise ConfigurationError(

@@ -92,12 +92,13 @@ def _sampler(args: Args, processes: Processes) -> tuple[Sampler, EpisodeRules]:
         )
     # The weights of an adapter are merged here, and sent to the engine.
     elsewhere = engine == SERVER or (engine == LOADS and not is_adapter(args.model))
-    policy = policy_without_weights(args.model) if elsewhere else Policy.load(args.model)
+    policy = policy_without_weights(args.model) if elsewhere else Policy.load(args.model, processes)
     rules = make_rules(args, policy.tokenizer)
     config = RolloutConfig(
         engine=engine,
         server_url=args.rollout.server_url,
         gpu_memory_utilization=args.rollout.gpu_memory_utilization,
+        asynchronous=args.rollout.asynchronous,
         max_new_tokens=args.max_new_tokens,
         kv_cache_tokens=args.kv_cache_tokens,
     )

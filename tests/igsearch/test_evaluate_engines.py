@@ -5,7 +5,6 @@ vLLM is a fake here (`fake_vllm.py`) that generates with the bundled policy.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,7 +32,7 @@ MODEL = str(POLICY_FOLDER)
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake package, and what vLLM in process sets for good, restored."""
-    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
+    fake_vllm.install(monkeypatch)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
