@@ -16,7 +16,7 @@ from benchmarks.step_costs import ModelShape, Pass, Rates, Work, forward, markdo
 
 QWEN_3B = ModelShape(36, 2_048, 11_008, 16, 2, 128, 151_936)
 PEAK, BANDWIDTH, GPUS = 989e12, 3.35e12, 8  # an H100 SXM: dense bfloat16 operations and bytes per second
-FORWARD_SHARE, TRAINING_SHARE = 0.50, 0.42  # of the peak that products reach: what published trainers report
+FORWARD_SHARE, TRAINING_SHARE = 0.50, 0.42  # of the peak that products reach: an assumption
 NUM_RANDOM, TAIL, ANSWER = 3, 10, 5  # random evidences; tokens of an answer with its tags, and those that are scored
 PASS = 16_384  # tokens of a forward pass
 MINI_BATCHES = 5

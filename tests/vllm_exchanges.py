@@ -1,7 +1,8 @@
 """Requests whose answers by a real vLLM are recorded, and how the fakes of the tests are compared with them.
 
-`tests/golden/vllm/NAME.json` holds the exchanges of `EXCHANGES[NAME]`. `tests/vllm/test_rollouts.py` and
-`tests/vllm/test_adapters.py` compare the recordings with the real server, and write them with IGSEARCH_RECORD_VLLM=1;
+`tests/golden/vllm/NAME.json` holds the exchanges of `EXCHANGES[NAME]`. `tests/with_vllm/test_rollouts.py` and
+`tests/with_vllm/test_adapters.py` compare the recordings with the real server, and write them with
+IGSEARCH_RECORD_VLLM=1;
 `tests/algorithms/common/rollout/test_fake_vllm.py` compares the fakes with the recordings.
 """
 

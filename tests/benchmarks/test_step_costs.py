@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.common.model.kv_cache import KVCache
+from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, pack, pack_slots
 from algorithms.common.model.policy import Policy
 from benchmarks.policies import random_policy
@@ -56,22 +57,22 @@ def test_the_shape_of_a_configuration(policy: Policy) -> None:
 
 def test_forward_passes_agree_with_the_counter(policy: Policy) -> None:
     shape, store = ModelShape.of(policy.model.config), KVCache()
-    store.reserve(4, 64)
+    store.reserve(4 * 64)
 
     @torch.no_grad()
     def prefill() -> None:
-        blocks = [Block([300 + i] * 20, 0, slot * store.stride) for i, slot in enumerate(range(4))]
+        blocks = [Block([300 + i] * 20, 0, 64 * slot) for i, slot in enumerate(range(4))]
         hidden = policy.forward_packed(pack(blocks, policy.device, store=store, keep=True))
         policy.logits(hidden[:4])
 
     @torch.no_grad()
     def branches() -> None:
-        blocks = [Block([300] * 7, 20, slot * store.stride) for slot in range(4)]
+        blocks = [Block([300] * 7, 20, 64 * slot) for slot in range(4)]
         policy.logits(policy.forward_packed(pack(blocks, policy.device, store=store))[:12])
 
     @torch.no_grad()
     def decode() -> None:
-        packed = pack_slots([300] * 4, list(range(4)), [20] * 4, policy.device, store=store)
+        packed = pack_slots([300] * 4, [Span(64 * slot, 64) for slot in range(4)], [20] * 4, policy.device, store=store)
         policy.logits(policy.forward_packed(packed))
 
     for run, squares in (

@@ -1,6 +1,6 @@
 """vLLM in the processes of a run, each on the device that it trains on.
 
-Experimental: tested with vLLM 0.32 on a CPU (`tests/vllm`); what only GPUs do was checked against its source.
+Experimental: tested with vLLM 0.32 on a CPU (`tests/with_vllm`); what only GPUs do was checked against its source.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """vLLM servers, on separate GPUs.
 
-Experimental: tested with vLLM 0.32 on a CPU (`tests/vllm`), not yet on a GPU.
+Experimental: tested with vLLM 0.32 on a CPU (`tests/with_vllm`), not yet on a GPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fakes of a vLLM server answer as recordings of the real one do; `tests/vllm` compares those with the real one."""
+"""The fakes of a vLLM server answer as recordings of the real one do; `tests/with_vllm` compares those with it."""
 
 from __future__ import annotations
 
