@@ -40,7 +40,7 @@ def test_the_update_by_hand() -> None:
 
 @pytest.mark.parametrize(("case", "seconds"), [(TYPICAL, 46), (LONGEST, 126)])
 def test_the_floor_of_a_step(case: object, seconds: float) -> None:
-    # Another calculation with the same shares of the peak, with prompts read by every episode and whole layers recomputed.
+    # Another calculation with the same shares of the peak: every episode reads its prompt, whole layers are recomputed.
     assert sum(floors(case).values()) == pytest.approx(seconds, rel=0.10)  # type: ignore[arg-type]
 
 
