@@ -154,8 +154,8 @@ def resumable(args: Args) -> Iterator[None]:
     try:
         yield
     except (IGSearchError, RetrieverError, OSError) as error:
-        told = args.resume in str(error)
-        raise StoppedError(str(error) if told else f"{error}; {args.resume}") from error
+        names_repair = args.resume in str(error)
+        raise StoppedError(str(error) if names_repair else f"{error}; {args.resume}") from error
 
 
 def score_answers(args: Args, path: Path) -> None:

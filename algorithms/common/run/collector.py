@@ -198,7 +198,7 @@ class Collector:
         )
         for turn in (turn for trajectory in batch.trajectories for turn in trajectory.turns):
             turn.weights_version = self.sampler.version
-        if not self.max_staleness:  # else the sampler goes on to other batches
+        if not self.max_staleness:  # else the sampler continues with other batches
             batch.prefixes = decoder.prefixes()
         return batch
 
