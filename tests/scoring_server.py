@@ -167,7 +167,8 @@ class ScoringServer:
 
 
 def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": status}}, status)
+    kind = "NotFoundError" if status == 404 else "BadRequestError"
+    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status)
 
 
 def with_logprob(value: float | None) -> Callable[[Any], Any]:
