@@ -118,7 +118,12 @@ class ScoringServer:
             if body.get("echo"):
                 choice["text"] = decode([*prompt, next_token], skip_special_tokens=True)
                 echoed = [row[t].item() for row, t in zip(rows, prompt[1:], strict=False)]
-                values, top = [None, *echoed, *values], [None] * len(prompt) + top
+                del choice["prompt_logprobs"]  # vLLM has them there, too; nobody reads those
+                likely = [
+                    {f"token_id:{i}": row[i].item() for i in (t, int(row.argmax()))}
+                    for row, t in zip(rows, prompt[1:], strict=False)
+                ]
+                values, top = [None, *echoed, *values], [None, *likely, *top]
             choice["logprobs"] = {"token_logprobs": values, "top_logprobs": top}
         return choice
 
@@ -162,7 +167,8 @@ class ScoringServer:
 
 
 def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "BadRequestError", "code": status}}, status)
+    kind = "NotFoundError" if status == 404 else "BadRequestError"
+    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status)
 
 
 def with_logprob(value: float | None) -> Callable[[Any], Any]:
@@ -173,7 +179,7 @@ def with_logprob(value: float | None) -> Callable[[Any], Any]:
             content[0]["meta_info"]["input_token_logprobs"][-1][0] = value
             return content
         choice = content["choices"][0]
-        if choice["prompt_logprobs"]:
+        if choice.get("prompt_logprobs"):
             row = choice["prompt_logprobs"][-1]
             row[next(iter(row))]["logprob"] = value
         else:
