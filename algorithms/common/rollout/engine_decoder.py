@@ -87,6 +87,7 @@ class EngineDecoder:
     def end(self, slot: int) -> None:
         """Free the slot for another episode."""
         self._free.append(slot)
+        self.engine.end_episode(self._episodes[slot])
 
     def cancel(self) -> None:
         """`TurnDecoder.cancel`."""

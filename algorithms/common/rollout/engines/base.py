@@ -152,6 +152,9 @@ class Engine(ABC):
         """Stop writing the turns that are not finished; `finished` does not return them."""
         self._submitted = []
 
+    def end_episode(self, episode: int) -> None:  # noqa: B027 # not every engine keeps episodes apart
+        """No further turn of this episode will be requested."""
+
     @abstractmethod
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Use these weights from now on: all weights with adapters merged, by their names in transformers.

@@ -145,7 +145,11 @@ class VllmServerEngine(Engine):
     def cancel(self) -> None:
         """`Engine.cancel`: connections are closed, so that servers stop, too."""
         self._loop.run(cancelled(list(self._tasks.values())))
-        self._tasks, self._ended = {}, SimpleQueue()
+        self._tasks, self._ended, self._server_of = {}, SimpleQueue(), {}
+
+    def end_episode(self, episode: int) -> None:
+        """`Engine.end_episode`: another episode of this number may go to another server."""
+        self._server_of.pop(episode, None)
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """`Engine.update_weights`, on all servers at once."""

@@ -203,9 +203,14 @@ def test_a_new_episode_goes_to_the_server_with_the_fewest_turns_to_write(
     for key in (2, 3, 4):
         engine.submit([request(policy, key)])
         assert [key for key, _ in engine.finished(30)] == [key]
+    engine.submit([request(policy, 5, episode=0)])  # stays with the busy server
+    assert engine.finished(0.2) == []
+    engine.end_episode(0)
+    engine.submit([request(policy, 6, episode=0)])  # another episode of this number
+    assert [key for key, _ in engine.finished(30)] == [6]
     held.set()
-    assert all_of(engine) == [0]
-    assert len(free.requests) == 4
+    assert sorted(all_of(engine)) == [0, 5]
+    assert len(free.requests) == 5
 
 
 def test_every_server_gets_every_update_and_is_compared(stack: ExitStack) -> None:
