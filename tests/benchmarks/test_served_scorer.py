@@ -14,9 +14,7 @@ from igsearch_env.endpoint_scorer import EndpointScorer
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
-def test_scores_are_those_of_the_policy_in_the_default_mode() -> (
-    None
-):  # the other one: with_vllm/test_rollouts.py
+def test_scores_are_those_of_the_policy_in_the_default_mode() -> None:  # the other one: with_vllm/test_rollouts.py
     args = Args(questions=2)
     policy = bundled_policy(context_length=args.context_length)
     with vllm_server(vllm_python(), BUNDLED, CONTEXT, "--logprobs-mode", "raw_logprobs") as server:
