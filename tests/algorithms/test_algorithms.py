@@ -304,7 +304,7 @@ def test_no_algorithm_is_shown_a_buffer_that_can_not_teach(
     ]
     with Run(ours, config) as run:
         for said, buffer in buffers:
-            monkeypatch.setattr("algorithms.common.trainer.collect", lambda *_, got=buffer, **__: got)
+            monkeypatch.setattr("algorithms.common.run.collector.collect", lambda *_, got=buffer, **__: got)
             with pytest.raises(RolloutBufferError, match=said):
                 collect_batch(run, ours, 1)
 

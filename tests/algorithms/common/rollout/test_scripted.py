@@ -51,7 +51,9 @@ class DictatedDecoder(Decoder):
         self.turns[slot] += 1
 
     def _choose(self, slots: list[int]) -> tuple[list[int], list[float]]:
-        return [self.script[self.turns[slot]][len(self._slots[slot].ids)] for slot in slots], [0.0] * len(slots)
+        written = [len(self._episodes[slot].ids) - self._episodes[slot].begun for slot in slots]
+        ids = [self.script[self.turns[slot]][place] for slot, place in zip(slots, written, strict=True)]
+        return ids, [0.0] * len(slots)
 
 
 def stepper_of(
