@@ -228,7 +228,7 @@ def assert_same_form(fake: Any, real: Any, where: str, same_numbers: bool | None
         case float() | int() if not isinstance(fake, bool):
             assert isinstance(real, (int, float)), f"{where}: {real!r} is no number"
             assert not same_numbers or abs(fake - real) < CLOSE, f"{where}: {fake} is {real}"
-        case str() if where.rpartition("/")[2] in ("message", "detail", "answer"):
+        case str() if where.rpartition("/")[2] in ("message", "detail", "answer", "system_fingerprint"):
             assert isinstance(real, str), f"{where}: {real!r} is no text"
         case _:
             assert type(fake) is type(real), f"{where}: {fake!r} is {real!r}"
