@@ -76,6 +76,7 @@ class Slots:
     """One new token for each of some sequences of a store, read in place. Its arguments are on the CPU.
 
     Sequences that begin at equal distances, `grid` rows, are one view of the store; 0: they do not, and are copied.
+    The view has as many rows of each sequence as the longest one needs; the store must have them (`pack_slots`).
     """
 
     def __init__(self, starts_n: Tensor, lengths_n: Tensor, grid: int, device: torch.device) -> None:

@@ -125,12 +125,21 @@ def pack_slots(
 ) -> Pack:
     """One pass that appends one token to each sequence of a store; they lie in `spans` and have `lengths` tokens."""
     # Those that lie on one grid are read in place. A grid of 0: those that lie anywhere.
-    keys = [(0 if span.start % span.grid else span.grid, span.start) for span in spans]
+    grids = [0 if span.start % span.grid else span.grid for span in spans]
+    columns = dict.fromkeys(grids, 0)
+    for grid, length in zip(grids, lengths, strict=True):
+        columns[grid] = max(columns[grid], length + 1)
+    # A view has as many rows of each sequence as the longest one needs. The last sequence of the store may have fewer
+    # rows up to the store's end: it is read by itself.
+    keys = [
+        (grid, grid > 0 and span.start + columns[grid] > store.rows, span.start)
+        for grid, span in zip(grids, spans, strict=True)
+    ]
     order = sorted(range(len(ids)), key=keys.__getitem__)
     first = [0] * len(ids)
     for place, i in enumerate(order):
         first[i] = place
-    sizes = Counter(keys[i][0] for i in order)  # in this order
+    sizes = Counter(keys[i][:2] for i in order)  # in this order
     starts, pasts = torch.tensor([spans[i].start for i in order]), torch.tensor([lengths[i] for i in order])
     return Pack(
         torch.tensor([ids[i] for i in order], device=device),
@@ -140,7 +149,7 @@ def pack_slots(
         pasts,
         starts,
         list(sizes.values()),
-        list(sizes),
+        [grid for grid, _ in sizes],
         store,
         (starts + pasts).to(device),
     )

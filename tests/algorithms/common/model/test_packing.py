@@ -157,6 +157,40 @@ def test_one_token_for_some_of_the_sequences_equals_reading_alone(
 
 
 @pytest.mark.parametrize("architecture", EVERY)
+@pytest.mark.parametrize(
+    ("lengths", "end", "sizes"),
+    [
+        ([50, 9, 35], 192, [3]),  # 64 rows each
+        ([50, 9, 35], 128 + 51, [3]),  # as many of the last one as the view needs
+        ([50, 9, 35], 128 + 50, [2, 1]),  # fewer: the last one is read by itself
+        ([50, 9, 35], 128 + 36, [2, 1]),
+        ([9, 35, 50], 128 + 51, [3]),
+        ([63, 33], 64 + 34, [1, 1]),
+    ],
+)
+def test_nothing_is_read_beyond_the_end_of_the_store(
+    architecture: str, lengths: list[int], end: int, sizes: list[int]
+) -> None:
+    policy = cached_policy(architecture)
+    rows = [some_ids(length, number) for number, length in enumerate(lengths)]
+    spans = [Span(start, min(64, end - start)) for start in range(0, 64 * len(rows), 64)]
+    store = KVCache()
+    store.reserve(end)
+    blocks = [Block(ids, 0, span.start) for ids, span in zip(rows, spans, strict=True)]
+    order = list(range(len(rows)))[::-1]  # of the caller: any
+    with torch.no_grad():
+        policy.forward_packed(pack(blocks, CPU, store=store, keep=True))
+        packed = pack_slots(
+            [5 + i for i in order], [spans[i] for i in order], [lengths[i] for i in order], CPU, store=store
+        )
+        hidden_n = policy.forward_packed(packed)[packed.first]
+    assert packed.sizes == sizes
+    assert not any(bucket.copied for _, bucket in packed.buckets)  # type: ignore[union-attr]
+    for i, hidden in zip(order, hidden_n, strict=True):
+        close(hidden, alone(policy, (*rows[i], 5 + i))[-1])
+
+
+@pytest.mark.parametrize("architecture", EVERY)
 def test_what_a_slot_held_before_is_not_seen(architecture: str) -> None:
     policy = cached_policy(architecture)
     store = store_sequences(policy, [some_ids(30, number) for number in range(3)], 32)

@@ -3,6 +3,7 @@ on what they write."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import bundled_policy, tiny_policy, turn_end
+from models import ARCHITECTURES, WINDOWED, bundled_policy, tiny_policy, turn_end
 
 from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.policy import Policy
@@ -210,3 +211,99 @@ def test_admission_counts_what_episodes_have_needed() -> None:
     assert decoder.free == 6  # they may need as much
     decoder.begin([5] * 20)
     assert decoder.free == 5
+
+
+# ---------------------------------------------------------------- spans up to the end of the cache
+
+NEW = 6  # tokens of a turn
+
+
+def several(policy: Policy, slots: int, kv_cache_tokens: int = 100_000) -> Decoder:
+    """A decoder of short turns."""
+    return Decoder(
+        policy, turn_end(policy), slots=slots, max_new_tokens=NEW, temperature=1.0, kv_cache_tokens=kv_cache_tokens
+    )
+
+
+def ids_of(tokens: int, number: int) -> list[int]:
+    """Tokens of a prompt or an observation."""
+    return np.random.default_rng([tokens, number]).integers(10, 300, tokens).tolist()
+
+
+def turns_alone(policy: Policy, number: int, lengths: Sequence[int]) -> list[Completion]:
+    """The turns of an episode by itself: after a prompt of `lengths[0]` tokens, and after each observation."""
+    decoder, turns = several(policy, 1), list[Completion]()
+    slot = decoder.begin(ids_of(lengths[0], number), np.random.default_rng(number))
+    for place in range(len(lengths)):
+        if place:
+            decoder.append_observation(slot, ids_of(lengths[place], number))
+        decoder.prefill()
+        turns.append(finish(decoder)[slot])
+    return turns
+
+
+def turns_together(policy: Policy, decoder: Decoder, episodes: Sequence[Sequence[int]]) -> list[list[Completion]]:
+    """The same of many episodes, which begin and continue as soon as they can."""
+    turns: list[list[Completion]] = [[] for _ in episodes]
+    numbers: dict[int, int] = {}
+    waiting = list(range(len(episodes)))
+    while waiting or numbers:
+        while waiting and decoder.free:
+            number = waiting.pop(0)
+            slot = decoder.begin(ids_of(episodes[number][0], number), np.random.default_rng(number))
+            numbers[slot] = number
+        decoder.prefill()
+        assert decoder.store.rows == decoder.space.high <= decoder.space.rows  # no row more than the spans
+        for slot, completion in decoder.decode_step():
+            number = numbers[slot]
+            turns[number].append(completion)
+            if len(turns[number]) == len(episodes[number]):
+                decoder.end(slot)
+                del numbers[slot]
+            else:
+                decoder.append_observation(slot, ids_of(episodes[number][len(turns[number])], number))
+    return turns
+
+
+def assert_same_turns(got: list[list[Completion]], expected: list[list[Completion]]) -> None:
+    for turn, same in zip(chain.from_iterable(got), chain.from_iterable(expected), strict=True):
+        assert turn.ids == same.ids
+        np.testing.assert_allclose(turn.logprobs, same.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *WINDOWED])
+@pytest.mark.parametrize(
+    "episodes",
+    [
+        [[480], [290]],  # both on a grid of 512 rows; the last one has 320 rows up to the end of the cache
+        [[290], [480]],
+        [[480], [290], [290]],
+        [[300, 30], [20, 260]],  # they grow there
+        [[480], [90], [300], [480], [270]],
+        [[900], [480], [600], [290]],  # of two grids
+    ],
+    ids=str,
+)
+def test_the_last_sequence_of_the_cache_may_be_shorter_than_others(
+    architecture: str, episodes: list[list[int]]
+) -> None:
+    policy = tiny_policy(architecture, context_length=1_024)
+    got = turns_together(policy, several(policy, len(episodes)), episodes)
+    assert_same_turns(got, [turns_alone(policy, number, lengths) for number, lengths in enumerate(episodes)])
+
+
+lengths_of_episodes = st.lists(st.integers(1, 500) | st.sampled_from([250, 251, 506]), min_size=1, max_size=2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    episodes=st.lists(lengths_of_episodes, min_size=2, max_size=5),
+    slots=st.integers(2, 5),
+    kv_cache_tokens=st.sampled_from([1, 1_100, 1_600, 2_500, 100_000]),
+)
+def test_episodes_of_any_lengths_write_what_they_write_alone(
+    episodes: list[list[int]], slots: int, kv_cache_tokens: int
+) -> None:
+    policy = tiny_policy(context_length=1_024)
+    got = turns_together(policy, several(policy, slots, kv_cache_tokens), episodes)
+    assert_same_turns(got, [turns_alone(policy, number, lengths) for number, lengths in enumerate(episodes)])
