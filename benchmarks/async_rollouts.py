@@ -55,6 +55,7 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, Retriever
 from retrievers.base import WrappingRetriever
+from retrievers.random_streams import stream_seed
 
 LATENCY = 0.05  # seconds
 SERVICE_CALLS = 4  # at a time, as `RemoteRetriever` allows for one replica
@@ -177,7 +178,7 @@ class Setting:
 
     def plain(self, per: Per) -> list[Trajectory]:
         """The loop over `model.generate`, for as many episodes at a time as the others have slots."""
-        torch.manual_seed(0)
+        torch.manual_seed(stream_seed("draws of the loop over generate", 0))
         stepper, slots = self.stepper(per), self.args.slots
         parts: list[Sequence[Question]] = [self.questions[n : n + slots] for n in range(0, len(self.questions), slots)]
         play_part = partial(plain_loop, self.policy, self.turn_end, stepper, sample=True)

@@ -107,11 +107,11 @@ class EpisodePrinter:
                     put(Text(visible(passage.text)), 7)
                 if turn.is_search and not turn.passages and turn.observation:
                     put(Text("no passage matches", style="yellow"), 4)
-                told = turn.observation
+                message = turn.observation
                 if turn.is_search:
-                    told = told.removeprefix(self.protocol.observation(turn.passages))
-                if told.strip():
-                    put(Text(visible(told.strip()), style="yellow"), 4)
+                    message = message.removeprefix(self.protocol.observation(turn.passages))
+                if message.strip():
+                    put(Text(visible(message.strip()), style="yellow"), 4)
             if turn.gain is not None and index not in self.gains:
                 self.gains.add(index)
                 put(_gain("" if fresh else f" of [{index + 1}]", turn.gain, console.options.ascii_only), 4)

@@ -11,7 +11,7 @@ from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from algorithms.common.model.policy import Policy
 from benchmarks.gpu.machine import has_varlen
 from benchmarks.gpu.sizes import Report, Sizes, accepted
-from retrievers.random_streams import random_stream
+from retrievers.random_streams import random_stream, stream_seed
 
 LENGTHS = (7, 64, 65, 190)  # tokens of the sequences
 BRANCH = 33  # tokens of a branch
@@ -70,7 +70,7 @@ def _varlen() -> float:
     from torch.nn.attention.varlen import varlen_attn
 
     n, heads, groups, d = sum(LENGTHS), 16, 2, 128
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator("cuda").manual_seed(stream_seed("variable-length attention on a GPU", 0))
     q, k, v = (
         torch.randn(n, count, d, device="cuda", dtype=torch.bfloat16, generator=generator)
         for count in (heads, groups, groups)

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from algorithms.common.model.kv_spans import whole_pages
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.decoder import Decoder
@@ -32,7 +33,7 @@ def decoder(sizes: Sizes, report: Report) -> None:
             break
 
 
-def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str, float]:
+def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str, float | list[int]]:
     rng = random_stream("contexts of the decoder on a GPU", slots)
     turn_end = FixedTurnEnd(policy.tokenizer, make_protocol().stop_strings)
     turn_end.turn = sizes.steps + 1
@@ -43,7 +44,7 @@ def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str,
         slots=slots,
         max_new_tokens=turn_end.turn,
         temperature=1.0,
-        kv_cache_tokens=slots * policy.context_length,
+        kv_cache_tokens=slots * whole_pages(policy.context_length),
         pass_tokens=16_384,
     )
     made = Decoder(policy, turn_end, **options)
@@ -54,13 +55,14 @@ def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str,
     start = time.perf_counter()
     made.prefill()
     synchronize(sizes.device)
-    prefill, taken = time.perf_counter() - start, []
+    prefill, taken, rows = time.perf_counter() - start, [], []
     while made.writing:
+        rows.append(made.writing)
         start = time.perf_counter()
         made.decode_step()
         synchronize(sizes.device)
         taken.append(time.perf_counter() - start)
-    taken = taken[:-1]  # the last step draws tokens only
+    taken, rows = taken[:-1], rows[:-1]  # the last step draws tokens only
     size = sizes.precision.itemsize
     one = Pass(slots, sum(lengths), sum(lengths), slots)
     shape = ModelShape.of(policy.model.config)
@@ -68,6 +70,8 @@ def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str,
     read = Pass.of_blocks([(length, 0) for length in lengths], slots)
     prefill_floor = rates.seconds(forward(shape, [read], size))
     return {
+        "read": sum(lengths),
+        "decoded": rows,
         "seconds a step": statistics.median(taken),
         "slowest step": max(taken),
         "floor of a step": floor,

@@ -51,6 +51,7 @@ def sharded(sizes: Sizes, report: Report) -> None:
     """FSDP2 on one rank (NCCL on a GPU): what its hooks and casts cost over the same passes without it."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import DTensor
 
     layers = min(8, sizes.layers)
     module = PolicyModule(_trained(sizes, layers))
@@ -68,9 +69,12 @@ def sharded(sizes: Sizes, report: Report) -> None:
             fully_shard(block, mesh=mesh, mp_policy=precision)
         fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
         taken = min(_forward_backward(sizes, module) for _ in range(3))
+        gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+        whole = sum(all(isinstance(x, DTensor) for x in pair) for pair in gradients)
     finally:
         torch.distributed.destroy_process_group()
-    report({"backend": backend, "layers": layers, "plain": plain, "FSDP2": taken, "ratio": taken / plain})
+    counts = {"parameters": len(gradients), "sharded with their gradients": whole}
+    report({"backend": backend, "layers": layers, **counts, "plain": plain, "FSDP2": taken, "ratio": taken / plain})
 
 
 def whole(sizes: Sizes, report: Report) -> None:

@@ -22,7 +22,7 @@ from retrievers import RetrievalError
 if TYPE_CHECKING:
     from algorithms.common.distributed.processes import Processes
 
-WINDOW = 4  # the failure rate is that of so many times the concurrent episodes
+WINDOW = 4  # the failure rate is that of so many times `batch_size` of all processes
 
 
 def choose_questions(args: Args, questions: Sequence[Question]) -> list[Question]:

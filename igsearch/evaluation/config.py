@@ -102,8 +102,8 @@ class Args(EpisodeConfig):
     batch_size: int = 64
     """Maximum number of concurrent episodes of each process."""
     max_failure_rate: float = 0.2
-    """Stop if retrieval fails for more than this share of the questions that ended last (4 x batch_size of each
-    process)."""
+    """Stop if retrieval fails for more than this share of the questions that ended last: 4 x batch_size x processes,
+    or all questions if these are fewer."""
 
     @property
     def model(self) -> PolicyConfig:

@@ -81,8 +81,8 @@ def warning_list(run: SavedRun) -> str:
     """What the run was warned of."""
     items = []
     for message in run.warnings:
-        told, _, advice = message.partition(". ")
-        items.append(f"<li><strong>{html.escape(told)}.</strong> {html.escape(advice)}</li>")
+        warning, _, advice = message.partition(". ")
+        items.append(f"<li><strong>{html.escape(warning)}.</strong> {html.escape(advice)}</li>")
     if not items:
         return ""
     return f'<h2>Warnings</h2><ul class="warnings">{"".join(items)}</ul>'

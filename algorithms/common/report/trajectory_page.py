@@ -53,8 +53,8 @@ def fitting_page(recorded: Sequence[RecordedStep], title: str) -> str:
             break
         else:
             shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
-        told = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: the page size is limited)"
-        document = trajectory_page(shown, told)
+        heading = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: the page size is limited)"
+        document = trajectory_page(shown, heading)
     return document
 
 

@@ -147,7 +147,7 @@ class Streak:
     since: int = 0
     seen: int = 0
     gone: int = 0
-    told: bool = False
+    reported: bool = False
 
 
 class CollapseWatch:
@@ -181,11 +181,11 @@ class CollapseWatch:
             if sign.seen(values):
                 spell.since = spell.since if spell.seen else step
                 spell.seen, spell.gone = spell.seen + 1, 0
-                if spell.seen >= sign.steps and not spell.told:
-                    spell.told = True
+                if spell.seen >= sign.steps and not spell.reported:
+                    spell.reported = True
                     messages.append(sign.message(step, spell.since, values))
             else:
                 spell.seen, spell.gone = 0, spell.gone + 1
                 if spell.gone >= RECOVERY:
-                    spell.told = False
+                    spell.reported = False
         return messages

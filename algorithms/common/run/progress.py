@@ -174,13 +174,13 @@ class TrainingProgress:
         if self.rewards:
             curves.append(("reward", self.rewards, f"{self.rewards[-1]:.3f} (highest {max(self.rewards):.3f})"))
         dev, test = self.scores["dev"], self.scores["test"]
-        told = [f"{split} {seen[-1][1]:.3f} (step {seen[-1][0]})" for split, seen in self.scores.items() if seen]
-        if told:
-            curves.append(("EM", [em for _, em in dev or test], ", ".join(told)))
-        room = width - LABEL - 2 - max((len(told) for _, _, told in curves), default=0)
+        latest = [f"{split} {seen[-1][1]:.3f} (step {seen[-1][0]})" for split, seen in self.scores.items() if seen]
+        if latest:
+            curves.append(("EM", [em for _, em in dev or test], ", ".join(latest)))
+        room = width - LABEL - 2 - max((len(latest) for _, _, latest in curves), default=0)
         return [
-            Text.assemble(label.ljust(LABEL), (sparkline(values, room).ljust(room), "green"), "  ", told)
-            for label, values, told in curves
+            Text.assemble(label.ljust(LABEL), (sparkline(values, room).ljust(room), "green"), "  ", latest)
+            for label, values, latest in curves
         ]
 
     def _facts(self) -> list[Text]:

@@ -81,11 +81,11 @@ class SavedRun:
     def warnings(self) -> list[str]:
         """The collapse warnings of the run, and a warning about unreadable lines."""
         watch = CollapseWatch()
-        told = [message for row in self.training for message in watch.observe(row["step"], row)]
+        warnings = [message for row in self.training for message in watch.observe(row["step"], row)]
         if self.damaged:
             lines = ", ".join(map(str, self.damaged))
-            told.append(f"metrics.jsonl is damaged in line {lines}. The content of these lines is missing here.")
-        return told
+            warnings.append(f"metrics.jsonl is damaged in line {lines}. The content of these lines is missing here.")
+        return warnings
 
     @property
     def transcripts(self) -> list[Path]:
