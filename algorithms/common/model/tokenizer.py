@@ -6,6 +6,7 @@ text that the policy did not write is encoded.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -22,10 +23,11 @@ Ids = tuple[int, ...]
 
 MARK = "\u2063message\u2063"  # placeholder for a message in a chat template; no template contains it
 NEXT = "\u2063next\u2063"  # placeholder for the message after it
+_LOCK = threading.Lock()  # tokenizers, which several objects may share, set `split_special_tokens` in themselves
 
 
 class PolicyTokenizer:
-    """Encodes and decodes the text of episodes.
+    """Encodes and decodes the text of episodes; several threads may use it.
 
     Args:
         hf_tokenizer: the tokenizer of transformers.
@@ -195,7 +197,17 @@ class PolicyTokenizer:
 
     def _encode(self, text: str, **options: bool) -> Ids:
         # Lengths are checked against the context elsewhere: the tokenizer need not warn about them.
-        return tuple(self.hf_tokenizer.encode(text, add_special_tokens=False, verbose=False, **options))
+        options = {"add_special_tokens": False, "verbose": False, **options}
+        with _LOCK:
+            return tuple(self.hf_tokenizer.encode(text, **options))
+
+    def token_starts(self, text: str) -> list[int] | None:
+        """The first character of each token of a whole text; None if the tokenizer does not know."""
+        if not getattr(self.hf_tokenizer, "is_fast", False):
+            return None
+        options = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": True}
+        with _LOCK:
+            return [start for start, _ in self.hf_tokenizer(text, **options)["offset_mapping"]]
 
     def _continued(self, text: str, **options: bool) -> Ids:
         """Ids of text that follows other text."""
@@ -210,7 +222,7 @@ class PolicyTokenizer:
     def _opening(self) -> Ids:
         """Ids that the tokenizer adds before a text: its BOS, or nothing."""
         text = self._encode("a")
-        return tuple(takewhile(lambda i: i not in text, self.hf_tokenizer.encode("a", add_special_tokens=True)))
+        return tuple(takewhile(lambda i: i not in text, self._encode("a", add_special_tokens=True)))
 
     @cached_property
     def _anchor(self) -> tuple[Ids, int]:
@@ -279,7 +291,8 @@ class PolicyTokenizer:
         return self._decode([token])
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.hf_tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        with _LOCK:
+            return str(self.hf_tokenizer.decode([*ids], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def token_span(self, ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
         """Tokens that contain any part of characters [start, end) of `decode(ids)`, as [first, last)."""

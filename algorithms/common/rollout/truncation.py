@@ -52,11 +52,10 @@ class ObservationCut:
 
 def _until(tokenizer: PolicyTokenizer, text: str, limit: int) -> int:
     """Characters before the first that needs token number `limit` (from 0)."""
-    if getattr(tokenizer.hf_tokenizer, "is_fast", False):
-        encoding = tokenizer.hf_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        starts = [start for start, _ in encoding["offset_mapping"]]
+    starts = tokenizer.token_starts(text)
+    if starts is not None:
         # `encode` may need one token more, since it encodes text that follows other text.
-        return int(starts[limit]) if len(starts) > limit else len(text) - 1
+        return starts[limit] if len(starts) > limit else len(text) - 1
 
     def last(ends: Sequence[int]) -> int:
         return ends[bisect_right(ends, limit, key=lambda end: len(tokenizer.encode(text[:end]))) - 1]

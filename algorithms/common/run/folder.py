@@ -14,6 +14,7 @@ from algorithms.common.base.files import atomic_write
 from algorithms.common.base.flat import flat
 from algorithms.common.config import TrainConfig, as_dict, with_present_names
 from algorithms.common.evaluation.results import read_tests
+from algorithms.common.rollout.config import BUILTIN
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
@@ -24,6 +25,9 @@ from retrievers.reading import FileError, read_yaml
 CONFIG = "config.yaml"
 WARM_START = "warm_start.yaml"  # in the folder of a warm start, which is no run
 _REPAIR = "give another --run-dir, or --overwrite to discard it"
+# What runs did before they had an option, so did not save. Options of `RESUMABLE` need no entry.
+_EARLIER = {"env.system_prompt": "", "rollout.max_staleness": 0, "loss.importance_sampling": "token"}
+_CAP, _WITHOUT_CAP = "loss.importance_sampling_cap", "--loss.importance-sampling-cap None"  # its default was None
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
     r"config\.yaml|metrics\.jsonl|test_(before|after)\.json|tracker_id(_mlflow)?|learning_curve\.png|command\.json"
@@ -56,7 +60,7 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before = {"env.system_prompt": "", **_saved(path)}  # older runs lack it
+    before = {**_EARLIER, **_saved(path)}
     after = flat({"algorithm": algorithm, **as_dict(config)})
     may_change = resumable_settings(type(config))
     if config.optimizer.lr_scheduler_type != "constant":
@@ -64,14 +68,26 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     for key in after:
         if key in may_change or without_credentials(after[key]) == without_credentials(before.get(key)):
             continue
+        uncapped = key == _CAP and before.get(key) is None
+        if uncapped and _samples_exactly(config):
+            continue  # there are no importance weights
+        keep = f"give {_WITHOUT_CAP} to resume it, " if uncapped else ""
         raise CheckpointError(
-            f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; {_REPAIR}"
+            f"{folder} holds a run with {key}={before.get(key)!r}, this command has {after[key]!r}; {keep}{_REPAIR}"
         )
     scan_metrics(folder / "metrics.jsonl")
     try:
         read_tests(folder)  # which are needed at the end
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}, restore it, or delete it to do without it") from error
+
+
+def _samples_exactly(config: TrainConfig) -> bool:
+    """Whether `Sampler.exact` will hold, as far as the configuration alone says; at times False where it will."""
+    rollout, policy = config.rollout, config.policy
+    copies = rollout.dtype is not None or rollout.max_staleness > 0 or config.distributed.sharding != "none"
+    precise = policy.dtype == "float32" and policy.compute_dtype in (None, "float32")
+    return rollout.engine == BUILTIN and precise and not copies
 
 
 def with_saved_threads(folder: Path, config: TrainConfig) -> tuple[TrainConfig, bool]:

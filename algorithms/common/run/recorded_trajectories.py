@@ -171,7 +171,7 @@ def pieces(tokenizer: PolicyTokenizer, ids: Sequence[int], alone: dict[int, str]
     texts = [alone[i] for i in ids[:written]]
     if BROKEN in "".join(texts) or "".join(texts) != whole:
         texts = _differences([tokenizer.decode(ids[:count]) for count in range(1, written)], whole)
-    return texts + [str(tokenizer.hf_tokenizer.decode([i])) for i in ids[written:]]
+    return texts + [tokenizer.text_of(i) for i in ids[written:]]
 
 
 def _differences(prefixes: Iterable[str], whole: str) -> list[str]:

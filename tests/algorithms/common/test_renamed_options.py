@@ -23,6 +23,8 @@ from algorithms.common.config import (
     parse_config,
     with_present_names,
 )
+from algorithms.common.distributed.config import DistributedConfig
+from algorithms.common.model.config import PolicyConfig
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.folder import begin_folder, check_folder, resumable_settings
@@ -112,6 +114,66 @@ def test_a_run_of_an_earlier_version_is_resumed_and_read(tmp_path: Path, config:
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {**now, "save_total_limit": 7}
 
 
+# Options of runs that were begun before importance weights were on by default, and what today's commands change.
+EXACT: list[dict[str, Any]] = [{}]
+INEXACT: list[dict[str, Any]] = [
+    {"rollout": RolloutConfig(dtype="bfloat16")},
+    {"rollout": RolloutConfig(engine="transformers")},
+    {"policy": PolicyConfig(dtype="bfloat16")},
+    {"policy": PolicyConfig(compute_dtype="bfloat16")},
+    {"distributed": DistributedConfig(sharding="fsdp2")},
+]
+
+
+def begun_before_importance_weights(folder: Path, config: TrainConfig) -> None:
+    """A run without the options that came with them; the cap was off."""
+    saved = {"algorithm": "mine", **as_dict(config)}
+    for name in ("max_staleness", "asynchronous"):
+        del saved["rollout"][name]
+    del saved["loss"]["importance_sampling"]
+    saved["loss"]["importance_sampling_cap"] = None
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "sections", [*EXACT, *INEXACT], ids=["exact", "copy", "engine", "weights", "autocast", "sharded"]
+)
+def test_a_run_from_before_importance_weights_is_resumed_without_them(tmp_path: Path, sections: dict[str, Any]) -> None:
+    config = GRPOConfig(**sections)
+    begun_before_importance_weights(tmp_path, config)
+    if sections in EXACT:
+        check_folder(tmp_path, "mine", config)
+    else:
+        repair = r"this command has 2\.0; give --loss\.importance-sampling-cap None to resume it, "
+        with pytest.raises(CheckpointError, match=repair):
+            check_folder(tmp_path, "mine", config)
+    off = parse_config(GRPOConfig, ["--loss.importance-sampling-cap", "None"]).loss
+    check_folder(tmp_path, "mine", dataclasses.replace(config, loss=off))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"rollout": RolloutConfig(max_staleness=1)}, r"rollout\.max_staleness=0, this command has 1"),
+        (
+            {"loss": LossConfig(importance_sampling="sequence")},
+            r"importance_sampling='token', this command has 'sequence'",
+        ),
+        ({"loss": LossConfig(importance_sampling_cap=3.0)}, None),  # nothing is weighted in any case
+    ],
+    ids=["staleness", "sequence", "cap"],
+)
+def test_what_an_option_adds_changes_no_earlier_run(
+    tmp_path: Path, sections: dict[str, Any], message: str | None
+) -> None:
+    begun_before_importance_weights(tmp_path, GRPOConfig())
+    if message is None:
+        check_folder(tmp_path, "mine", GRPOConfig(**sections))
+        return
+    with pytest.raises(CheckpointError, match=message):
+        check_folder(tmp_path, "mine", GRPOConfig(**sections))
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnConfig(TrainConfig):
     """An algorithm of a user, with an option named as one of ours was."""
@@ -140,6 +202,6 @@ def test_sections_declare_what_a_run_may_be_resumed_with() -> None:
         *("report_to", "project", "policy.device", "policy.attn_implementation", "policy.gradient_checkpointing"),
         *("optimizer.token_budget", "rollout.token_budget", "rollout.kv_cache_tokens", "rollout.server_url"),
         *("save_total_limit", "rollout.gpu_memory_utilization", "env.max_failure_rate", "warm_start.save_every"),
-        *("distributed.sharding", "distributed.timeout_minutes"),
+        *("distributed.sharding", "distributed.timeout_minutes", "rollout.asynchronous"),
     }
     assert resumable_settings(PPOConfig) <= option_types(PPOConfig).keys()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import random
 import string
+import sys
 from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -619,3 +621,21 @@ def test_the_ids_of_an_episode_say_its_transcript(family: str) -> None:
         ids = (*ids, *completion_ids, *tokens.encode(observation))
         transcript += completion + observation
     assert tokenizer.decode(ids[tokenizer.bos_token_id is not None :]) == transcript
+
+
+def test_threads_that_share_it_do_not_change_what_the_others_encode() -> None:
+    """One spells special tokens out where the other one must keep them: a setting of the tokenizer itself."""
+    tokens = tokens_of("bundled")
+    name = tokens.text_of(min(tokens.control_ids))
+    text = f"{'the city was founded. ' * 40}{name}"
+    spelled, whole = tokens.encode(text), tokens.encode_whole(text)
+    assert spelled != whole
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            ours = pool.submit(lambda: {tokens.encode(text) for _ in range(200)})
+            theirs = pool.submit(lambda: {tokens.encode_whole(text) for _ in range(400)})
+            assert (ours.result(), theirs.result()) == ({spelled}, {whole})
+    finally:
+        sys.setswitchinterval(before)
