@@ -227,7 +227,8 @@ def several(policy: Policy, slots: int, kv_cache_tokens: int = 100_000) -> Decod
 
 def ids_of(tokens: int, number: int) -> list[int]:
     """Tokens of a prompt or an observation."""
-    return np.random.default_rng([tokens, number]).integers(10, 300, tokens).tolist()
+    ids: list[int] = np.random.default_rng([tokens, number]).integers(10, 300, tokens).tolist()
+    return ids
 
 
 def turns_alone(policy: Policy, number: int, lengths: Sequence[int]) -> list[Completion]:
