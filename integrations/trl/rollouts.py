@@ -93,6 +93,7 @@ class Rollouts:
         self.sampler.sync_weights()
         decoder = self.sampler.decoder(len(questions), config.rollout.temperature)
         mine = play(decoder, self.stepper, questions, seed=seed, first=processes.rank * len(questions))
+        self.sampler.sleep()  # until the next `sync_weights`: the update needs the memory
         trajectories = processes.all_gather_flat(mine)
         buffer = self._buffer(trajectories, group_size, step)
         if train and not all(map(self.algorithm.keep, buffer.groups)):

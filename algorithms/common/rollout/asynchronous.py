@@ -35,6 +35,7 @@ from retrievers.base import Passage, RetrievalError
 
 GATHER_SECONDS = 0.003  # for which a query waits for others, and a finished search for the main thread
 MAX_BATCH = 256  # queries of one search
+WAIT_SECONDS = 1.0  # for which an episode waits for a search before the rollout looks whether it is to end
 CLOSE_SECONDS = 10.0  # for which the end of a rollout waits for searches in flight
 
 Found = list[Passage] | Exception
@@ -124,12 +125,12 @@ class SearchThreads:
     def finished(self, wait: bool) -> list[tuple[int, Found]]:
         """What has been found since the last call, by slot: the passages, or the `RetrievalError` of this query alone.
 
-        `wait`: for one of them at least. Any other error of a search is raised.
+        `wait`: for the first one, but not for longer than `WAIT_SECONDS`. Any other error of a search is raised.
         """
         results: list[tuple[int, Found]] = []
         while True:
             try:
-                found = self._found.get(block=wait and not results)
+                found = self._found.get(block=wait and not results, timeout=WAIT_SECONDS)
             except Empty:
                 return results
             if isinstance(found, BaseException):

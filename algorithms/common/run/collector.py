@@ -30,6 +30,8 @@ from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group
 
+CLOSE_SECONDS = 15.0  # for which the end of a run waits for its thread; longer than that waits for its searches
+
 
 class Collector:
     """Collects batches for a run that has done `steps_done` steps; the methods are for its main thread."""
@@ -71,6 +73,9 @@ class Collector:
             return batch
         start = time.perf_counter()
         self._wait(step)
+        if step not in self._played:
+            assert self._error is not None  # `_wait`
+            raise self._error
         batch, seconds = self._played.pop(step)
         self.hidden = max(0.0, seconds - (time.perf_counter() - start))
         return batch
@@ -111,22 +116,26 @@ class Collector:
     def pause(self) -> None:
         """Wait until no batch is being collected, and give the sampler the newest weights. Every process must call it.
 
-        No other begins until `run_ahead` is called. Raises what the thread raised.
+        No other begins until `run_ahead` is called. An error of the thread is raised later, by the `batch` that it
+        concerns: the present step can be completed, evaluated and saved without that batch.
         """
         if not self.max_staleness:
             return
         if not self._settled():
-            self._wait(self._allowed)
+            self._wait(self._allowed)  # not for what is no longer being collected because of an error
             self.processes.barrier()  # an engine may be shared
         self._sync()
 
     def close(self) -> None:
-        """End the thread, in the middle of a batch too, after the turns that an engine is writing."""
+        """End the thread, in the middle of a batch too, after the turns that an engine is writing.
+
+        It is not waited for longer than `CLOSE_SECONDS`: a search or a server may not answer. It is a daemon.
+        """
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _sync(self) -> None:
         if self.sampler.version < self.newest:
@@ -175,12 +184,9 @@ class Collector:
                 self._changed.notify_all()
 
     def _wait(self, step: int) -> None:
-        """Wait until the thread has collected the batch of a step. Raises what the thread raised."""
+        """Wait until the thread has collected the batch of a step, or has ended with an error."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended >= step or self._error is not None)
-            if self._ended < step:
-                assert self._error is not None
-                raise self._error
 
     def _play(self, step: int, refill: int = 0) -> RolloutBuffer:
         config, share = self.config.rollout, self.processes.share(self.config.rollout.questions_per_step)
@@ -208,7 +214,7 @@ class _StoppedError(Exception):
 
 
 class _Interruptible:
-    """A decoder that raises `_StoppedError` at its next step once `stopped` is set."""
+    """A decoder that raises `_StoppedError` once `stopped` is set: at its next step, or where one would wait for it."""
 
     def __init__(self, decoder: TurnDecoder, stopped: threading.Event) -> None:
         self._decoder, self._stopped = decoder, stopped
@@ -216,10 +222,18 @@ class _Interruptible:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
 
+    @property
+    def writing(self) -> int:
+        self._check()
+        return self._decoder.writing
+
     def decode_step(self, timeout: float | None = None) -> Any:
+        self._check()
+        return self._decoder.decode_step(timeout)
+
+    def _check(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
-        return self._decoder.decode_step(timeout)
 
 
 def _interruptible(decoder: TurnDecoder, stopped: threading.Event) -> TurnDecoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -191,12 +192,13 @@ class Run:
             self.processes.close()
 
     def close(self, *, failed: bool = False) -> None:
-        """Stop collecting rollouts; close logs, trackers and engine."""
-        self.collector.close()
-        if self.log is not None:
-            self.log.close(failed=failed)
-        self.sampler.close()
-        self._release_folder()
+        """Stop collecting rollouts; close logs, trackers and engine, also if one of them fails or is interrupted."""
+        with ExitStack() as last_first:
+            last_first.callback(self._release_folder)
+            last_first.callback(self.sampler.close)
+            if self.log is not None:
+                last_first.callback(self.log.close, failed=failed)
+            last_first.callback(self.collector.close)
 
     # ---------------------------------------------------------------- the loop
 

@@ -220,6 +220,7 @@ class WarmStart:
     ) -> None:
         """Update number `update`, at `place` of `total` in its round; `last`: what to log with the last one."""
         assert self.sampler is not None  # `_load`
+        self.sampler.sleep()  # until the weights are transferred after the last update of the round
         warmup = max(1, total // 10)
         lr = self.options.lr * min(1.0, (place + 1) / warmup, (total - place) / max(1, total - warmup))
         row = supervised_update(self.learner, buffer, rows, lr=lr, what=f"update {update}")

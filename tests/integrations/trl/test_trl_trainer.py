@@ -21,6 +21,7 @@ from algorithms.common.base.errors import TrainingError
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.environment import EnvConfig
+from algorithms.common.rollout.sampler import Sampler
 from algorithms.ig_grpo import IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
@@ -178,3 +179,24 @@ def test_trl_still_has_what_the_trainer_overrides() -> None:
     for name in ("_generate_and_score_completions", "_prepare_inputs"):
         assert len(inspect.signature(getattr(base, name)).parameters) == 2
     assert "(B, T)" in inspect.getsource(base._compute_loss)
+
+
+def test_an_engine_sleeps_from_each_rollout_to_the_next_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(name: str) -> None:
+        own = getattr(Sampler, name)
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            events.append(name)
+            return own(*arguments, **options)
+
+        monkeypatch.setattr(Sampler, name, note)
+
+    for name in ("sleep", "sync_weights", "decoder"):
+        noted(name)
+    rows = question_dataset(bundled_world().questions["train"][:2])
+    IGSearchTrainer("bundled", arguments(tmp_path, **SMALL, max_steps=2), rows).train()
+    assert events == ["sync_weights", *["sync_weights", "decoder", "sleep"] * 2]

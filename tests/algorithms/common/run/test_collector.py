@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,8 +14,10 @@ from typing import Any, cast
 import fake_vllm
 import pytest
 from buffers import answer_turn, buffer_of, trajectory
+from helpers import CountingRetriever
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import bundled_policy, turn_end
 from services import serving
 from training_runs import question_file, run_ig_grpo, without_times
 
@@ -22,20 +25,28 @@ from algorithms.common import trainer
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.config import PolicyConfig
+from algorithms.common.rollout import asynchronous
 from algorithms.common.rollout.buffer import RolloutBuffer
+from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.config import RolloutConfig
+from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engines.base import EngineError
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.run import collector
 from algorithms.common.run.collector import Collector
 from algorithms.common.run.evaluator import Evaluator
+from algorithms.common.run.metrics_log import MetricsLog
 from algorithms.common.run.recorded_trajectories import load_recorded
 from algorithms.common.trainer import train
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
+from igsearch_env.rules import EpisodeRules
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group
-from igsearch_env.world.bundled import POLICY_FOLDER
+from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
+from retrievers import Passage
+from retrievers.lock import ProcessLock
 
 SECONDS = 60  # after which something hangs
 
@@ -213,16 +224,22 @@ def test_processes_of_any_speed_agree_on_the_weights_of_every_batch(
 # ---------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize("where", ["batch", "pause", "refill"])
-def test_an_error_of_the_thread_is_raised_as_it_is_where_its_batch_is_needed(where: str) -> None:
+def test_an_error_of_the_thread_is_raised_as_it_is_where_its_batch_is_needed() -> None:
+    """The step before it is complete: groups can be replaced, and the weights evaluated."""
     rollouts = Scripted(1, [0.0] * 4)
     failure = EngineError("the server has gone")
     rollouts.failing[2] = failure
     rollouts.batch(1)
     rollouts.run_ahead()
+    rollouts.pause()
+    rollouts.clerk.sampling = 0
+    assert rollouts.refill(1, 1).versions.tolist() == [0]
+    rollouts.run_ahead()
     rollouts.updated(1)
+    rollouts.pause()
+    assert rollouts.clerk.version == 1
     with pytest.raises(EngineError) as raised:
-        {"batch": lambda: rollouts.batch(2), "pause": rollouts.pause, "refill": lambda: rollouts.refill(2, 1)}[where]()
+        rollouts.batch(2)
     assert raised.value is failure
     rollouts.close()
     assert not threads()
@@ -235,6 +252,53 @@ def test_closing_ends_a_batch_in_its_middle() -> None:
     rollouts.close()
     rollouts.close()  # as often as one likes
     assert not threads()
+
+
+def test_closing_does_not_wait_for_what_never_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "CLOSE_SECONDS", 0.05)
+    entered, gate = threading.Event(), threading.Event()
+
+    class Hung(Scripted):
+        def _play(self, step: int, refill: int = 0) -> RolloutBuffer:
+            if step == 1:
+                return super()._play(step, refill)
+            entered.set()
+            gate.wait(SECONDS)
+            raise EngineError("it has answered too late")
+
+    rollouts = Hung(1, [0.0] * 2)
+    rollouts.batch(1)
+    rollouts.run_ahead()
+    assert entered.wait(SECONDS)
+    rollouts.close()
+    assert rollouts._thread is not None
+    assert rollouts._thread.is_alive()
+    assert rollouts._thread.daemon
+    gate.set()
+    rollouts._thread.join(SECONDS)
+    assert not threads()
+
+
+def test_a_batch_that_waits_for_a_search_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(asynchronous, "CLOSE_SECONDS", 0.01)
+    stopped, gate = threading.Event(), threading.Event()
+
+    class Hung(CountingRetriever):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+            stopped.set()
+            assert gate.wait(SECONDS)
+            return super().search(queries, k)
+
+    policy, questions = bundled_policy(), bundled_world().questions["train"][:1]
+    decoder = Decoder(policy, turn_end(policy), slots=1, max_new_tokens=24, temperature=1e-3, asynchronous=True)
+    stepper = EpisodeStepper(questions, Hung(bundled_retriever()), None, EpisodeRules())
+    try:
+        with pytest.raises(collector._StoppedError):
+            play(collector._interruptible(decoder, stopped), stepper, questions, seed=(0,))
+    finally:
+        gate.set()
+    assert decoder.free == 1
 
 
 # ---------------------------------------------------------------- real runs
@@ -405,6 +469,31 @@ def test_a_resumed_run_collects_again_what_was_in_flight(
     assert [row["staleness/max"] for row in steps_of(tmp_path / "run")] == [0, 1, 0]
 
 
+def test_all_is_closed_if_ctrl_c_comes_again_while_the_thread_is_waited_for(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    ended = Collector.close
+
+    def interrupted(self: Collector) -> None:
+        ended(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Collector, "close", interrupted)
+    monkeypatch.setattr(Sampler, "close", lambda self: closed.append("engine"))
+    written = MetricsLog.close
+
+    def close_log(self: MetricsLog, *, failed: bool) -> None:
+        closed.append("log")
+        written(self, failed=failed)
+
+    monkeypatch.setattr(MetricsLog, "close", close_log)
+    with pytest.raises(KeyboardInterrupt):
+        run_ig_grpo(small, tmp_path / "run", steps=1)
+    assert closed == ["log", "engine"]
+    ProcessLock(tmp_path / "run").release()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_ctrl_c_ends_the_thread_too(
     error: type[BaseException], small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -431,6 +520,9 @@ def test_an_error_in_the_rollouts_of_a_thread_ends_the_run(
 
     monkeypatch.setattr(collector, "collect", failing)
     with pytest.raises(EngineError, match="the engine has stopped"):
-        run_ig_grpo(small, tmp_path / "run")
+        run_ig_grpo(small, tmp_path / "run", eval_every=2)
     assert [row["step"] for row in steps_of(tmp_path / "run")] == [1, 2]
+    # The step before is complete.
+    assert [row["step"] for row in without_times(tmp_path / "run") if "dev/em" in row] == [2]
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
     assert not threads()

@@ -547,3 +547,29 @@ def test_a_chat_template_that_is_not_there(questions: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match="chat"):
         make_warm_start(questions, tmp_path / "warm", policy={"chat": True})
     assert not (tmp_path / "warm").exists()
+
+
+def test_the_engine_sleeps_during_updates_and_has_the_newest_weights_otherwise(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        own = getattr(owner, name)
+
+        def note(*arguments: Any, **options: Any) -> Any:
+            events.append(name)
+            return own(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, note)
+
+    for name in ("sleep", "sync_weights", "decoder"):
+        noted(Sampler, name)
+    noted(module, "supervised_update")
+    make_warm_start(questions, tmp_path, warm_start={"rounds": 2})
+    before = {later: {events[i - 1] for i, event in enumerate(events) if event == later} for later in set(events)}
+    assert before["supervised_update"] == {"sleep"}
+    # A round of several parts has a decoder for each.
+    assert before["decoder"] <= {"sync_weights", "decoder"}
+    assert events.count("decoder") > 2
+    assert events[-1] == "decoder"  # the evaluation
