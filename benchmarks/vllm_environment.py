@@ -3,7 +3,7 @@
     python -m benchmarks.vllm_environment                    build it (3.4 GB, about ten minutes); prints its folder
     python -m benchmarks.vllm_environment --model bundled    and serve a model until Ctrl-C, ready for rollouts
     python -m benchmarks.vllm_environment --model "$(python examples/fetch_model.py smollm2-135m)" --port 8001 \\
-        --options=--enable-lora --options=--max-lora-rank --options=16
+        --options="--enable-lora --max-lora-rank 16"
 
 The environment is the folder that IGSEARCH_VLLM_ENV names, which may have any vLLM, else one in the cache of this
 project. vLLM has one of its own, since it pins its torch and transformers. The tests of `make test-vllm` and
@@ -13,6 +13,7 @@ project. vLLM has one of its own, since it pins its torch and transformers. The 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -51,8 +52,8 @@ class Args:
     """Where to serve it."""
     context_length: int = 1_024
     """Tokens of a sequence, at most."""
-    options: tuple[str, ...] = ()
-    """Further options of vLLM, each as --options=OPTION."""
+    options: str = ""
+    """Further options of vLLM, as in a shell."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class RunningServer:
     address: str
     process: subprocess.Popen[bytes]
     log: Path
+
+    def log_end(self) -> str:
+        """The last lines of its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-1_000:]
 
     def kill(self) -> None:
         """End it as if its machine were lost."""
@@ -145,7 +150,7 @@ def vllm_server(
             ends = time.monotonic() + START_SECONDS
             while not _healthy(server.address):
                 if process.poll() is not None or time.monotonic() > ends:
-                    raise RuntimeError(f"{' '.join(command)} did not start: {server.log.read_text()[-1_000:]}")
+                    raise RuntimeError(f"{' '.join(command)} did not start: {server.log_end()}")
                 time.sleep(0.5)
             yield server
         finally:
@@ -170,12 +175,13 @@ def _healthy(address: str) -> bool:
 
 
 def serve(python: Path, args: Args, options: Sequence[str]) -> None:
-    """Serve a model until the process is interrupted."""
+    """Serve a model until the process is interrupted. Raises `RuntimeError` if vLLM ends before."""
     folder = Path(POLICY_FOLDER) if args.model == "bundled" else Path(args.model)
     variables = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     with vllm_server(python, folder, args.context_length, *options, port=args.port, variables=variables) as server:
         print(f"serving {folder} on {server.address}; its log is {server.log}; Ctrl-C ends it", flush=True)
-        server.process.wait()
+        status = server.process.wait()
+        raise RuntimeError(f"vLLM ended with status {status}; its log ends with: {server.log_end()}")
 
 
 if __name__ == "__main__":
@@ -184,8 +190,8 @@ if __name__ == "__main__":
         found = install(environment_folder())
         print(environment_folder(), flush=True)
         if arguments.model:
-            serve(found, arguments, (*ROLLOUTS, *arguments.options))
+            serve(found, arguments, (*ROLLOUTS, *shlex.split(arguments.options)))
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"error: {error}")

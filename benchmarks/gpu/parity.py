@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +13,7 @@ from algorithms.common.model.kv_spans import Span
 from algorithms.common.model.packing import Block, Pack, pack, pack_slots
 from algorithms.common.model.policy import Policy
 from benchmarks.gpu.machine import has_varlen
-from benchmarks.gpu.sizes import Report, Sizes, accepted
+from benchmarks.gpu.sizes import Report, Sizes
 from retrievers.random_streams import random_stream, stream_seed
 
 LENGTHS = (7, 64, 65, 190)  # tokens of the sequences
@@ -76,7 +79,12 @@ def _varlen() -> float:
         for count in (heads, groups, groups)
     )
     ends = torch.tensor([0, *LENGTHS], device="cuda").cumsum(0).to(torch.int32)
-    causal = accepted(varlen_attn, window_size=(-1, 0), is_causal=True, enable_gqa=True)
+    # Releases of torch name its options differently.
+    options = {"window_size": (-1, 0), "is_causal": True, "enable_gqa": True}
+    causal: dict[str, Any] = {
+        name: value for name, value in options.items() if name in inspect.signature(varlen_attn).parameters
+    }
+    assert "window_size" in causal or "is_causal" in causal, "no option of torch's varlen_attn makes it causal"
     if "enable_gqa" not in causal:
         k, v = (x.repeat_interleave(heads // groups, dim=1) for x in (k, v))
     out = varlen_attn(q, k, v, ends, ends, max(LENGTHS), max(LENGTHS), **causal)

@@ -11,7 +11,7 @@ from algorithms.common.model.kv_spans import whole_pages
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.decoder import Decoder
-from benchmarks.gpu.sizes import Report, Sizes, accepted
+from benchmarks.gpu.sizes import Report, Sizes
 from benchmarks.information_gain import branch_passes, make_requests, read_trunks
 from benchmarks.machine_rates import synchronize
 from benchmarks.rollout import FixedTurnEnd
@@ -39,15 +39,15 @@ def _decode(sizes: Sizes, policy: Policy, rates: Rates, slots: int) -> dict[str,
     turn_end.turn = sizes.steps + 1
     shortest, longest = sizes.prompt
     policy.context_length = longest + turn_end.turn
-    options = accepted(
-        Decoder.__init__,
+    made = Decoder(
+        policy,
+        turn_end,
         slots=slots,
         max_new_tokens=turn_end.turn,
         temperature=1.0,
         kv_cache_tokens=slots * whole_pages(policy.context_length),
         pass_tokens=16_384,
     )
-    made = Decoder(policy, turn_end, **options)
     lengths = rng.integers(shortest, longest, slots).tolist()
     for number, length in enumerate(lengths):
         made.begin(rng.integers(300, 1_200, length).tolist(), random_stream("draws of the decoder on a GPU", number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +75,3 @@ TINY = Sizes(
     questions=2,
     searches=1,
 )
-
-
-def accepted(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Those of `options` that a function takes."""
-    return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}

@@ -44,7 +44,7 @@ from igsearch.evaluation.asking import ask, choose_questions
 from igsearch.evaluation.config import Args, check
 from igsearch.evaluation.player import Player, opened_player
 from igsearch.evaluation.progress import EvaluationProgress
-from igsearch_env.errors import IGSearchError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.question_sets import BENCHMARKS, unlike_published
 from igsearch_env.questions import Question
 from igsearch_env.scripted import check_policy_name
@@ -67,11 +67,16 @@ def main(args: Args) -> None:
     """Evaluate; the first of several processes prints the table and writes the output."""
     check(args)
     if args.answers is not None:
+        if world_size() > 1:
+            raise ConfigurationError(
+                f"answers={str(args.answers)!r} in {world_size()} processes: one process scores recorded answers; "
+                "start the command without torchrun or accelerate launch"
+            )
         score_answers(args, args.answers)
         return
     check_policy_name(args.policy)
     with ExitStack() as stack:
-        first = world_size() == 1 or os.environ.get("RANK", "0") == "0"
+        first = is_first()
         if not first:  # notices are printed once
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         progress = stack.enter_context(EvaluationProgress(quiet=not first))
@@ -88,7 +93,7 @@ def main(args: Args) -> None:
         progress.stage(f"loading the policy {args.policy}")
         player = stack.enter_context(opened_player(args, questions, retriever, processes))
         fingerprint, partial = started(args, questions, retriever, player, processes)
-        with resumable(args):
+        with resumable(args, processes):
             rows, failed = ask(args, questions, player, partial, progress, processes)
         if processes is not None:
             processes.close()
@@ -114,7 +119,7 @@ def join(args: Args, progress: EvaluationProgress) -> Processes | None:
     from algorithms.common.distributed.processes import Processes  # slow: torch
 
     processes = Processes.start(DistributedConfig())
-    processes.repair = args.resume
+    processes.repair = "start the same command again"
     return processes
 
 
@@ -149,13 +154,22 @@ def started(
 
 
 @contextmanager
-def resumable(args: Args) -> Iterator[None]:
-    """Adds to an error how to resume the evaluation."""
+def resumable(args: Args, processes: Processes | None) -> Iterator[None]:
+    """Adds to an error or an interruption of the first process, which has the answers, how to resume."""
+    if processes is not None and processes.is_main:
+        processes.repair = args.resume
     try:
         yield
     except (IGSearchError, RetrieverError, OSError) as error:
-        names_repair = args.resume in str(error)
+        names_repair = args.resume in str(error) or not is_first()
         raise StoppedError(str(error) if names_repair else f"{error}; {args.resume}") from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(args.resume if is_first() else "") from error
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of several."""
+    return world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def score_answers(args: Args, path: Path) -> None:
@@ -223,8 +237,8 @@ def command() -> None:
         with ends_in_one_line(IGSearchError, OSError):
             try:
                 main(options)
-            except KeyboardInterrupt:
-                sys.exit(f"interrupted: {options.resume}")
+            except KeyboardInterrupt as interruption:
+                sys.exit(f"interrupted: {interruption}" if str(interruption) else "interrupted")
     except SystemExit as end:
         if world_size() == 1:
             raise

@@ -129,9 +129,9 @@ class Args(EpisodeConfig):
 
     @property
     def resume(self) -> str:
-        """How a message about a stopped evaluation says what to do."""
+        """What to do once an evaluation that had begun to ask has stopped, for messages."""
         if self.partial is None:
-            return "its answers are lost, which --output keeps"
+            return "answers are not kept without --output"
         return f"the same command resumes from {self.partial}"
 
 
@@ -152,7 +152,9 @@ def check(args: Args) -> None:
         )
     elif args.scripted:
         ignored = [name for name in given if name in OF_A_MODEL or name.startswith("rollout.")]
-        _refuse(ignored, f"policy={args.policy!r}", "a scripted policy has no model, which alone reads them; omit them")
+        _refuse(
+            ignored, f"policy={args.policy!r}", "a scripted policy has no model, and only a model uses them; omit them"
+        )
     elif "kv_cache_tokens" in given and args.rollout.engine.startswith("vllm"):
         _refuse(
             ["kv_cache_tokens"], f"rollout.engine={args.rollout.engine!r}", "vLLM sizes its KV cache itself; omit it"

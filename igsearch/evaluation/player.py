@@ -115,22 +115,23 @@ def _sampler(args: Args, processes: Processes) -> tuple[Sampler, EpisodeRules]:
 
 def _check_served(args: Args, sampler: Sampler) -> None:
     """Raise `ConfigurationError` if a server has another model than the policy, or runs it in another precision."""
+    from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
+
     engine = sampler.engine
-    assert engine is not None
+    assert isinstance(engine, VllmServerEngine)
     path = str(sampler.policy.model.config.name_or_path)
-    for served in {str(server.model): None for server in getattr(engine, "servers", [engine])}:
-        if served == args.policy or same_model(served, path):
-            continue
-        raise ConfigurationError(
-            f"{engine.place} serves {served!r}, but the policy is {args.policy!r}: name the served model with "
-            "--policy, or start the server with that model (if its path differs there, with "
-            f"--served-model-name {args.policy})"
-        )
-    if args.dtype is not None and engine.dtype not in (args.dtype, "unknown"):
-        raise ConfigurationError(
-            f"dtype={args.dtype!r}: {engine.place} runs in {engine.dtype}; leave the option out, or start the server "
-            f"with --dtype {args.dtype}"
-        )
+    for server in engine.servers:
+        if server.model != args.policy and not same_model(server.model, path):
+            raise ConfigurationError(
+                f"rollout.server_url={server.address!r} serves {server.model!r}, but the policy is {args.policy!r}: "
+                "name the served model with --policy, or start the server with that model (if its path differs there, "
+                f"with --served-model-name {args.policy})"
+            )
+        if args.dtype is not None and server.dtype not in (args.dtype, "unknown"):
+            raise ConfigurationError(
+                f"dtype={args.dtype!r}: rollout.server_url={server.address!r} runs in {server.dtype}; leave the option "
+                f"out, or start the server with --dtype {args.dtype}"
+            )
 
 
 def same_model(served: str, path: str) -> bool:

@@ -150,7 +150,7 @@ def test_the_precision_is_that_of_the_server(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(RuntimeError, match=rf"{address}.* did not answer GET /health .*check that it runs"):
+    with pytest.raises(RuntimeError, match=rf"{address}.* can't be connected to for GET /health .*check that it runs"):
         rows(tmp_path / "out.json", rollout=EngineConfig("vllm_server", address))
 
 

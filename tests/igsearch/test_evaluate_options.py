@@ -107,3 +107,47 @@ def test_the_password_of_a_server_is_not_written() -> None:
     assert "secret" not in repr(args)
     assert "secret" not in json.dumps(evaluate.settings(args))
     assert evaluate.settings(args)["rollout"]["engine"] == "vllm_server"
+
+
+def test_several_processes_do_not_score_recorded_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigurationError, match=r"answers=.*in 4 processes.*without torchrun"):
+        evaluate.main(evaluate.Args(answers=tmp_path / "answers.json"))
+
+
+@pytest.mark.parametrize(
+    ("output", "rank", "message"),
+    [
+        ("out.json", "0", r"^lost; the same command resumes from .*out\.json\.partial\.jsonl$"),
+        (None, "0", r"^lost; answers are not kept without --output$"),
+        ("out.json", "1", r"^lost$"),
+    ],
+    ids=["kept", "not kept", "another process"],
+)
+def test_a_stopped_evaluation_says_how_to_resume_once(
+    output: str | None, rank: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    args = evaluate.Args(output=None if output is None else tmp_path / output)
+    with pytest.raises(evaluate.StoppedError, match=message), evaluate.resumable(args, None):
+        raise ConfigurationError("lost")
+    with (
+        pytest.raises(KeyboardInterrupt, match=message.removeprefix("^lost").strip("; ^")),
+        evaluate.resumable(args, None),
+    ):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_an_interruption_before_the_first_question_promises_nothing(
+    output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(args: evaluate.Args) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "main", interrupted)
+    monkeypatch.setattr("sys.argv", ["evaluate", *(("--output", str(tmp_path / "out.json")) if output else ())])
+    monkeypatch.setattr(evaluate.signal, "signal", lambda *handler: None)
+    with pytest.raises(SystemExit, match=r"^interrupted$"):
+        evaluate.command()

@@ -21,7 +21,7 @@ class WorkQueue:
     """Deals out the numbers 0 to `count` - 1 to the processes of a run, and brings their results to rank 0.
 
     Both go through the store of the process group: a counter, and a message for each result. There is no collective
-    operation, so a slow process delays nobody, and at the end one piece of work at most is waited for.
+    operation, so a slow process does not delay the others. At the end, rank 0 waits for at most one result of each.
 
     Args:
         processes: of the run, more than one. Every process makes the queue.
@@ -45,8 +45,8 @@ class WorkQueue:
     def results(self, own: Iterable[Any]) -> Iterator[Any]:
         """On rank 0, the results of all processes as they come; the other ranks send theirs, and yield nothing.
 
-        `own`: one result, plain data, for each of `numbers`. Raises `DistributedError` if the other processes fall
-        silent.
+        `own`: one result, plain data, for each of `numbers`. Raises `DistributedError` if the other processes
+        send nothing for `timeout_minutes`.
         """
         if not self.processes.is_main:
             for place, result in enumerate(own):
@@ -70,7 +70,8 @@ class WorkQueue:
             elif time.monotonic() - heard > self.timeout_minutes * 60:
                 raise DistributedError(
                     f"{missing} results of other processes did not arrive within {self.timeout_minutes:g} minutes: "
-                    "another process has ended or does not answer; see its own output for the cause"
+                    "another process has ended or does not answer; "
+                    f"see its own output for the cause; {self.processes.repair}"
                 )
             else:
                 time.sleep(POLL_SECONDS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from algorithms.common.model.config import Dtype
+from algorithms.common.rollout.addresses import split_addresses
 from algorithms.common.rollout.engines import ENGINES
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 from retrievers.credentials import MaskedRepr
@@ -85,6 +86,8 @@ class RolloutConfig(MaskedRepr):
                 f"rollout.engine={self.engine!r}, rollout.server_url={self.server_url!r}: vllm_server needs "
                 "an address, and no other engine takes one"
             )
+        if self.server_url:
+            split_addresses(self.server_url)
         if self.max_staleness and self.engine == "vllm":
             raise ConfigurationError(
                 f"rollout.max_staleness={self.max_staleness} with rollout.engine='vllm': it sleeps during updates, so "

@@ -169,7 +169,7 @@ def _broken_rule(turn_end: TurnEnd, vocabulary: int, completion: Completion, max
             "trained"
         )
     if len(ids) > max_new_tokens:
-        return f"it has {len(ids)} tokens, more than rollout.max_new_tokens={max_new_tokens}; check the engine's log"
+        return f"it has {len(ids)} tokens, more than max_new_tokens={max_new_tokens}; check the engine's log"
     if len(logprobs) != len(ids):
         return f"{len(logprobs)} log-probs for {len(ids)} tokens; there must be one for each: check the engine's log"
     wrong = next((x for x in logprobs if not math.isfinite(x) or x > LOGPROB_SLACK), None)
@@ -188,7 +188,7 @@ def _broken_rule(turn_end: TurnEnd, vocabulary: int, completion: Completion, max
         )
     if end is None and len(ids) < max_new_tokens:
         return (
-            f"it stopped after {len(ids)} of rollout.max_new_tokens={max_new_tokens} tokens, before the turn ended; "
+            f"it stopped after {len(ids)} of max_new_tokens={max_new_tokens} tokens, before the turn ended; "
             "give the engine a context as long as the policy's and no stop rules of its own"
         )
     return None

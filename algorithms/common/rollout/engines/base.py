@@ -82,7 +82,7 @@ class Engine(ABC):
     own_weights: ClassVar[bool] = True
     """Whether it has a copy of the weights, which `update_weights` replaces, rather than those of the policy."""
     streams: ClassVar[bool] = False
-    """Whether it serves each request as it comes, with draws of its own: by default, rollouts are asynchronous then."""
+    """Whether it serves each request as it comes (`StreamingEngine`): by default, rollouts are asynchronous then."""
     dtype: str = "unknown"
     """Precision of its weights."""
     takes_adapters: bool = False
@@ -121,8 +121,7 @@ class Engine(ABC):
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """Begin to write turns; `finished` returns them. All have the same temperature and maximum length.
 
-        An engine that serves each request as it comes overrides `submit`, `finished` and `cancel`. By default, all
-        that was submitted is one call of `complete`, which returns the turns together.
+        By default, all that was submitted is one call of `complete`, which returns the turns together.
         """
         self._submitted = [*self._submitted, *requests]
 
@@ -171,6 +170,35 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 # not every engine holds resources
         """Free its resources; it can't be used afterwards."""
+
+
+class StreamingEngine(Engine):
+    """An engine that serves each request as it comes, with draws of its own."""
+
+    streams = True
+
+    def complete(
+        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
+    ) -> list[Completion]:
+        """`Engine.complete`; nothing else may be in progress."""
+        asked = enumerate(zip(prompts, seeds, strict=True))
+        self.submit([TurnRequest(key, prompt, seed, max_new_tokens, temperature, key) for key, (prompt, seed) in asked])
+        turns: dict[int, Completion] = {}
+        while ended := self.finished():
+            turns.update(ended)
+        return [turns[key] for key in range(len(prompts))]
+
+    @abstractmethod
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """`Engine.submit`."""
+
+    @abstractmethod
+    def finished(self, timeout: float | None = None) -> list[tuple[int, Completion]]:
+        """`Engine.finished`."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """`Engine.cancel`."""
 
 
 def with_tied_head(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -151,6 +151,6 @@ class ContinuousBatchingEngine(Engine):
 
 def _stopped(cause: object) -> EngineError:
     return EngineError(
-        f"rollout.engine='transformers' stopped: {cause}; if memory ran out, lower rollout.kv_cache_tokens or "
-        "use the builtin engine"
+        f"rollout.engine='transformers' stopped: {cause}; if memory ran out, lower kv_cache_tokens "
+        "(rollout.kv_cache_tokens in training) or use the builtin engine"
     )

@@ -23,8 +23,13 @@ class EventLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine that runs in the loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        """The result of a coroutine that runs in the loop. If the wait is interrupted, the coroutine is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     @property
     def closed(self) -> bool:

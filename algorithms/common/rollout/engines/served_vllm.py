@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
+from algorithms.common.rollout.addresses import base_address
 from algorithms.common.rollout.engines.base import EngineError
 from algorithms.common.rollout.engines.vllm_local import LOGPROBS_MODE
 from igsearch_env.errors import ConfigurationError
-from retrievers.credentials import split
 from retrievers.service.address import split_address
 
 IN_FLIGHT = 256  # requests of this process at once, as many as vLLM batches by default; others wait here
@@ -21,6 +21,8 @@ KEEP_ALIVE = 2.0  # seconds for which an unused connection is kept; vLLM closes 
 CONNECT_SECONDS = 5.0  # a machine that is up accepts a connection well within this
 RESET_SECONDS = 10.0  # within which aborted requests have given their blocks back
 MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values of --max-lora-rank
+# How to repair that a server, in a container or on another machine, does not see the folder of the weights.
+SHARED = " (if it can't see that folder, set TMPDIR of the training to one that both see at the same path)"
 MALFORMED = (ValueError, KeyError, IndexError, TypeError)  # raised by reading an answer that is not vLLM's
 
 
@@ -58,7 +60,8 @@ class ServedVllm:
         if context < context_length:
             raise ConfigurationError(
                 f"the vLLM server at {self.address} has a context of {context} tokens, but the policy one of "
-                f"{context_length}; start it with --max-model-len {context_length}, or set policy.context_length"
+                f"{context_length}; start it with --max-model-len {context_length}, or set context_length "
+                "(policy.context_length in training)"
             )
         try:
             config = (await self.ask("GET", "/server_info?config_format=json", seconds=seconds)).json()["vllm_config"]
@@ -130,8 +133,8 @@ class ServedVllm:
             await self.ask("POST", "/collective_rpc", call, seconds=seconds)
         except EngineError as error:  # vLLM's answer leaves paths out
             raise EngineError(
-                f"{error}. Check that the server, as the user that it runs as, can read {folder}; restart it, since "
-                "its weights may be incomplete"
+                f"{error}. Check that the server, as the user that it runs as, can read {folder}{SHARED}; restart the "
+                "server, since its weights may be incomplete"
             ) from error
 
     async def load_adapter(self, name: str, folder: Path, seconds: float) -> None:
@@ -145,8 +148,8 @@ class ServedVllm:
             if "has already been loaded" in str(error):  # the answer to the first of two attempts was lost
                 return
             raise EngineError(
-                f"{error}. Check that the server can read {folder}, and that its version supports adapters in all "
-                "layers that policy.lora.target_modules names; without --enable-lora it is sent merged weights"
+                f"{error}. Check that the server can read {folder}{SHARED}, and that its version supports adapters in "
+                "all layers that policy.lora.target_modules names; without --enable-lora it is sent merged weights"
             ) from error
 
     async def unload_adapter(self, name: str, seconds: float) -> None:
@@ -159,7 +162,14 @@ class ServedVllm:
         ends = asyncio.get_running_loop().time() + min(seconds, RESET_SECONDS)
         while True:
             answer = await self.ask("POST", "/reset_prefix_cache", seconds=seconds)
-            if not answer.content or answer.json().get("success", True):  # older versions answer without a body
+            try:
+                done = not answer.content or dict(answer.json()).get("success", True)  # older versions have no body
+            except MALFORMED as error:
+                raise EngineError(
+                    f"{self.address}/reset_prefix_cache: not an answer of vLLM: {answer.text[:200]!r}; check that it "
+                    "is a vLLM server, 0.19.1 or later"
+                ) from error
+            if done:
                 return
             if asyncio.get_running_loop().time() > ends:
                 raise EngineError(
@@ -181,7 +191,8 @@ class ServedVllm:
         return answer
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> httpx.Response:
-        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+        connect = min(seconds, CONNECT_SECONDS)
+        timeout = httpx.Timeout(seconds, connect=connect)
         url = self.address + path
         why: Exception
         try:
@@ -194,10 +205,19 @@ class ServedVllm:
         except httpx.HTTPError as error:
             why = error
         except TimeoutError:
-            why = TimeoutError(f"not complete within {seconds:g} s")
+            why = TimeoutError("the answer is not complete")
+        match why:
+            case httpx.ConnectError():
+                what = f"can't be connected to for {method} {path}"
+            case httpx.ConnectTimeout():
+                what = f"can't be connected to within {connect:g} s for {method} {path}"
+            case httpx.TimeoutException() | TimeoutError():
+                what = f"did not answer {method} {path} within {seconds:g} s"
+            case _:
+                what = f"did not answer {method} {path}"
         raise EngineError(
-            f"rollout.server_url={self.address!r} did not answer {method} {path} within {seconds:g} s "
-            f"({type(why).__name__}: {why}); check that it runs, its load and its log"
+            f"rollout.server_url={self.address!r} {what} ({type(why).__name__}: {why}); check that it runs, its "
+            "address, its load and its log"
         ) from why
 
     async def close(self) -> None:
@@ -205,20 +225,10 @@ class ServedVllm:
         await self._client.aclose()
 
 
-def split_addresses(text: str) -> list[str]:
-    """The addresses of `rollout.server_url`. Raises `ConfigurationError` if one is named twice."""
-    parts = [part.strip() for part in split(text, ",")]
-    plain = [_address(part)[0] for part in parts]
-    twice = next((address for address in plain if plain.count(address) > 1), None)
-    if twice is not None:
-        raise ConfigurationError(f"rollout.server_url names {twice} twice; name each server once")
-    return parts
-
-
 def _address(text: str) -> tuple[str, httpx.Auth | None]:
     """An address without /v1 and credentials, and these."""
     try:
-        return split_address(text.strip().rstrip("/").removesuffix("/v1").rstrip("/"))
+        return split_address(base_address(text))
     except ValueError as error:
         raise ConfigurationError(
             "rollout.server_url is not the address of a server; give http://HOST:PORT, several separated by commas: "

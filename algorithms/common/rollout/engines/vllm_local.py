@@ -17,11 +17,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from algorithms.common.base.memory_line import MemoryLine
-from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.config import EngineSettings
-from algorithms.common.rollout.engines.base import Engine, EngineError, GenerationSizes, TurnRequest, until_turn_end
+from algorithms.common.rollout.engines.base import (
+    EngineError,
+    GenerationSizes,
+    StreamingEngine,
+    TurnRequest,
+    until_turn_end,
+)
 from algorithms.common.rollout.turn_decoder import Completion
 from igsearch_env.errors import ConfigurationError, IGSearchError
 
@@ -31,7 +36,7 @@ LOGPROBS_MODE = "processed_logprobs"  # of the tempered distribution; vLLM's def
 _KEPT: list[Any] = []  # closed engines, until the process ends
 
 
-class VllmEngine(Engine):
+class VllmEngine(StreamingEngine):
     """Completes with `vllm.LLM`. Experimental: tested with vLLM 0.32 on a CPU, not yet on a GPU.
 
     Each process of a run has a vLLM of its own on its device, which serves the episodes of that process. Several use
@@ -50,7 +55,6 @@ class VllmEngine(Engine):
     """
 
     name = "vllm"
-    streams = True
 
     def __init__(self, policy: Policy, turn_end: TurnEnd, settings: EngineSettings) -> None:
         if policy.device.type == "cuda" and not dist.is_initialized() and policy.device.index not in (None, 0):
@@ -112,21 +116,6 @@ class VllmEngine(Engine):
         """`Engine.memory`: on a GPU only in rollouts, since it sleeps in updates."""
         share, phase = settings.gpu_memory_utilization, "rollout" if sizes.cuda else "always"
         yield MemoryLine("vLLM", int(share * sizes.device_bytes), "rollout.gpu_memory_utilization", phase)
-
-    def complete(
-        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
-    ) -> list[Completion]:
-        """`Engine.complete`."""
-        self.submit(
-            [
-                TurnRequest(number, prompt, seed, max_new_tokens, temperature, episode=number)
-                for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-            ]
-        )
-        turns: dict[int, Completion] = {}
-        while self._writing:
-            turns.update(self.finished())
-        return [turns[number] for number in range(len(prompts))]
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """`Engine.submit`."""

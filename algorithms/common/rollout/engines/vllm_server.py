@@ -16,26 +16,33 @@ from typing import Any
 from torch import Tensor
 
 from algorithms.common.base.memory_line import MemoryLine
-from algorithms.common.model.kv_cache import Ids
 from algorithms.common.model.lora import adapted_layers, adapter_config
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES
 from algorithms.common.model.turn_end import TurnEnd
+from algorithms.common.rollout.addresses import split_addresses
 from algorithms.common.rollout.config import EngineSettings
-from algorithms.common.rollout.engines.base import Engine, GenerationSizes, TurnRequest, until_turn_end
+from algorithms.common.rollout.engines.base import (
+    Engine,
+    GenerationSizes,
+    StreamingEngine,
+    TurnRequest,
+    until_turn_end,
+)
 from algorithms.common.rollout.engines.event_loop import EventLoop, cancelled
-from algorithms.common.rollout.engines.served_vllm import ServedVllm, split_addresses
+from algorithms.common.rollout.engines.served_vllm import ServedVllm
 from algorithms.common.rollout.engines.vllm_local import sampling
 from algorithms.common.rollout.engines.weight_files import WeightFiles, handover_folder
 from algorithms.common.rollout.turn_decoder import Completion
 
 START_SECONDS = 60.0  # per request at the start: a server may need some seconds to collect its information
 CLOSE_SECONDS = 5.0  # for a server to forget an adapter at the end
+READ_SECONDS = 60.0  # after an interruption, for servers to read the weights that are being sent
 
 Turn = tuple[tuple[int, ...], tuple[float, ...]]  # ids and log-probs
 
 
-class VllmServerEngine(Engine):
+class VllmServerEngine(StreamingEngine):
     """Completes with vLLM servers. Experimental: tested with vLLM 0.32 on a CPU, not yet on a GPU.
 
     Start each server (vLLM 0.19.1 or later) with the model that is trained, on a trusted network, since its development
@@ -60,7 +67,6 @@ class VllmServerEngine(Engine):
 
     name = "vllm_server"
     shared = True
-    streams = True
 
     def __init__(
         self,
@@ -76,7 +82,10 @@ class VllmServerEngine(Engine):
         self.seconds = seconds
         self.servers = [ServedVllm(address) for address in split_addresses(settings.server_url)]
         self._loop = EventLoop("vLLM servers")
-        self._files: WeightFiles | None = None
+        self._folder = folder
+        self._files: WeightFiles | None = None  # of the process that sends weights
+        self._loading: asyncio.Future[Any] | None = None  # the last transfer
+        self._adapters: list[str] = []  # names that this process has sent
         self._tasks: dict[int, asyncio.Task[Turn]] = {}
         self._ended: SimpleQueue[int] = SimpleQueue()  # keys of tasks, in the order in which they ended
         self._server_of: dict[int, ServedVllm] = {}  # by episode
@@ -89,7 +98,6 @@ class VllmServerEngine(Engine):
                 layers = {name.rpartition(".")[2] for name in adapted_layers(policy.model)}
                 self._every(lambda server: server.check_adapter(adapter.r, layers, limit))
             self.dtype = "/".join(sorted({server.dtype for server in self.servers}))
-            self._files = WeightFiles(folder or handover_folder([s.host for s in self.servers], self._weight_bytes()))
         except BaseException:
             self.close()
             raise
@@ -107,17 +115,6 @@ class VllmServerEngine(Engine):
     def instances(self) -> Sequence[Engine]:
         """`Engine.instances`: one per server. They share the connections of this one, which alone is closed."""
         return [self._alone(server) for server in self.servers]
-
-    def complete(
-        self, prompts: Sequence[Ids], seeds: Sequence[int], *, max_new_tokens: int, temperature: float
-    ) -> list[Completion]:
-        """`Engine.complete`; nothing else may be in progress."""
-        asked = enumerate(zip(prompts, seeds, strict=True))
-        self.submit([TurnRequest(key, prompt, seed, max_new_tokens, temperature, key) for key, (prompt, seed) in asked])
-        turns: dict[int, Completion] = {}
-        while len(turns) < len(prompts):
-            turns.update(self.finished())
-        return [turns[key] for key in range(len(prompts))]
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """`Engine.submit`: sent at once."""
@@ -153,26 +150,33 @@ class VllmServerEngine(Engine):
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """`Engine.update_weights`, on all servers at once."""
-        assert self._files is not None  # not closed
+        if self._files is None:
+            hosts = [server.host for server in self.servers]
+            self._files = WeightFiles(self._folder or handover_folder(hosts, self._weight_bytes()))
         if self.takes_adapters:
             path = self._files.write_adapter(weights, adapter_config(self.policy.model).save_pretrained)
-            old, self.weights_name = self.weights_name, f"{path.parent.name}-{path.name}"
-            self._every(lambda server: server.load_adapter(self.weights_name, path, self.seconds))
-            if old:
-                self._every(lambda server: server.unload_adapter(old, self.seconds))
+            name = f"{path.parent.name}-{path.name}"
+            self._adapters.append(name)
+            self._load(lambda server: server.load_adapter(name, path, self.seconds))
+            self.weights_name = name
+            self._unload(self._adapters[:-1], self.seconds)
         else:
             path = self._files.write(weights, self._file_dtype())
-            self._every(lambda server: server.load_weights(path, self.seconds))
+            self._load(lambda server: server.load_weights(path, self.seconds))
         self._every(lambda server: server.drop_cache(self.seconds))
 
     def close(self) -> None:
-        """Close connections and the thread, and remove what was written."""
+        """Close connections and the thread, and remove what was written.
+
+        After an interruption, it waits up to `READ_SECONDS` for servers that read the files: vLLM ends if they vanish.
+        """
         if self._loop.closed:
             return
         self.cancel()
+        if self._loading is not None and not self._loading.done():
+            self._loop.run(_ended(self._loading, READ_SECONDS))
+        self._unload(self._adapters, CLOSE_SECONDS)
         if self._files is not None:
-            if self.weights_name.startswith(self._files.folder.name):  # another process removes its own
-                self._every(lambda server: server.unload_adapter(self.weights_name, CLOSE_SECONDS))
             self._files.close()
         self._every(ServedVllm.close)
         self._loop.close()
@@ -207,12 +211,23 @@ class VllmServerEngine(Engine):
         """Ask all servers at once; when all have answered or failed, raises the first error."""
 
         async def gather() -> None:
-            answers = await asyncio.gather(*map(ask, self.servers), return_exceptions=True)
-            for error in answers:
-                if error is not None:
-                    raise error
+            _raise_first(await asyncio.gather(*map(ask, self.servers), return_exceptions=True))
 
         self._loop.run(gather())
+
+    def _load(self, ask: Callable[[ServedVllm], Awaitable[None]]) -> None:
+        """As `_every`; an interruption does not end the requests, since servers would still read the files."""
+
+        async def gather() -> None:
+            self._loading = asyncio.gather(*map(ask, self.servers), return_exceptions=True)
+            _raise_first(await asyncio.shield(self._loading))
+
+        self._loop.run(gather())
+
+    def _unload(self, names: Sequence[str], seconds: float) -> None:
+        for name in list(names):
+            self._every(lambda server, name=name: server.unload_adapter(name, seconds))  # type: ignore[misc]
+            self._adapters.remove(name)
 
     def _alone(self, server: ServedVllm) -> VllmServerEngine:
         """This engine with one of its servers."""
@@ -233,3 +248,14 @@ class VllmServerEngine(Engine):
         model = self.policy.model
         parameters = [*model.parameters(), model.get_output_embeddings().weight]
         return sum(p.numel() * min(p.element_size(), dtype.itemsize if dtype else 8) for p in parameters)
+
+
+def _raise_first(answers: Sequence[BaseException | None]) -> None:
+    for error in answers:
+        if error is not None:
+            raise error
+
+
+async def _ended(future: asyncio.Future[Any], seconds: float) -> None:
+    """Wait until it is done, up to some seconds."""
+    await asyncio.wait([future], timeout=seconds)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,14 +30,16 @@ class WeightFiles:
     Beside it is a file that this process has locked. A folder whose process was killed is removed by the next one.
 
     Args:
-        parent: where to make it; None: the system's folder for temporary files.
+        parent: where to make it; None: the system's folder for temporary files. Raises `EngineError` if it can't.
     """
 
     def __init__(self, parent: Path | None) -> None:
-        _remove_abandoned(parent or Path(tempfile.gettempdir()))
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self._lock = _lock_of(self.folder)
-        self._lock.acquire(blocking=False)
+        try:
+            parent = parent or Path(tempfile.gettempdir())
+            _remove_abandoned(parent)
+            self.folder, self._lock = _new_folder(parent)
+        except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+            raise _not_written(parent or "a temporary folder", error) from error
         self._updates = 0
 
     def write(self, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Path:
@@ -75,13 +78,30 @@ class WeightFiles:
             return partial.rename(path)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise EngineError(
-                f"weights for the server can't be written to {partial} ({error}); free some space there, or set TMPDIR "
-                "to another folder that the server can read"
-            ) from error
+            raise _not_written(partial, error) from error
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}"
+
+
+def _not_written(place: Path | str, error: Exception) -> EngineError:
+    return EngineError(
+        f"weights for the server can't be written to {place} ({error}); free some space there, or set TMPDIR to "
+        "another folder that the server can read"
+    )
+
+
+def _new_folder(parent: Path) -> tuple[Path, BaseFileLock]:
+    """A new folder, whose lock this process has had since before the folder existed."""
+    while True:
+        folder = parent / f"{PREFIX}{uuid.uuid4().hex}"
+        lock = _lock_of(folder)
+        with suppress(Timeout):  # another process looks whether the new file is abandoned
+            lock.acquire(blocking=False)
+            if Path(lock.lock_file).exists():  # it may have removed the file before this process had the lock
+                folder.mkdir(mode=0o700)
+                return folder, lock
+            lock.release()
 
 
 def _lock_of(folder: Path) -> BaseFileLock:
@@ -98,7 +118,8 @@ def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of processes that have ended; memory is not freed otherwise until the machine restarts."""
     for file in parent.glob(f"{PREFIX}*.lock"):
         lock = _lock_of(file.with_suffix(""))
-        with suppress(Timeout, OSError):  # in use, or of another user
+        # In use, of another user, removed by another process in the meantime, or a file system without locks.
+        with suppress(Timeout, OSError, NotImplementedError):
             lock.acquire(blocking=False)
             _remove(file.with_suffix(""), lock)
 

@@ -275,9 +275,7 @@ def misbehaviours() -> Iterator[Any]:
     for token in (-1, outside):
         strange = [Completion((token, *turn[1:]), fine.logprobs)]
         yield pytest.param(strange, f"id {token} is outside the policy's vocabulary of {outside}", id=f"id {token}")
-    yield pytest.param(
-        [Completion((5,) * 25, (-1.0,) * 25)], "25 tokens, more than rollout.max_new_tokens=24", id="long"
-    )
+    yield pytest.param([Completion((5,) * 25, (-1.0,) * 25)], "25 tokens, more than max_new_tokens=24", id="long")
     yield pytest.param([Completion(turn, fine.logprobs[1:])], f"{len(turn) - 1} log-probs for {len(turn)}", id="few")
     for value in (float("nan"), float("-inf"), 0.01):
         wrong = [Completion(turn, (value, *fine.logprobs[1:]))]
@@ -508,7 +506,7 @@ def test_a_prefix_cache_that_stays_is_an_error(engine: Engine, policy: Policy, m
 def test_a_server_that_is_not_there_is_named(policy: Policy) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
-        EngineError, match=rf"rollout.server_url='{address}' did not answer GET /health.*check that it runs"
+        EngineError, match=rf"rollout.server_url='{address}' can't be connected to for GET /health.*check that it runs"
     ):
         VllmServerEngine(policy, turn_end(policy), settings(server_url=address + "/v1/"), seconds=5)
 
@@ -568,9 +566,9 @@ def test_a_completion_that_does_not_come_is_given_up(policy: Policy, monkeypatch
 def test_a_server_that_stops_is_named(policy: Policy) -> None:
     with serving(fake_vllm.Server(MODEL).app) as address:
         engine = VllmServerEngine(policy, turn_end(policy), settings(server_url=address), seconds=5)
-    with pytest.raises(EngineError, match="did not answer POST /v1/completions"):
+    with pytest.raises(EngineError, match="can't be connected to for POST /v1/completions"):
         engine.complete([(1,)], [1], max_new_tokens=4, temperature=1.0)
-    with pytest.raises(EngineError, match="did not answer POST /collective_rpc"):
+    with pytest.raises(EngineError, match="can't be connected to for POST /collective_rpc"):
         engine.update_weights(policy.model.state_dict().items())
     engine.close()
 

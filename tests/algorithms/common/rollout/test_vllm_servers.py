@@ -5,12 +5,15 @@ The servers are fakes (`fake_vllm.py`), compared with recordings of the real one
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,10 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.config import LoraConfig, PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.config import EngineSettings, RolloutConfig
-from algorithms.common.rollout.engines import weight_files
+from algorithms.common.rollout.engines import vllm_server, weight_files
 from algorithms.common.rollout.engines.base import EngineError, TurnRequest
+from algorithms.common.rollout.engines.event_loop import EventLoop
+from algorithms.common.rollout.engines.served_vllm import ServedVllm
 from algorithms.common.rollout.engines.vllm_server import VllmServerEngine
 from algorithms.common.rollout.engines.weight_files import FILE_BYTES, WeightFiles, handover_folder
 from algorithms.common.rollout.probe import difference
@@ -243,7 +248,7 @@ def test_the_server_that_fails_is_named(stack: ExitStack, policy: Policy) -> Non
         lambda: engine.update_weights(policy.model.state_dict().items()),
         lambda: engine_of(stack, policy, f"{good},{bad}", seconds=5),
     ):
-        with pytest.raises(EngineError, match=f"rollout.server_url='{bad}' did not answer"):
+        with pytest.raises(EngineError, match=f"rollout.server_url='{bad}' can't be connected to for"):
             act()
     assert engine.finished() == []
 
@@ -252,13 +257,40 @@ def test_the_server_that_fails_is_named(stack: ExitStack, policy: Policy) -> Non
     ("url", "message"),
     [
         ("http://a:1,http://a:1/v1", "names http://a:1 twice"),
-        ("http://a:1,", "several separated by commas: '' is not the address of a service"),
+        ("http://a:1,", "a comma is left over; remove it"),
         ("http://a:1,b:2", "'b:2' is not"),
+        ("http://a:80,http://A", "names http://A twice"),
+        ("https://a/x/,https://u:p@a:443/x", "names https://a:443/x twice"),
+        ("http://a:70000", "is not the address of a server"),
+        ("http://u:secret@a:b", r"'http://\*\*\*@a:b' is not"),
     ],
 )
 def test_addresses_that_are_refused(url: str, message: str, stack: ExitStack, policy: Policy) -> None:
     with pytest.raises(ConfigurationError, match=message):
         engine_of(stack, policy, url)
+    with pytest.raises(ConfigurationError, match=message):  # when the configuration is read
+        RolloutConfig(engine="vllm_server", server_url=url)
+
+
+def test_addresses_that_are_accepted() -> None:
+    for url in (
+        "http://a",
+        "http://a:1, http://a:2/v1/",
+        "http://***@a:1",
+        "https://u:p,q@[::1]:8000,http://[::1]:8000",
+    ):
+        RolloutConfig(engine="vllm_server", server_url=url)
+
+
+def test_a_reset_of_the_cache_that_is_no_answer_of_vllm_is_an_error(stack: ExitStack, policy: Policy) -> None:
+    def answer(connection: socket.socket, ended: threading.Event) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nokay")
+
+    url = stack.enter_context(raw_service(answer))
+    server = ServedVllm(url)
+    with pytest.raises(EngineError, match=r"/reset_prefix_cache: not an answer of vLLM: 'okay'"):
+        asyncio.run(server.drop_cache(5))
 
 
 # ---------------------------------------------------------------- adapters
@@ -373,7 +405,123 @@ def test_other_processes_request_the_adapter_of_the_first(stack: ExitStack) -> N
     assert list(server.core.adapters) == [first.engine.weights_name]
 
 
+def test_an_adapter_that_a_server_refuses_leaves_nothing_behind(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = adapted()
+    server = fake_vllm.Server(MODEL, lora={})
+    sampler = sampler_of(stack, policy, served(stack, server))
+    engine = sampler.engine
+    assert isinstance(engine, VllmServerEngine)
+    before = engine.weights_name
+
+    async def refuses(*arguments: Any) -> None:
+        raise EngineError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServedVllm, "load_adapter", refuses)
+        with pytest.raises(EngineError, match="no room"):
+            sampler.sync_weights()
+    assert engine.weights_name == before
+    engine.submit([request(policy, 0)])
+    assert all_of(engine) == [0]
+    sampler.close()
+    assert not server.core.adapters
+
+
 # ---------------------------------------------------------------- files
+
+
+def interrupt() -> None:
+    """As Ctrl-C does."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGINT)
+
+
+def test_only_the_process_that_sends_weights_has_a_folder(stack: ExitStack, policy: Policy, tmp_path: Path) -> None:
+    url = served(stack, fake_vllm.Server(MODEL))
+    engine = engine_of(stack, policy, url, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    engine.update_weights(policy.model.named_parameters())
+    assert list(tmp_path.iterdir())
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_outlive_an_interruption_until_servers_have_read_them(
+    stack: ExitStack, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(stack, policy, served(stack, fake_vllm.Server(MODEL)), folder=tmp_path)
+    read: list[bool] = []
+
+    async def slow(server: ServedVllm, folder: Path, seconds: float) -> None:
+        interrupt()
+        await asyncio.sleep(0.5)
+        read.append((folder / "model-00001.safetensors").exists())
+
+    monkeypatch.setattr(ServedVllm, "load_weights", slow)
+    with pytest.raises(KeyboardInterrupt):
+        engine.update_weights(policy.model.named_parameters())
+    assert not read
+    engine.close()
+    assert read == [True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_removed_after_a_time_whatever_servers_do(
+    stack: ExitStack, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(stack, policy, served(stack, fake_vllm.Server(MODEL)), folder=tmp_path)
+
+    async def never(server: ServedVllm, folder: Path, seconds: float) -> None:
+        interrupt()
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(ServedVllm, "load_weights", never)
+    monkeypatch.setattr(vllm_server, "READ_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        engine.update_weights(policy.model.named_parameters())
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_wait_cancels_what_it_waits_for() -> None:
+    loop, ended = EventLoop("test"), threading.Event()
+
+    async def long() -> None:
+        interrupt()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(long())
+    assert ended.wait(30)
+    loop.close()
+
+
+def test_a_place_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("a file")
+    with pytest.raises(EngineError, match=rf"can't be written to {tmp_path}/none .*set TMPDIR to another folder"):
+        WeightFiles(tmp_path / "none")
+
+
+def test_no_start_removes_the_folder_of_another(tmp_path: Path) -> None:
+    def starts() -> list[bool]:
+        found = []
+        for _ in range(40):
+            files = WeightFiles(tmp_path)
+            files.write([("a", torch.ones(2))], None)
+            found.append(len(list(files.folder.iterdir())) == 1)
+            files.close()
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [future.result() for future in [pool.submit(starts) for _ in range(8)]]
+    assert all(all(each) for each in found)
+    assert not list(tmp_path.iterdir())
 
 
 def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
