@@ -29,11 +29,11 @@ from algorithms.common.report.charts import Chart, Line, chart_html, smooth, sum
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
-from algorithms.common.report.run_charts import time_parts
+from algorithms.common.report.run_charts import run_charts, time_parts
 from algorithms.common.report.run_report import run_report, write_reports
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.run.saved_run import read_run
+from algorithms.common.run.saved_run import SavedRun, read_run
 from algorithms.common.trainer import train
 from algorithms.common.training.config import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -567,3 +567,13 @@ def test_rollouts_during_updates_are_no_part_of_a_step() -> None:
     row = {"time/step": 3.0, "time/rollout": 1.0, "time/update": 1.5, "time/rollout_hidden": 5.0}
     row["time/tokens_per_second"] = 9.0
     assert time_parts([row]) == {"rollout": [1.0], "update": [1.5], "rest": [0.5]}
+
+
+def test_a_run_with_stale_rollouts_has_charts_of_them(tmp_path: Path) -> None:
+    names = ("off_policy/kl", "off_policy/abs_mean", "importance/mean", "importance/capped_share")
+    values = {name: float(place) for place, name in enumerate((*names, "staleness/mean", "staleness/max"), start=1)}
+    rows: list[dict[str, Any]] = [{"step": step, "reward": 0.0, **values} for step in (1, 2)]
+    charts = run_charts(SavedRun(tmp_path, {}, rows, None, None))
+    drawn = {line.values[0] for chart in charts for line in chart.lines}
+    assert set(values.values()) <= drawn
+    assert not any("same weights" in chart.title for chart in charts)
