@@ -288,9 +288,16 @@ def test_a_reset_of_the_cache_that_is_no_answer_of_vllm_is_an_error(stack: ExitS
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nokay")
 
     url = stack.enter_context(raw_service(answer))
-    server = ServedVllm(url)
+
+    async def drop() -> None:
+        server = ServedVllm(url)
+        try:
+            await server.drop_cache(5)
+        finally:
+            await server.close()
+
     with pytest.raises(EngineError, match=r"/reset_prefix_cache: not an answer of vLLM: 'okay'"):
-        asyncio.run(server.drop_cache(5))
+        asyncio.run(drop())
 
 
 # ---------------------------------------------------------------- adapters
