@@ -383,7 +383,7 @@ def test_a_failure_of_the_generating_thread_is_an_error(policy: Policy, monkeypa
         raise RuntimeError("no memory is left")
 
     monkeypatch.setattr(policy.model, "forward", fail)
-    with pytest.raises(EngineError, match=r"no memory is left.*lower rollout.kv_cache_tokens"):
+    with pytest.raises(EngineError, match=r"no memory is left.*lower kv_cache_tokens"):
         engine.complete([policy.tokenizer.encode(PROMPTS[0])], [1], max_new_tokens=4, temperature=1.0)
     monkeypatch.undo()
     assert policy.model.config._attn_implementation == attention
@@ -468,7 +468,7 @@ def test_pages_that_do_not_fit_are_an_error(policy: Policy, monkeypatch: pytest.
     prompt = policy.tokenizer.encode(PROMPTS[0])
     with monkeypatch.context() as patch:
         patch.setattr("transformers.generation.continuous_batching.continuous_api.PagedAttentionCache", fail)
-        with pytest.raises(EngineError, match=r"no memory is left.*lower rollout\.kv_cache_tokens"):
+        with pytest.raises(EngineError, match=r"no memory is left.*lower kv_cache_tokens"):
             engine.complete([prompt], [1], max_new_tokens=4, temperature=1.0)
     assert policy.model.config._attn_implementation == attention
     assert engine.complete([prompt], [1], max_new_tokens=1, temperature=1.0)
