@@ -497,6 +497,7 @@ def test_an_interrupted_wait_cancels_what_it_waits_for() -> None:
     loop, ended = EventLoop("test"), threading.Event()
 
     async def long() -> None:
+        await asyncio.sleep(0.2)  # the main thread waits by now
         interrupt()
         try:
             await asyncio.sleep(600)
