@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import on_gpu as runner
 from benchmarks.gpu import machine, parity, sampling, training
-from benchmarks.gpu.sizes import TINY, Report, Sizes, accepted
+from benchmarks.gpu.sizes import TINY, Report, Sizes
 from benchmarks.information_gain import PREFIX
 from benchmarks.machine_rates import best_seconds
 from benchmarks.step_costs import Rates
@@ -131,12 +131,6 @@ def test_a_half_takes_less_than_five_minutes(half: int) -> None:
 def test_wrong_options(args: runner.Args, message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         runner.main(args)
-
-
-def test_options_that_a_function_does_not_take_are_left_out() -> None:
-    def function(*, a: int, b: int = 2) -> None: ...
-
-    assert accepted(function, a=1, c=3) == {"a": 1}
 
 
 def test_the_best_of_several_calls_counts() -> None:
