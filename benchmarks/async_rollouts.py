@@ -44,6 +44,7 @@ from algorithms.common.rollout.decoder import Decoder
 from algorithms.common.rollout.engine_decoder import EngineDecoder
 from algorithms.common.rollout.engines.base import Engine
 from algorithms.common.rollout.sampler import make_engine
+from algorithms.common.rollout.turn_decoder import TurnDecoder
 from benchmarks.measure import Line, interleaved, print_section, ratio
 from benchmarks.rollout import AlwaysSearches, LongPassages, plain_loop
 from igsearch_env.errors import IGSearchError
@@ -153,20 +154,14 @@ class Setting:
 
     def built_in(self, per: Per, asynchronous: bool) -> list[Trajectory]:
         """A rollout with the built-in decoder."""
-        decoder = Decoder(
-            self.policy,
-            self.turn_end,
-            slots=self.args.slots,
-            max_new_tokens=self.args.max_new_tokens,
-            temperature=1.0,
-            asynchronous=asynchronous,
-        )
-        return play(decoder, self.stepper(per), self.questions, seed=(0,))
+        return self._played(Decoder, per, asynchronous)
 
     def served(self, engine: Engine, per: Per, asynchronous: bool) -> list[Trajectory]:
         """A rollout with an engine."""
-        decoder = EngineDecoder(
-            engine,
+        return self._played(partial(EngineDecoder, engine), per, asynchronous)
+
+    def _played(self, make: Callable[..., TurnDecoder], per: Per, asynchronous: bool) -> list[Trajectory]:
+        decoder = make(
             self.policy,
             self.turn_end,
             slots=self.args.slots,

@@ -139,7 +139,7 @@ def measured(args: Args) -> tuple[Rates, list[Part], list[Line]]:
 
 
 def judged(steps: Sequence[list[Part]], aim: float | None) -> tuple[list[Part], list[Line]]:
-    """The step whose time over its floor is the median, and the figures of merit over all steps."""
+    """The step whose time over its floor is the median, and what is judged, over all steps."""
     wholes = [total("step", parts) for parts in steps]
     gains = [next(part for part in parts if part.name == GAIN) for parts in steps]
     order = sorted(range(len(steps)), key=lambda n: wholes[n].ratio)

@@ -9,6 +9,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -198,7 +199,7 @@ class VllmServerEngine(StreamingEngine):
             server = self._server_of[request.episode]
             server.writing += 1
             task = asyncio.create_task(self._write(server, {"model": self.weights_name or server.model, **body}))
-            task.add_done_callback(lambda _, key=request.key: ended.put(key))  # type: ignore[misc] # of its own key
+            task.add_done_callback(partial(_put, ended, request.key))
             self._tasks[request.key] = task
 
     async def _write(self, server: ServedVllm, body: dict[str, Any]) -> Turn:
@@ -226,7 +227,7 @@ class VllmServerEngine(StreamingEngine):
 
     def _unload(self, names: Sequence[str], seconds: float) -> None:
         for name in list(names):
-            self._every(lambda server, name=name: server.unload_adapter(name, seconds))  # type: ignore[misc]
+            self._every(partial(ServedVllm.unload_adapter, name=name, seconds=seconds))
             self._adapters.remove(name)
 
     def _alone(self, server: ServedVllm) -> VllmServerEngine:
@@ -248,6 +249,11 @@ class VllmServerEngine(StreamingEngine):
         model = self.policy.model
         parameters = [*model.parameters(), model.get_output_embeddings().weight]
         return sum(p.numel() * min(p.element_size(), dtype.itemsize if dtype else 8) for p in parameters)
+
+
+def _put(ended: SimpleQueue[int], key: int, task: asyncio.Task[Turn]) -> None:
+    """Callback of a task that has ended."""
+    ended.put(key)
 
 
 def _raise_first(answers: Sequence[BaseException | None]) -> None:
