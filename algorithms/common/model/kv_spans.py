@@ -39,17 +39,6 @@ class SpanAllocator:
         self._taken = np.zeros(rows // PAGE, dtype=bool)
         self._aligned = aligned
 
-    @property
-    def end(self) -> int:
-        """The row after the last one that is taken."""
-        taken = np.flatnonzero(self._taken)
-        return (int(taken[-1]) + 1) * PAGE if len(taken) else 0
-
-    @property
-    def taken(self) -> int:
-        """Number of rows that are taken."""
-        return int(self._taken.sum()) * PAGE
-
     def allocate(self, rows: int, near: int | None = None) -> Span | None:
         """A span of at least `rows` rows, from row `near` on if they are free; None if there is no such span."""
         span = Span(0, whole_pages(rows))

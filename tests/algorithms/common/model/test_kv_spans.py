@@ -27,8 +27,9 @@ def test_spans_are_disjoint_and_a_free_one_is_found(orders: list[tuple[bool, int
             assert span.rows == needed * PAGE
             assert {row // PAGE for row in range(span.start, span.start + span.rows)} <= set(free)
             held.append(span)
-    assert allocator.taken == sum(span.rows for span in held)
-    assert allocator.end == max((span.start + span.rows for span in held), default=0)
+    for span in held:
+        allocator.free(span)
+    assert allocator.allocate(pages * PAGE) == Span(0, pages * PAGE)
 
 
 def test_sequences_of_similar_length_lie_at_equal_distances() -> None:
