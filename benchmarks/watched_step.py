@@ -118,7 +118,7 @@ class StepWatch:
         """The parts of the last step, with the floor of each."""
         run, config = self.run, self.run.config
         shape = ModelShape.of(run.policy.model.config.get_text_config())
-        stored = run.sampler.policy.model.dtype.itemsize
+        stored = run.sampler.policy.model.get_output_embeddings().weight.dtype.itemsize
         size = (run.sampler.policy.compute_dtype or run.sampler.policy.model.dtype).itemsize
         trained = run.policy.model.dtype.itemsize
         work: dict[str, tuple[int, list[Work]]] = {}

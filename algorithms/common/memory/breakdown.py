@@ -84,15 +84,11 @@ class _Sizes:
         self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
         # A copy of the weights samples.
         self.replica = self.sharded or rollout.dtype is not None or samples_from_copy(rollout)
-        # Bytes of one element. Under autocast, keys keep the precision of the weights, since rotary embeddings are
-        # applied in it.
-        sampled = DTYPES[self.sampler_dtype].itemsize
-        self.key, self.value = (sampled, sampled) if self.replica else (self.model.element, self.model.compute)
         computed = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
         self.by_length = not isinstance(attention_for(device.type, DTYPES[computed]), Padded)
-        if self.by_length:
-            self.key = self.value
-        self.row = self.model.keys * (self.key + self.value)  # bytes of a token's keys and values in a layer
+        # Bytes of an element of keys and values.
+        self.value = DTYPES[self.sampler_dtype].itemsize if self.replica else self.model.compute
+        self.row = self.model.keys * 2 * self.value  # bytes of a token's keys and values in a layer
         self.trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
         self.turns = _turns(config, self.model.context)
         self.episode = self.turns[-1]
@@ -115,6 +111,9 @@ def _models(sizes: _Sizes, reference: bool, critic: bool) -> Iterator[MemoryLine
     if sizes.replica:
         dtype = sizes.sampler_dtype
         yield MemoryLine("sampling weights", model.count * DTYPES[dtype].itemsize, f"a copy in {dtype}")
+    elif model.casts and sizes.config.rollout.engine == BUILTIN:
+        copied = model.casts + model.vocabulary * model.hidden * model.compute
+        yield MemoryLine("sampling weights", copied, f"of linear layers, a copy in {sizes.sampler_dtype}")
 
 
 def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int) -> Iterator[MemoryLine]:
@@ -155,7 +154,7 @@ def _rollout(sizes: _Sizes, critic: bool, device_bytes: int, eval_questions: int
         copied = min(MAX_COLUMNS, stored) * (2 * sizes.row + expanded)
         passes = max(model.temporaries(rollout.token_budget, sizes.value) + copied, stored // 2 * sizes.row)
     yield MemoryLine("forward passes", passes, f"{rollout.token_budget:,} tokens", "rollout")
-    if model.casts and not sizes.replica:
+    if model.casts and not sizes.replica and rollout.engine != BUILTIN:
         yield MemoryLine("cast weights", model.casts, f"to {sizes.policy.compute_dtype}, for a pass", "rollout")
 
 

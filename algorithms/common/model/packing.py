@@ -222,8 +222,9 @@ def _packed_attention(
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type] # an int on every attention module
     kernel = attention_for(q.device.type, v.dtype, (k.shape[-1], v.shape[-1]), softcap)
-    if not isinstance(kernel, Padded):  # under autocast, rotary embeddings leave both in the precision of the weights
-        q, k = q.to(v.dtype), k.to(v.dtype)
+    # Under autocast, rotary embeddings leave both in the precision of the weights. Attention would cast them, and keys
+    # that are stored in every pass.
+    q, k = q.to(v.dtype), k.to(v.dtype)
     if packed.rows_n is not None:
         assert packed.store is not None
         packed.store.write(layer, packed.rows_n, k, v)

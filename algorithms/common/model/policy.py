@@ -106,13 +106,32 @@ class Policy:
             install_packed_attention(copied.model, "eager")
         return copied
 
+    def with_cast_weights(self) -> Policy:
+        """This policy with the weights of its linear layers stored in the compute precision; it shares all others.
+
+        It computes the same as this policy, whose weights autocast casts in every pass. For a pass of a few tokens
+        that takes longer than the pass itself. Needs a `compute_dtype`.
+        """
+        copied = copy.copy(self)
+        copied.model = copy.deepcopy(self.model, {id(p): p for p in self.model.parameters()})
+        copied.adapter = None
+        for layer in copied.model.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.weight.is_floating_point():
+                for name, weights in tuple(layer.named_parameters(recurse=False)):
+                    setattr(layer, name, torch.nn.Parameter(weights.detach().to(self.compute_dtype), False))
+        return copied
+
     @torch.no_grad()
     def copy_weights(self, source: Policy) -> None:
-        """Copy the weights of the policy that this one is a replica of. Every process must call it."""
-        for mine, theirs in zip(self.model.parameters(), source.model.parameters(), strict=True):
-            # Frozen weights have not changed since the copy was made.
-            if theirs.requires_grad:
-                mine.copy_(gather_full_tensor(theirs))
+        """Copy the weights of the policy that this one was copied from. Every process must call it."""
+        copied: set[int] = set()
+        for mine, theirs in zip(self.model.modules(), source.model.modules(), strict=True):
+            for name, weights in theirs.named_parameters(recurse=False):
+                target = mine.get_parameter(name)
+                # Frozen weights have not changed since the copy was made. Tied ones are copied once.
+                if target is not weights and weights.requires_grad and id(target) not in copied:
+                    target.copy_(gather_full_tensor(weights))
+                    copied.add(id(target))
 
     @property
     def device(self) -> torch.device:

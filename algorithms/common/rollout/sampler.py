@@ -30,7 +30,8 @@ class Sampler:
 
     `policy` scores, and writes unless an engine does: it is the trained policy itself, or a copy of it if
     `rollout.dtype` sets another precision, if a process holds only a shard of the weights, or if the trained weights
-    may change while it samples (`rollout.max_staleness`) and no engine with weights of its own does.
+    may change while it samples (`rollout.max_staleness`) and no engine with weights of its own does. The built-in
+    decoder has a copy of the weights that autocast would cast for every token (`Policy.with_cast_weights`).
 
     Args:
         trained: the policy that is trained.
@@ -57,6 +58,8 @@ class Sampler:
         if config.dtype or sharded or samples_from_copy(config):
             dtype = DTYPES[config.dtype] if config.dtype else trained.compute_dtype or trained.model.dtype
             self.policy = trained.replica(dtype)
+        elif trained.compute_dtype is not None and config.engine == BUILTIN:
+            self.policy = trained.with_cast_weights()
         self.turn_end = TurnEnd(self.policy.tokenizer, stop_strings)
         self.engine: Engine | None = None
         self.version = 0  # training steps whose update its weights have seen

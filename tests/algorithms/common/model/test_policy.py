@@ -15,7 +15,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from transformers import modeling_flash_attention_utils as library
 
 from algorithms.common.memory.footprint import Footprint
-from algorithms.common.model.config import PolicyConfig
+from algorithms.common.model.config import LoraConfig, PolicyConfig
+from algorithms.common.model.lora import add_adapter
 from algorithms.common.model.packing import own_attention
 from algorithms.common.model.policy import Policy, PolicyModule
 from algorithms.common.model.verification import verify
@@ -162,6 +163,38 @@ def test_a_copy_follows_its_policy_and_is_not_trained() -> None:
     copied.copy_weights(policy)
     for mine, theirs in zip(copied.model.parameters(), policy.model.parameters(), strict=True):
         assert torch.equal(mine, theirs.bfloat16())
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_that_are_cast_once_compute_what_autocast_does(architecture: str, rank: int) -> None:
+    model, adapter = tiny_model(architecture), None
+    if rank:
+        adapter = add_adapter(model, LoraConfig(rank=rank))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)  # else an adapter changes nothing at first
+    policy = Policy(model, tokenizer(), compute_dtype="bfloat16", adapter=adapter)
+    copied = policy.with_cast_weights()
+
+    def difference() -> float:
+        with torch.no_grad():
+            return float((copied.token_logprobs(IDS, MASK)[0] - policy.token_logprobs(IDS, MASK)[0]).abs().max())
+
+    assert difference() == 0
+    if (head := copied.model.get_output_embeddings()) is not None:
+        assert head.weight.dtype == torch.bfloat16
+    assert copied.model.get_input_embeddings().weight is policy.model.get_input_embeddings().weight
+    linear = [layer for layer in copied.model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert {weights.dtype for layer in linear for weights in layer.parameters(recurse=False)} == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in policy.model.parameters())
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.03125 * torch.randn_like(parameter)
+    assert difference() > 0
+    copied.copy_weights(policy)
+    assert difference() == 0
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused() -> None:
