@@ -20,8 +20,7 @@ from algorithms.common.model.turn_end import TurnEnd
 from algorithms.common.rollout.kv_space import KVSpace, limited_rows
 from algorithms.common.rollout.turn_decoder import Completion
 
-BLOCK = 256  # tokens whose weights are summed before the token is located
-BELOW_ONE = 1 - 2**-52  # a factor that makes every float64 number smaller
+BLOCK = 256  # tokens among which the second draw of a token chooses
 
 
 @dataclass
@@ -260,39 +259,38 @@ class Decoder:
             tokens = logits.argmax(-1)
         else:
             logps = tempered_log_softmax(logits, self.temperature)
-            draws = torch.tensor([self._draw(slot) for slot in slots], dtype=torch.float64)
+            draws = torch.tensor([self._draws(slot) for slot in slots], dtype=torch.float64)
             tokens = inverse_cdf(logps.exp(), draws.to(logits.device))
         return tokens.tolist(), logps.gather(-1, tokens[:, None]).squeeze(-1).tolist()
 
-    def _draw(self, slot: int) -> float:
+    def _draws(self, slot: int) -> list[float]:
         generator = self._episodes[slot].generator
         assert generator is not None  # sampling needs one
-        return float(generator.random())
+        draws: list[float] = generator.random(2).tolist()
+        return draws
 
 
-def inverse_cdf(weights_nV: torch.Tensor, draws_n: torch.Tensor) -> torch.Tensor:
-    """The index [n] of each row whose interval of the row's CDF holds its draw.
+def inverse_cdf(weights_nV: torch.Tensor, draws_n2: torch.Tensor) -> torch.Tensor:
+    """An index [n] of each row, drawn in proportion to its weight: a block by the first draw, one of it by the second.
 
-    A row depends on its own draw only, not on the other rows of the batch. An index of weight 0 is never drawn.
+    A row depends on its own draws only, not on the other rows of the batch. An index of weight 0 is never drawn.
 
     Args:
         weights_nV: not negative, and a row's sum is positive; they need not sum to 1.
-        draws_n: float64, from [0, 1).
+        draws_n2: float64, from [0, 1).
     """
-    # Sums in float64, in two levels: of blocks, and within the block that holds the draw. A running sum over a whole
-    # vocabulary takes longer than a decoding step's share of the output layer.
+    # Rounding, which depends on the other rows of a pass, moves every boundary of the CDF a little, and a draw next to
+    # one gives another token. With one draw there are as many boundaries as tokens, each off by the errors of all
+    # tokens before it: with a vocabulary of 49,152 a fifth of the episodes of a hundred tokens then differed. Sums are
+    # in float64. A running sum over a whole vocabulary takes longer than a decoding step's share of the output layer.
     n, V = weights_nV.shape
     blocks_nbB = F.pad(weights_nV, (0, -V % BLOCK)).view(n, -1, BLOCK)
-    block_n, rest_n = _locate(blocks_nbB.sum(-1, dtype=torch.float64), draws_n)
-    within_n, _ = _locate(blocks_nbB[torch.arange(n, device=block_n.device), block_n].double(), rest_n)
-    return block_n * BLOCK + within_n
+    block_n = _locate(blocks_nbB.sum(-1, dtype=torch.float64), draws_n2[:, 0])
+    within_nB = blocks_nbB[torch.arange(n, device=block_n.device), block_n]
+    return block_n * BLOCK + _locate(within_nB.double(), draws_n2[:, 1])
 
 
-def _locate(weights_nk: torch.Tensor, draws_n: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The index that holds each draw, and the place of the draw in its interval, from [0, 1)."""
+def _locate(weights_nk: torch.Tensor, draws_n: torch.Tensor) -> torch.Tensor:
+    """The index [n] of each row whose interval of the row's CDF holds its draw."""
     ends_nk = weights_nk.cumsum(-1)
-    targets_n1 = draws_n[:, None] * ends_nk[:, -1:]
-    index_n1 = torch.searchsorted(ends_nk, targets_n1, right=True)
-    widths_n1 = weights_nk.gather(-1, index_n1)
-    places_n1 = (targets_n1 - (ends_nk.gather(-1, index_n1) - widths_n1)) / widths_n1
-    return index_n1[:, 0], places_n1[:, 0].clamp(0, BELOW_ONE)
+    return torch.searchsorted(ends_nk, draws_n[:, None] * ends_nk[:, -1:], right=True)[:, 0]

@@ -51,7 +51,7 @@ def launched(*command: str, processes: int = 2, launcher: tuple[str, ...] = TWO)
     done = subprocess.run(
         [*launcher, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-20000:]}"
     return done
 
 
