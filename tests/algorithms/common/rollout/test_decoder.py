@@ -507,7 +507,7 @@ def test_draws_do_not_depend_on_the_other_rows() -> None:
 
 
 def test_rounding_hardly_ever_changes_a_token_of_a_large_vocabulary() -> None:
-    """Log-probs that differ by 1e-4 change 0.1% of the tokens; one draw over the whole CDF: 1 to 2%."""
+    """Log-probs that differ by 1e-4 change 0.03% of the tokens; with one draw over the whole CDF, 0.7%."""
     random = torch.Generator().manual_seed(0)
     weights = torch.rand(20, 50_000, generator=random, dtype=torch.float64)
     noise = 1e-4 * torch.randn(weights.shape, generator=random, dtype=torch.float64)
@@ -515,4 +515,4 @@ def test_rounding_hardly_ever_changes_a_token_of_a_large_vocabulary() -> None:
     for _ in range(200):
         draws = torch.rand(20, 2, generator=random, dtype=torch.float64)
         changed.append(inverse_cdf(weights, draws) != inverse_cdf(weights * noise.exp(), draws))
-    assert torch.cat(changed).double().mean() < 0.004
+    assert torch.cat(changed).double().mean() < 0.002
