@@ -192,6 +192,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> MRSearchConfig:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return MRSearchConfig(
         steps=2,
+        seed=1,  # some episodes of each step are right
         eval_every=0,
         env=EnvConfig(questions=(str(path),), eval_questions=(str(path),), attempts=2),
         rollout=RolloutConfig(questions_per_step=3, group_size=4, max_new_tokens=16),

@@ -111,11 +111,11 @@ def test_scores_are_those_of_the_policy(form: str) -> None:
 
 @forms
 def test_contexts_are_truncated_as_the_policy_truncates_them(form: str) -> None:
-    short = bundled_policy(context_length=66)
+    short = bundled_policy(context_length=72)
     requests = some_requests()
     trunks, _ = PolicyScorer(short).plan(requests)
     assert max(map(len, trunks)) < max(map(len, PolicyScorer(policy()).plan(requests)[0]))
-    with scorer_of(form, context_length=66) as (scorer, _):
+    with scorer_of(form, context_length=72) as (scorer, _):
         assert_same(scorer.score(requests), PolicyScorer(short).score(requests))
 
 

@@ -108,7 +108,7 @@ SECOND_STEPS: list[tuple[str, dict[str, Any], LossConfig, list[dict[str, Any]]]]
         "clip",
         {"learning_rate": 1e-3, "epsilon": 0.1, "epsilon_high": 0.15, "delta": 1.2},
         LossConfig(clip_ratio_low=0.1, clip_ratio_high=0.15, dual_clip=1.2),
-        [{"clip_ratio_low": 0.2}, {"clip_ratio_high": 0.2}, {"dual_clip": None}],
+        [{"clip_ratio_low": 0.4}, {"clip_ratio_high": 0.4}, {"dual_clip": None}],
     ),
     (
         "kl",
