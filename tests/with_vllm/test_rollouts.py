@@ -73,8 +73,8 @@ def some_prompts(policy: Policy, count: int) -> list[tuple[int, ...]]:
 
 
 def long_requests(policy: Policy, count: int) -> list[TurnRequest]:
-    """Turns of up to 800 tokens."""
-    return [TurnRequest(key, (7,) * 200, key, 800, 1.0, key) for key in range(count)]
+    """Turns of up to 800 tokens, at a temperature at which a turn hardly ever ends by itself."""
+    return [TurnRequest(key, (7,) * 200, key, 800, 2.0, key) for key in range(count)]
 
 
 def test_episodes_search_and_answer_with_the_log_probs_of_the_policy(sampler: Sampler, policy: Policy) -> None:
@@ -171,7 +171,7 @@ def test_a_turn_that_takes_too_long_is_an_error_and_nothing_stays_in_flight(
     engine.seconds = 0.05
     try:
         engine.submit(long_requests(policy, AT_ONCE))
-        late = rf"{server.address}' did not answer POST /v1/completions within 0.05 s.*check that it runs, its load"
+        late = rf"{server.address}' did not answer POST /v1/completions within 0.05 s.*check that it runs, its address"
         with pytest.raises(EngineError, match=late):
             all_of(engine)
         assert engine.finished(0) == []
@@ -194,7 +194,7 @@ def test_weights_that_it_cannot_read_end_it(sampler: Sampler, server: RunningSer
     compare_with_recording("broken", server.address, {})
     engine = engine_of(sampler)
     (one,) = engine.servers
-    with pytest.raises(EngineError, match=rf"{server.address}'.*can read /elsewhere/weights; restart it"):
+    with pytest.raises(EngineError, match=rf"{server.address}'.*can read /elsewhere/weights.*; restart the server"):
         engine._loop.run(one.load_weights(Path("/elsewhere/weights"), 60.0))
     with pytest.raises(EngineError, match=rf"rollout.server_url='{server.address}'"):
         difference(engine, sampler.policy, sampler.turn_end)
