@@ -84,10 +84,8 @@ class _Sizes:
         self.sampler_dtype = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
         # A copy of the weights samples.
         self.replica = self.sharded or rollout.dtype is not None or samples_from_copy(rollout)
-        computed = rollout.dtype or self.policy.compute_dtype or self.policy.dtype
-        self.by_length = not isinstance(attention_for(device.type, DTYPES[computed]), Padded)
-        # Bytes of an element of keys and values.
-        self.value = DTYPES[self.sampler_dtype].itemsize if self.replica else self.model.compute
+        self.by_length = not isinstance(attention_for(device.type, DTYPES[self.sampler_dtype]), Padded)
+        self.value = DTYPES[self.sampler_dtype].itemsize  # bytes of an element of keys and values
         self.row = self.model.keys * 2 * self.value  # bytes of a token's keys and values in a layer
         self.trajectories = -(-rollout.questions_per_step // processes) * rollout.group_size
         self.turns = _turns(config, self.model.context)
