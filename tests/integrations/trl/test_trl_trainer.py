@@ -14,6 +14,7 @@ import pytest
 import torch
 from models import tiny_model, tokenizer
 from paths import ROOT
+from recorded_calls import record_calls
 from transformers import AutoModelForCausalLM
 from trl_trainers import WARNINGS, arguments
 
@@ -186,17 +187,8 @@ def test_an_engine_sleeps_from_each_rollout_to_the_next_weights(
 ) -> None:
     events: list[str] = []
 
-    def noted(name: str) -> None:
-        own = getattr(Sampler, name)
-
-        def note(*arguments: Any, **options: Any) -> Any:
-            events.append(name)
-            return own(*arguments, **options)
-
-        monkeypatch.setattr(Sampler, name, note)
-
     for name in ("sleep", "sync_weights", "decoder"):
-        noted(name)
+        record_calls(monkeypatch, Sampler, name, events)
     rows = question_dataset(bundled_world().questions["train"][:2])
     IGSearchTrainer("bundled", arguments(tmp_path, **SMALL, max_steps=2), rows).train()
     assert events == ["sync_weights", *["sync_weights", "decoder", "sleep"] * 2]

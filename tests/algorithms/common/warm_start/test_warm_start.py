@@ -18,6 +18,7 @@ from helpers import FailingRetriever
 from launching import ENVIRONMENT, TWO
 from models import bundled_policy
 from paths import ROOT
+from recorded_calls import record_calls
 from safetensors.torch import load_file
 from warm_starts import make_warm_start, titled_questions, warm_config
 
@@ -554,18 +555,9 @@ def test_the_engine_sleeps_during_updates_and_has_the_newest_weights_otherwise(
 ) -> None:
     events: list[str] = []
 
-    def noted(owner: Any, name: str) -> None:
-        own = getattr(owner, name)
-
-        def note(*arguments: Any, **options: Any) -> Any:
-            events.append(name)
-            return own(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, note)
-
     for name in ("sleep", "sync_weights", "decoder"):
-        noted(Sampler, name)
-    noted(module, "supervised_update")
+        record_calls(monkeypatch, Sampler, name, events)
+    record_calls(monkeypatch, module, "supervised_update", events)
     make_warm_start(questions, tmp_path, warm_start={"rounds": 2})
     before = {later: {events[i - 1] for i, event in enumerate(events) if event == later} for later in set(events)}
     assert before["supervised_update"] == {"sleep"}
