@@ -3,9 +3,10 @@
     python -m benchmarks.documented_commands --where clone --data FOLDER
     python -m benchmarks.documented_commands --where wheel --data FOLDER
 
-FOLDER holds question files (nq.jsonl.gz, hotpotqa.jsonl.gz, ...) and corpus.jsonl.gz. A command is run as it is
-printed, or with what `documented_rules.py` says: options that make it smaller, stand-ins for what can't be downloaded or
-needs a GPU. Prints one line per command, and a count at the end; exits with 1 if one of them failed. Needs make, git and PyPI.
+FOLDER holds question files (nq.jsonl.gz, hotpotqa.jsonl.gz, ...) and corpus.jsonl.gz. A command is typed as it is
+printed, or as `documented_rules.py` says: with options that make it smaller, or with stand-ins for what can't be
+downloaded or needs a GPU. Prints one line per command, and a count at the end; exits with 1 if one of them failed.
+Needs make, git and PyPI; takes about half an hour.
 """
 
 from __future__ import annotations

@@ -105,7 +105,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^igsearch warm-start", Rule((("HuggingFaceTB/SmolLM2-135M-Instruct", "bundled"),), QUICK_START)),
     (r"--warm-start\.folder runs/warm-start --run-dir", Rule(add=f"{SMALL} --test-limit 2 {QUICK_START}")),
     (r"^python examples/compare_algorithms.py --algorithms", Rule(add="--steps 1 --seeds 1")),
-    (r"^pip install .igsearch", no("the package is not on PyPI yet: `--where wheel` installs its wheel")),
 )
 REPOSITORY = re.compile(
     r"^(make|\.venv|pip install -|python (algorithms|examples|integrations|-m benchmarks)|torchrun \S+ \S+ algorithms)"
