@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from examples.select_questions import Args, limited, main
+from examples import select_questions
+from examples.select_questions import Args, main
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question, load_questions
 
@@ -64,17 +66,42 @@ def test_top_k_must_be_positive(files: tuple[str, str], tmp_path: Path, top_k: i
         main(Args(files[:1], files[1], tmp_path / "train.jsonl", top_k=top_k))
 
 
-@pytest.mark.parametrize("most", [1, 3, 5, 9, None])
-def test_a_data_set_may_be_limited(most: int | None) -> None:
-    sizes = {"nq": 5, "musique": 2, "popqa": 9}
-    questions = [Question(f"{n}", "Who?", ("x",), name) for name, size in sizes.items() for n in range(size)]
-    kept = limited(questions, most, seed=3)
-    counts = Counter(question.dataset for question in kept)
-    assert counts == {name: min(size, most or size) for name, size in sizes.items()}
-    assert kept == [question for question in questions if question in kept]  # in their order
-    assert kept == limited(questions, most, seed=3)
-    if most == 3:
-        assert len({tuple(q.id for q in limited(questions, most, seed)) for seed in range(8)}) > 4
+@pytest.mark.parametrize("most", [1, 3, 9, None])
+def test_a_data_set_may_be_limited(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, most: int | None
+) -> None:
+    monkeypatch.setattr(select_questions, "BATCH", 2)
+    sizes = {"nq": 6, "musique": 2, "popqa": 9}
+    sources = []
+    for name, size in sizes.items():
+        rows = [{"id": f"{name}-{n}", "question": f"Which {n}?", "golden_answers": ["tea"]} for n in range(size)]
+        rows[0]["golden_answers"] = ["nothing of the kind"]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sources.append(str(tmp_path / f"{name}.jsonl"))
+    corpus = tmp_path / "corpus.jsonl"
+    passages = [{"id": str(n), "contents": f'"Which"\nWhich tea {n}?'} for n in range(3)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in passages), encoding="utf-8")
+
+    def selected(seed: int) -> list[Question]:
+        main(Args(tuple(sources), str(corpus), tmp_path / "train.jsonl", max_per_dataset=most, seed=seed))
+        return load_questions(tmp_path / "train.jsonl")
+
+    kept = selected(3)
+    printed = capsys.readouterr().out
+    assert Counter(question.dataset for question in kept) == {
+        n: min(size - 1, most or size) for n, size in sizes.items()
+    }
+    everything = [question.id for source in sources for question in load_questions(source)]
+    assert [question.id for question in kept] == [
+        name for name in everything if name in {q.id for q in kept}
+    ]  # in order
+    assert kept == selected(3)
+    assert not any(question.id.endswith("-0") for question in kept)
+    if most == 1:
+        assert len({tuple(question.id for question in selected(seed)) for seed in range(8)}) > 4
+        searched = re.search(r"popqa\W+9\W+(\d+)", printed)
+        assert searched is not None
+        assert int(searched[1]) in (2, 4)  # not all nine
 
 
 def test_a_limit_of_nothing_is_refused(files: tuple[str, str], tmp_path: Path) -> None:
