@@ -46,7 +46,7 @@ class Args:
     top_k: int = 3
     """Passages per search."""
     max_per_dataset: int | None = None
-    """At most this many questions of each data set, so that none prevails: the first that are found, in random order."""
+    """At most this many questions of each data set: the first that are found, in random order."""
     seed: int = 0
     """Determines which."""
 
