@@ -33,18 +33,13 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
-def headline(run: SavedRun, live: bool) -> str:
-    """Tiles with the figures of the run, and a link to its recorded episodes. `live`: the page is served."""
-    tiles = list(_tiles(run))
-    links = []
-    page_file = run.folder / "trajectories.html"  # the live view builds its own
-    if any((run.folder / "trajectories").glob("step-*")) if live else page_file.is_file():
-        links.append('<a href="trajectories.html">Recorded episodes, turn by turn</a>')
+def headline(run: SavedRun) -> str:
+    """Tiles with the figures of the run."""
     cells = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(note)}</small></dd></div>"
-        for name, value, note in tiles
+        for name, value, note in _tiles(run)
     )
-    return f'<dl class="tiles">{cells}</dl>' + "".join(f"<p>{link}</p>" for link in links)
+    return f'<dl class="tiles">{cells}</dl>'
 
 
 def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
