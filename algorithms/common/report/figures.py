@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from algorithms.common.evaluation.intervals import Difference, bootstrap_ci95, paired_difference
+from algorithms.common.evaluation.intervals import Difference, paired_difference
 from algorithms.common.evaluation.results import Result
-from algorithms.common.evaluation.scores import QuestionResult
+from algorithms.common.evaluation.scores import MacroAverage, QuestionResult
 
 Questions = dict[str, list[str]]
 """Ids by data set."""
@@ -23,10 +23,11 @@ def scored(result: Result) -> dict[str, dict[str, QuestionResult]]:
 
 def macro_em(result: Result) -> Em | None:
     """EM macro-averaged over the data sets; None if there is no question."""
-    ems = [[row.em for row in rows.values()] for rows in scored(result).values() if rows]
-    if not ems:
+    scores = {name: score for name, score in result.scores.items() if score.n}
+    if not scores:
         return None
-    return float(np.mean([np.mean(values) for values in ems])), bootstrap_ci95(*ems)
+    average = MacroAverage.of(scores)
+    return average.em, average.em_ci95
 
 
 def common(results: Sequence[Result]) -> Questions:
