@@ -33,9 +33,8 @@ def print_scores(
     if averages is None:
         rows = [_row(name, f"{s.n:,}", s, 2, before=first.get(name)) for name, s in after.items()]
         n = f"{sum(s.n for s in after.values()):,}"
-        means = [
-            _row("macro-average", n, MacroAverage.of(after), 2, before=MacroAverage.of(before) if before else None)
-        ]
+        earlier = MacroAverage.of(before) if before else None
+        means = [_row("macro-average", n, MacroAverage.of(after), 2, before=earlier)]
     else:
         rows = [_row(name, _count(name, s), s, 3, first.get(name), str(s.failed or "")) for name, s in after.items()]
         means = [_row(f"macro-average, {name}", f"sets: {len(a.datasets)}", a, 3) for name, a in averages.items()]

@@ -76,9 +76,9 @@ def test_the_table_of_an_evaluation_tells_sizes_failures_and_the_averages_of_fam
     assert title == "a [policy]"
     assert cells == [
         ["data set", "n", "EM", "95% CI", "F1", "searches", "failed"],
-        ["nq", "3,610", "0.400", "0.300 to 0.500", "0.500", "2.00", ""],
-        ["bamboogle", "120 of 125", "0.200", "0.100 to 0.300", "0.300", "3.00", "5"],
-        ["own [set]", "7", "1.000", "1.000 to 1.000", "1.000", "1.00", ""],
+        ["nq", "3,610", "0.400", "0.384 to 0.416", "0.500", "2.00", ""],
+        ["bamboogle", "120 of 125", "0.200", "0.138 to 0.281", "0.300", "3.00", "5"],
+        ["own [set]", "7", "1.000", "0.646 to 1.000", "1.000", "1.00", ""],
         ["macro-average, all", "sets: 3", "0.533", "0.400 to 0.600", "0.600", "2.00", ""],
     ]
 
@@ -135,7 +135,7 @@ def test_the_interval_of_a_share_is_wilsons(correct: int, n: int) -> None:
 
 
 def test_the_interval_of_a_mean_of_shares_is_the_published_one() -> None:
-    """Newcombe's (1998) method 10 for 56/70 - 48/80 is 0.0524 to 0.3339; p - q is twice the mean of p and 1 - q, - 1."""
+    """Newcombe's (1998) method 10 for 56/70 - 48/80 is 0.0524 to 0.3339; p - q is 2 x the mean of p and 1 - q, - 1."""
     low, high = mean_of_shares_ci95([(56 / 70, 70), (1 - 48 / 80, 80)])
     assert (2 * low - 1, 2 * high - 1) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     assert mean_of_shares_ci95([(0.3, 50)]) == pytest.approx(wilson_ci95(0.3, 50), abs=1e-12)
