@@ -8,7 +8,8 @@ import numpy as np
 
 from algorithms.common.evaluation.intervals import Difference, paired_difference
 from algorithms.common.evaluation.results import Result
-from algorithms.common.evaluation.scores import MacroAverage, QuestionResult
+from algorithms.common.evaluation.scores import MacroAverage, QuestionResult, Score
+from algorithms.common.report.charts import Cell
 
 Questions = dict[str, list[str]]
 """Ids by data set."""
@@ -58,9 +59,25 @@ def difference(
 
 def shown(interval: tuple[float, float], form: str = ".3f") -> str:
     """An interval, formatted for a table."""
-    return f"{interval[0]:{form}} to {interval[1]:{form}}"
+    return f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def shown_difference(found: Difference | None) -> list[str]:
-    """A difference and its interval over questions (and seeds), formatted for a table."""
-    return ["", ""] if found is None else [f"{found.mean:+.3f}", shown(found.bootstrap, "+.3f")]
+def em_of(score: Score | None) -> Em | None:
+    """EM of a data set; None if it has no scored question."""
+    return (score.em, score.em_ci95) if score is not None and score.n else None
+
+
+def shown_em(em: Em | None) -> Cell:
+    """EM and its interval, for a table."""
+    return "" if em is None else (f"{em[0]:.3f}", shown(em[1]))
+
+
+def shown_difference(found: Difference | None) -> Cell:
+    """A difference and its bootstrap interval over questions (and seeds), for a table.
+
+    Resampling differences that are all equal gives a point, which is no interval.
+    """
+    if found is None:
+        return "no common questions"
+    low, high = found.bootstrap
+    return f"{found.mean:+.3f}", "[all equal]" if low == high else shown(found.bootstrap, "+.3f")

@@ -9,7 +9,6 @@ from algorithms.common.report.charts import css, js
 from algorithms.common.report.page import navigation, page, write
 from algorithms.common.report.run_sections import (
     STYLE,
-    configuration,
     curves,
     final_scores,
     headline,
@@ -18,6 +17,8 @@ from algorithms.common.report.run_sections import (
     slowest_steps,
     warning_list,
 )
+from algorithms.common.report.run_setup import STYLE as SETUP_STYLE
+from algorithms.common.report.run_setup import configuration, setup
 from algorithms.common.run.saved_run import read_run
 
 REPORT, TRAJECTORIES = "report.html", "trajectories.html"
@@ -38,6 +39,7 @@ def run_report(
     sections = (
         headline(run),
         warning_list(run),
+        setup(run),
         final_scores(run),
         curves(run),
         slowest_steps(run),
@@ -50,7 +52,9 @@ def run_report(
     main = (
         f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
     )
-    return page(title, f"{header}\n{main}", css=css() + STYLE + style, js=js() + script, connect=bool(script))
+    return page(
+        title, f"{header}\n{main}", css=css() + STYLE + SETUP_STYLE + style, js=js() + script, connect=bool(script)
+    )
 
 
 def pages_of(run_dir: Path) -> list[tuple[str, str]]:
