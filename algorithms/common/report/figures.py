@@ -32,12 +32,17 @@ def macro_em(result: Result) -> Em | None:
 
 
 def common(results: Sequence[Result]) -> Questions:
-    """The questions that every result has scored; data sets without one are left out."""
+    """The questions that every result has scored, with equal text and golden answers, by data set with one."""
     first, *others = map(scored, results)
     kept = {
-        name: [i for i in rows if all(i in other.get(name, {}) for other in others)] for name, rows in first.items()
+        name: [i for i, row in rows.items() if all(_same(row, other.get(name, {}).get(i)) for other in others)]
+        for name, rows in first.items()
     }
     return {name: ids for name, ids in kept.items() if ids}
+
+
+def _same(row: QuestionResult, other: QuestionResult | None) -> bool:
+    return other is not None and (row.question, row.golden_answers) == (other.question, other.golden_answers)
 
 
 def difference(

@@ -91,7 +91,7 @@ def navigation(run_name: str, current: str, pages: Sequence[tuple[str, str]]) ->
         for address, label in pages
     )
     name = html.escape(run_name)
-    return f'<nav aria-label="Pages of this run"><strong>{name}</strong><ul>{links}</ul></nav>'
+    return f'<nav aria-label="Pages"><strong>{name}</strong><ul>{links}</ul></nav>'
 
 
 def _hash(text: str) -> str:
