@@ -52,17 +52,20 @@ def main(args: Args) -> None:
     else:
         output = args.output or args.runs[0].resolve().parent / "comparison.html"
         try:
-            write(output, run_report(args.runs[0]) if len(args.runs) == 1 else compare(args.runs))
+            write(
+                output,
+                run_report(args.runs[0], alone=True) if len(args.runs) == 1 else compare(args.runs, output.parent),
+            )
         except OSError as error:
             raise ConfigurationError(f"--output {output}: {error.strerror}; give a path that can be written") from error
         print(output)
 
 
-def compare(runs: tuple[Path, ...]) -> str:
-    """The comparison page."""
+def compare(runs: tuple[Path, ...], place: Path) -> str:
+    """The comparison page, which is written to the folder `place`."""
     from algorithms.common.report.comparison_report import comparison_report  # slow: it imports torch
 
-    return comparison_report(runs)
+    return comparison_report(runs, place)
 
 
 def serve(args: Args) -> None:

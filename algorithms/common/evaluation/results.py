@@ -30,7 +30,9 @@ def write_result(
     datasets = {}
     for name, members in by_dataset(rows).items():
         plain = [{key: value for key, value in asdict(row).items() if key != "dataset"} for row in members]
-        datasets[name] = {**_known(asdict(scores[name])), **(facts or {}).get(name, {}), "rows": plain}
+        found = scores[name]
+        means = {**_known(asdict(found)), "em_ci95": found.em_ci95}
+        datasets[name] = {**means, **(facts or {}).get(name, {}), "rows": plain}
     averages = {name: _known(asdict(average)) for name, average in macro_averages(rows).items()}
     content = {**header, "macro_average": macro_average(scores), "macro_averages": averages, "datasets": datasets}
     with atomic_write(path, durable=True) as file:  # the rows of `PartialResult` are deleted afterwards

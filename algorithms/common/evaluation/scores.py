@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from algorithms.common.evaluation.intervals import bootstrap_ci95
+from algorithms.common.evaluation.intervals import mean_of_shares_ci95, wilson_ci95
 from igsearch_env.question_sets import FAMILIES
 from igsearch_env.questions import Question
 from igsearch_env.rewards import exact_match, f1
@@ -76,7 +76,7 @@ class QuestionResult:
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the `n` scored samples of one data set (NaN if none), the 95% interval of EM, failed retrievals.
+    """Means over the `n` scored samples of one data set (NaN if none), failed retrievals.
 
     `searches` is the mean over the samples whose number of searches is known, NaN if there is none.
     """
@@ -84,20 +84,36 @@ class Score:
     n: int
     em: float
     f1: float
-    em_ci95: tuple[float, float]
     searches: float
     failed: int = 0
+
+    @property
+    def em_ci95(self) -> tuple[float, float]:
+        """Wilson's 95% interval of EM over questions."""
+        return wilson_ci95(self.em, self.n)
 
 
 @dataclass(frozen=True)
 class MacroAverage:
-    """Means over data sets, weighted equally, and the 95% interval of EM over their questions."""
+    """Means over data sets, weighted equally, and the 95% interval of EM (`mean_of_shares_ci95`)."""
 
     datasets: list[str]
     em: float
     f1: float
     em_ci95: tuple[float, float]
     searches: float
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Score]) -> MacroAverage:
+        """The average of at least one data set."""
+        members = list(scores.values())
+        return cls(
+            datasets=list(scores),
+            em=macro_average(scores),
+            f1=float(np.mean([s.f1 for s in members])),
+            em_ci95=mean_of_shares_ci95([(s.em, s.n) for s in members]),
+            searches=float(np.mean([s.searches for s in members])),
+        )
 
 
 def score(trajectories: Iterable[Trajectory]) -> dict[str, Score]:
@@ -123,14 +139,13 @@ def _score(rows: Sequence[QuestionResult]) -> Score:
     failed = len(rows) - len(scored)
     if not scored:
         nan = float("nan")
-        return Score(0, nan, nan, (nan, nan), nan, failed)
+        return Score(0, nan, nan, nan, failed)
     ems = [row.em for row in scored]
     known = [row.searches for row in scored if row.searches is not None]
     return Score(
         n=len(scored),
         em=float(np.mean(ems)),
         f1=float(np.mean([row.f1 for row in scored])),
-        em_ci95=bootstrap_ci95(ems),
         searches=float(np.mean(known)) if known else float("nan"),
         failed=failed,
     )
@@ -143,20 +158,10 @@ def macro_average(scores: Mapping[str, Score]) -> float:
 
 def macro_averages(rows: Iterable[QuestionResult]) -> dict[str, MacroAverage]:
     """Averages over single-hop benchmarks, multi-hop ones and all data sets; an empty family is left out."""
-    groups = by_dataset(row for row in rows if not row.failed)
-    averages = {}
-    for family, names in {**FAMILIES, "all": tuple(groups)}.items():
-        members = {name: groups[name] for name in names if name in groups}
-        if members:
-            scores = [_score(members[name]) for name in members]
-            averages[family] = MacroAverage(
-                datasets=list(members),
-                em=float(np.mean([s.em for s in scores])),
-                f1=float(np.mean([s.f1 for s in scores])),
-                em_ci95=bootstrap_ci95(*([row.em for row in found] for found in members.values())),
-                searches=float(np.mean([s.searches for s in scores])),
-            )
-    return averages
+    scores = {name: found for name, found in score_rows(rows).items() if found.n}
+    families = {**FAMILIES, "all": tuple(scores)}
+    members = {family: {n: scores[n] for n in names if n in scores} for family, names in families.items()}
+    return {family: MacroAverage.of(found) for family, found in members.items() if found}
 
 
 def limit_per_dataset(questions: Sequence[Question], limit: int) -> list[Question]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from algorithms.common.evaluation.scores import MacroAverage, Score, macro_average
+from algorithms.common.evaluation.scores import MacroAverage, Score
 from igsearch_env.question_sets import BENCHMARKS
 
 HEADS = ("data set", "n", "before", "EM", "95% CI", "F1", "searches", "failed")
@@ -22,7 +22,7 @@ def print_scores(
     after: Mapping[str, Score],
     averages: Mapping[str, MacroAverage] | None = None,
 ) -> None:
-    """A row for each data set, with the 95% interval of EM over its questions, then the macro-averages.
+    """A row for each data set, with the 95% interval of EM (Wilson's), then the macro-averages.
 
     Args:
         before: scores of an earlier evaluation, whose EM is shown in a separate column.
@@ -33,7 +33,8 @@ def print_scores(
     if averages is None:
         rows = [_row(name, f"{s.n:,}", s, 2, before=first.get(name)) for name, s in after.items()]
         n = f"{sum(s.n for s in after.values()):,}"
-        means = [_row("macro-average", n, _mean(after), 2, before=_mean(before) if before else None)]
+        earlier = MacroAverage.of(before) if before else None
+        means = [_row("macro-average", n, MacroAverage.of(after), 2, before=earlier)]
     else:
         rows = [_row(name, _count(name, s), s, 3, first.get(name), str(s.failed or "")) for name, s in after.items()]
         means = [_row(f"macro-average, {name}", f"sets: {len(a.datasets)}", a, 3) for name, a in averages.items()]
@@ -66,10 +67,3 @@ def _row(
 def _count(name: str, score: Score) -> str:
     known = BENCHMARKS.get(name)
     return f"{score.n:,}" if known is None or known.size == score.n else f"{score.n:,} of {known.size:,}"
-
-
-def _mean(scores: Mapping[str, Score]) -> MacroAverage:
-    """Means over the data sets; without the questions there is no interval."""
-    f1 = sum(score.f1 for score in scores.values()) / len(scores)
-    searches = sum(score.searches for score in scores.values()) / len(scores)
-    return MacroAverage(list(scores), macro_average(scores), f1, (math.nan, math.nan), searches)

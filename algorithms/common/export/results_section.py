@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from algorithms.common.evaluation.results import Result
-from algorithms.common.evaluation.scores import Score
+from algorithms.common.evaluation.scores import MacroAverage, Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.markdown import code_span, if_known
 from igsearch_env.question_sets import BENCHMARKS
@@ -47,8 +47,8 @@ def _table(tests: Mapping[str, Result]) -> str:
         found = [scored(test).get(name) for test in tests.values()]
         ems = ["" if each is None else _em(each.em, each.em_ci95) for each in found]
         rows.append([code_span(name).replace("|", "\\|"), n, *ems, f"{score.f1:.3f}", f"{score.searches:.2f}"])
-    averages = [test.header.get("macro_averages", {}).get("all") for test in tests.values()]
-    ems = ["" if average is None else _em(average["em"], average["em_ci95"]) for average in averages]
+    averages = [MacroAverage.of(scores) if (scores := scored(test)) else None for test in tests.values()]
+    ems = ["" if average is None else _em(average.em, average.em_ci95) for average in averages]
     rows.append(["macro-average", f"{sum(score.n for score in last.scores.values()):,}", *ems, "", ""])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

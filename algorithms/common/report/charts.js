@@ -80,17 +80,22 @@ const charts = (() => {
     };
   }
 
-  // A single step is centred.
+  // A single step is centred, and the axis shows no other step.
   function spread(spec, low, high) {
     const [first] = spec.steps;
-    return spec.steps.length === 1 ? [first - 1, first + 1] : [low, high];
+    return spec.steps.length === 1 ? [first - 0.5, first + 0.5] : [low, high];
   }
 
-  // The y axis always includes 0.
+  // The y axis always includes 0, and has room for lines at the ends of a fixed range.
   function bounds(spec, low, high) {
-    if (spec.range) return spec.range;
+    if (spec.range) {
+      const margin = (spec.range[1] - spec.range[0]) * 0.03;
+      return [spec.range[0] - margin, spec.range[1] + margin];
+    }
     [low, high] = [Math.min(low ?? 0, 0), Math.max(high ?? 0, 0)];
-    if (low === high) return [0, 1];
+    if (low === high) return [0, spec.least || 1];
+    if (-low < spec.least / 100) low = 0; // rounding
+    high = Math.max(high, low + spec.least);
     const room = (high - low) * 0.06;
     return [low === 0 ? 0 : low - room, high === 0 ? 0 : high + room];
   }
@@ -110,7 +115,7 @@ const charts = (() => {
     const list = element("ul", { class: "legend" });
     const values = new Map();
     spec.lines.forEach((line, i) => {
-      if (line.faint) return;
+      if (line.faint || line.zero) return;
       const value = element("span", { class: "value" });
       const pressed = String(!hidden.has(line.style));
       const button = element("button", { type: "button", id: `${name}-key-${line.style}`, "aria-pressed": pressed });
@@ -141,9 +146,15 @@ const charts = (() => {
 
   function draw(figure) {
     const spec = JSON.parse(document.getElementById(figure.dataset.chart).textContent);
-    const plot = figure.querySelector(".plot");
-    const at = figure.querySelector(".at");
     const numbers = figure.querySelector("details");
+    const fill = () => {
+      if (numbers.open && !numbers.querySelector(".numbers")) numbers.append(table(spec, `${figure.dataset.chart}-table`));
+    };
+    numbers.addEventListener("toggle", fill);
+    fill();
+    const plot = figure.querySelector(".plot");
+    if (!plot) return { build() {}, stop() {} }; // every line is 0
+    const at = figure.querySelector(".at");
     if (!switchedOff.has(spec.title)) switchedOff.set(spec.title, new Set());
     const hidden = switchedOff.get(spec.title);
     let chart = null;
@@ -171,7 +182,7 @@ const charts = (() => {
 
     function build() {
       remove();
-      const kept = { ...spec, lines: spec.lines.filter((line) => !hidden.has(line.style)) };
+      const kept = { ...spec, lines: spec.lines.filter((line) => !line.zero && !hidden.has(line.style)) };
       kept.bands = spec.bands
         .map((pair) => pair.map((i) => kept.lines.indexOf(spec.lines[i])))
         .filter((pair) => !pair.includes(-1));
@@ -187,11 +198,6 @@ const charts = (() => {
       }
     });
     observer.observe(plot);
-    const fill = () => {
-      if (numbers.open && !numbers.querySelector(".numbers")) numbers.append(table(spec, `${figure.dataset.chart}-table`));
-    };
-    numbers.addEventListener("toggle", fill);
-    fill();
     return { build, stop: () => (observer.disconnect(), remove()) };
   }
 

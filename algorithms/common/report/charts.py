@@ -19,8 +19,11 @@ import numpy as np
 from algorithms.common.report.page import data
 
 DIGITS = 5  # significant digits of a value in a page
+ROUNDING = 1e-6  # a line whose values are all closer to 0 is named below its chart and not drawn
 
 Values = Sequence[float | None]
+Cell = str | tuple[str, str]
+"""A cell of a table: a text, or a text and a smaller one, such as a value and its interval."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Chart:
     """Whether the lines are parts of a whole, stacked on each other."""
     range: tuple[float, float] | None = None
     """Range of the y axis; by default it includes all values and 0."""
+    least: float = 0.0
+    """Least range of the y axis, so that small noise around 0 does not fill the chart."""
 
 
 def number(value: Any) -> float | None:
@@ -102,19 +107,29 @@ def chart_html(chart: Chart) -> str:
         return ""
     name = f"chart-{_slug(chart.title)}"
     title = html.escape(chart.title)
+    zero = [all(abs(value or 0.0) < ROUNDING for value in line.values) for line in chart.lines]
+    absent = [html.escape(line.label) for line, none in zip(chart.lines, zero, strict=True) if none and not line.faint]
+    note = f'<p class="quiet zero">Not drawn, because always 0: {", ".join(absent)}</p>\n' if absent else ""
+    plot = (
+        f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
+        '</div>\n<div class="legend-place"></div>\n'
+    )
     content = {
         "title": chart.title,
         "unit": chart.unit,
         "steps": list(chart.steps),
-        "lines": [{**vars(line), "values": list(line.values)} for line in chart.lines],
+        "lines": [
+            {**vars(line), "values": list(line.values), "zero": none}
+            for line, none in zip(chart.lines, zero, strict=True)
+        ],
         "bands": [list(pair) for pair in chart.bands],
         "stack": chart.stack,
         "range": chart.range,
+        "least": chart.least,
     }
     return (
         f'<figure class="chart" data-chart="{name}-data">\n<figcaption><h3 id="{name}">{title}</h3></figcaption>\n'
-        f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
-        f'</div>\n<div class="legend-place"></div>\n<details id="{name}-numbers"><summary>Values: {title}</summary>'
+        f'{"" if all(zero) else plot}{note}<details id="{name}-numbers"><summary>Values: {title}</summary>'
         f'<p id="{name}-words">{html.escape(summary(chart))}</p></details>\n{data(f"{name}-data", content)}\n</figure>'
     )
 
@@ -144,16 +159,27 @@ def _file(name: str) -> str:
     return files("algorithms.common.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def table_html(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls horizontally if it is too wide. Every cell is escaped."""
-    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+def table_html(title: str, head: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, text: bool = False) -> str:
+    """A table that scrolls horizontally if it is too wide. Every cell is escaped.
+
+    `text`: its cells are texts, so they are aligned on the left and wrap.
+    """
+    cells = "".join(f'<th scope="col">{_cell(name)}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row"><span>{_cell(row[0])}</span></th>'
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])
         + "</tr>\n"
         for row in rows
     )
+    kind = "wide text" if text else "wide"
     return (
-        f'<div class="wide" id="{_slug(title)}-table" tabindex="0" role="region" aria-label="{html.escape(title)}">'
+        f'<div class="{kind}" id="{_slug(title)}-table" tabindex="0" role="region" aria-label="{html.escape(title)}">'
         f"<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )
+
+
+def _cell(cell: Cell) -> str:
+    """The cell, which can be broken after the punctuation in a name."""
+    value, note = (cell, "") if isinstance(cell, str) else cell
+    name = re.sub(r"(?<=\w)[_./-](?=[^\W\d])", r"\g<0><wbr>", html.escape(value))
+    return name + (f" <small>{html.escape(note)}</small>" if note else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.fingerprint import MODEL, differences
 from algorithms.common.evaluation.intervals import Difference
 from algorithms.common.evaluation.results import Result
-from algorithms.common.report.figures import difference
+from algorithms.common.report.figures import common, difference
 from algorithms.common.run.folder import resumable_settings
 from algorithms.common.run.saved_run import SavedRun
 
@@ -19,6 +20,7 @@ from algorithms.common.run.saved_run import SavedRun
 NOT_COMPUTED = (resumable_settings(TrainConfig) - {"steps"}) | {"seed", "threads"}
 # Settings that affect the results of an evaluation.
 EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
+HASH = re.compile(r"[0-9a-f]{12}")
 NOT_EVALUATED = ("env.questions", "env.dev_questions", "env.outcome_reward", "env.max_failure_rate")
 
 
@@ -49,13 +51,9 @@ def make_seed_groups(runs: Sequence[SavedRun]) -> list[SeedGroup]:
             groups.append([run])
         else:
             group.append(run)
-    labels = [_label(group[0], [other[0] for other in groups if other is not group]) for group in groups]
     return [
-        SeedGroup(
-            f"{label} [{group[0].name}]" if labels.count(label) > 1 else label,
-            tuple(sorted(group, key=lambda run: run.seed)),
-        )
-        for label, group in zip(labels, groups, strict=True)
+        SeedGroup(label, tuple(sorted(group, key=lambda run: run.seed)))
+        for label, group in zip(_labels(groups), groups, strict=True)
     ]
 
 
@@ -68,12 +66,19 @@ def _alike(a: SavedRun, b: SavedRun) -> bool:
     return _settings_of(a) == _settings_of(b)
 
 
-def _label(run: SavedRun, others: Sequence[SavedRun]) -> str:
-    """The name of the algorithm, with at most two settings that differ from other runs of it."""
-    rivals = [_settings_of(other) for other in others if other.algorithm == run.algorithm]
-    own = _settings_of(run)
-    apart = [key for key in own if any(rival.get(key) != own[key] for rival in rivals)]
-    return " ".join([run.algorithm, *(f"{key.rpartition('.')[2]}={own[key]}" for key in apart[:2])])
+def _labels(groups: Sequence[Sequence[SavedRun]]) -> list[str]:
+    """A short name for each group: that of its algorithm; of several groups of one, the folder's without its seed."""
+    runs = [group[0] for group in groups]
+    algorithms, names = [run.algorithm for run in runs], [run.name for run in runs]
+    labels = [_stem(run) if algorithms.count(run.algorithm) > 1 else run.algorithm for run in runs]
+    places = [str(run.folder) if names.count(run.name) > 1 else run.name for run in runs]
+    return [
+        f"{label} [{place}]" if labels.count(label) > 1 else label for label, place in zip(labels, places, strict=True)
+    ]
+
+
+def _stem(run: SavedRun) -> str:
+    return re.sub(rf"[-_.]?(seed)?[-_]?{run.seed}$", "", run.name) or run.name
 
 
 def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Result]]:
@@ -83,38 +88,61 @@ def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Resul
     return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds]
 
 
-def against(entry: SeedGroup, first: SeedGroup, names: Sequence[str] | None = None) -> tuple[int, Difference | None]:
-    """Number of pairs of runs, and the difference."""
+@dataclass(frozen=True)
+class Compared:
+    """A group compared with another one: pairs of runs, questions that all of them have, and the difference of EM."""
+
+    pairs: int
+    questions: int
+    difference: Difference | None
+
+
+def against(entry: SeedGroup, first: SeedGroup, names: Sequence[str] | None = None) -> Compared:
+    """`entry` minus `first`, macro-averaged over the data sets `names` (default: all)."""
     ours, theirs = _pairs(entry, first)
-    return len(ours), difference(ours, theirs, names) if ours else None
+    if not ours:
+        return Compared(0, 0, None)
+    shared = common([*ours, *theirs])
+    questions = sum(len(ids) for name, ids in shared.items() if names is None or name in names)
+    return Compared(len(ours), questions, difference(ours, theirs, names))
 
 
-def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str]]:
-    """Differences that make a run hard to compare with the first one, as (name of the run, message)."""
+def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str, list[str]]]:
+    """Differences that make a run hard to compare with the first one: name of the run, message, and its details."""
     first = runs[0]
     for run in runs:
         if run.after is None:
-            yield run.name, "has no evaluation after training, so it is missing from the tables of differences."
+            yield run.name, "has no evaluation after training, so it is missing from the tables of differences.", []
         elif run.planned is not None and run.done < run.planned:
-            yield run.name, f"is unfinished: {run.done} of {run.planned} steps."
+            yield run.name, f"is unfinished: {run.done} of {run.planned} steps.", []
     for run in runs[1:]:
         if run.after is not None and first.after is not None:
-            yield from ((run.name, text) for text in _unlike_questions(first.after, run.after))
+            yield from ((run.name, text, []) for text in _unlike_questions(first.after, run.after))
         if first.done != run.done:
-            yield run.name, f"has {run.done} steps, {first.name} has {first.done}."
+            yield run.name, f"has {run.done} steps, {first.name} has {first.done}.", []
         if first.fingerprint and run.fingerprint:
             unlike = differences(first.fingerprint, run.fingerprint, MODEL)
             if unlike:
-                yield run.name, f"was evaluated differently from {first.name}: {'; '.join(unlike)}."
+                said, details = _summarised(unlike)
+                yield run.name, f"was evaluated differently from {first.name}: {said}.", details
             continue
         if bool(first.fingerprint) != bool(run.fingerprint):
             lacking = run if first.fingerprint else first
-            yield lacking.name, "has no fingerprint, so its evaluation settings can't be checked."
+            yield lacking.name, "has no fingerprint, so its evaluation settings can't be checked.", []
         a, b = flat(first.config), flat(run.config)
         keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.startswith(EVALUATED)]
         keys = [key for key in keys if key not in NOT_EVALUATED]
         if keys and a and b:
-            yield run.name, f"was evaluated with other settings than {first.name}: {', '.join(keys)}."
+            yield run.name, f"was evaluated with other settings than {first.name}: {', '.join(keys)}.", []
+
+
+def _summarised(unlike: Sequence[str]) -> tuple[str, list[str]]:
+    """Differences of fingerprints in a sentence without hashes, and all of them if something was shortened."""
+    sets = {text.split(".")[1] for text in unlike if text.startswith("questions.")}
+    others = [text for text in unlike if not text.startswith("questions.")]
+    said = [f"the questions of {len(sets)} data {'sets' if len(sets) > 1 else 'set'}"] if sets else []
+    said += [text.partition(":")[0] if HASH.search(text) else text for text in others]
+    return "; ".join(said), [] if said == list(unlike) else list(unlike)
 
 
 def _unlike_questions(a: Result, b: Result) -> Iterator[str]:
@@ -122,11 +150,12 @@ def _unlike_questions(a: Result, b: Result) -> Iterator[str]:
     shared = left.keys() & right.keys()
     alone = len(left.keys() ^ right.keys())
     if alone:
-        yield f"has other test questions: {alone} are in only one of the two; differences use the {len(shared)} others."
+        use = f"differences use the {len(shared)} others" if shared else "so there are no differences to show"
+        yield f"has other test questions: {alone} are in only one of the two; {use}."
     changed = [
         key
         for key in shared
         if (left[key].question, left[key].golden_answers) != (right[key].question, right[key].golden_answers)
     ]
     if changed:
-        yield f"has {len(changed)} test questions with another text or other golden answers under the same id."
+        yield f"has {len(changed)} test questions with another text or other golden answers; they are left out."

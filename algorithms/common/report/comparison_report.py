@@ -6,26 +6,36 @@ Runs that differ only by seed form one group. The other groups are compared with
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from algorithms.common.base.flat import flat
 from algorithms.common.evaluation.intervals import verdict
-from algorithms.common.report.charts import charts_html, css, js, number, table_html
-from algorithms.common.report.comparable import SeedGroup, against, make_seed_groups, warnings
+from algorithms.common.report.charts import Cell, charts_html, css, js, number, table_html
+from algorithms.common.report.comparable import Compared, SeedGroup, against, make_seed_groups, warnings
 from algorithms.common.report.comparison_charts import comparison_charts
-from algorithms.common.report.figures import common, macro_em, shown, shown_difference
-from algorithms.common.report.page import page
+from algorithms.common.report.figures import em_of, macro_em, shown, shown_difference, shown_em
+from algorithms.common.report.page import navigation, page
+from algorithms.common.report.run_report import REPORT
+from algorithms.common.report.run_setup import PLACES, defaults, shown_value
 from algorithms.common.run.saved_run import SavedRun, read_run
 from igsearch_env.errors import ConfigurationError
 
-PLACES = ("run_dir", "config", "overwrite")
+STYLE = """
+.warnings strong { color: var(--bad); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
 
 
-def comparison_report(run_dirs: Sequence[Path]) -> str:
-    """The comparison as one HTML document. Raises `ConfigurationError` unless it is given two runs or more."""
+def comparison_report(run_dirs: Sequence[Path], place: Path | None = None) -> str:
+    """The comparison as one HTML document. Raises `ConfigurationError` unless it is given two runs or more.
+
+    `place`: the folder that it is written to; with it, the page links to the reports of the runs.
+    """
     folders = list(dict.fromkeys(path.resolve() for path in run_dirs))
     if len(folders) < 2:
         raise ConfigurationError(f"{len(folders)} run can't be compared: give two different run folders or more")
@@ -34,17 +44,30 @@ def comparison_report(run_dirs: Sequence[Path]) -> str:
     title = "Comparison of " + (
         ", ".join(entry.label for entry in entries) if len(entries) > 1 else f"{len(runs)} runs of {entries[0].label}"
     )
-    sections = [_warnings(runs), _differences(entries), _by_dataset(entries), _runs(entries), _curves(entries)]
-    sections.append(_settings(runs))
-    body = f"<header><h1>{html.escape(title)}</h1></header>\n<main>\n{''.join(sections)}</main>"
-    return page(title, body, css=css() + ".warnings strong { color: var(--bad); }", js=js())
+    sections = [_warnings(runs), _differences(entries), _settings(entries), _by_dataset(entries), _runs(entries)]
+    sections.append(_curves(entries))
+    reports = [] if place is None else list(_reports(runs, place.resolve()))
+    links = navigation("Comparison", "", reports) if reports else ""
+    body = f"<header>{links}<h1>{html.escape(title)}</h1></header>\n<main>\n{''.join(sections)}</main>"
+    return page(title, body, css=css() + STYLE, js=js())
+
+
+def _reports(runs: Sequence[SavedRun], place: Path) -> Iterator[tuple[str, str]]:
+    """Address and name of the report of each run that has one."""
+    for run in runs:
+        if (run.folder / REPORT).is_file():
+            yield quote(os.path.relpath(run.folder / REPORT, place), errors="surrogateescape"), run.name
 
 
 # ---------------------------------------------------------------- the sections
 
 
 def _warnings(runs: Sequence[SavedRun]) -> str:
-    items = [f"<li><strong>{html.escape(a)}</strong> {html.escape(b)}</li>" for a, b in warnings(runs)]
+    items = []
+    for place, (name, message, details) in enumerate(warnings(runs)):
+        lines = html.escape("\n".join(details))
+        whole = f'<details id="details-{place}"><summary>All differences</summary><pre>{lines}</pre></details>'
+        items.append(f"<li><strong>{html.escape(name)}</strong> {html.escape(message)}{whole if details else ''}</li>")
     return f'<h2>Differences between runs</h2><ul class="warnings">{"".join(items)}</ul>' if items else ""
 
 
@@ -52,26 +75,48 @@ def _differences(entries: Sequence[SeedGroup]) -> str:
     first = entries[0]
     if len(entries) == 1:
         return _spread(first)
-    head = ["group", "seeds", "test EM", "pairs", f"minus {first.label}", "95% (questions, seeds)", "95% t (seeds)"]
-    rows = []
+    found = {entry.label: against(entry, first) for entry in entries if entry is not first}
+    with_t = any(one.difference is not None and one.difference.t is not None for one in found.values())
+    head: list[Cell] = ["group", "seeds", "test EM", (f"minus {first.label}", "[95%, questions and seeds]")]
+    head += [("t interval", "[95%, seeds]")] if with_t else []
+    head += ["verdict", "common questions", "pairs of runs"]
+    rows: list[list[Cell]] = []
     for entry in entries:
-        finals = [found[0] for found in map(macro_em, entry.results.values()) if found]
-        mean = f"{np.mean(finals):.3f}" if finals else ""
-        row = [entry.label, ", ".join(str(run.seed) for run in entry.runs), mean]
-        if entry is first:
-            rows.append([*row, "", "", "", "", ""])
-            continue
-        count, found = against(entry, first)
-        t = "" if found is None or found.t is None else shown(found.t, "+.3f")
-        said = "no common questions" if found is None else verdict(found)
-        rows.append([*row, str(count), *shown_difference(found), t, said])
+        row: list[Cell] = [entry.label, _seeds(entry), _mean_em(entry)]
+        if entry is not first:
+            row += _against_first(found[entry.label], with_t)
+        rows.append(row + [""] * (len(head) - len(row)))
     title = "Test EM and differences"
     return (
-        f"<h2>{title}</h2>{table_html(title, [*head, 'verdict'], rows)}"
-        '<p class="quiet">EM is macro-averaged over data sets. Differences are paired by question and by seed (by '
-        "order if no seed is common). The bootstrap resamples questions and seeds; the interval of Student's t covers "
-        "other seeds on the same questions. A verdict requires that both exclude 0, and more than one seed.</p>"
+        f"<h2>{title}</h2>{table_html(title, head, rows)}"
+        '<p class="quiet">EM is macro-averaged over data sets. With it stands the interval over questions of a single '
+        "run, combined from the Wilson intervals of its data sets, or the range of several runs. Differences are paired "
+        "by question and by seed (by order if no seed is common), over the questions that all of these runs have in "
+        "common. Their interval is a bootstrap over questions and seeds; the interval of Student's t covers other seeds "
+        "on the same questions. A verdict requires that both exclude 0, and more than one seed.</p>"
     )
+
+
+def _against_first(found: Compared, with_t: bool) -> list[Cell]:
+    """The cells of a group's comparison with the first one."""
+    gap = found.difference
+    t: list[Cell] = ["" if gap is None or gap.t is None else shown(gap.t, "+.3f")] if with_t else []
+    said = "not comparable" if gap is None else verdict(gap)
+    return [shown_difference(gap), *t, said, f"{found.questions:,}", str(found.pairs)]
+
+
+def _seeds(entry: SeedGroup) -> Cell:
+    seeds = ", ".join(str(run.seed) for run in entry.runs)
+    return str(len(entry.runs)), f"({'seed' if len(entry.runs) == 1 else 'seeds'} {seeds})"
+
+
+def _mean_em(entry: SeedGroup) -> Cell:
+    """Mean EM of the runs, with the interval of a single run or the range of several."""
+    found = [em for em in map(macro_em, entry.results.values()) if em]
+    if len(found) < 2:
+        return shown_em(found[0]) if found else ""
+    ems = [em for em, _ in found]
+    return f"{np.mean(ems):.3f}", f"({min(ems):.3f} to {max(ems):.3f})"
 
 
 def _spread(entry: SeedGroup) -> str:
@@ -90,27 +135,39 @@ def _by_dataset(entries: Sequence[SeedGroup]) -> str:
     if len(present) < 2:
         return ""
     first, *others = present
-    names = list(common([result for entry in present for result in entry.results.values()]))
-    head = ["data set", first.label]
-    head += [text for other in others for text in (other.label, "difference", "95%")]
-    rows = []
+    names = dict.fromkeys(name for entry in present for result in entry.results.values() for name in result.scores)
+    head: list[Cell] = ["data set", first.label]
+    head += [cell for other in others for cell in (other.label, (f"minus {first.label}", "[95%], common questions n"))]
+    rows: list[list[Cell]] = []
     for name in names:
-        row = [name, f"{_em(first, name):.3f}"]
+        row: list[Cell] = [name, _em(first, name)]
         for other in others:
-            row += [f"{_em(other, name):.3f}", *shown_difference(against(other, first, [name])[1])]
+            found = against(other, first, [name])
+            cell = shown_difference(found.difference)
+            row += [
+                _em(other, name),
+                cell if isinstance(cell, str) else (cell[0], f"{cell[1]}, n = {found.questions:,}"),
+            ]
         rows.append(row)
     title = "Test EM by data set"
-    note = '<p class="quiet">EM is the mean over all seeds; differences are means over the pairs of runs.</p>'
-    return f"<h2>{title}</h2>{table_html(title, head, rows)}{note}" if rows else ""
+    note = (
+        '<p class="quiet">EM is the mean over all seeds, with a Wilson interval where there is one; differences are '
+        "means over the pairs of runs, with bootstrap intervals.</p>"
+    )
+    return f"<h2>{title}</h2>{table_html(title, head, rows)}{note}"
 
 
-def _em(entry: SeedGroup, name: str) -> float:
-    return float(np.mean([result.scores[name].em for result in entry.results.values()]))
+def _em(entry: SeedGroup, name: str) -> Cell:
+    found = [em for result in entry.results.values() if (em := em_of(result.scores.get(name))) is not None]
+    if len(found) < 2:
+        return shown_em(found[0]) if found else ""
+    return f"{np.mean([em for em, _ in found]):.3f}"
 
 
 def _runs(entries: Sequence[SeedGroup]) -> str:
-    head = ["run", "group", "seed", "steps", "EM before", "EM after", "95%", "best dev EM", "searches", "s/step"]
-    rows = []
+    head: list[Cell] = ["run", "group", "seed", "steps", "EM before", ("EM after", "[95%]")]
+    head += ["best dev EM", "searches", "s/step"]
+    rows: list[list[Cell]] = []
     for entry in entries:
         for run in entry.runs:
             before, after = (macro_em(result) if result else None for result in (run.before, run.after))
@@ -123,8 +180,7 @@ def _runs(entries: Sequence[SeedGroup]) -> str:
                     str(run.seed),
                     f"{run.done}" + (f" of {run.planned}" if run.planned is not None else ""),
                     f"{before[0]:.3f}" if before else "",
-                    f"{after[0]:.3f}" if after else "",
-                    shown(after[1]) if after else "",
+                    shown_em(after),
                     f"{max(row['dev/em'] for row in run.dev):.3f}" if run.dev else "",
                     f"{np.mean(searches):.2f}" if searches else "",
                     f"{np.mean(times):.2f}" if times else "",
@@ -142,15 +198,18 @@ def _curves(entries: Sequence[SeedGroup]) -> str:
     return f'<h2>Curves</h2><p class="quiet">Bold lines are moving averages{faint}.</p>\n{drawn}'
 
 
-def _settings(runs: Sequence[SavedRun]) -> str:
-    settings = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for found in settings for key in found if not key.startswith(PLACES))
-    rows = [
-        [key, *("not set" if key not in found else str(found[key]) for found in settings)]
-        for key in keys
-        if any(found.get(key) != settings[0].get(key) for found in settings)
-    ]
-    title = "Settings that differ"
-    return f"<h2>{title}</h2>" + (
-        table_html(title, ["setting", *(run.name for run in runs)], rows) if rows else "<p>None, except for paths.</p>"
-    )
+def _settings(entries: Sequence[SeedGroup]) -> str:
+    """Options whose values differ between the groups."""
+    known = [defaults(entry.runs[0].algorithm) for entry in entries]
+    groups = [[flat(run.config) for run in entry.runs] for entry in entries]
+    keys = dict.fromkeys(key for group in groups for found in group for key in found if not key.startswith(PLACES))
+    rows: list[list[Cell]] = []
+    for key in keys:
+        cells = [dict.fromkeys(shown_value(found[key]) for found in group if key in found) for group in groups]
+        if key != "seed" and any(cell != cells[0] for cell in cells):
+            missing = ["not recorded" if key in options else "not an option" for options in known]
+            rows.append([key, *(" or ".join(cell) or none for cell, none in zip(cells, missing, strict=True))])
+    title = "Differences of configuration"
+    labels = [entry.label for entry in entries]
+    table = table_html(title, ["option", *labels], rows, text=True) if rows else "<p>None, except for paths.</p>"
+    return f"<h2>{title}</h2>{table}"

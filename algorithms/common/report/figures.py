@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from algorithms.common.evaluation.intervals import Difference, bootstrap_ci95, paired_difference
+from algorithms.common.evaluation.intervals import Difference, paired_difference
 from algorithms.common.evaluation.results import Result
-from algorithms.common.evaluation.scores import QuestionResult
+from algorithms.common.evaluation.scores import MacroAverage, QuestionResult, Score
+from algorithms.common.report.charts import Cell
 
 Questions = dict[str, list[str]]
 """Ids by data set."""
@@ -23,19 +24,25 @@ def scored(result: Result) -> dict[str, dict[str, QuestionResult]]:
 
 def macro_em(result: Result) -> Em | None:
     """EM macro-averaged over the data sets; None if there is no question."""
-    ems = [[row.em for row in rows.values()] for rows in scored(result).values() if rows]
-    if not ems:
+    scores = {name: score for name, score in result.scores.items() if score.n}
+    if not scores:
         return None
-    return float(np.mean([np.mean(values) for values in ems])), bootstrap_ci95(*ems)
+    average = MacroAverage.of(scores)
+    return average.em, average.em_ci95
 
 
 def common(results: Sequence[Result]) -> Questions:
-    """The questions that every result has scored; data sets without one are left out."""
+    """The questions that every result has scored, with equal text and golden answers, by data set with one."""
     first, *others = map(scored, results)
     kept = {
-        name: [i for i in rows if all(i in other.get(name, {}) for other in others)] for name, rows in first.items()
+        name: [i for i, row in rows.items() if all(_same(row, other.get(name, {}).get(i)) for other in others)]
+        for name, rows in first.items()
     }
     return {name: ids for name, ids in kept.items() if ids}
+
+
+def _same(row: QuestionResult, other: QuestionResult | None) -> bool:
+    return other is not None and (row.question, row.golden_answers) == (other.question, other.golden_answers)
 
 
 def difference(
@@ -57,9 +64,25 @@ def difference(
 
 def shown(interval: tuple[float, float], form: str = ".3f") -> str:
     """An interval, formatted for a table."""
-    return f"{interval[0]:{form}} to {interval[1]:{form}}"
+    return f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def shown_difference(found: Difference | None) -> list[str]:
-    """A difference and its interval over questions (and seeds), formatted for a table."""
-    return ["", ""] if found is None else [f"{found.mean:+.3f}", shown(found.bootstrap, "+.3f")]
+def em_of(score: Score | None) -> Em | None:
+    """EM of a data set; None if it has no scored question."""
+    return (score.em, score.em_ci95) if score is not None and score.n else None
+
+
+def shown_em(em: Em | None) -> Cell:
+    """EM and its interval, for a table."""
+    return "" if em is None else (f"{em[0]:.3f}", shown(em[1]))
+
+
+def shown_difference(found: Difference | None) -> Cell:
+    """A difference and its bootstrap interval over questions (and seeds), for a table.
+
+    Resampling differences that are all equal gives a point, which is no interval.
+    """
+    if found is None:
+        return "no common questions"
+    low, high = found.bootstrap
+    return f"{found.mean:+.3f}", "[all equal]" if low == high else shown(found.bootstrap, "+.3f")

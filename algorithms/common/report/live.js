@@ -10,8 +10,11 @@
     if (version === document.querySelector("main").dataset.version) return "up to date";
     const answer = await fetch(".", { cache: "no-store" });
     if (!answer.ok) return "the run folder can't be read at the moment";
-    const main = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+    const made = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const main = made.querySelector("main");
     if (paused) return "paused"; // paused during the fetch
+    const [links, found] = [document, made].map((page) => page.querySelector("nav"));
+    if (links.innerHTML !== found.innerHTML) links.replaceWith(found); // a page has been added
     const old = document.querySelector("main");
     for (const part of old.querySelectorAll("details[open][id]")) {
       const same = main.querySelector(`#${CSS.escape(part.id)}`);

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from algorithms.common.report.run_report import recorded_page, run_report
+from algorithms.common.report.run_report import REPORT, TRAJECTORIES, recorded_page, run_report
 from algorithms.common.run.saved_run import read_run
 from igsearch_env.errors import ConfigurationError
 from retrievers.base import QueryError
@@ -119,7 +119,7 @@ class LiveServer:
         page = request.path_params["page"]
         if page == "version":
             return _response(200, self.version())
-        make = {"": self.report, "trajectories.html": self.trajectories}.get(page)
+        make = {"": self.report, REPORT: self.report, TRAJECTORIES: self.trajectories}.get(page)
         if make is None:
             return _response(404, "not found")
         try:

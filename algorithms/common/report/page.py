@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,15 @@ code, pre { font: 13px/1.5 ui-monospace, monospace; }
 pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; }
 .wide { overflow-x: auto; }
 .wide :is(th, td):first-child { position: sticky; left: 0; background: var(--paper); }
-.wide tr > :first-child { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; max-width: 40vw; }
+.wide tr > :first-child > span { display: inline-block; max-width: min(32vw, 20rem); overflow-wrap: break-word; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: baseline; border-bottom: 1px solid var(--line); }
+nav ul { display: flex; flex-wrap: wrap; gap: 0 1rem; list-style: none; margin: 0; padding: 0; }
+nav strong { overflow-wrap: anywhere; }
+nav :is(strong, a) { display: inline-block; padding: 0.35rem 0; }
+nav [aria-current] { color: inherit; font-weight: 600; text-decoration: none; border-bottom: 2px solid var(--accent); }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 """
 
@@ -69,6 +75,23 @@ def page(title: str, body: str, *, css: str = "", js: str = "", connect: bool = 
         + (f"<script>{js}</script>\n" if js else "")
         + "</body>\n</html>\n"
     )
+
+
+def navigation(run_name: str, current: str, pages: Sequence[tuple[str, str]]) -> str:
+    """The bar at the top of every page of a run: its name, and links to its pages.
+
+    Args:
+        run_name: name of the run, which is escaped.
+        current: address of this page, as in `pages`.
+        pages: address (relative to this page) and label of each page that exists, this one included.
+    """
+    links = "".join(
+        f'<li><a href="{html.escape(address)}"{" aria-current=page" if address == current else ""}>'
+        f"{html.escape(label)}</a></li>"
+        for address, label in pages
+    )
+    name = html.escape(run_name)
+    return f'<nav aria-label="Pages"><strong>{name}</strong><ul>{links}</ul></nav>'
 
 
 def _hash(text: str) -> str:

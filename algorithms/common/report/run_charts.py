@@ -11,6 +11,7 @@ from algorithms.common.run.saved_run import SavedRun
 
 SHARES = (0.0, 1.0)
 MANY = 100  # steps; longer curves are smoothed
+LEAST = {"nats per token": 1e-3, "share": 0.01, "share of tokens": 0.01}  # least range of the axis, by unit
 
 # Title, unit, and (metric, label) of the lines.
 PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
@@ -157,7 +158,7 @@ def _plain(
     rows: Sequence[Mapping[str, Any]], steps: Sequence[int], title: str, unit: str, lines: Sequence[tuple[str, str]]
 ) -> Chart:
     found = _readable([Line(label, column(rows, key), style) for style, (key, label) in enumerate(lines)])
-    return Chart(title, unit, steps, found)
+    return Chart(title, unit, steps, found, least=LEAST.get(unit, 0.0))
 
 
 def _readable(lines: Sequence[Line]) -> list[Line]:

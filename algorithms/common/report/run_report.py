@@ -6,10 +6,9 @@ import html
 from pathlib import Path
 
 from algorithms.common.report.charts import css, js
-from algorithms.common.report.page import page, write
+from algorithms.common.report.page import navigation, page, write
 from algorithms.common.report.run_sections import (
     STYLE,
-    configuration,
     curves,
     final_scores,
     headline,
@@ -18,12 +17,19 @@ from algorithms.common.report.run_sections import (
     slowest_steps,
     warning_list,
 )
+from algorithms.common.report.run_setup import STYLE as SETUP_STYLE
+from algorithms.common.report.run_setup import configuration, setup
 from algorithms.common.run.saved_run import read_run
 
+REPORT, TRAJECTORIES = "report.html", "trajectories.html"
 
-def run_report(run_dir: Path, *, bar: str = "", style: str = "", script: str = "", version: str = "") -> str:
+
+def run_report(
+    run_dir: Path, *, alone: bool = False, bar: str = "", style: str = "", script: str = "", version: str = ""
+) -> str:
     """The report as one HTML document. The live view adds `bar` (HTML), `style`, `script` and its `version`.
 
+    `alone`: the page is written elsewhere than in the folder of the run, so it can't link to the run's other pages.
     Raises `ConfigurationError` if the folder is not a run.
     """
     run = read_run(run_dir)
@@ -31,8 +37,9 @@ def run_report(run_dir: Path, *, bar: str = "", style: str = "", script: str = "
     if run.name != f"{run.algorithm}-seed{run.seed}":
         title += f": {run.name}"
     sections = (
-        headline(run, live=bool(bar)),
+        headline(run),
         warning_list(run),
+        setup(run),
         final_scores(run),
         curves(run),
         slowest_steps(run),
@@ -40,11 +47,19 @@ def run_report(run_dir: Path, *, bar: str = "", style: str = "", script: str = "
         configuration(run),
         provenance(run),
     )
-    header = f"<header><h1>{html.escape(title)}</h1>{bar}</header>"
+    links = navigation(run.name, REPORT, [] if alone else pages_of(run_dir))
+    header = f"<header>{links}<h1>{html.escape(title)}</h1>{bar}</header>"
     main = (
         f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
     )
-    return page(title, f"{header}\n{main}", css=css() + STYLE + style, js=js() + script, connect=bool(script))
+    return page(
+        title, f"{header}\n{main}", css=css() + STYLE + SETUP_STYLE + style, js=js() + script, connect=bool(script)
+    )
+
+
+def pages_of(run_dir: Path) -> list[tuple[str, str]]:
+    """File and label of each page that `write_reports` writes for a run, for `navigation`."""
+    return [(REPORT, "Report"), *([(TRAJECTORIES, "Trajectories")] if _recorded(run_dir) else [])]
 
 
 def write_reports(run_dir: Path) -> list[Path]:
@@ -55,9 +70,9 @@ def write_reports(run_dir: Path) -> list[Path]:
     written = []
     recorded = recorded_page(run_dir)
     if recorded is not None:
-        written.append(run_dir / "trajectories.html")  # first: the report links to it
+        written.append(run_dir / TRAJECTORIES)
         write(written[-1], recorded)
-    written.append(run_dir / "report.html")
+    written.append(run_dir / REPORT)
     write(written[-1], run_report(run_dir))
     return written
 
@@ -68,7 +83,7 @@ def recorded_page(run_dir: Path) -> str | None:
     Shows as many recorded steps, evenly spaced, as fit on a page; the title lists damaged files, which are left out.
     Raises `ConfigurationError` if the folder is not a run.
     """
-    recorded = sorted((run_dir / "trajectories").glob("step-*.json.gz"))
+    recorded = _recorded(run_dir)
     if not recorded:
         return None
     from algorithms.common.report.trajectory_page import fitting_page
@@ -76,4 +91,9 @@ def recorded_page(run_dir: Path) -> str | None:
 
     readable, damaged = load_readable(recorded)
     left_out = f" (left out, damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
-    return fitting_page(readable, read_run(run_dir).name + left_out)
+    name = read_run(run_dir).name
+    return fitting_page(readable, name + left_out, navigation(name, TRAJECTORIES, pages_of(run_dir)))
+
+
+def _recorded(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "trajectories").glob("step-*.json.gz"))

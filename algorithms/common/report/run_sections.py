@@ -9,12 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import yaml
 
 from algorithms.common.evaluation.intervals import Difference
 from algorithms.common.evaluation.scores import Score
-from algorithms.common.report.charts import charts_html, table_html, width_for
-from algorithms.common.report.figures import Em, difference, macro_em, shown, shown_difference
+from algorithms.common.report.charts import Cell, charts_html, table_html, width_for
+from algorithms.common.report.figures import Em, difference, em_of, macro_em, shown, shown_difference, shown_em
 from algorithms.common.report.run_charts import MANY, run_charts, time_parts
 from algorithms.common.run.saved_run import SavedRun
 
@@ -33,18 +32,13 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
-def headline(run: SavedRun, live: bool) -> str:
-    """Tiles with the figures of the run, and a link to its recorded episodes. `live`: the page is served."""
-    tiles = list(_tiles(run))
-    links = []
-    page_file = run.folder / "trajectories.html"  # the live view builds its own
-    if any((run.folder / "trajectories").glob("step-*")) if live else page_file.is_file():
-        links.append('<a href="trajectories.html">Recorded episodes, turn by turn</a>')
+def headline(run: SavedRun) -> str:
+    """Tiles with the figures of the run."""
     cells = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(note)}</small></dd></div>"
-        for name, value, note in tiles
+        for name, value, note in _tiles(run)
     )
-    return f'<dl class="tiles">{cells}</dl>' + "".join(f"<p>{link}</p>" for link in links)
+    return f'<dl class="tiles">{cells}</dl>'
 
 
 def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
@@ -55,7 +49,7 @@ def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
         yield "Test EM, before → after", f"{before[0]:.3f} → {after[0]:.3f}", note
         gained = difference([run.after], [run.before])
         if gained is not None:
-            yield "Gain in test EM", f"{gained.mean:+.3f}", f"95% {shown(gained.bootstrap, '+.3f')}, over questions"
+            yield "Gain in test EM", f"{gained.mean:+.3f}", f"95% {shown(gained.bootstrap, '+.3f')}, paired bootstrap"
     for when, em in (("after", after), ("before", before)):
         if em and not (before and after):
             yield f"Test EM, {when} training", f"{em[0]:.3f}", f"95% {shown(em[1])}"
@@ -71,10 +65,6 @@ def _tiles(run: SavedRun) -> Iterator[tuple[str, str, str]]:
     if times:
         total = timedelta(seconds=round(sum(times)))
         yield "Training time", str(total), f"{np.mean(times):.2f} s/step, without evaluations"
-    for name in ("hardware", "device"):
-        found = next((r.header[name] for r in (run.after, run.before) if r is not None and r.header.get(name)), None)
-        if isinstance(found, str):
-            yield name.capitalize(), found, ""
 
 
 def warning_list(run: SavedRun) -> str:
@@ -107,42 +97,36 @@ def final_scores(run: SavedRun) -> str:
     latest = run.after or run.before
     if latest is None:
         return ""
-    both = run.before is not None and run.after is not None
-    head = ["data set", "n", *(["EM before", "95%"] if both else []), "EM", "95%"]
-    head += [*(["difference", "95%"] if both else []), "F1", "searches", "failed"]
+    before = run.before if run.after is not None else None
 
-    def row(
-        name: str, em: Em | None, before: Em | None, gained: Difference | None, scores: Sequence[Score]
-    ) -> list[str]:
+    def row(name: str, scores: Sequence[Score], em: Em | None, was: Em | None, gained: Difference | None) -> list[Cell]:
         members = [score for score in scores if score.n]
         means = [np.mean([getattr(score, key) for score in members]) if members else None for key in ("f1", "searches")]
-        cells = [name, str(sum(score.n for score in members)), *(_em(before) if both else []), *_em(em)]
-        cells += [*(shown_difference(gained) if both else []), *("" if m is None else f"{m:.3f}" for m in means)]
-        return [*cells, str(sum(score.failed for score in scores))]
+        cells = [shown_em(was), shown_em(em), shown_difference(gained)] if before else [shown_em(em)]
+        numbers = ["" if mean is None else f"{mean:.3f}" for mean in means]
+        return [name, *cells, *numbers, f"{sum(s.n for s in members):,}", str(sum(s.failed for s in scores))]
 
-    def against(names: Sequence[str] | None = None) -> Difference | None:
-        return difference([run.after], [run.before], names) if run.after and run.before else None
+    def gain(names: Sequence[str] | None = None) -> Difference | None:
+        return difference([latest], [before], names) if before else None
 
-    rows = []
-    for name, score in latest.scores.items():
-        was = run.before.scores.get(name) if run.before else None
-        rows.append(row(name, _pair(score), _pair(was), against([name]), [score]))
-    first = macro_em(run.before) if run.before else None
-    rows.append(row("macro-average", macro_em(latest), first, against(), list(latest.scores.values())))
+    rows = [
+        row(name, [score], em_of(score), em_of(before.scores.get(name)) if before else None, gain([name]))
+        for name, score in latest.scores.items()
+    ]
+    scores = list(latest.scores.values())
+    rows.append(row("macro-average", scores, macro_em(latest), macro_em(before) if before else None, gain()))
     title = f"Test questions, greedy decoding, {'after' if run.after else 'before'} training"
+    ems: list[Cell] = [("EM", "[95%]")]
+    if before:
+        ems = [("EM before", "[95%]"), ("EM after", "[95%]"), ("difference", "[95%, paired]")]
+    head = ["data set", *ems, "F1", "searches", "questions", "failed"]
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
-        '<p class="quiet">95% intervals are bootstrap intervals over questions; differences are paired by question. '
-        "The intervals do not cover the variation between seeds.</p>"
+        '<p class="quiet">Intervals of EM are Wilson intervals over the questions of a data set; that of the '
+        "macro-average combines them (Zou et al., 2009). Intervals of differences are bootstrap intervals, paired by "
+        "question; there is none where the difference of every question is the same. The intervals do not cover the "
+        "variation between seeds. Questions whose retrieval failed are counted apart.</p>"
     )
-
-
-def _pair(score: Score | None) -> Em | None:
-    return (score.em, score.em_ci95) if score is not None and score.n else None
-
-
-def _em(em: Em | None) -> list[str]:
-    return ["", ""] if em is None else [f"{em[0]:.3f}", shown(em[1])]
 
 
 def slowest_steps(run: SavedRun) -> str:
@@ -180,17 +164,6 @@ def sampled_episodes(run: SavedRun) -> str:
             f"<pre>{html.escape(text[:SHOWN] + more)}</pre></details>"
         )
     return "<h2>Sampled episodes</h2>" + "\n".join(blocks)
-
-
-def configuration(run: SavedRun) -> str:
-    """config.yaml."""
-    if not run.config:
-        return ""
-    text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-    return (
-        '<h2>Configuration</h2><details id="configuration"><summary>config.yaml</summary>'
-        f"<pre>{html.escape(text)}</pre></details>"
-    )
 
 
 def provenance(run: SavedRun) -> str:

@@ -28,24 +28,27 @@ NOSCRIPT = "<noscript><p>This page needs JavaScript to show the trajectories.</p
 Span = tuple[int, int]
 
 
-def trajectory_page(recorded: Sequence[RecordedStep], title: str) -> str:
-    """One HTML document with all recorded trajectories; files of several steps or algorithms may be mixed."""
+def trajectory_page(recorded: Sequence[RecordedStep], title: str, bar: str = "") -> str:
+    """One HTML document with all recorded trajectories; files of several steps or algorithms may be mixed.
+
+    `bar` is inserted above the title as it is: the `navigation` of a run.
+    """
     folder = files("algorithms.common.report")
     css = (folder / "trajectories.css").read_text(encoding="utf-8")
     js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    body = f"<header><h1>{html.escape(title)}</h1></header>\n<main></main>\n{NOSCRIPT}" + data(
+    body = f"<header>{bar}<h1>{html.escape(title)}</h1></header>\n<main></main>\n{NOSCRIPT}" + data(
         "trajectories", content(recorded)
     )
     return page(title, body, css=css, js=js)
 
 
-def fitting_page(recorded: Sequence[RecordedStep], title: str) -> str:
+def fitting_page(recorded: Sequence[RecordedStep], title: str, bar: str = "") -> str:
     """`trajectory_page` with at most `MAX_PAGE` bytes: drops every other step, then the last half of the groups.
 
     Keeps the first and the last step with at least one group each; the title states how many groups are shown.
     """
     shown = list(recorded)
-    document = trajectory_page(shown, title)
+    document = trajectory_page(shown, title, bar)
     while len(document.encode(errors="replace")) > MAX_PAGE:
         if len(shown) > 2:
             shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else [shown[0], shown[-1]]
@@ -54,7 +57,7 @@ def fitting_page(recorded: Sequence[RecordedStep], title: str) -> str:
         else:
             shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
         heading = f"{title} ({_groups(shown)} of {_groups(recorded)} recorded groups: the page size is limited)"
-        document = trajectory_page(shown, heading)
+        document = trajectory_page(shown, heading, bar)
     return document
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import PASSAGES, played, search
 from rich.console import Console
+from scipy import stats
 
-from algorithms.common.evaluation.intervals import bootstrap_ci95, mcnemar
+from algorithms.common.evaluation.intervals import mcnemar, mean_of_shares_ci95, wilson_ci95
 from algorithms.common.evaluation.results import PartialResult, read_result, write_result
 from algorithms.common.evaluation.scores import (
     MacroAverage,
@@ -34,7 +34,6 @@ from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, Trajectory
 from igsearch_env.world.bundled import bundled_world
 from retrievers import BM25Retriever, Passage, RetrievalError
-from retrievers.random_streams import random_stream
 
 
 def row(dataset: str = "nq", id: str = "0", em: float = 1.0, **changes: Any) -> QuestionResult:
@@ -54,20 +53,20 @@ def rows(dataset: str, ems: Sequence[float]) -> list[QuestionResult]:
 
 def test_the_table_of_a_run_in_the_bundled_world_fits_80_columns() -> None:
     families = dict.fromkeys(question.dataset for question in bundled_world().questions["test"])
-    scores = dict.fromkeys(families, Score(100, 0.875, 0.875, (0.8, 0.95), 2.25))
+    scores = dict.fromkeys(families, Score(100, 0.875, 0.875, 2.25))
     shown = io.StringIO()
     console = Console(width=80, file=shown)
     print_scores(console, "ig_grpo, seed 0: greedy test EM", scores, scores)
     printed = shown.getvalue()
     assert "…" not in printed
-    assert all("0.80 to 0.95" in line for line in printed.splitlines() if any(name in line for name in families))
+    assert all("0.80 to 0.93" in line for line in printed.splitlines() if any(name in line for name in families))
 
 
 def test_the_table_of_an_evaluation_tells_sizes_failures_and_the_averages_of_families() -> None:
     scores = {
-        "nq": Score(3_610, 0.4, 0.5, (0.3, 0.5), 2.0),
-        "bamboogle": Score(120, 0.2, 0.3, (0.1, 0.3), 3.0, failed=5),
-        "own [set]": Score(7, 1.0, 1.0, (1.0, 1.0), 1.0),
+        "nq": Score(3_610, 0.4, 0.5, 2.0),
+        "bamboogle": Score(120, 0.2, 0.3, 3.0, failed=5),
+        "own [set]": Score(7, 1.0, 1.0, 1.0),
     }
     average = MacroAverage(list(scores), 0.5333, 0.6, (0.4, 0.6), 2.0)
     shown = io.StringIO()
@@ -77,9 +76,9 @@ def test_the_table_of_an_evaluation_tells_sizes_failures_and_the_averages_of_fam
     assert title == "a [policy]"
     assert cells == [
         ["data set", "n", "EM", "95% CI", "F1", "searches", "failed"],
-        ["nq", "3,610", "0.400", "0.300 to 0.500", "0.500", "2.00", ""],
-        ["bamboogle", "120 of 125", "0.200", "0.100 to 0.300", "0.300", "3.00", "5"],
-        ["own [set]", "7", "1.000", "1.000 to 1.000", "1.000", "1.00", ""],
+        ["nq", "3,610", "0.400", "0.384 to 0.416", "0.500", "2.00", ""],
+        ["bamboogle", "120 of 125", "0.200", "0.138 to 0.280", "0.300", "3.00", "5"],
+        ["own [set]", "7", "1.000", "0.646 to 1.000", "1.000", "1.00", ""],
         ["macro-average, all", "sets: 3", "0.533", "0.400 to 0.600", "0.600", "2.00", ""],
     ]
 
@@ -127,10 +126,34 @@ def test_a_score_is_a_mean_of_samples_not_of_batches() -> None:
     assert score_rows(rows("bamboogle", [0] * 124 + [1]))["bamboogle"].em == 1 / 125
 
 
-def test_the_bootstrap_of_one_sample_is_the_plain_one() -> None:
-    values = (np.random.default_rng(3).random(60) < 0.4).astype(float)
-    drawn = random_stream("bootstrap of a mean", 0).integers(0, 60, (2_000, 60))
-    assert bootstrap_ci95(list(values)) == tuple(np.percentile(values[drawn].mean(axis=1), [2.5, 97.5]))
+@pytest.mark.parametrize(("correct", "n"), [(0, 20), (1, 20), (20, 20), (7, 10), (49, 3_610)])
+def test_the_interval_of_a_share_is_wilsons(correct: int, n: int) -> None:
+    expected = stats.binomtest(correct, n).proportion_ci(method="wilson")
+    found = score_rows(rows("nq", [1] * correct + [0] * (n - correct)))["nq"].em_ci95
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert (found[0] == 0, found[1] == 1) == (correct == 0, correct == n)
+
+
+def test_the_interval_of_a_mean_of_shares_is_the_published_one() -> None:
+    """Newcombe's (1998) method 10 for 56/70 - 48/80 is 0.0524 to 0.3339; p - q is 2 x the mean of p and 1 - q, - 1."""
+    low, high = mean_of_shares_ci95([(56 / 70, 70), (1 - 48 / 80, 80)])
+    assert (2 * low - 1, 2 * high - 1) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert mean_of_shares_ci95([(0.3, 50)]) == pytest.approx(wilson_ci95(0.3, 50), abs=1e-12)
+
+
+def test_the_macro_average_of_nothing_but_failures_is_not_certain() -> None:
+    average = macro_averages([*rows("nq", [0] * 20), *rows("popqa", [0] * 20)])["all"]
+    assert average.em_ci95 == pytest.approx((0, 0.161 / 2**0.5), abs=1e-3)
+
+
+def test_a_file_of_an_earlier_version_has_wilson_intervals(tmp_path: Path) -> None:
+    made = rows("nq", [0] * 20)
+    write_result(tmp_path / "r.json", made, score_rows(made))
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert content["datasets"]["nq"]["em_ci95"] == pytest.approx([0, 0.161], abs=1e-3)
+    content["datasets"]["nq"]["em_ci95"] = [0.0, 0.0]  # as the bootstrap of earlier versions had it
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    assert read_result(tmp_path / "r.json").scores["nq"].em_ci95 == pytest.approx((0, 0.161), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +168,7 @@ def test_mcnemars_exact_test(gained: int, lost: int, p: float) -> None:
 
 def test_a_result_file_is_read_back(tmp_path: Path) -> None:
     made = [*rows("nq", [1, 0]), *rows("mine", [1])]
-    scores = {**score_rows(made), "nq": Score(2, 0.5, 0.5, (0.0, 1.0), 1.0, failed=3)}
+    scores = {**score_rows(made), "nq": Score(2, 0.5, 0.5, 1.0, failed=3)}
     write_result(tmp_path / "r.json", made, scores, {"nq": {"published": 3610, "complete": False}}, policy="x")
     found = read_result(tmp_path / "r.json")
     assert found.scores == scores

@@ -347,7 +347,7 @@ def parts(card: str) -> tuple[dict[str, Any], str]:
 
 
 def test_a_card_of_a_run_on_hub_models_and_data() -> None:
-    scores = {"nq": Score(3_610, 0.41, 0.5, (0.4, 0.42), 1.5, 3), "popqa": Score(10, 0.5, 0.5, (0.2, 0.8), 1.0)}
+    scores = {"nq": Score(3_610, 0.41, 0.5, 1.5, 3), "popqa": Score(10, 0.5, 0.5, 1.0)}
     settings = {
         "algorithm": "ig_grpo",
         "policy": {"path": "Qwen/Qwen2.5-3B-Instruct", "dtype": "bfloat16", "chat": True},
@@ -403,7 +403,7 @@ def test_what_could_break_markdown_or_yaml_is_kept_apart() -> None:
     prompt = "```\n---\n</details> {question} it's `so` | # not a heading\n```python\nboom(\n"
     name = "a: b |c* <i>"
     settings = {"algorithm": "own: [x]", "env": {"prompt": prompt, "corpus": "a`b|c"}}
-    scores = {"x|y`z": Score(1, 1.0, 1.0, (1.0, 1.0), 1.0)}
+    scores = {"x|y`z": Score(1, 1.0, 1.0, 1.0)}
     after = Result({"step": 3}, scores, {})
     card = ExportedPolicy(name, settings, 3, "float32", None, after=after)
     front, text = parts(model_card(card))

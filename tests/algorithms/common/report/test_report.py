@@ -232,9 +232,12 @@ def test_recorded_episodes_get_a_page_that_the_report_links_to(real: Path) -> No
     recorded = sorted((real / "trajectories").glob("step-*.json.gz"))
     written = write_reports(real)
     assert written[-1] == real / "report.html"
-    assert (real / "trajectories.html").is_file() == bool(recorded)
     links = [a["href"] for tag, a in Document(written[-1].read_text(encoding="utf-8")).elements if tag == "a"]
-    assert links == (["trajectories.html"] if recorded else [])
+    assert recorded
+    assert links == ["report.html", "trajectories.html"]
+    other = Document(written[0].read_text(encoding="utf-8")).elements
+    assert [a["href"] for tag, a in other if tag == "a"] == links
+    assert 'href="trajectories.html"' not in run_report(real, alone=True)
 
 
 def test_a_file_by_hand_gets_a_trajectory_page(tmp_path: Path) -> None:
