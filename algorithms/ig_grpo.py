@@ -74,10 +74,10 @@ class IGGRPO(GRPO):
         options = self.options
         buffer.check_gains()
         advantages = super().advantages(buffer)
-        paid = [(row, turn, tokens) for row, turn, tokens in buffer.query_tokens(tags=options.query_tags) if turn.gain]
-        gains = np.array([self._stable_gain(turn) for _, turn, _ in paid])
+        paid = [search for search in buffer.query_tokens(tags=options.query_tags) if search.turn.gain]
+        gains = np.array([self._stable_gain(search.turn) for search in paid])
         if options.credit == "return":
-            rows = [row for row, _, _ in paid]
+            rows = [search.row for search in paid]
             gains = discounted_sums(gains, np.bincount(rows, minlength=1), gamma=1.0)
         if options.gain_baseline == "siblings" and paid:
             number = {id(turn): n for t in buffer.trajectories for n, turn in enumerate(filter(is_search, t.turns))}

@@ -113,7 +113,7 @@ async def asynchronous(retriever: Retriever, mean: float) -> float:
 
 def vector_env(retriever: Retriever, mean: float) -> float:
     """Steps per second of two episodes of each place, in lockstep."""
-    envs = IGSearchVectorEnv(EPISODES, QUESTIONS, retriever, autoreset=False)
+    envs = IGSearchVectorEnv(EPISODES, QUESTIONS, retriever, autoreset_mode="Disabled")
     places = [draws(place, mean) for place in range(EPISODES)]
     rounds = 2 * (SEARCHES + 1)
     start = time.perf_counter()

@@ -156,7 +156,7 @@ def against_peers(repeats: int, folder: Path) -> list[Line]:
 
 def player(questions: Sequence[Question], retriever: Retriever, envs: int) -> Callable[[], None]:
     """A function that plays one episode per question in a vector of `envs`, and checks that they are complete."""
-    env = IGSearchVectorEnv(envs, questions, retriever, scorer=None, autoreset=False)
+    env = IGSearchVectorEnv(envs, questions, retriever, scorer=None, autoreset_mode="Disabled")
 
     def play() -> None:
         for start in range(0, len(questions), envs):

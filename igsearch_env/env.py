@@ -48,9 +48,13 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
     uses up one of `max_searches`; then the agent is asked to answer and has one more turn.
 
     ## Information
-    `question_id`, `query`, `passages`, `information_gain` (nats, before stabilising), `logprob_real`,
-    `logprob_baseline`, `invalid` (why the action was invalid), `prediction`, `outcome`, `attempts` (finished ones; see
-    `ReflectionWrapper`), `stop_reason`; None if a key has no value at this step.
+    A key is present at the steps at which it has a value, so read the others with `info.get`:
+
+    - always: `question_id`, `attempts` (finished ones; see `ReflectionWrapper`)
+    - of a search: `query`, `passages` (a tuple of `Passage`)
+    - where a gain is known: `information_gain` (nats, before stabilising), `logprob_real`, `logprob_baseline`
+    - of an invalid action: `invalid` (why)
+    - after an answer: `prediction`; at the end: `outcome`, `stop_reason`
 
     ## Arguments
     Args:

@@ -163,8 +163,10 @@ def checked_options(options: object) -> Mapping[str, Any]:
 
 
 def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:
-    """The `info` of an episode: always the same keys, None where a key has no value this step.
+    """The `info` of an episode: the keys that have a value at this step.
 
+    Gymnasium's vector environments make a mask `_key` of the keys that each environment reports, and an array whose
+    dtype is the type of the first value, so that a key without a value is left out and each key has one type.
     `json`: as plain data, which `json.dumps` accepts (`plain.py`).
     """
     trajectory = episode.trajectory
@@ -176,16 +178,17 @@ def step_info(episode: Episode, *, json: bool = False) -> dict[str, Any]:
     info = {
         "question_id": trajectory.question.id,
         "query": turn.query if turn is not None else None,
-        "passages": turn.passages if turn is not None else (),
-        "information_gain": gain.value if gain is not None else None,
-        "logprob_real": gain.logprob_real if gain is not None else None,
-        "logprob_baseline": gain.logprob_baseline if gain is not None else None,
+        "passages": turn.passages if turn is not None and turn.is_search else None,
+        "information_gain": float(gain.value) if gain is not None else None,
+        "logprob_real": float(gain.logprob_real) if gain is not None else None,
+        "logprob_baseline": float(gain.logprob_baseline) if gain is not None else None,
         "invalid": episode.invalid_reason if turn is not None else None,
         "prediction": trajectory.prediction,
-        "outcome": trajectory.outcome if trajectory.done else None,
+        "outcome": float(trajectory.outcome) if trajectory.done else None,
         "attempts": len(trajectory.attempts),
         "stop_reason": trajectory.stop_reason or None,
     }
+    info = {key: value for key, value in info.items() if value is not None}
     return plain(info) if json else info
 
 

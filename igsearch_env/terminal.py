@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from igsearch_env.protocols import Protocol
 from igsearch_env.trajectory import RETRIEVAL_FAILED, Gain, Trajectory, Turn
+from igsearch_env.unseen_answers import names_unseen_answer
 from retrievers.base import Passage
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 MAX_WIDTH = 100  # columns: longer lines are hard to read
 GAIN_CELLS = 6  # width of the bar of a gain, on each side of zero
 GAIN_SCALE = 3.0  # gain in nats that fills the bar
+# Shown at the positive gain of a query that names an answer which nothing before it contained (`unseen_answers.py`).
+GUESS = (
+    "The query names a golden answer that neither the question nor earlier passages contain. Passages that repeat it "
+    "raise its log-probability, whether or not they support it."
+)
 AROUND = 100  # characters of a passage shown on each side of a golden answer
 
 # Characters that a terminal interprets instead of displaying: control characters except tab and newline, line and
@@ -115,6 +121,8 @@ class EpisodePrinter:
             if turn.gain is not None and index not in self.gains:
                 self.gains.add(index)
                 put(_gain("" if fresh else f" of [{index + 1}]", turn.gain, console.options.ascii_only), 4)
+                if turn.gain.value > 0 and names_unseen_answer(trajectory, index):
+                    put(Text(GUESS, style="yellow"), 4)
             if fresh:
                 put(Text(f"reward {turn.reward:+.2f}", style="dim"), 4)
         self.turns = len(trajectory.turns)

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from igsearch_env.episode import AgentAction, Episode, check_action
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.named_scorers import Scorer
 from igsearch_env.opening import Corpus, Opened, Questions
@@ -31,10 +31,13 @@ Flags = NDArray[np.bool_]
 class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
     """N `IGSearchEnv` environments. Takes the same arguments, and the `attempts` of `ReflectionWrapper`.
 
-    Observations are tuples of N strings, actions sequences of N strings, `Search` or `Answer`; `infos` holds one array
-    per key of `IGSearchEnv`'s info, or with `json_info` one list.
-    With `autoreset=False`, ended episodes stay as they are (their actions are ignored, their rewards are 0) until the
-    next `reset`, as rollouts require; with True, a new one begins at the next step, as Gymnasium does by default.
+    Observations are tuples of N strings, actions sequences of N strings, `Search` or `Answer`. `infos` is that of
+    Gymnasium's vector environments: for each key of `IGSearchEnv`'s info that an environment has at this step an array
+    of shape (N,), and a mask `_key` of the environments that have it; with `json_info` lists.
+
+    `autoreset_mode`, as in Gymnasium: "NextStep", the step after the end of an episode begins another one; "SameStep",
+    the step that ends it does, and `infos` has its `final_obs` and `final_info`. "Disabled": ended episodes stay as
+    they are (their actions are ignored, their rewards are 0, and they have no info) until the next `reset`.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as Gymnasium declares it)
@@ -55,13 +58,15 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         outcome_reward: str = "em",
         seed: int = 0,
         json_info: bool = False,
-        autoreset: bool = True,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigurationError(f"num_envs={num_envs}: must be at least 1")
         if render_mode is not None:
             raise ConfigurationError(f"render_mode={render_mode!r}: the vector environment can't render; use gym.make")
+        mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
+        check_choice("autoreset_mode", mode, [each.value for each in AutoresetMode])
         rules = EpisodeRules(top_k, max_searches, attempts, as_protocol(protocol), outcome_reward)
         self._opened = Opened.of(questions, retriever, corpus)
         self.stepper = EpisodeStepper(
@@ -74,9 +79,8 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         )
         self.num_envs = num_envs
         self.json_info = json_info
-        self.autoreset = autoreset
-        if not autoreset:
-            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        self.autoreset_mode = AutoresetMode(mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = self.stepper.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -104,7 +108,10 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
             (self.stepper.begin(chosen[i]) if chosen is not None else self._draw(i)) if mask[i] else episodes[i]
             for i in range(self.num_envs)
         ]
-        return self._observations(), self._infos(list(np.flatnonzero(mask)))
+        infos: dict[str, Any] = {}
+        for i in np.flatnonzero(mask):
+            infos = self._add_info(infos, step_info(self.episodes[i]), i)
+        return self._observations(), plain(infos) if self.json_info else infos
 
     def step(self, actions: Sequence[AgentAction]) -> tuple[Strings, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
         """One turn of every running episode: observations, rewards, terminations, truncations, infos."""
@@ -125,15 +132,22 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         rewards = np.zeros(self.num_envs)
         if running:
             rewards[running] = self.stepper.step([self.episodes[i] for i in running], [actions[i] for i in running])
-        touched = running
-        if self.autoreset and ended:
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for i in ended:
                 self.episodes[i] = self._draw(i)
-            touched = list(range(self.num_envs))
         reasons = [episode.trajectory.stop_reason for episode in self.episodes]
         terminations = np.array([reason == "answered" for reason in reasons])
         truncations = np.array([bool(reason) for reason in reasons]) & ~terminations
-        return self._observations(), rewards, terminations, truncations, self._infos(touched)
+        stays = set(ended) if self.autoreset_mode is AutoresetMode.DISABLED else set()
+        infos: dict[str, Any] = {}
+        for i in range(self.num_envs):
+            info = {} if i in stays else step_info(self.episodes[i])
+            if self.autoreset_mode is AutoresetMode.SAME_STEP and reasons[i]:
+                final = {"final_obs": _observation(self.episodes[i]), "final_info": info}
+                self.episodes[i] = self._draw(i)
+                info = final | step_info(self.episodes[i])
+            infos = self._add_info(infos, info, i)
+        return self._observations(), rewards, terminations, truncations, plain(infos) if self.json_info else infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the search engine that `corpus` opened, and the scorer that a name opened."""
@@ -186,19 +200,9 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
         return mask
 
     def _observations(self) -> Strings:
-        return tuple(
-            episode.trajectory.turns[-1].observation if episode.trajectory.turns else episode.trajectory.prompt
-            for episode in self.episodes
-        )
+        return tuple(map(_observation, self.episodes))
 
-    def _infos(self, touched: Sequence[int]) -> dict[str, Any]:
-        """Infos in Gymnasium's vector format: one array per key, and a mask `_key` of the entries with a value."""
-        columns: dict[str, Any] = {}
-        for key in step_info(self.episodes[0]):
-            columns[key] = np.full(self.num_envs, None, dtype=object)
-            columns[f"_{key}"] = np.zeros(self.num_envs, dtype=np.bool_)
-        for i in touched:
-            for key, value in step_info(self.episodes[i]).items():
-                columns[key][i] = value
-                columns[f"_{key}"][i] = value is not None
-        return {key: plain(column) for key, column in columns.items()} if self.json_info else columns
+
+def _observation(episode: Episode) -> str:
+    turns = episode.trajectory.turns
+    return turns[-1].observation if turns else episode.trajectory.prompt

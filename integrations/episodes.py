@@ -29,7 +29,9 @@ def read_prompt(episode: Episode, messages: Sequence[Any]) -> None:
 def plain_info(episode: Episode) -> dict[str, Any]:
     """`info` of the environment with passages as [id, title, text]; every value can be written as JSON."""
     info = step_info(episode)
-    return {**info, "passages": [[p.id, p.title, p.text] for p in info["passages"]]}
+    if "passages" in info:
+        info["passages"] = [[p.id, p.title, p.text] for p in info["passages"]]
+    return info
 
 
 def metrics(episode: Episode) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrievers.base import (
     CorpusError,
+    CorpusRetriever,
     IndexMismatchError,
     Passage,
     QueryError,
@@ -51,6 +52,7 @@ _LATER = {
 __all__ = [
     "BM25Retriever",
     "CorpusError",
+    "CorpusRetriever",
     "DenseRetriever",
     "DictionaryRetriever",
     "DiskCorpus",

@@ -162,7 +162,9 @@ def search_in_part(
 
 
 class CorpusRetriever(Retriever):
-    """A search engine that holds its passages, in memory or on disk. Subclasses implement `search`."""
+    """A search engine that holds its passages, in memory or on disk. Subclasses set `passages` and implement `search`;
+    `sample` and `len()` follow from them.
+    """
 
     passages: Sequence[Passage]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from buffers import answer_turn, buffer_of, mask_buffer, search_turn, trajectory
+from buffers import mask_buffer
 from golden_reader import Case, NotAsked
 from losses import aggregated
 
@@ -21,6 +21,7 @@ from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages
 from algorithms.ppo import PPO, PPOConfig, token_rewards
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.trajectory import Attempt, Trajectory
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from buffers import buffer_of, search_turn, trajectory
 from golden_reader import Case, NotAsked
 
+from igsearch.testing.buffers import buffer_of, search_turn, trajectory
 from igsearch_env.protocols import Answer, Invalid, Search, make_protocol, parse
 from igsearch_env.protocols.tags import format_passages
 from igsearch_env.rewards import (

@@ -51,6 +51,11 @@ INFO_KEYS = {
 }
 
 
+def info_of(infos: dict[str, Any], i: int) -> dict[str, Any]:
+    """The info of environment `i` among those of a vector environment."""
+    return {key: infos[key][i] for key in INFO_KEYS & infos.keys() if infos[f"_{key}"][i]}
+
+
 def small_retriever() -> BM25Retriever:
     """BM25 over `PASSAGES`."""
     return BM25Retriever(PASSAGES)

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from retriever_contract import CORPUS
 
+from igsearch.testing.retriever_contract import CORPUS
 from retrievers import Retriever
 from retrievers.service.connections import bind, make_server
 

@@ -18,11 +18,11 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 import torch
-from buffers import buffer_of, question
 from numpy.typing import ArrayLike, NDArray
 
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.loss import token_weights
+from igsearch.testing.buffers import buffer_of, question
 from igsearch_env.protocols import Answer, Search
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Trajectory, Turn
 

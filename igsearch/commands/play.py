@@ -3,22 +3,31 @@
     igsearch play                                                       the bundled world
     igsearch play --questions hotpotqa.jsonl --corpus corpus.jsonl      real questions
 
-Each line is a query; a line that begins with `=` is your answer. Information gain is computed by the UnigramScorer.
+Each line is a query; a line that begins with `=` is your answer (`= Paris`). An empty line costs nothing. Ctrl-D or
+Ctrl-C ends the game. Information gain is computed by the UnigramScorer, which counts words and needs no model.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-import gymnasium
 from rich.console import Console
 
-import igsearch_env  # noqa: F401 (registers IGSearch-v0)
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.rollout.environment import check_world, make_questions, make_retriever
+from igsearch_env import IGSearchEnv
 from igsearch_env.errors import IGSearchError, check_range
-from igsearch_env.protocols import Answer, Search, make_protocol
+from igsearch_env.protocols import Answer, Search
+from igsearch_env.terminal import MAX_WIDTH
 from retrievers.program import ends_in_one_line
+
+HOW = """\
+Type a query, or = and your answer, as in "= Paris". Ctrl-D ends the game.
+Information gain: how much the passages of a search raise the log-probability of the golden answer over random \
+passages (here by counting words, without a model). The reward of a search is its gain, softly clipped at 2 nats.
+"""
+MAX_CHARS = 10_000  # of a line: queries and answers of the environment may have somewhat more
 
 
 @dataclass(frozen=True)
@@ -42,31 +51,47 @@ class Args:
 def main(args: Args) -> None:
     """Play the episodes."""
     check_range("seed", args.seed, 0)
+    check_range("episodes", args.episodes, 1)
     questions = make_questions(args.questions or ("bundled",), "train")
     check_world(questions if args.questions else None, args.corpus)
-    console = Console()
-    env = gymnasium.make(
-        "IGSearch-v0",
-        questions=questions,
-        retriever=make_retriever(args.corpus or "bundled"),
+    env = IGSearchEnv(
+        questions,
+        make_retriever(args.corpus or "bundled"),
         top_k=args.top_k,
         max_searches=args.max_searches,
         render_mode="human",
     )
-    protocol = make_protocol()
+    with suppress(ImportError):
+        import readline  # noqa: F401 (arrow keys, history and long lines in `input`; Windows has no such module)
+    console = Console()
+    console.print(HOW, style="dim", markup=False, highlight=False, width=min(console.width, MAX_WIDTH))
     for episode in range(args.episodes):
         env.reset(seed=None if episode else args.seed)
-        ended = False
-        while not ended:
-            line = console.input("query, or = answer > ").strip()
-            action = protocol.write(Answer(line[1:]) if line.startswith("=") else Search(line))
-            _, _, terminated, truncated, _ = env.step(action)
-            ended = terminated or truncated
+        while not env.trajectory.done:
+            assert env.episode is not None
+            env.step(ask(env.episode.searches_left))
+
+
+def ask(searches_left: int) -> Search | Answer:
+    """The next action of the player. Lines that are no action are answered by a hint and cost nothing."""
+    left = "1 search" if searches_left == 1 else f"{searches_left} searches"
+    prompt = f"query ({left} left) or = answer > " if searches_left else "no search left: answer > "
+    while True:
+        line = input(prompt).strip()
+        content = line.removeprefix("=").strip()
+        if len(line) > MAX_CHARS:
+            print(f"{len(line)} characters: at most {MAX_CHARS}; type a shorter line")
+        elif not content:
+            print("nothing was typed after =; type = and your answer" if line else "an empty line costs nothing")
+        elif line.startswith("=") or not searches_left:
+            return Answer(content)
+        else:
+            return Search(content)
 
 
 def command() -> None:
     """Play from the command line."""
-    with ends_in_one_line(IGSearchError, OSError):
+    with ends_in_one_line(IGSearchError, OSError, UnicodeError):
         try:
             main(parse_options(Args, description=__doc__))
         except (EOFError, KeyboardInterrupt):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
+from buffers import reward_buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +31,7 @@ from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocols import Invalid

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from algorithms.common.trainer import collect_batch, train
 from algorithms.common.training.config import OptimizerConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig, attempt_advantages, attempt_ends
 from algorithms.rloo import RLOO
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.trajectory import CONTEXT_FULL, Attempt, Trajectory
 from igsearch_env.world.bundled import bundled_world

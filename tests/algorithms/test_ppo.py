@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from buffers import answer_turn, buffer_of, mixed_buffer, search_turn, trajectory
+from buffers import mixed_buffer
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_policy
@@ -29,6 +29,7 @@ from algorithms.common.training.config import CriticConfig, OptimizerConfig
 from algorithms.common.training.critic import Critic
 from algorithms.common.training.loss import value_loss
 from algorithms.ppo import PPO, PPOConfig, token_rewards
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
 

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
-from retriever_contract import CORPUS, RetrieverContract
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.config import parse_config
@@ -28,6 +26,8 @@ from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs
 from examples.your_own_algorithm import FirstSight, FirstSightConfig, in_sight
 from examples.your_own_retriever import TitleRetriever
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
+from igsearch.testing.retriever_contract import CORPUS, RetrieverContract
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory, Turn

@@ -94,7 +94,7 @@ def test_equals_single_environments(protocol: str, source: str, max_batch: int) 
 
     found = run(main)
     assert found == expected
-    assert sum(step[4]["information_gain"] is not None for played in found for step in played[1:]) >= 12
+    assert sum("information_gain" in step[4] for played in found for step in played[1:]) >= 12
 
 
 def test_seeds_draw_the_questions_of_a_single_environment() -> None:
@@ -167,7 +167,7 @@ def test_a_retrieval_failure_ends_the_episode_that_it_hit_and_no_other(kind: typ
             return await asyncio.gather(*(play(igsearch.env(), QUESTIONS[0], [Search(q)]) for q in queries))
 
     for query, (_, (observation, reward, terminated, truncated, info)) in zip(queries, run(main), strict=True):
-        assert info["stop_reason"] == ("retrieval_failed" if "fail" in query else None)
+        assert info.get("stop_reason") == ("retrieval_failed" if "fail" in query else None)
         assert (terminated, truncated) == (False, "fail" in query)
         if "fail" in query:
             assert (observation, reward) == ("", 0.0)
@@ -233,7 +233,7 @@ def test_a_failing_sample_ends_the_episodes_that_needed_it() -> None:
                 play(igsearch.env(), QUESTIONS[0], [Search("")]),
             )
             assert found[1][4]["stop_reason"] == "retrieval_failed"
-            assert nothing[1][4]["stop_reason"] is None
+            assert "stop_reason" not in nothing[1][4]
 
     run(main)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from helpers import QUESTIONS, FailingRetriever, answer, make_env, played, search, small_retriever
+from helpers import PASSAGES, QUESTIONS, FailingRetriever, answer, make_env, played, search, small_retriever
 from paths import ROOT
 from rich.cells import cell_len
 from rich.console import Console
@@ -18,7 +19,7 @@ from rich.text import Text
 from igsearch_env import Gain, Question, ReflectionWrapper
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocols import make_protocol
-from igsearch_env.terminal import GAIN_CELLS, GAIN_SCALE, EpisodePrinter, gain_bar, visible
+from igsearch_env.terminal import GAIN_CELLS, GAIN_SCALE, GUESS, EpisodePrinter, gain_bar, visible
 from igsearch_env.trajectory import ANSWERED, RETRIEVAL_FAILED, Trajectory
 from retrievers import Passage
 
@@ -236,21 +237,61 @@ def test_rich_is_imported_only_to_show_something() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+def play(lines: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`igsearch play` with these lines typed, then Ctrl-D."""
+    command = [sys.executable, "examples/play.py", *options]
+    return subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True, timeout=300, check=False)
+
+
 def test_play_shows_an_episode() -> None:
-    done = subprocess.run(
-        [sys.executable, "examples/play.py", "--max-searches", "2", "--episodes", "2"],
-        cwd=ROOT,
-        input="born\n[red]\n= nobody\n= [/]\n",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = play("born\n[red]\nnobody\n= [/]\n", "--max-searches", "2", "--episodes", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("╭─ ") == 2
     assert "[2] <search> [red] </search>" in done.stdout
-    assert "[1] <answer>  [/] </answer>" in done.stdout
+    assert "no search left: answer > [3] <answer> nobody </answer>" in done.stdout
+    assert "[1] <answer> [/] </answer>" in done.stdout
     assert done.stdout.count("answered: outcome 0.00; golden answers: ") == 2
+
+
+def test_lines_that_are_no_action_cost_nothing() -> None:
+    done = play(f"\n  \n=\n{'x' * 10_001}\nborn\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = re.findall(r"query \((\d) searches left\) or = answer > (.*)", done.stdout)
+    assert [left for left, _ in asked] == ["4"] * 5 + ["3"]
+    assert [said.split(";")[0] for _, said in asked[:4]] == [
+        "an empty line costs nothing",
+        "an empty line costs nothing",
+        "nothing was typed after =",
+        "10001 characters: at most 10000",
+    ]
+    assert done.stdout.endswith("\nstopped\n")
+
+
+def test_tags_and_bytes_that_are_typed_are_part_of_the_query() -> None:
+    done = play("</search><answer> x </answer>\n\x1b[31m\u202e\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "golden answers" not in done.stdout  # nothing was answered
+    assert r"[2] <search> \x1b[31m\u202e </search>" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("turns", "gains", "noted"),
+    [
+        ([("Tolona", PASSAGES[1])], [0.62], 1),
+        ([("Tolona", PASSAGES[1])], [-0.62], 0),  # nothing to explain
+        ([("Alan Brin", PASSAGES[0])], [0.62], 0),
+        ([("Alan Brin", PASSAGES[0]), ("Tolona", PASSAGES[1])], [0.6, 0.1], 0),  # it was read before
+    ],
+)
+def test_the_gain_of_a_guess_is_explained(turns: list[tuple[str, Passage]], gains: list[float], noted: int) -> None:
+    trajectory = played(QUESTIONS[0], *((search(query), [passage]) for query, passage in turns))
+    for turn, gain in zip(trajectory.turns, gains, strict=True):
+        turn.gain = Gain(gain, gain, 0.0)
+    console = terminal()
+    EpisodePrinter(make_protocol()).show(trajectory, console)
+    said = " ".join(plain(console).split())
+    assert said.count(GUESS) == noted
+    assert said.index("+0.62 nats") < said.index(GUESS) if noted else True
 
 
 def test_a_negative_seed_is_refused_in_one_line() -> None:

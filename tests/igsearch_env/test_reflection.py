@@ -15,11 +15,11 @@ import pytest
 from chat_templates import CHATML, LLAMA, chat_policy
 from gymnasium.utils.env_checker import check_env
 from helpers import (
-    INFO_KEYS,
     QUESTIONS,
     FailingRetriever,
     RecordingScorer,
     answer,
+    info_of,
     make_env,
     make_envs,
     read,
@@ -126,9 +126,8 @@ def test_every_answer_is_paid_and_only_the_last_ends_the_episode() -> None:
         assert (reward, terminated, truncated) == (outcome, last, False)
         assert (QUESTIONS[0].text in observation) == (not last)
         assert observation != first
-        assert (info["prediction"], info["outcome"]) == (text, outcome if last else None)
-        assert info["stop_reason"] == ("answered" if last else None)
-        assert set(info) == INFO_KEYS
+        assert (info["prediction"], info.get("outcome")) == (text, outcome if last else None)
+        assert info.get("stop_reason") == ("answered" if last else None)
         seen.append(info["attempts"])
     assert observation == ""
     assert seen == [0, 1, 2, 3]
@@ -187,7 +186,7 @@ def test_an_attempt_without_an_answer_brings_the_reflection_too() -> None:
     observation, reward, terminated, truncated, info = env.step(search("Karith"))
     assert QUESTIONS[0].text in observation
     assert (reward, terminated, truncated) == (0.0, False, False)
-    assert (info["attempts"], info["prediction"], info["stop_reason"], info["passages"]) == (1, None, None, ())
+    assert info == {"question_id": "q0", "query": "Karith", "passages": (), "attempts": 1}
     assert env.step(answer("Tolona"))[1:3] == (1.0, True)
     assert inner(env).trajectory.attempts == [Attempt(2, None, 0.0), Attempt(3, "Tolona", 1.0)]
 
@@ -199,7 +198,7 @@ def test_the_last_attempt_counts_though_an_earlier_one_was_right() -> None:
     env.step("hm")
     observation, _, terminated, truncated, info = env.step("hm")
     assert (observation, terminated, truncated) == ("", False, True)
-    assert (info["stop_reason"], info["prediction"], info["outcome"]) == ("no_answer", None, 0.0)
+    assert (info["stop_reason"], info["outcome"], "prediction" in info) == ("no_answer", 0.0, False)
     assert inner(env).trajectory.outcome == 0.0
 
 
@@ -231,7 +230,7 @@ def test_a_search_after_the_reflection_is_valued_with_all_that_was_read_before()
     begin(env)
     reflection = env.step(answer("Karith"))[0]
     info = env.step(search("Alan Brin"))[-1]
-    assert info["information_gain"] is not None
+    assert "information_gain" in info
     assert answer("Karith") + reflection + search("Alan Brin") in read(scorer.requests[0], 0)
 
 
@@ -242,13 +241,13 @@ def test_autorefine_pays_the_last_search_of_an_attempt_with_its_answer(right: bo
     begin(env)
     env.step(search("Alan Brin"))
     _, reward, _, _, info = env.step("<refine> Tolona </refine>" + answer("Tolona" if right else "Karith"))
-    assert info["information_gain"] is not None
+    assert "information_gain" in info
     assert reward == pytest.approx(right + info["information_gain"])
     assert inner(env).trajectory.attempts[0].outcome == float(right)  # the gain is no part of the outcome
 
 
 def test_the_vector_environment_gives_the_same_as_single_ones() -> None:
-    envs = make_envs(2, autoreset=False, max_searches=1)
+    envs = make_envs(2, autoreset_mode="Disabled", max_searches=1)
     envs.stepper.rules = replace(envs.stepper.rules, attempts=2)
     singles = [reflecting(2, max_searches=1) for _ in range(2)]
     envs.reset(options={"questions": QUESTIONS[:2]})
@@ -260,7 +259,7 @@ def test_the_vector_environment_gives_the_same_as_single_ones() -> None:
             observation, reward, terminated, truncated, info = env.step(actions[i])
             assert (observations[i], rewards[i]) == (observation, reward)
             assert (terminations[i], truncations[i]) == (terminated, truncated)
-            assert {key: infos[key][i] for key in INFO_KEYS} == info
+            assert info_of(infos, i) == info
     assert terminations.tolist() == [True, True]
     assert [len(t.attempts) for t in envs.trajectories] == [2, 2]
 
@@ -296,7 +295,7 @@ def test_turns_fall_into_attempts_and_no_more_than_allowed(texts: list[str], att
         observation, _, terminated, truncated, info = env.step(text)
         assert env.observation_space.contains(observation)
         assert info["attempts"] - before in (0, 1)
-        assert (terminated or truncated) == trajectory.done == (info["stop_reason"] is not None)
+        assert (terminated or truncated) == trajectory.done == ("stop_reason" in info)
         if trajectory.done:
             break
         assert (info["attempts"] > before) == (observation == reflection_of(env))

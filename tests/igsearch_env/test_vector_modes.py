@@ -12,11 +12,10 @@ import pytest
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 from helpers import PASSAGES, QUESTIONS, answer, search
 
-from igsearch_env import ENV_ID, Answer, ConfigurationError, Search
+from igsearch_env import ENV_ID, Answer, ConfigurationError, ReflectionWrapper, Search
+from igsearch_env.plain import plain
 from igsearch_env.spaces import SharedTexts, UnicodeText
 
-MODES = [("sync", {}), ("async", {"context": "fork"}), ("async", {"context": "spawn"}), ("async", {"copy": False})]
-IDS = ["sync", "fork", "spawn", "fork without copies"]
 TEXTS = ["", "a", "é 東京 👩‍🚀 \x00 \ud800", "x" * 100, "shorter"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -32,31 +31,95 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {"questions": str(tmp_path / "questions.jsonl"), "corpus": str(tmp_path / "corpus.jsonl")}
 
 
-@pytest.mark.parametrize(("mode", "options"), MODES, ids=IDS)
-@pytest.mark.parametrize("json_info", [False, True])
-def test_plays_as_the_vector_environment_does(
-    mode: str, options: dict[str, Any], json_info: bool, files: dict[str, str]
+def check_same(one: Any, other: Any) -> None:
+    """Values of a step are equal, in keys, types and shapes too."""
+    if isinstance(other, dict):
+        assert one.keys() == other.keys()
+        for key in other:
+            check_same(one[key], other[key])
+    elif isinstance(other, np.ndarray):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tolist() == other.tolist()
+    else:
+        assert tuple(one) == tuple(other)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "autoreset", "arguments"),
+    [
+        ("sync", {}, "NextStep", {}),
+        ("sync", {}, "SameStep", {}),
+        ("sync", {}, "NextStep", {"json_info": True}),
+        ("sync", {}, "SameStep", {"json_info": True}),
+        ("sync", {}, "SameStep", {"attempts": 2}),
+        ("sync", {}, "NextStep", {"protocol": "autorefine"}),
+        ("async", {"context": "fork"}, "NextStep", {}),
+        ("async", {"context": "fork"}, "SameStep", {}),
+        ("async", {"context": "fork", "copy": False}, "NextStep", {"json_info": True}),
+        ("async", {"context": "spawn", "shared_memory": False}, "SameStep", {}),
+    ],
+)
+def test_all_forms_return_the_same(
+    mode: str, options: dict[str, Any], autoreset: str, arguments: dict[str, Any], files: dict[str, str]
 ) -> None:
-    arguments = {**files, "top_k": 2, "json_info": json_info, "information_gain": {"random_source": "corpus"}}
-    ours = gymnasium.make_vec(ENV_ID, num_envs=2, vectorization_mode="vector_entry_point", **arguments)
-    theirs = gymnasium.make_vec(ENV_ID, num_envs=2, vectorization_mode=mode, vector_kwargs=options, **arguments)
-    assert tuple(theirs.reset(seed=3)[0]) == ours.reset(seed=3)[0]
+    arguments = {**files, "top_k": 2, "max_searches": 2, "information_gain": {"random_source": "corpus"}, **arguments}
+    ours = gymnasium.make_vec(
+        ENV_ID, num_envs=3, vectorization_mode="vector_entry_point", autoreset_mode=autoreset, **arguments
+    )
+    attempts = arguments.pop("attempts", 1)
+    theirs = gymnasium.make_vec(
+        ENV_ID,
+        num_envs=3,
+        vectorization_mode=mode,
+        vector_kwargs={**options, "autoreset_mode": autoreset},
+        wrappers=[lambda env: ReflectionWrapper(env, attempts)] if attempts > 1 else None,
+        **arguments,
+    )
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
+    shown = plain if arguments.get("json_info") else lambda infos: infos  # arrays, or lists on request
+    mine, yours = ours.reset(seed=3), theirs.reset(seed=3)
+    check_same(yours[0], mine[0])
+    check_same(shown(yours[1]), mine[1])
+    right = [Answer(trajectory.question.golden_answers[0]) for trajectory in ours.unwrapped.trajectories]  # type: ignore[attr-defined]
+    keys, ends = set(), 0
     for actions in (
-        (Search("Karith </search> x"), search("Alan Brin")),
-        ("hm", Answer("<answer> Tolona")),
-        (Search("Ostue"), answer("x")),
-        (Answer("Ostue"), Search("Lurm")),
+        (right[0], "hm", Search("Karith </search> x")),
+        (search("Alan Brin"), Search("Ostue"), Answer("wrong")),
+        (search("zzz"), "hm", search("Lurm")),
+        ("hm", search("Karith"), answer("<answer> x")),
+        (Search("Mira Sorel"), answer("x"), answer("y")),
+        (answer("x"), answer("x"), answer("x")),
     ):
         assert theirs.action_space.contains(actions)
         mine, yours = ours.step(actions), theirs.step(actions)
-        assert tuple(yours[0]) == mine[0]
-        for one, other in zip(mine[1:4], yours[1:4], strict=True):
-            assert one.tolist() == other.tolist()
-        assert list(yours[4]["query"]) == list(mine[4]["query"])
-        for one, other in zip(mine[4]["passages"], yours[4]["passages"], strict=True):
-            assert list(one or ()) == list(other or ())
+        for one, other in zip(yours[:4], mine[:4], strict=True):
+            check_same(one, other)
+        check_same(shown(yours[4]), mine[4])
+        keys |= mine[4].keys()
+        ends += int((mine[2] | mine[3]).sum())
+    assert ends >= (3 if attempts > 1 else 5)
+    assert keys >= {"information_gain", "invalid", "passages"}
+    assert {"final_info", "final_obs"} <= keys if autoreset == "SameStep" else {"outcome", "stop_reason"} <= keys
     theirs.close()
     ours.close()
+
+
+def test_all_forms_return_the_same_of_a_reset_in_part(files: dict[str, str]) -> None:
+    ours, theirs = (
+        gymnasium.make_vec(ENV_ID, num_envs=3, vectorization_mode=mode, scorer=None, top_k=2, **files, **arguments)
+        for mode, arguments in (
+            ("vector_entry_point", {"autoreset_mode": "Disabled"}),
+            ("sync", {"vector_kwargs": {"autoreset_mode": "Disabled"}}),
+        )
+    )
+    ours.reset(seed=3)
+    theirs.reset(seed=3)
+    actions = (answer("x"), search("Karith"), answer("x"))
+    check_same(theirs.step(actions)[4], ours.step(actions)[4])
+    mine, yours = (envs.reset(options={"reset_mask": np.array([True, False, True])}) for envs in (ours, theirs))
+    check_same(yours[0], mine[0])
+    check_same(yours[1], mine[1])
+    assert mine[1]["_question_id"].tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

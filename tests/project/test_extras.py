@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from blocked import DENSE, EVERY, SERVER, TRAIN, run_without
 from paths import ROOT
-from retriever_contract import CORPUS
 
+from igsearch.testing.retriever_contract import CORPUS
 from retrievers.corpus import write_corpus
 from retrievers.extras import EXTRAS
 

@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 from launching import ENVIRONMENT, TWO
 from paths import ROOT
-from retriever_contract import CORPUS
 from services import process
 from training_runs import question_file
 
@@ -31,6 +30,7 @@ from algorithms.common.run.metrics_log import read_metrics
 from algorithms.ig_grpo import IGGRPOConfig
 from examples import compare_algorithms
 from igsearch import cli
+from igsearch.testing.retriever_contract import CORPUS
 from retrievers import RemoteRetriever, open_retriever
 from retrievers.corpus import write_corpus
 

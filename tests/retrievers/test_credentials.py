@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from retriever_contract import CORPUS
 from services import SearchR1Service, free_port
 
+from igsearch.testing.retriever_contract import CORPUS
 from igsearch_env.errors import ConfigurationError
 from retrievers import BM25Retriever, HybridRetriever, QueryError, RemoteRetriever, RetrievalError, open_retriever
 from retrievers.credentials import MaskedRepr, mask, masked, split, without_credentials

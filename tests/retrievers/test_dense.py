@@ -10,8 +10,8 @@ import pytest
 from encoders import WordEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.dense import DenseRetriever
 from retrievers.index.encoder import EncoderError, SentenceEncoder, prefixes_of

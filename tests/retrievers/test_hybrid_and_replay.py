@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, FailsFor, RetrieverContract
+from failing_retriever import FailsFor
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import (
     BM25Retriever,
     CorpusError,

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from services import SearchR1Service, free_port, raw_service, serving
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from igsearch_env import IGSearchEnv
 from igsearch_env.questions import Question
 from retrievers import (

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, FailsFor, RetrieverContract
+from failing_retriever import FailsFor
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import BM25Retriever, QueryError, RerankingRetriever, RetrievalError, RetrieverError, open_retriever
 from retrievers.corpus import write_corpus
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from igsearch_env import load_questions
 from retrievers import (
     BM25Retriever,

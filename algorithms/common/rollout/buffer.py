@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.typed import as_type
 from algorithms.common.rollout.buffer_json import group_row, read_group
-from algorithms.common.rollout.sequences import MicroBatch, TokenSequence, token_sequence
+from algorithms.common.rollout.sequences import MicroBatch, QueryTokens, TokenSequence, token_sequence
 from igsearch_env.errors import IGSearchError
 from igsearch_env.evidence import has_evidence
 from igsearch_env.trajectory import Group, Trajectory, Turn
@@ -142,15 +142,13 @@ class RolloutBuffer:
                 turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
         self.__dict__.pop("sequences", None)  # computed from the old ones; `lengths` stay
 
-    def query_tokens(self, *, tags: bool = False) -> Iterator[tuple[int, Turn, slice]]:
-        """Every search with at least one query token: its trajectory, its turn, and the slice of those tokens in the
-        flat layout. `tags`: include the tags around the query.
-        """
+    def query_tokens(self, *, tags: bool = False) -> Iterator[QueryTokens]:
+        """Every search with at least one query token. `tags`: include the tags around the query."""
         for row, (trajectory, start) in enumerate(zip(self.trajectories, self.first_token.tolist(), strict=True)):
             for turn in trajectory.turns:
                 span = turn.search_span if tags else turn.query_span
                 if span is not None and span[1] > span[0]:
-                    yield row, turn, slice(start + span[0], start + span[1])
+                    yield QueryTokens(row, turn, slice(start + span[0], start + span[1]))
                 start += len(turn.completion_ids)
 
     def release_prefixes(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from igsearch_env.trajectory import Trajectory
+from igsearch_env.trajectory import Trajectory, Turn
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,17 @@ class TokenSequence:
     ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
     logprobs: NDArray[np.float32]
+
+
+class QueryTokens(NamedTuple):
+    """The tokens of the query of one search."""
+
+    row: int
+    """Index of its trajectory in `buffer.trajectories`."""
+    turn: Turn
+    """The turn that searched; its information gain is `turn.gain`."""
+    tokens: slice
+    """Where the tokens are in the flat layout."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
+from buffers import reward_buffer
 from paths import ROOT
 
 from algorithms.common.rollout.buffer import RolloutBuffer
@@ -22,6 +22,7 @@ from algorithms.comparison.advantages import relation
 from algorithms.comparison.buffer_statistics import anchors_alone, gain_statistics, group_outcomes
 from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 from examples import same_buffer
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.trajectory import Attempt, Gain, Trajectory
 
 FILE = ROOT / "examples" / "same_buffer.py"

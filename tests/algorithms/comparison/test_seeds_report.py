@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, search_turn, trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
@@ -28,6 +27,7 @@ from algorithms.common.evaluation.scores import QuestionResult, score
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, make_seed_groups, read_records
 from examples.compare_algorithms import COMMANDS, Args, Job, make_jobs
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Trajectory

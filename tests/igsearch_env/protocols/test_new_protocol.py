@@ -109,7 +109,7 @@ def test_the_environment_speaks_it_by_name() -> None:
 
 
 def test_a_vector_environment_and_scripted_policies_speak_it() -> None:
-    envs = make_envs(2, protocol="lines", autoreset=False)
+    envs = make_envs(2, protocol="lines", autoreset_mode="Disabled")
     envs.reset(options={"questions": QUESTIONS[:2]})
     observations = envs.step(["find: Alan Brin;", "final: botanist;"])[0]
     assert "Alan Brin was born in Tolona." in observations[0]

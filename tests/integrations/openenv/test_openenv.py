@@ -70,7 +70,7 @@ def test_concurrent_sessions_earn_the_rewards_of_the_local_environment(address: 
         assert [r.reward for r in results] == [turn.reward for turn in local.turns]
         assert [r.observation.text for r in results] == [turn.observation for turn in local.turns]
         assert [r.done for r in results] == [False, False, False, True]
-        assert [r.metadata["query"] for r in results] == [turn.query for turn in local.turns]
+        assert [r.metadata.get("query") for r in results] == [turn.query for turn in local.turns]
         assert load_episode(results[-1].observation.episode).transcript() == local.transcript()
 
 

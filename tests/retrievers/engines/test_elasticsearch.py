@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from elasticsearch_server import SHARDS, TEXT, ElasticsearchServer
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from services import free_port, serving
 from starlette.responses import JSONResponse
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import (
     BM25Retriever,
     CorpusError,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import CorpusError, HybridRetriever, IndexMismatchError, Passage, RetrieverError, open_retriever
 from retrievers.corpus import write_corpus
 from retrievers.engines.lucene import LuceneRetriever

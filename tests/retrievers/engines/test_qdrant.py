@@ -20,10 +20,10 @@ import pytest
 from embedding_server import EmbeddingServer
 from encoders import WordEncoder
 from qdrant_server import QdrantServer
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from services import free_port, serving
 from starlette.responses import JSONResponse
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import (
     CorpusError,
     DenseRetriever,

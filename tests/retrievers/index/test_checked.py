@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from encoders import SpoiledEncoder, WordEncoder
-from retriever_contract import CORPUS
 
+from igsearch.testing.retriever_contract import CORPUS
 from retrievers import Passage, RetrievalError
 from retrievers.build_index import Args, build
 from retrievers.corpus import write_corpus

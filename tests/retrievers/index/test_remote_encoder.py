@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from embedding_server import EmbeddingServer
 from encoders import WordEncoder
-from retriever_contract import CORPUS, QUERIES, RetrieverContract
 from services import free_port, serving
 from starlette.responses import JSONResponse
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES, RetrieverContract
 from retrievers import DenseRetriever, IndexMismatchError, RetrievalError, SentenceEncoder, open_retriever
 from retrievers.build_index import Args, build
 from retrievers.corpus import write_corpus

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from retriever_contract import CORPUS
 from services import process, serving
 from test_server import BM25, HEAD, GatedRetriever
 
+from igsearch.testing.retriever_contract import CORPUS
 from retrievers import BM25Retriever, Passage
 from retrievers.corpus import write_corpus
 from retrievers.service import connections

@@ -22,9 +22,9 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
-from retriever_contract import CORPUS, QUERIES
 from services import process, serving
 
+from igsearch.testing.retriever_contract import CORPUS, QUERIES
 from retrievers import BM25Retriever, Passage, QueryError, RemoteRetriever, RetrievalError, Retriever
 from retrievers.base import MAX_QUERY_CHARS
 from retrievers.corpus import write_corpus

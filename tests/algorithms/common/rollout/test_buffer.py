@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from buffers import answer_turn, buffer_of, question, reward_buffer, search_turn, trajectory
+from buffers import reward_buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from igsearch.testing.buffers import answer_turn, buffer_of, question, search_turn, trajectory
 from igsearch_env.protocols import Answer, Invalid, Search
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import Gain, Group, Trajectory, Turn

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import fake_vllm
 import pytest
-from buffers import answer_turn, buffer_of, trajectory
 from helpers import CountingRetriever
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +40,7 @@ from algorithms.common.run.recorded_trajectories import load_recorded
 from algorithms.common.trainer import train
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
+from igsearch.testing.buffers import answer_turn, buffer_of, trajectory
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, reward_buffer, search_turn, trajectory
+from buffers import reward_buffer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +12,7 @@ from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.training.advantages import all_equal_share, grpo_advantages, overlong_penalty
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from buffers import answer_turn, buffer_of, search_turn, trajectory
 from helpers import PASSAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
+from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.episode import Episode
 from igsearch_env.protocols import Invalid, Search, make_protocol
 from igsearch_env.questions import Question

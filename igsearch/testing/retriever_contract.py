@@ -1,14 +1,13 @@
-"""What every retriever keeps to. A test class inherits it and gives the fixture `retriever` over `CORPUS`."""
+"""`RetrieverContract`: the tests that every retriever passes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from retrievers import BM25Retriever, Passage, QueryError, RetrievalError, Retriever
+from retrievers import Passage, QueryError, Retriever
 
 CORPUS = [
     Passage("10", "France", "France is a country in Europe. Its capital is Paris."),
@@ -24,7 +23,15 @@ QUERIES = ["capital of France", "river", "Where did Marie Curie work?", "the mou
 
 
 class RetrieverContract:
-    """Tests of the interface; they hold whatever a retriever thinks is relevant."""
+    """Tests of the interface, for any ranking. Inherit it and define the fixture `retriever`:
+
+        class TestMyRetriever(RetrieverContract):
+            @pytest.fixture
+            def retriever(self) -> MyRetriever:
+                return MyRetriever(CORPUS)
+
+    Every query of `QUERIES` must find a passage of `CORPUS`.
+    """
 
     @pytest.fixture
     def retriever(self) -> Any:
@@ -111,19 +118,3 @@ class RetrieverContract:
 
     def test_length_is_the_corpus(self, retriever: Retriever) -> None:
         assert len(retriever) == len(CORPUS)
-
-
-class FailsFor(BM25Retriever):
-    """Fails for some of the queries."""
-
-    def __init__(self, *failing: str) -> None:
-        super().__init__(CORPUS)
-        self.failing = failing
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        found = super().search(queries, k)
-        if set(self.failing) & set(queries):
-            raise RetrievalError(
-                "out of reach", [None if q in self.failing else p for q, p in zip(queries, found, strict=True)]
-            )
-        return found
