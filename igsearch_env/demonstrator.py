@@ -125,12 +125,13 @@ def occurs(phrase: str, text: str) -> bool:
     return f" {normalize_answer(phrase)} " in f" {normalize_answer(text)} "
 
 
-def passages_read(trajectory: Trajectory) -> list[Passage]:
-    """The passages found, as far as the observations show them: these may be cut.
+def passages_read(trajectory: Trajectory, end: int | None = None) -> list[Passage]:
+    """The passages found before turn `end` (default: in all turns), as far as the observations show them.
 
-    What a protocol writes around passages ("Doc 1", a last call) is left out, since it could hold an answer by chance.
+    Observations may be cut. What a protocol writes around passages ("Doc 1", a last call) is left out, since it could
+    hold an answer by chance.
     """
-    return [passage for turn in trajectory.turns for passage in _shown(turn)]
+    return [passage for turn in trajectory.turns[:end] for passage in _shown(turn)]
 
 
 def _shown(turn: Turn) -> list[Passage]:
