@@ -8,6 +8,7 @@ C_t is what the policy saw up to and including its t-th query (`evidence.py`). B
     random     mean over N evidences of searches for other questions, else of random passages (IG-Search)
     previous   s(a* | the context before this search) (IGPO, arXiv 2510.14967)
     empty      an evidence block without passages (the paper's ablation)
+    query      an evidence block whose passages repeat the query, so that a guess in it earns nothing (`evidence.py`)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from igsearch_env.evidence import (
     corpus_evidence,
     evidence_of,
     history,
+    query_evidence,
     real_segment,
     search_steps,
     segment,
@@ -41,7 +43,7 @@ from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
 Read = Callable[[SearchStep], Evidence]
-Baseline = Literal["random", "previous", "empty"]
+Baseline = Literal["random", "previous", "empty", "query"]
 ContextForm = Literal["trajectory", "skeleton"]
 SoftClipForm = Literal["none", "tanh", "log", "hard"]
 
@@ -54,7 +56,8 @@ class InformationGainConfig:
     """
 
     baseline: Baseline = "random"
-    """What the real evidence is compared with: random evidence, the context before the search (previous) or empty."""
+    """What the real evidence is compared with: random evidence, the context before the search (previous), a block
+    without passages (empty), or passages that repeat the query (query)."""
     num_random: int = 3
     """N, number of random evidences per search (paper: 3)."""
     random_source: Literal["batch", "corpus"] = "batch"
@@ -178,6 +181,8 @@ class InformationGain:
             return [[] for _ in steps]
         if self.config.baseline == "empty":
             return [[Evidence(("", ""), 0, self.protocol.evidence(()), "")] for _ in steps]
+        if self.config.baseline == "query":
+            return [[query_evidence(step, read(step), self.protocol)] for step in steps]
         from_batch = self.config.random_source == "batch"
         sorted_pool = sorted({read(step) for step in pool}) if from_batch else []
         owners = [evidence.question for evidence in sorted_pool]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
+from helpers import ELSEWHERE, PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
 
 from igsearch_env import (
     Gain,
@@ -11,9 +11,11 @@ from igsearch_env import (
     InformationGainConfig,
     Segment,
     Trajectory,
+    UnigramScorer,
 )
 from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.protocols import make_protocol
+from retrievers import Passage
 
 
 def two_searches(*, ids: bool = False) -> Trajectory:
@@ -105,6 +107,37 @@ def test_empty_baseline_is_a_block_without_passages(family: str, tag: str) -> No
     (request,), (gain,) = measured(search_steps([trajectory]), family=family, baseline="empty", retriever=None)
     assert [evidence.text for evidence in request.evidences[1:]] == [f"\n\n<{tag}></{tag}>\n\n"]
     assert (gain.value, gain.logprob_baseline) == (1.0, -2.0)
+
+
+@pytest.mark.parametrize("context", ["trajectory", "skeleton"])
+@pytest.mark.parametrize("family", ["search_r1", "autorefine"])
+def test_query_baseline_repeats_the_query_in_as_many_passages(family: str, context: str) -> None:
+    protocol = make_protocol(family)
+    refined = f"<refine> Tolona </refine>{answer('x')}"
+    trajectory = played(QUESTIONS[0], (search("in Tolona?"), PASSAGES[:2]), (refined, ()), protocol=protocol)
+    (request,), (gain,) = measured(
+        search_steps([trajectory]), family=family, context=context, baseline="query", retriever=None
+    )
+    real, repeated = request.evidences
+    block = protocol.evidence([Passage(id, "in Tolona?", "in Tolona?") for id in "ab"])
+    assert block.count("Doc") == 2
+    expected = real.text.replace(protocol.evidence(PASSAGES[:2]), block)
+    assert repeated.text == expected.replace("<refine> Tolona </refine>", "<refine> in Tolona?</refine>")
+    assert (gain.value, gain.logprob_baseline, gain.baseline_evidences) == (1.0, -2.0, (repeated.text,))
+
+
+def test_query_baseline_pays_nothing_for_repeating_a_guess() -> None:
+    """A passage that says no more than the query; the same passage found by a query without the answer."""
+    passage, guess = Passage("p", "Tolona", "Tolona"), "Tolona"
+    gains = {}
+    for query in (guess, "Alan Brin"):
+        trajectory = played(QUESTIONS[0], (search(query), [passage]))
+        for baseline in ("empty", "query"):
+            config = InformationGainConfig(baseline=baseline)  # type: ignore[arg-type]
+            measure = InformationGain(config, UnigramScorer(ELSEWHERE), make_protocol())
+            gains[query, baseline] = measure.measure(search_steps([trajectory]))[0].value
+    assert gains[guess, "query"] == 0 < gains[guess, "empty"]
+    assert gains["Alan Brin", "query"] > 0
 
 
 def test_searches_without_passages_have_no_gain() -> None:
