@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from helpers import ELSEWHERE, PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
 
@@ -15,6 +17,7 @@ from igsearch_env import (
 )
 from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.protocols import make_protocol
+from igsearch_env.scorers import ScoreRequest
 from retrievers import Passage
 
 
@@ -115,28 +118,39 @@ def test_query_baseline_repeats_the_query_in_as_many_passages(family: str, conte
     protocol = make_protocol(family)
     refined = f"<refine> Tolona </refine>{answer('x')}"
     trajectory = played(QUESTIONS[0], (search("in Tolona?"), PASSAGES[:2]), (refined, ()), protocol=protocol)
-    (request,), (gain,) = measured(
-        search_steps([trajectory]), family=family, context=context, baseline="query", retriever=None
-    )
-    real, repeated = request.evidences
+    steps = search_steps([trajectory])
+    options = {"family": family, "context": context}
+    (request,), (gain,) = measured(steps, baseline="query", **options)  # type: ignore[arg-type]
+    (published,), _ = measured(steps, **options)  # type: ignore[arg-type]
+    real, repeated, *random = request.evidences
+    assert (real, *random) == published.evidences
     block = protocol.evidence([Passage(id, "in Tolona?", "in Tolona?") for id in "ab"])
-    assert block.count("Doc") == 2
     expected = real.text.replace(protocol.evidence(PASSAGES[:2]), block)
     assert repeated.text == expected.replace("<refine> Tolona </refine>", "<refine> in Tolona?</refine>")
-    assert (gain.value, gain.logprob_baseline, gain.baseline_evidences) == (1.0, -2.0, (repeated.text,))
+    assert gain.baseline_evidences == (repeated.text, *(evidence.text for evidence in random))
+
+
+@pytest.mark.parametrize(("scores", "gain"), [([9, 7, 3, 5], 2), ([9, 3, 6, 4], 4), ([1, 7, 3, 5], -6)])
+def test_query_baseline_is_the_higher_of_the_query_and_the_mean_of_random(scores: list[float], gain: float) -> None:
+    class Fixed:
+        def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+            return [scores for _ in requests]
+
+    config = InformationGainConfig(baseline="query", num_random=2)
+    (found,) = InformationGain(config, Fixed(), make_protocol(), ELSEWHERE).measure([one_search(0, PASSAGES[0])])
+    assert (found.value, found.logprob_baseline) == (gain, scores[0] - gain)
 
 
 def test_query_baseline_pays_nothing_for_repeating_a_guess() -> None:
-    """A passage that says no more than the query; the same passage found by a query without the answer."""
-    passage, guess = Passage("p", "Tolona", "Tolona"), "Tolona"
+    """A passage that says no more than the guess; the same passage found by a query without the answer."""
     gains = {}
-    for query in (guess, "Alan Brin"):
-        trajectory = played(QUESTIONS[0], (search(query), [passage]))
-        for baseline in ("empty", "query"):
+    for query in ("Tolona", "Alan Brin"):
+        trajectory = played(QUESTIONS[0], (search(query), [Passage("p", "Tolona", "Tolona")]))
+        for baseline in ("random", "query"):
             config = InformationGainConfig(baseline=baseline)  # type: ignore[arg-type]
-            measure = InformationGain(config, UnigramScorer(ELSEWHERE), make_protocol())
+            measure = InformationGain(config, UnigramScorer(ELSEWHERE), make_protocol(), ELSEWHERE)
             gains[query, baseline] = measure.measure(search_steps([trajectory]))[0].value
-    assert gains[guess, "query"] == 0 < gains[guess, "empty"]
+    assert gains["Tolona", "query"] == 0 < gains["Tolona", "random"]
     assert gains["Alan Brin", "query"] > 0
 
 
