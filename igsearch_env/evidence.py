@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -112,6 +112,17 @@ def real_segment(evidence: Evidence, step: SearchStep, protocol: Protocol) -> Se
     if not evidence.refine and turn.observation_ids:
         return Segment(real.text, turn.observation_ids, protocol.observation_role)
     return real
+
+
+def query_evidence(step: SearchStep, real: Evidence, protocol: Protocol) -> Evidence:
+    """The query itself as evidence: as many passages as the search found, each with the query as title and text.
+
+    The refinement, if there is one, is the query too.
+    """
+    turn = step.trajectory.turns[step.index]
+    query = turn.query or ""
+    block = protocol.evidence([replace(passage, title=query, text=query) for passage in turn.passages])
+    return Evidence(("", ""), 0, block, protocol.write_refinement(query) if real.refine else "")
 
 
 def corpus_evidence(

@@ -8,6 +8,7 @@ C_t is what the policy saw up to and including its t-th query (`evidence.py`). B
     random     mean over N evidences of searches for other questions, else of random passages (IG-Search)
     previous   s(a* | the context before this search) (IGPO, arXiv 2510.14967)
     empty      an evidence block without passages (the paper's ablation)
+    query      the higher of `random` and of a block whose passages repeat the query: a guess of a* earns nothing (ours)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from igsearch_env.evidence import (
     corpus_evidence,
     evidence_of,
     history,
+    query_evidence,
     real_segment,
     search_steps,
     segment,
@@ -41,7 +43,7 @@ from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
 Read = Callable[[SearchStep], Evidence]
-Baseline = Literal["random", "previous", "empty"]
+Baseline = Literal["random", "previous", "empty", "query"]
 ContextForm = Literal["trajectory", "skeleton"]
 SoftClipForm = Literal["none", "tanh", "log", "hard"]
 
@@ -54,7 +56,8 @@ class InformationGainConfig:
     """
 
     baseline: Baseline = "random"
-    """What the real evidence is compared with: random evidence, the context before the search (previous) or empty."""
+    """What the real evidence is compared with: random evidence, the context before the search (previous), a block
+    without passages (empty), or the better of random evidence and passages that repeat the query (query; ours)."""
     num_random: int = 3
     """N, number of random evidences per search (paper: 3)."""
     random_source: Literal["batch", "corpus"] = "batch"
@@ -138,8 +141,13 @@ class InformationGain:
                 gains.append(Gain(real[0] - before[0], real[0], before[0]))
             return gains
         for (real_score, *others), texts in zip(scores, evidences, strict=True):
-            mean = sum(others) / len(others)
-            gains.append(Gain(real_score - mean, real_score, mean, texts))
+            if self.config.baseline == "query":
+                # The query alone would reward wrong guesses: repeated, they make the answer less likely than it was.
+                repeated, *others = others
+                baseline = max(repeated, sum(others) / len(others))
+            else:
+                baseline = sum(others) / len(others)
+            gains.append(Gain(real_score - baseline, real_score, baseline, texts))
         return gains
 
     def requests(
@@ -181,7 +189,10 @@ class InformationGain:
         from_batch = self.config.random_source == "batch"
         sorted_pool = sorted({read(step) for step in pool}) if from_batch else []
         owners = [evidence.question for evidence in sorted_pool]
-        return [self._draw_one(step, read(step), sorted_pool, owners) for step in steps]
+        drawn = [self._draw_one(step, read(step), sorted_pool, owners) for step in steps]
+        if self.config.baseline == "query":
+            return [[query_evidence(s, read(s), self.protocol), *d] for s, d in zip(steps, drawn, strict=True)]
+        return drawn
 
     def _draw_one(
         self, step: SearchStep, real: Evidence, pool: Sequence[Evidence], owners: Sequence[tuple[str, str]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
-from helpers import PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
+from helpers import ELSEWHERE, PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
 
 from igsearch_env import (
     Gain,
@@ -11,9 +13,12 @@ from igsearch_env import (
     InformationGainConfig,
     Segment,
     Trajectory,
+    UnigramScorer,
 )
 from igsearch_env.evidence import SearchStep, search_steps
 from igsearch_env.protocols import make_protocol
+from igsearch_env.scorers import ScoreRequest
+from retrievers import Passage
 
 
 def two_searches(*, ids: bool = False) -> Trajectory:
@@ -105,6 +110,48 @@ def test_empty_baseline_is_a_block_without_passages(family: str, tag: str) -> No
     (request,), (gain,) = measured(search_steps([trajectory]), family=family, baseline="empty", retriever=None)
     assert [evidence.text for evidence in request.evidences[1:]] == [f"\n\n<{tag}></{tag}>\n\n"]
     assert (gain.value, gain.logprob_baseline) == (1.0, -2.0)
+
+
+@pytest.mark.parametrize("context", ["trajectory", "skeleton"])
+@pytest.mark.parametrize("family", ["search_r1", "autorefine"])
+def test_query_baseline_repeats_the_query_in_as_many_passages(family: str, context: str) -> None:
+    protocol = make_protocol(family)
+    refined = f"<refine> Tolona </refine>{answer('x')}"
+    trajectory = played(QUESTIONS[0], (search("in Tolona?"), PASSAGES[:2]), (refined, ()), protocol=protocol)
+    steps = search_steps([trajectory])
+    options = {"family": family, "context": context}
+    (request,), (gain,) = measured(steps, baseline="query", **options)  # type: ignore[arg-type]
+    (published,), _ = measured(steps, **options)  # type: ignore[arg-type]
+    real, repeated, *random = request.evidences
+    assert (real, *random) == published.evidences
+    block = protocol.evidence([Passage(id, "in Tolona?", "in Tolona?") for id in "ab"])
+    expected = real.text.replace(protocol.evidence(PASSAGES[:2]), block)
+    assert repeated.text == expected.replace("<refine> Tolona </refine>", "<refine> in Tolona?</refine>")
+    assert gain.baseline_evidences == (repeated.text, *(evidence.text for evidence in random))
+
+
+@pytest.mark.parametrize(("scores", "gain"), [([9, 7, 3, 5], 2), ([9, 3, 6, 4], 4), ([1, 7, 3, 5], -6)])
+def test_query_baseline_is_the_higher_of_the_query_and_the_mean_of_random(scores: list[float], gain: float) -> None:
+    class Fixed:
+        def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+            return [scores for _ in requests]
+
+    config = InformationGainConfig(baseline="query", num_random=2)
+    (found,) = InformationGain(config, Fixed(), make_protocol(), ELSEWHERE).measure([one_search(0, PASSAGES[0])])
+    assert (found.value, found.logprob_baseline) == (gain, scores[0] - gain)
+
+
+def test_query_baseline_pays_nothing_for_repeating_a_guess() -> None:
+    """A passage that says no more than the guess; the same passage found by a query without the answer."""
+    gains = {}
+    for query in ("Tolona", "Alan Brin"):
+        trajectory = played(QUESTIONS[0], (search(query), [Passage("p", "Tolona", "Tolona")]))
+        for baseline in ("random", "query"):
+            config = InformationGainConfig(baseline=baseline)  # type: ignore[arg-type]
+            measure = InformationGain(config, UnigramScorer(ELSEWHERE), make_protocol(), ELSEWHERE)
+            gains[query, baseline] = measure.measure(search_steps([trajectory]))[0].value
+    assert gains["Tolona", "query"] == 0 < gains["Tolona", "random"]
+    assert gains["Alan Brin", "query"] > 0
 
 
 def test_searches_without_passages_have_no_gain() -> None:

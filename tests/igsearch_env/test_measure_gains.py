@@ -47,7 +47,7 @@ def episodes(**options: Any) -> list[Trajectory]:
 
 
 @pytest.mark.parametrize("protocol", ["search_r1", "autorefine"])
-@pytest.mark.parametrize("baseline", ["random", "previous", "empty"])
+@pytest.mark.parametrize("baseline", ["random", "previous", "empty", "query"])
 def test_measures_what_the_environment_measured(protocol: str, baseline: str) -> None:
     config = {**CORPUS, "baseline": baseline}
     paid = episodes(protocol=protocol, information_gain=config, seed=3)

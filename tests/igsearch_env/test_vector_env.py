@@ -69,7 +69,7 @@ def test_infos_are_masked_where_a_key_has_no_value() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["search_r1", "autorefine"])
-@pytest.mark.parametrize("baseline", ["random", "previous", "empty"])
+@pytest.mark.parametrize("baseline", ["random", "previous", "empty", "query"])
 def test_equals_single_environments(protocol: str, baseline: str) -> None:
     options: dict[str, Any] = {
         "protocol": protocol,

@@ -26,6 +26,11 @@ PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
+        "Queries that name an answer not read before",
+        "share",
+        (("searches/unseen_answer", "searches"), ("information_gain/unseen_answer_share", "positive information gain")),
+    ),
+    (
         "Groups with little training signal",
         "share",
         (

@@ -140,7 +140,7 @@ def test_information_gain_scores_the_answer_where_the_policy_would_write_it(fami
         before += turn.observation_ids
 
 
-@pytest.mark.parametrize("baseline", ["random", "previous", "empty"])
+@pytest.mark.parametrize("baseline", ["random", "previous", "empty", "query"])
 @pytest.mark.parametrize("family", ["qwen2.5", "gpt-oss", "smollm2"])
 def test_gains_without_recorded_tokens_are_the_same(family: str, baseline: Any) -> None:
     policy = tool_policy(family)

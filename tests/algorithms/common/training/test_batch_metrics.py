@@ -153,7 +153,28 @@ def test_names_of_gains_are_there_only_where_gains_were_measured() -> None:
     without = described(buffer_of([[trajectory([asks("a"), answer_turn((1,))])]]))
     assert not any(name.startswith("information_gain") for name in without)
     measured = described(buffer_of([[trajectory([asks("a", gain=0.0), answer_turn((1,))])]]))
-    assert measured.keys() - without.keys() == GAINS | {"information_gain/unmeasured_share"}
+    assert measured.keys() - without.keys() == GAINS | {
+        "information_gain/unmeasured_share",
+        "information_gain/unseen_answer_share",
+    }
+
+
+def test_searches_that_name_the_answer_before_it_was_read_and_what_they_earn() -> None:
+    turns = [
+        asks("Who is it?", gain=1.0),
+        asks("Tolona", gain=2.0),  # not read before
+        asks("Tolona city", gain=-4.0),  # neither now: the observations show nothing of the passages
+        asks("Tolona again", found=0),  # found nothing, so it has no gain
+        answer_turn((1,)),
+        asks("Tolona", gain=8.0),
+    ]
+    turns[5].gain = None  # after the last call
+    question = Question("q", "Where?", ("Tolona",), "x")
+    t = Trajectory(question, "", turns, stop_reason=NO_ANSWER)
+    metrics = described(RolloutBuffer([Group(question, [t])]))
+    assert metrics["searches/unseen_answer"] == 3 / 4
+    assert metrics["information_gain/unseen_answer_mean"] == -1.0
+    assert metrics["information_gain/unseen_answer_share"] == pytest.approx(2 / 3)
 
 
 def test_each_attempt_has_its_own_searches() -> None:
