@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from rich.console import Console
+from rich.markup import escape
 
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.flat import flat
@@ -19,7 +21,7 @@ from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
 from retrievers.credentials import without_credentials
-from retrievers.lock import LOCK, OWNER
+from retrievers.lock import LOCK, OWNER, LockedError, ProcessLock
 from retrievers.reading import FileError, read_yaml
 
 CONFIG = "config.yaml"
@@ -42,6 +44,24 @@ _CHECKPOINTS = re.compile(r"(damaged-|\.partial-|\.old-)?step-\d{6,}")
 def run_folder(algorithm: str, config: TrainConfig) -> Path:
     """The folder of a run: `run_dir`, or one named after algorithm and seed."""
     return config.run_dir or Path("runs") / f"{algorithm}-seed{config.seed}"
+
+
+def lock_folder(folder: Path, console: Console) -> ProcessLock | None:
+    """Lock the folder of a run, which is created if necessary; None if there is a file in its place.
+
+    Raises `CheckpointError` if another process has the lock, or the folder can't be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        return None  # `check_folder` refuses it
+    try:
+        lock = ProcessLock(folder)
+    except LockedError as error:
+        raise CheckpointError(str(error)) from error
+    except OSError as error:
+        raise CheckpointError(f"run_dir={str(folder)!r} can't be written to ({error.strerror})") from error
+    if lock.notice:
+        console.print(f"[yellow]{escape(lock.notice)}[/yellow]", soft_wrap=True)
+    return lock
 
 
 def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, as_dict
@@ -21,31 +20,32 @@ from algorithms.common.memory.plan import check_model
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
+from algorithms.common.rollout.environment import make_retriever, make_rules
 from algorithms.common.rollout.sampler import Sampler
-from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, write_policy
+from algorithms.common.run.checkpoint import save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.collector import Collector
 from algorithms.common.run.evaluation_metrics import score_metrics
 from algorithms.common.run.evaluator import Evaluator
-from algorithms.common.run.folder import begin_folder, check_folder, run_folder, with_saved_threads
+from algorithms.common.run.folder import begin_folder, lock_folder, run_folder
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
 from algorithms.common.run.setup import (
-    choose_threads,
     information_gain_seed,
     make_critic,
     make_reference,
     print_plan,
+    questions_of_run,
     restore_or_make_learner,
     start_processes,
+    threads_of_run,
 )
 from algorithms.common.run.trackers import open_trackers
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import Retriever
-from retrievers.lock import LockedError, ProcessLock
+from retrievers.lock import ProcessLock
 
 
 class Run:
@@ -80,23 +80,8 @@ class Run:
 
         Returns the number of threads of the run, new or resumed.
         """
-        if self.dir.is_dir() or not self.dir.exists():
-            try:
-                self.lock = ProcessLock(self.dir)
-            except LockedError as error:
-                raise CheckpointError(str(error)) from error
-            except OSError as error:
-                raise CheckpointError(f"run_dir={str(self.dir)!r} can't be written to ({error.strerror})") from error
-            if self.lock.notice:
-                self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
-        config, resumes = with_saved_threads(self.dir, self.config)
-        check_folder(self.dir, self.name, config)
-        if config.threads is not None or resumes:
-            return config.threads
-        threads, notice = choose_threads()
-        if notice:
-            self.console.print(f"[yellow]{notice}[/yellow]", soft_wrap=True)
-        return threads
+        self.lock = lock_folder(self.dir, self.console)
+        return threads_of_run(self.dir, self.name, self.config, self.console)
 
     def _release_folder(self) -> None:
         if self.lock is not None:
@@ -106,13 +91,7 @@ class Run:
         """Load everything that a step needs; then begin the folder, or resume it from the latest checkpoint."""
         config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
-        self.train_questions = make_questions(config.env.questions, "train", "env.questions")
-        self.dev_questions = make_questions(
-            config.env.dev_questions or config.env.eval_questions,
-            "dev",
-            "env.dev_questions" if config.env.dev_questions else "env.eval_questions",
-        )
-        self.test_questions = make_questions(config.env.eval_questions, "test", "env.eval_questions")
+        self.train_questions, self.dev_questions, self.test_questions = questions_of_run(config.env)
         check_model(config, processes.device)  # before a corpus is loaded, which may take minutes
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
