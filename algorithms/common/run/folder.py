@@ -28,7 +28,7 @@ CONFIG = "config.yaml"
 WARM_START = "warm_start.yaml"  # in the folder of a warm start, which is no run
 _REPAIR = "give another --run-dir, or --overwrite to discard it"
 # What runs did before they had an option, so did not save. Options of `RESUMABLE` need no entry.
-_EARLIER = {"env.system_prompt": "", "rollout.max_staleness": 0, "loss.importance_sampling": "token"}
+EARLIER = {"test_limit": 0, "env.system_prompt": "", "rollout.max_staleness": 0, "loss.importance_sampling": "token"}
 _CAP, _WITHOUT_CAP = "loss.importance_sampling_cap", "--loss.importance-sampling-cap None"  # its default was None
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
@@ -39,11 +39,6 @@ _FOLDERS = re.compile(
     r"tensorboard|transcripts|trajectories|checkpoints|best|policy|wandb|swanlog|\.(partial|old)-(best|policy)"
 )
 _CHECKPOINTS = re.compile(r"(damaged-|\.partial-|\.old-)?step-\d{6,}")
-
-
-def run_folder(algorithm: str, config: TrainConfig) -> Path:
-    """The folder of a run: `run_dir`, or one named after algorithm and seed."""
-    return config.run_dir or Path("runs") / f"{algorithm}-seed{config.seed}"
 
 
 def lock_folder(folder: Path, console: Console) -> ProcessLock | None:
@@ -80,7 +75,7 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before = {**_EARLIER, **_saved(path)}
+    before = {**EARLIER, **_saved(path)}
     after = flat({"algorithm": algorithm, **as_dict(config)})
     may_change = resumable_settings(type(config))
     if config.optimizer.lr_scheduler_type != "constant":

@@ -13,10 +13,11 @@ from rich.markup import escape
 from algorithms.common.base.hardware import free_processors
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
+from algorithms.common.evaluation.scores import limit_per_dataset
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.rollout.environment import EnvConfig, make_questions
+from algorithms.common.rollout.environment import make_questions
 from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights
 from algorithms.common.run.folder import check_folder, with_saved_threads
 from algorithms.common.training.config import CriticConfig
@@ -172,14 +173,14 @@ def restore_or_make_learner(
 # ---------------------------------------------------------------- questions
 
 
-def questions_of_run(env: EnvConfig) -> tuple[list[Question], list[Question], list[Question]]:
-    """The training, dev and test questions."""
-    dev = "env.dev_questions" if env.dev_questions else "env.eval_questions"
-    return (
-        make_questions(env.questions, "train", "env.questions"),
-        make_questions(env.dev_questions or env.eval_questions, "dev", dev),
-        make_questions(env.eval_questions, "test", "env.eval_questions"),
-    )
+def questions_of_run(config: TrainConfig) -> tuple[list[Question], list[Question], list[Question]]:
+    """The training questions, and the dev and test questions that are evaluated."""
+    env = config.env
+    train = make_questions(env.questions, "train", "env.questions")
+    option = "env.dev_questions" if env.dev_questions else "env.eval_questions"
+    dev = make_questions(env.dev_questions or env.eval_questions, "dev", option)
+    test = make_questions(env.eval_questions, "test", "env.eval_questions")
+    return train, limit_per_dataset(dev, config.eval_limit), limit_per_dataset(test, config.test_limit)
 
 
 def information_gain_seed(seed: int, step: int) -> int:
