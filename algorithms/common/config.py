@@ -61,6 +61,7 @@ class TrainConfig:
             "preset",
             "eval_every",
             "eval_limit",
+            "skip_initial_evaluation",
             "save_every",
             "save_total_limit",
         }
@@ -83,6 +84,10 @@ class TrainConfig:
     """Steps between evaluations; 0: only before the first and after the last step."""
     eval_limit: int = 20
     """Dev questions per data set in the evaluations during training; 0: all."""
+    test_limit: int = 0
+    """Test questions per data set in the evaluations before and after training; 0: all."""
+    skip_initial_evaluation: bool = False
+    """Do not evaluate on the test questions before the first step."""
     save_every: int = 10
     """Steps between checkpoints."""
     save_total_limit: int = 2
@@ -110,6 +115,7 @@ class TrainConfig:
         check_range("seed", self.seed, 0)
         check_range("eval_every", self.eval_every, 0)
         check_range("eval_limit", self.eval_limit, 0)
+        check_range("test_limit", self.test_limit, 0)
         check_range("save_every", self.save_every, 1)
         check_range("save_total_limit", self.save_total_limit, 1)
         smallest = self.rollout.questions_per_step * self.rollout.group_size

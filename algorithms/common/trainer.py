@@ -18,7 +18,7 @@ from algorithms.common.report.run_report import write_reports
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.run.collector import of_earlier_weights, staleness_metrics
-from algorithms.common.run.folder import run_folder
+from algorithms.common.run.layout import resumption, run_folder
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.run.time_estimate import estimate_time
@@ -104,7 +104,7 @@ def print_estimate(run: Run, algorithm: Algorithm, *, recomputes: bool) -> None:
     if left <= 0:
         return
     validations = config.steps // config.eval_every - run.steps_done // config.eval_every if config.eval_every else 0
-    tests = 1 + (run.steps_done == 0)
+    tests = 1 + (run.steps_done == 0 and not config.skip_initial_evaluation)
     estimate = estimate_time(run, needs_information_gain=algorithm.needs_information_gain, recomputes=recomputes)
     message = estimate.message(
         left, validations * len(run.evaluator.dev_questions), tests * len(run.evaluator.test_questions)
@@ -114,14 +114,22 @@ def print_estimate(run: Run, algorithm: Algorithm, *, recomputes: bool) -> None:
 
 @contextmanager
 def reports(run: Run) -> Iterator[None]:
-    """Write the report of a run when its loop ends, also after an error or Ctrl-C. Only rank 0 writes."""
+    """Write the report of a run when its loop ends. Only rank 0 writes.
+
+    After an error or Ctrl-C, also save the last complete step, and add to the error what the same command will do.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         run.progress.close()  # the generator of the loop is suspended, so the panel is still open
+        try:
+            run.save_unsaved()
+        except Exception as failure:  # the first error matters more
+            run.console.print(f"step {run.complete.number} is not saved: {failure}", style="yellow", markup=False)
         if run.processes.is_main:
-            with suppress(IGSearchError, OSError):  # a run without a step has no report; the first error matters more
+            with suppress(IGSearchError, OSError):  # a run without a step has no report
                 write_reports(run.dir)
+            error.add_note(resumption(run.dir, overwrite=run.config.overwrite))
         raise
     if not run.processes.is_main or not run.finished:
         return

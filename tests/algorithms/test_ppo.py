@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.layout import checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train

@@ -12,7 +12,7 @@ give the same episodes, and the same log-probs up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 
@@ -60,19 +60,30 @@ def collect(
 
 
 def play(
-    decoder: TurnDecoder, stepper: EpisodeStepper, questions: Sequence[Question], *, seed: Sequence[int], first: int = 0
+    decoder: TurnDecoder,
+    stepper: EpisodeStepper,
+    questions: Sequence[Question],
+    *,
+    seed: Sequence[int],
+    first: int = 0,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[Trajectory]:
     """Play one episode per question, as many at once as the decoder has slots. `seed` and `first` as in `collect`.
 
-    If it ends with an error, or is interrupted, nothing is being written or searched any more.
+    `on_end` is called whenever an episode has ended. If this ends with an error, or is interrupted, nothing is being
+    written or searched any more.
     """
-    ended = dict(play_each(decoder, stepper, questions, seed=seed, first=first))
+    ended: dict[int, Trajectory] = {}
+    with closing(play_each(decoder, stepper, questions, seed=seed, first=first)) as episodes:
+        for place, trajectory in episodes:
+            ended[place] = trajectory
+            on_end()
     return [ended[place] for place in range(len(questions))]
 
 
 def play_each(
     decoder: TurnDecoder, stepper: EpisodeStepper, questions: Iterable[Question], *, seed: Sequence[int], first: int = 0
-) -> Iterator[tuple[int, Trajectory]]:
+) -> Generator[tuple[int, Trajectory]]:
     """`play` as a stream: yields each episode as it ends, with the place of its question, from 0.
 
     A question is taken from `questions` when a slot is free for it, so they may be chosen while others are played.

@@ -33,13 +33,14 @@ from algorithms.common.distributed.tensor_files import INDEX, TensorFileError
 from algorithms.common.model.lora import load_adapter
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.saved import load_saved_weights, verify_saved
+from algorithms.common.run.layout import STATE, checkpoints, step_folders
 from algorithms.common.training.learner import Learner
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.digests import check_files, folder_digest
 from retrievers.reading import FileError, one_line, read_json_object
 
 FORMAT = 3
-OPTIMIZER, CRITIC, STATE = "optimizer", "critic", "state.json"
+OPTIMIZER, CRITIC = "optimizer", "critic"
 DAMAGED = "damaged-"  # prefix of the new name of a damaged checkpoint
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -164,15 +165,6 @@ def _is_disk_error(error: BaseException, folder: Path) -> bool:
     return written or isinstance(error, SafetensorError) or shutil.disk_usage(folder).free < 2**20
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; they may have been damaged since (`latest_intact`)."""
-    return [path for path in _step_folders(folder) if (path / STATE).is_file()]
-
-
-def _step_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name) and path.is_dir())
-
-
 def latest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     """The latest checkpoint whose files are all as they were written, None if there is none; and what to tell.
 
@@ -182,7 +174,7 @@ def latest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: a file where the folder of the checkpoints belongs; move it away")
     damaged: list[tuple[Path, str]] = []
-    for path in reversed(_step_folders(folder)):
+    for path in reversed(step_folders(folder)):
         problem = _damage(path)
         if not problem:
             for broken, _ in damaged:

@@ -6,11 +6,12 @@ SPLIT/em (macro-average)  SPLIT/em/DATASET  SPLIT/f1  SPLIT/searches
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from algorithms.common.evaluation.scores import Score, macro_average
 
 Split = Literal["dev", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 OLD_PREFIX = "eval/"  # earlier versions wrote the scores of both splits under it
 
 

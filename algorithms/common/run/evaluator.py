@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from algorithms.common.base.hardware import hardware
@@ -10,7 +10,7 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
 from algorithms.common.evaluation.results import write_result
-from algorithms.common.evaluation.scores import QuestionResult, Score, limit_per_dataset, score_rows
+from algorithms.common.evaluation.scores import QuestionResult, Score, score_rows
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
 from igsearch_env.questions import Question
@@ -19,12 +19,17 @@ from igsearch_env.trajectory import Trajectory
 
 
 def play_greedy(
-    sampler: Sampler, stepper: EpisodeStepper, questions: Sequence[Question], processes: Processes
+    sampler: Sampler,
+    stepper: EpisodeStepper,
+    questions: Sequence[Question],
+    processes: Processes,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[Trajectory]:
-    """One greedy episode for each question of this process's share."""
+    """One greedy episode for each question of this process's share; `on_end` is called whenever one has ended."""
     share = processes.share(len(questions))
     decoder = sampler.decoder(max(1, min(EVAL_SLOTS, len(share))), temperature=0.0)
-    return play(decoder, stepper, questions[share.start : share.stop], seed=(0,), first=share.start)
+    mine = questions[share.start : share.stop]
+    return play(decoder, stepper, mine, seed=(0,), first=share.start, on_end=on_end)
 
 
 class Evaluator:
@@ -33,8 +38,8 @@ class Evaluator:
     Args:
         algorithm: Name of the algorithm, for the result files.
         run_dir: Folder of the result files.
-        dev_questions: `validate` plays `eval_limit` questions of each data set.
-        test_questions: `evaluate` plays all of them.
+        dev_questions: those that `validate` plays.
+        test_questions: those that `evaluate` plays.
     """
 
     def __init__(
@@ -51,16 +56,15 @@ class Evaluator:
     ) -> None:
         self.algorithm, self.config, self.run_dir = algorithm, config, run_dir
         self.sampler, self.stepper, self.processes = sampler, stepper, processes
-        self.dev_questions = limit_per_dataset(dev_questions, config.eval_limit)
-        self.test_questions = test_questions
+        self.dev_questions, self.test_questions = dev_questions, test_questions
 
-    def validate(self) -> dict[str, Score]:
-        """Scores on some dev questions, by data set."""
-        return score_rows(self.play(self.dev_questions))
+    def validate(self, on_end: Callable[[], None] = lambda: None) -> dict[str, Score]:
+        """Scores on the dev questions, by data set; `on_end` is called whenever an episode has ended."""
+        return score_rows(self.play(self.dev_questions, on_end))
 
-    def evaluate(self, step: int) -> dict[str, Score]:
+    def evaluate(self, step: int, on_end: Callable[[], None] = lambda: None) -> dict[str, Score]:
         """Scores on the test questions, by data set; writes them with all answers to RUN_DIR/test_before or _after."""
-        rows = self.play(self.test_questions)
+        rows = self.play(self.test_questions, on_end)
         scores = score_rows(rows)
         if self.processes.is_main:
             write_result(
@@ -70,14 +74,15 @@ class Evaluator:
                 algorithm=self.algorithm,
                 seed=self.config.seed,
                 step=step,
+                **({"test_limit": self.config.test_limit} if self.config.test_limit else {}),
                 hardware=hardware(),
                 fingerprint=self.fingerprint(step),
             )
         return scores
 
-    def play(self, questions: Sequence[Question]) -> list[QuestionResult]:
+    def play(self, questions: Sequence[Question], on_end: Callable[[], None] = lambda: None) -> list[QuestionResult]:
         """Play one greedy episode per question."""
-        played = play_greedy(self.sampler, self.stepper, questions, self.processes)
+        played = play_greedy(self.sampler, self.stepper, questions, self.processes, on_end)
         return self.processes.all_gather_flat([QuestionResult.of(trajectory) for trajectory in played])
 
     def fingerprint(self, step: int) -> Fingerprint:

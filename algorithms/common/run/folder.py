@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from rich.console import Console
+from rich.markup import escape
 
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.flat import flat
@@ -19,14 +21,14 @@ from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
 from retrievers.credentials import without_credentials
-from retrievers.lock import LOCK, OWNER
+from retrievers.lock import LOCK, OWNER, LockedError, ProcessLock
 from retrievers.reading import FileError, read_yaml
 
 CONFIG = "config.yaml"
 WARM_START = "warm_start.yaml"  # in the folder of a warm start, which is no run
 _REPAIR = "give another --run-dir, or --overwrite to discard it"
 # What runs did before they had an option, so did not save. Options of `RESUMABLE` need no entry.
-_EARLIER = {"env.system_prompt": "", "rollout.max_staleness": 0, "loss.importance_sampling": "token"}
+EARLIER = {"test_limit": 0, "env.system_prompt": "", "rollout.max_staleness": 0, "loss.importance_sampling": "token"}
 _CAP, _WITHOUT_CAP = "loss.importance_sampling_cap", "--loss.importance-sampling-cap None"  # its default was None
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
@@ -39,9 +41,22 @@ _FOLDERS = re.compile(
 _CHECKPOINTS = re.compile(r"(damaged-|\.partial-|\.old-)?step-\d{6,}")
 
 
-def run_folder(algorithm: str, config: TrainConfig) -> Path:
-    """The folder of a run: `run_dir`, or one named after algorithm and seed."""
-    return config.run_dir or Path("runs") / f"{algorithm}-seed{config.seed}"
+def lock_folder(folder: Path, console: Console) -> ProcessLock | None:
+    """Lock the folder of a run, which is created if necessary; None if there is a file in its place.
+
+    Raises `CheckpointError` if another process has the lock, or the folder can't be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        return None  # `check_folder` refuses it
+    try:
+        lock = ProcessLock(folder)
+    except LockedError as error:
+        raise CheckpointError(str(error)) from error
+    except OSError as error:
+        raise CheckpointError(f"run_dir={str(folder)!r} can't be written to ({error.strerror})") from error
+    if lock.notice:
+        console.print(f"[yellow]{escape(lock.notice)}[/yellow]", soft_wrap=True)
+    return lock
 
 
 def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
@@ -60,7 +75,7 @@ def check_folder(folder: Path, algorithm: str, config: TrainConfig) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before = {**_EARLIER, **_saved(path)}
+    before = {**EARLIER, **_saved(path)}
     after = flat({"algorithm": algorithm, **as_dict(config)})
     may_change = resumable_settings(type(config))
     if config.optimizer.lr_scheduler_type != "constant":

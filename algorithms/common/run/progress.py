@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from algorithms.common.run.evaluation_metrics import SPLITS, Split
+from algorithms.common.run.remaining_time import RemainingTime, Workload
 from algorithms.common.run.sparklines import flow, sparkline, split
 from igsearch_env.terminal import MAX_WIDTH, frame, visible
 
 MIN_WIDTH = 60  # columns; narrower terminals get plain lines
 LABEL = 8  # columns before a sparkline
-PACE = 50  # last steps from which the remaining time is estimated; enough to include evaluations and checkpoints
+LINE_SECONDS = 10.0  # between two lines of a log about an evaluation
 # Parts of a step with their metric; the fill characters distinguish them without colours.
 PARTS = (
     ("rollout", "time/rollout", "█", "cyan"),
@@ -40,17 +42,18 @@ class TrainingProgress:
         console: Console,
         name: str,
         run_dir: Path,
-        total: int,
+        work: Workload,
         completed: int,
         rows: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """`total` steps, of which `completed` are done; `rows`: those of metrics.jsonl, for a resumed run."""
+        """`completed` steps of the work are done; `rows`: those of metrics.jsonl, for a resumed run."""
         self.console, self.name, self.run_dir = console, name, run_dir
-        self.total, self.completed = total, completed
+        self.total, self.completed = work.steps, completed
         self.metrics: Mapping[str, float] = {}  # of the last step
         self.rewards: list[float] = []
-        self.scores: dict[str, list[tuple[int, float]]] = {"dev": [], "test": []}  # (step, EM)
-        self.evaluation = ""  # the evaluation in progress
+        self.scores: dict[Split, list[tuple[int, float]]] = {split: [] for split in SPLITS}  # (step, EM)
+        self.evaluation = ""  # the evaluation in progress: what it is, and the questions of this process
+        self.answered, self.questions, self.among = 0, 0, ""
         self.failures = 0.0
         self.warning = ""
         for row in rows:
@@ -60,8 +63,11 @@ class TrainingProgress:
                 self.scores["test"].append((row["step"], row["test/em"]))
             else:
                 self._take(row)
-        self.began = console.get_time()
-        self.ends: deque[float] = deque(maxlen=PACE + 1)  # when the last steps ended
+        self.began = self.said = console.get_time()
+        self.remaining = RemainingTime(work, completed, self.metrics.get("time/step"), self.began)
+        for evaluated, seen in self.scores.items():
+            if seen:
+                self.remaining.evaluated(seen[-1][0], evaluated, self.began)
         self.live: Live | None = None
         if _can_be_live(console):
             self.live = Live(console=console, get_renderable=self.panel)
@@ -87,21 +93,42 @@ class TrainingProgress:
         """Report the end of a training step; `metrics` is its record."""
         self._take(metrics)
         self.completed = step
-        self.ends.append(self.console.get_time())
+        self.remaining.step(step, self.console.get_time())
         if self.live is None:
             said = f"step {step}/{self.total}  reward {metrics['reward']:.3f}  searches {metrics['searches']:.2f}"
             if metrics["retrieval_failures"]:
                 said += f"  retrieval failed {metrics['retrieval_failures']:.0f}"
             self.print(f"{said}  {metrics['time/step']:.2f} s")
 
-    def evaluating(self, split: Literal["dev", "test"], questions: int) -> None:
-        """Report the start of an evaluation; the panel shows it until `evaluated` is called."""
-        self.evaluation = f"evaluating {questions:,} {split} question{'' if questions == 1 else 's'}"
+    def evaluating(self, split: Split, questions: int, mine: int) -> None:
+        """Report the start of an evaluation, `mine` of whose questions this process plays."""
+        self.evaluation = f"evaluating {split} questions"
+        self.answered, self.questions = 0, mine
+        self.among = f" of this process, {questions:,} in all" if mine < questions else ""
+        self.remaining.evaluating(mine, self.console.get_time())
+        self._say_count()
 
-    def evaluated(self, step: int, split: Literal["dev", "test"], em: float) -> None:
+    def question_ended(self) -> None:
+        """Report that this process has answered a question of the evaluation."""
+        self.answered += 1
+        now = self.console.get_time()
+        self.remaining.answered(now)
+        if now - self.said >= LINE_SECONDS:
+            self._say_count()
+
+    def _count(self) -> str:
+        return f"{self.evaluation} {self.answered:,}/{self.questions:,}{self.among}"
+
+    def _say_count(self) -> None:
+        if self.live is None:
+            self.print(self._count())
+        self.said = self.console.get_time()
+
+    def evaluated(self, step: int, split: Split, em: float) -> None:
         """Report the result of an evaluation after `step`."""
         self.scores[split].append((step, em))
         self.evaluation = ""
+        self.remaining.evaluated(step, split, self.console.get_time())
         if self.live is None:
             self.print(f"step {step}: {split} EM {em:.3f}")
 
@@ -133,7 +160,7 @@ class TrainingProgress:
         inner = width - 4
         lines = [self._steps(inner)]
         if self.evaluation:
-            lines.append(Text(self.evaluation, "cyan"))
+            lines.append(Text(self._count(), "cyan"))
         lines += self._curves(inner)
         lines += flow(self._facts(), inner)
         lines += self._times(inner)
@@ -157,16 +184,10 @@ class TrainingProgress:
     def _clock(self) -> str:
         """Estimated time left if available, else the elapsed time."""
         now = self.console.get_time()
-        if self.completed >= self.total:
-            return f"{_hours(now - self.began)} total"
-        if len(self.ends) > 1:
-            pace = (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
-        elif "time/step" in self.metrics:
-            pace = self.metrics["time/step"]
-        else:
-            return f"{_hours(now - self.began)} elapsed"
-        since = now - (self.ends[-1] if self.ends else self.began)
-        return f"{_hours(max(0.0, pace * (self.total - self.completed) - since))} left"
+        left = self.remaining.left(now)
+        if left is None or self.remaining.finished:
+            return f"{_hours(now - self.began)} {'elapsed' if left is None else 'total'}"
+        return f"{_hours(ceil(left))} left"
 
     def _curves(self, width: int) -> list[Text]:
         """Sparklines of reward and EM, each with its last value."""
@@ -186,7 +207,7 @@ class TrainingProgress:
     def _facts(self) -> list[Text]:
         facts = []
         for name, form in (
-            ("searches", "searches {:.2f}/question"),
+            ("searches", "searches {:.2f}/episode"),
             ("information_gain/mean", "information gain {:+.2f} nats"),
             ("information_gain/positive_share", "positive {:.0%}"),
             ("all_fail", "all-fail groups {:.0%}"),

@@ -10,42 +10,43 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, as_dict
-from algorithms.common.evaluation.results import read_tests
-from algorithms.common.evaluation.scores import macro_average
-from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.memory.plan import check_model
 from algorithms.common.model.kv_cache import CachedPrefixes
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
+from algorithms.common.rollout.environment import make_retriever, make_rules
 from algorithms.common.rollout.sampler import Sampler
-from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint, write_policy
+from algorithms.common.run.checkpoint import save_checkpoint, write_policy
 from algorithms.common.run.collapse import CollapseWatch
 from algorithms.common.run.collector import Collector
-from algorithms.common.run.evaluation_metrics import score_metrics
+from algorithms.common.run.complete_step import CompleteStep
+from algorithms.common.run.evaluations import Evaluations
 from algorithms.common.run.evaluator import Evaluator
-from algorithms.common.run.folder import begin_folder, check_folder, run_folder, with_saved_threads
+from algorithms.common.run.folder import begin_folder, lock_folder
+from algorithms.common.run.layout import run_folder, saved_step
 from algorithms.common.run.metrics_log import MetricsLog, read_metrics, write_transcripts
+from algorithms.common.run.outcome import print_outcome
 from algorithms.common.run.progress import TrainingProgress
 from algorithms.common.run.recorded_trajectories import record_trajectories
+from algorithms.common.run.remaining_time import Workload
 from algorithms.common.run.setup import (
-    choose_threads,
     information_gain_seed,
     make_critic,
     make_reference,
     print_plan,
+    questions_of_run,
     restore_or_make_learner,
     start_processes,
+    threads_of_run,
 )
 from algorithms.common.run.trackers import open_trackers
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import Retriever
-from retrievers.lock import LockedError, ProcessLock
+from retrievers.lock import ProcessLock
 
 
 class Run:
@@ -73,30 +74,14 @@ class Run:
             raise
         self.log: MetricsLog | None = None  # opened by `__enter__`, on rank 0 only
         self.watch: CollapseWatch | None = None
-        self.best_dev_em = -1.0
 
     def _take_folder(self) -> int | None:
         """Lock the folder and check what it holds; nothing in it is changed before everything is loaded.
 
         Returns the number of threads of the run, new or resumed.
         """
-        if self.dir.is_dir() or not self.dir.exists():
-            try:
-                self.lock = ProcessLock(self.dir)
-            except LockedError as error:
-                raise CheckpointError(str(error)) from error
-            except OSError as error:
-                raise CheckpointError(f"run_dir={str(self.dir)!r} can't be written to ({error.strerror})") from error
-            if self.lock.notice:
-                self.console.print(f"[yellow]{escape(self.lock.notice)}[/yellow]", soft_wrap=True)
-        config, resumes = with_saved_threads(self.dir, self.config)
-        check_folder(self.dir, self.name, config)
-        if config.threads is not None or resumes:
-            return config.threads
-        threads, notice = choose_threads()
-        if notice:
-            self.console.print(f"[yellow]{notice}[/yellow]", soft_wrap=True)
-        return threads
+        self.lock = lock_folder(self.dir, self.console)
+        return threads_of_run(self.dir, self.name, self.config, self.console)
 
     def _release_folder(self) -> None:
         if self.lock is not None:
@@ -106,13 +91,7 @@ class Run:
         """Load everything that a step needs; then begin the folder, or resume it from the latest checkpoint."""
         config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
-        self.train_questions = make_questions(config.env.questions, "train", "env.questions")
-        self.dev_questions = make_questions(
-            config.env.dev_questions or config.env.eval_questions,
-            "dev",
-            "env.dev_questions" if config.env.dev_questions else "env.eval_questions",
-        )
-        self.test_questions = make_questions(config.env.eval_questions, "test", "env.eval_questions")
+        self.train_questions, self.dev_questions, self.test_questions = questions_of_run(config)
         check_model(config, processes.device)  # before a corpus is loaded, which may take minutes
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
@@ -148,6 +127,7 @@ class Run:
         self.learner, self.steps_done = restore_or_make_learner(
             policy, self.critic, config, processes, self.dir, self.console
         )
+        self.complete = CompleteStep(self.steps_done, [self.learner, *([self.critic.learner] if self.critic else [])])
         self.sampler.start(self.steps_done)
         self.collector = Collector(config, self.sampler, self.stepper, self.train_questions, processes, self.steps_done)
         processes.run_on_main(lambda: begin_folder(self.dir, self.name, config))
@@ -177,9 +157,19 @@ class Run:
             self.log = MetricsLog(self.dir, self.steps_done + 1 if self.steps_done else 0, trackers)
             rows = read_metrics(self.dir / "metrics.jsonl")
             self.watch = CollapseWatch.resumed(rows)
-        self.progress = TrainingProgress(self.console, self.name, self.dir, self.config.steps, self.steps_done, rows)
-        self.best_dev_em = self.processes.run_on_main(
-            lambda: max((row["dev/em"] for row in rows if "dev/em" in row), default=-1.0)
+        dev, test = len(self.dev_questions), len(self.test_questions)
+        work = Workload.of_process(self.config, self.processes, dev_questions=dev, test_questions=test)
+        self.progress = TrainingProgress(self.console, self.name, self.dir, work, self.steps_done, rows)
+        self.evaluations = Evaluations(
+            self.evaluator,
+            self.config,
+            self.dir,
+            policy=self.policy,
+            learner=self.learner,
+            collector=self.collector,
+            progress=self.progress,
+            log=self.log,
+            rows=rows,
         )
 
     def __exit__(
@@ -206,38 +196,16 @@ class Run:
         """Yield the remaining step numbers (from 1); shows progress, evaluates and writes checkpoints between them."""
         config = self.config
         with self.progress:
-            if self.steps_done == 0:
-                self._evaluate(0)
+            if self.steps_done:
+                self.evaluations.after(self.steps_done)  # what an interruption prevented
+            elif not config.skip_initial_evaluation:
+                self.evaluations.test(0)
             for step in range(self.steps_done + 1, config.steps + 1):
                 yield step
-                if config.eval_every and step % config.eval_every == 0:
-                    self._validate(step)
-                if step == config.steps:
-                    self._evaluate(step)
+                self.complete.reached(step)
+                self.evaluations.after(step)
                 if step == config.steps or step % config.save_every == 0:
                     self.save(step)
-
-    def _validate(self, step: int) -> None:
-        """Evaluate on some dev questions and log EM; saves the policy to RUN_DIR/best if it is the best so far."""
-        self.progress.evaluating("dev", len(self.evaluator.dev_questions))
-        self.collector.pause()
-        scores = self.evaluator.validate()
-        em = macro_average(scores)
-        if em > self.best_dev_em:
-            self.best_dev_em = em
-            write_policy(self.dir / "best", self.policy, self.learner, {"step": step, "dev/em": em})
-        if self.log is not None:
-            self.log.write(step, score_metrics("dev", scores))
-        self.progress.evaluated(step, "dev", em)
-
-    def _evaluate(self, step: int) -> None:
-        """Evaluate on the test questions and log the scores."""
-        self.progress.evaluating("test", len(self.evaluator.test_questions))
-        self.collector.pause()
-        scores = self.evaluator.evaluate(step)
-        if self.log is not None:
-            self.log.write(step, score_metrics("test", scores))
-        self.progress.evaluated(step, "test", macro_average(scores))
 
     def record(self, step: int, metrics: dict[str, float], buffer: RolloutBuffer, advantages: Float32s) -> None:
         """Log a training step, warn about symptoms of a collapse, and save some trajectories for inspection."""
@@ -266,6 +234,17 @@ class Run:
             self.config.save_total_limit,
         )
 
+    def save_unsaved(self) -> None:
+        """Write a checkpoint of the last complete step, if it has none and the weights are still those after it.
+
+        For the end of a run by an error or a signal. One of several processes writes nothing: a checkpoint takes all of
+        them, and the others may be anywhere.
+        """
+        step = self.complete.number
+        if self.processes.size == 1 and self.complete.is_current and step > saved_step(self.dir):
+            self.console.print(f"saving step {step} (Ctrl-C: end without it)", highlight=False)
+            self.save(step)
+
     def information_gain(self, step: int, prefixes: CachedPrefixes | None = None) -> InformationGain:
         """The information gain of a step under the current policy; `prefixes`: KV cache of the rollout, if reusable."""
         scorer = self.sampler.scorer(prefixes)
@@ -289,11 +268,5 @@ class Run:
         if not self.processes.run_on_main(lambda: self.finished):
             return
         write_policy(self.dir / "policy", self.policy, self.learner)
-        if not self.processes.is_main:
-            return
-        before, after = read_tests(self.dir)
-        assert after is not None  # `finished`
-        print_scores(self.console, f"{self.title}: greedy test EM", before.scores if before else None, after.scores)
-        failed = sum(row.get("retrieval_failures", 0) for row in read_metrics(self.dir / "metrics.jsonl"))
-        if failed:
-            self.console.print(f"retrieval failed for {failed:.0f} episodes: excluded from loss and group statistics")
+        if self.processes.is_main:
+            print_outcome(self.console, self.dir, self.title)

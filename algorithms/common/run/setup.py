@@ -13,10 +13,13 @@ from rich.markup import escape
 from algorithms.common.base.hardware import free_processors
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
+from algorithms.common.evaluation.scores import limit_per_dataset
 from algorithms.common.memory.plan import plan_memory
 from algorithms.common.model.policy import BasePolicy, Policy, PolicyModule
 from algorithms.common.model.pretrained import DTYPES
+from algorithms.common.rollout.environment import make_questions
 from algorithms.common.run.checkpoint import latest_intact, load_optimizers, load_weights
+from algorithms.common.run.folder import check_folder, with_saved_threads
 from algorithms.common.training.config import CriticConfig
 from algorithms.common.training.critic import Critic
 from algorithms.common.training.learner import Learner
@@ -57,6 +60,21 @@ def choose_threads(free: float | None = None) -> tuple[int, str]:
         f"other work keeps {threads - chosen} of {threads} processors busy: this run uses {chosen} thread"
         f"{'s' * (chosen > 1)}, also when it is resumed; --threads sets another number, which changes the rounding"
     )
+
+
+def threads_of_run(folder: Path, algorithm: str, config: TrainConfig, console: Console) -> int | None:
+    """The number of CPU threads of the run in a folder, new or resumed; None: torch's default.
+
+    Raises as `check_folder`, which decides whether the folder is of this run.
+    """
+    config, resumes = with_saved_threads(folder, config)
+    check_folder(folder, algorithm, config)
+    if config.threads is not None or resumes:
+        return config.threads
+    threads, notice = choose_threads()
+    if notice:
+        console.print(f"[yellow]{notice}[/yellow]", soft_wrap=True)
+    return threads
 
 
 def start_processes(config: TrainConfig) -> Processes:
@@ -153,6 +171,16 @@ def restore_or_make_learner(
 
 
 # ---------------------------------------------------------------- questions
+
+
+def questions_of_run(config: TrainConfig) -> tuple[list[Question], list[Question], list[Question]]:
+    """The training questions, and the dev and test questions that are evaluated."""
+    env = config.env
+    train = make_questions(env.questions, "train", "env.questions")
+    option = "env.dev_questions" if env.dev_questions else "env.eval_questions"
+    dev = make_questions(env.dev_questions or env.eval_questions, "dev", option)
+    test = make_questions(env.eval_questions, "test", "env.eval_questions")
+    return train, limit_per_dataset(dev, config.eval_limit), limit_per_dataset(test, config.test_limit)
 
 
 def information_gain_seed(seed: int, step: int) -> int:

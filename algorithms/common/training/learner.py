@@ -55,6 +55,8 @@ class Learner:
         self.sharded = distributed.sharding == "fsdp2"
         self.module = wrap_module(module, processes, distributed, dtype)
         self.token_budget = options.token_budget
+        self.steps_begun = 0
+        """Optimizer steps that have changed the weights, or are doing so."""
         self._summing = False  # whether gradients are being summed over the processes
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -118,6 +120,7 @@ class Learner:
             )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.steps_begun += 1  # before it begins: it may be interrupted
         self.optimizer.step()
         return norm, totals
 

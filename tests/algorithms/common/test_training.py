@@ -26,7 +26,8 @@ from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.kv_cache import KVCache
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.run.checkpoint import CheckpointError, checkpoints
+from algorithms.common.run.checkpoint import CheckpointError
+from algorithms.common.run.layout import checkpoints
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import questions_of_step

@@ -30,7 +30,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.decoder import Decoder
-from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.layout import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import ConfigurationError

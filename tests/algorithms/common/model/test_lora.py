@@ -16,7 +16,7 @@ from algorithms.common.model.lora import merged_weights
 from algorithms.common.model.policy import BasePolicy, Policy
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
-from algorithms.common.run.checkpoint import checkpoints
+from algorithms.common.run.layout import checkpoints
 from algorithms.common.run.run import Run
 from algorithms.common.trainer import train
 from algorithms.common.training.config import LossConfig, OptimizerConfig

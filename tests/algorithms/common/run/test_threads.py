@@ -42,10 +42,10 @@ def threads_of(run: Run) -> tuple[int | None, int, int]:
 
 def test_a_run_keeps_the_threads_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = GRPOConfig(run_dir=tmp_path / "run")
-    monkeypatch.setattr("algorithms.common.run.run.choose_threads", lambda: (1, "busy"))
+    monkeypatch.setattr("algorithms.common.run.setup.choose_threads", lambda: (1, "busy"))
     assert threads_of(Run(GRPO(config), config)) == (1, 1, 1)
     torch.set_num_threads(2)
-    monkeypatch.setattr("algorithms.common.run.run.choose_threads", lambda: (2, ""))  # the machine is idle again
+    monkeypatch.setattr("algorithms.common.run.setup.choose_threads", lambda: (2, ""))  # the machine is idle again
     assert threads_of(Run(GRPO(config), config)) == (1, 1, 1)
     with pytest.raises(CheckpointError, match="a run with threads=1, this command has 2"):
         Run(GRPO(config), replace(config, threads=2))
