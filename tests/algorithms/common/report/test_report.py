@@ -506,10 +506,10 @@ def get(url: str, **headers: str) -> str:
 
 
 def test_the_live_view_follows_the_run(live: LiveServer) -> None:
-    first = get(live.url + "version")
+    first = json.loads(get(live.url + "state"))["version"]
     assert "1 of 9" in Document(get(live.url)).text
     append(live.run_dir, training_row(2))
-    assert get(live.url + "version") != first
+    assert json.loads(get(live.url + "state"))["version"] != first
     assert "2 of 9" in Document(get(live.url)).text
 
 
@@ -541,7 +541,7 @@ def test_the_live_view_answers_to_its_own_name_alone(live: LiveServer) -> None:
         assert answer.code == 403
 
 
-@pytest.mark.parametrize("path", ["", "version", "trajectories.html", "x/", "x/version", "%2e%2e/", "é/"])
+@pytest.mark.parametrize("path", ["", "state", "trajectories.html", "x/", "x/state", "%2e%2e/", "é/"])
 def test_the_live_view_needs_its_token(live: LiveServer, path: str) -> None:
     host = live.url.removesuffix(f"{live.token}/")
     with pytest.raises(urllib.error.HTTPError) as refused:
