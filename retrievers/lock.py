@@ -62,7 +62,8 @@ class Owner:
     def runs(self) -> bool:
         """Whether this process, and not a later one with its id, runs on this host."""
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) < 2
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 2 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
@@ -163,6 +164,19 @@ class ProcessLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether the owner that a folder names still runs: on this host by its id, on another one by its heartbeat."""
+    owner = Owner.read(folder / OWNER)
+    if owner is None:
+        return False
+    if owner.host == socket.gethostname():
+        return owner.runs
+    try:
+        return time.time() - (folder / OWNER).stat().st_mtime < STALE_SECONDS
+    except OSError:
+        return False
 
 
 _REPAIR = "wait until it has ended, stop it, or write elsewhere"

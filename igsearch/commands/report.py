@@ -52,10 +52,8 @@ def main(args: Args) -> None:
     else:
         output = args.output or args.runs[0].resolve().parent / "comparison.html"
         try:
-            write(
-                output,
-                run_report(args.runs[0], alone=True) if len(args.runs) == 1 else compare(args.runs, output.parent),
-            )
+            one = len(args.runs) == 1
+            write(output, run_report(args.runs[0], alone=True) if one else compare(args.runs, output.parent))
         except OSError as error:
             raise ConfigurationError(f"--output {output}: {error.strerror}; give a path that can be written") from error
         print(output)

@@ -89,10 +89,10 @@ def _differences(entries: Sequence[SeedGroup]) -> str:
     title = "Test EM and differences"
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
-        '<p class="quiet">EM is macro-averaged over data sets. With it stands the interval over questions of a single '
-        "run, combined from the Wilson intervals of its data sets, or the range of several runs. Differences are paired "
-        "by question and by seed (by order if no seed is common), over the questions that all of these runs have in "
-        "common. Their interval is a bootstrap over questions and seeds; the interval of Student's t covers other seeds "
+        '<p class="quiet">EM is macro-averaged over data sets. A single run has an interval over questions, '
+        "combined from the Wilson intervals of its data sets; several runs have their range. Differences are paired by "
+        "question and by seed (by order if no seed is common), over the questions that all of these runs have in "
+        "common. Their interval is a bootstrap over questions and seeds; the t interval (Student's) covers other seeds "
         "on the same questions. A verdict requires that both exclude 0, and more than one seed.</p>"
     )
 
@@ -143,11 +143,7 @@ def _by_dataset(entries: Sequence[SeedGroup]) -> str:
         row: list[Cell] = [name, _em(first, name)]
         for other in others:
             found = against(other, first, [name])
-            cell = shown_difference(found.difference)
-            row += [
-                _em(other, name),
-                cell if isinstance(cell, str) else (cell[0], f"{cell[1]}, n = {found.questions:,}"),
-            ]
+            row += [_em(other, name), shown_difference(found.difference, f", n = {found.questions:,}")]
         rows.append(row)
     title = "Test EM by data set"
     note = (

@@ -77,12 +77,12 @@ def shown_em(em: Em | None) -> Cell:
     return "" if em is None else (f"{em[0]:.3f}", shown(em[1]))
 
 
-def shown_difference(found: Difference | None) -> Cell:
-    """A difference and its bootstrap interval over questions (and seeds), for a table.
+def shown_difference(found: Difference | None, note: str = "") -> Cell:
+    """A difference and its bootstrap interval over questions (and seeds) with a `note`, for a table.
 
     Resampling differences that are all equal gives a point, which is no interval.
     """
     if found is None:
         return "no common questions"
     low, high = found.bootstrap
-    return f"{found.mean:+.3f}", "[all equal]" if low == high else shown(found.bootstrap, "+.3f")
+    return f"{found.mean:+.3f}", ("[all equal]" if low == high else shown(found.bootstrap, "+.3f")) + note

@@ -1,18 +1,32 @@
-// Polls for a new version of the page and replaces its content; keeps scroll position, open sections and zoom.
+// Polls for the state of the run and a new version of the page, whose content it replaces; keeps scroll position, open
+// sections and zoom.
 {
   const EVERY = 2000; // milliseconds
+  const bar = document.getElementById("live");
   const state = document.getElementById("live-state");
+  const age = document.getElementById("live-age");
   const pause = document.getElementById("live-pause");
   let paused = false;
 
+  function show(word, text, seconds) {
+    bar.dataset.state = word;
+    if (state.textContent !== text) state.textContent = text; // read out by screen readers, so only when it changes
+    age.textContent = seconds === undefined ? "" : `last change ${ago(seconds)}`;
+  }
+
+  function ago(seconds) {
+    const at = new Date(Date.now() - seconds * 1000);
+    const long = seconds >= 86400;
+    const passed = seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
+    return long ? at.toLocaleString() : `${passed} ago (${at.toLocaleTimeString()})`;
+  }
+
   async function update() {
-    const version = await (await fetch("version", { cache: "no-store" })).text();
-    if (version === document.querySelector("main").dataset.version) return "up to date";
     const answer = await fetch(".", { cache: "no-store" });
-    if (!answer.ok) return "the run folder can't be read at the moment";
+    if (!answer.ok) throw new Unreadable();
     const made = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (paused) return; // paused during the fetch
     const main = made.querySelector("main");
-    if (paused) return "paused"; // paused during the fetch
     const [links, found] = [document, made].map((page) => page.querySelector("nav"));
     if (links.innerHTML !== found.innerHTML) links.replaceWith(found); // a page has been added
     const old = document.querySelector("main");
@@ -30,18 +44,24 @@
     for (const [id, left, top] of scrolled) document.getElementById(id)?.scrollTo(left, top);
     const focused = kept && document.getElementById(kept);
     if (focused) (focused.querySelector("summary") ?? focused).focus({ preventScroll: true });
-    return `updated at ${new Date().toLocaleTimeString()}`;
   }
+
+  class Unreadable extends Error {}
 
   async function look() {
     if (!paused) {
       try {
-        const found = await update();
-        if (found !== "up to date" || state.dataset.lost) state.textContent = `Live: ${found}`;
-        delete state.dataset.lost;
-      } catch {
-        state.textContent = "Live: the server has stopped; this is the last state";
-        state.dataset.lost = "yes";
+        const answer = await fetch("state", { cache: "no-store" });
+        if (!answer.ok) throw new Unreadable();
+        const found = await answer.json();
+        if (found.version !== document.querySelector("main").dataset.version) await update();
+        if (!paused) show(found.word, found.text, found.age);
+      } catch (error) {
+        if (error instanceof Unreadable) show("unreadable", "The run folder can't be read at the moment");
+        else if (bar.dataset.state !== "lost") {
+          const now = new Date().toLocaleTimeString();
+          show("lost", `The server of this page has ended (noticed at ${now}); what follows is the last state`);
+        }
       }
     }
     setTimeout(look, EVERY);
@@ -50,7 +70,7 @@
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
-    state.textContent = paused ? "Live: paused" : "Live: waiting for updates";
+    show("paused", paused ? "Paused: this page is not updated" : "Waiting for updates");
   });
-  setTimeout(look, EVERY);
+  look();
 }

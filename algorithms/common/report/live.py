@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from algorithms.common.report.live_state import run_state
 from algorithms.common.report.run_report import REPORT, TRAJECTORIES, recorded_page, run_report
-from algorithms.common.run.saved_run import read_run
+from algorithms.common.run.saved_run import SavedRun, read_run
 from igsearch_env.errors import ConfigurationError
 from retrievers.base import QueryError
 from retrievers.service.admission import Admission
@@ -24,12 +28,17 @@ from retrievers.service.connections import bind, make_server
 HOST = "127.0.0.1"
 MAX_CONNECTIONS = 32  # a browser opens six
 WATCHED = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "transcripts", "trajectories")
-STYLE = (
-    "#live { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; } "
-    "#live button { font: inherit; min-height: 1.75rem; }"
-)
+STYLE = """
+#live { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; align-items: center; }
+#live button { font: inherit; min-height: 1.75rem; }
+#live-state::before { content: "\\25cf\\a0"; color: var(--quiet); }
+#live:is([data-state="running"], [data-state="finished"]) #live-state::before { color: var(--good); }
+#live:is([data-state="silent"], [data-state="interrupted"], [data-state="lost"]) { --quiet: var(--bad); }
+#live:is([data-state="silent"], [data-state="interrupted"], [data-state="lost"]) #live-age { color: inherit; }
+#live-age { color: var(--quiet); font-variant-numeric: tabular-nums; }
+"""
 BAR = (
-    '<div id="live"><span id="live-state">Live: waiting for updates</span>'
+    '<div id="live"><span id="live-state" role="status">Connecting</span><span id="live-age"></span>'
     '<button type="button" id="live-pause" aria-pressed="false">Pause</button></div>'
 )
 HEADERS = {
@@ -51,7 +60,7 @@ class LiveServer:
         read_run(run_dir)
         self.run_dir = run_dir
         self.token = secrets.token_urlsafe(16)
-        self._made: dict[str, tuple[str, str | None]] = {}  # page: version, document
+        self._made: dict[str, tuple[str, Any]] = {}  # page: version, document; "run": version, what the state needs
         self._lock = threading.Lock()
         try:
             self._listener = bind(HOST, port)
@@ -94,36 +103,46 @@ class LiveServer:
         """A string that changes whenever a file of the report changes."""
         return " ".join(_state(self.run_dir / name) for name in WATCHED)
 
-    def report(self) -> str | None:
+    def state(self) -> dict[str, Any]:
+        """What the run is doing (`RunState`), and the version of the report."""
+        version = self.version()
+        run: SavedRun = self._current("run", version, lambda: read_run(self.run_dir))
+        return {"version": version, **asdict(run_state(run))}
+
+    def report(self) -> str:
         """The report of the current version."""
         version = self.version()
         script = files("algorithms.common.report").joinpath("live.js").read_text(encoding="utf-8")
-        return self._current(
+        made: str = self._current(
             "report", version, lambda: run_report(self.run_dir, bar=BAR, style=STYLE, script=script, version=version)
         )
+        return made
 
     def trajectories(self) -> str | None:
         """The page of the trajectories recorded so far; None if there are none."""
-        return self._current("trajectories", _state(self.run_dir / "trajectories"), lambda: recorded_page(self.run_dir))
+        made: str | None = self._current(
+            "trajectories", _state(self.run_dir / "trajectories"), lambda: recorded_page(self.run_dir)
+        )
+        return made
 
-    def _current(self, page: str, version: str, make: Callable[[], str | None]) -> str | None:
+    def _current(self, page: str, version: str, make: Callable[[], Any]) -> Any:
         with self._lock:  # requests are answered by several threads; a page is made once
             if self._made.get(page, ("", None))[0] != version:
                 self._made[page] = (version, make())
             return self._made[page][1]
 
     def _answer(self, request: Request) -> Response:
-        """The report, its version or the trajectory page; no other file of the machine."""
+        """The report, the state of the run or the trajectory page; no other file of the machine."""
         if not secrets.compare_digest(request.path_params["token"].encode(), self.token.encode()):
             return _response(404, "not found: open the address that the program printed")
         page = request.path_params["page"]
-        if page == "version":
-            return _response(200, self.version())
-        make = {"": self.report, REPORT: self.report, TRAJECTORIES: self.trajectories}.get(page)
-        if make is None:
+        made: dict[str, Callable[[], Any]] = {"": self.report, REPORT: self.report, TRAJECTORIES: self.trajectories}
+        if page not in {*made, "state"}:
             return _response(404, "not found")
         try:
-            document = make()
+            if page == "state":
+                return _response(200, json.dumps(self.state()), "application/json")
+            document = made[page]()
         except ConfigurationError as error:
             return _response(503, str(error))
         if document is None:

@@ -27,7 +27,7 @@ def setup(run: SavedRun) -> str:
     """The setup of a run and its options that are not default, as HTML; "" without a config.yaml."""
     if not run.config:
         return ""
-    facts = table_html("Setup", ["", "value"], [[name, value] for name, value in _facts(run)], text=True)
+    facts = table_html("Setup", ["setting", "value"], [[name, value] for name, value in _facts(run)], text=True)
     title, changed = "Options that differ from their defaults", changed_options(run)
     table = table_html(title, ["option", "value", "default"], changed, text=True) if changed else "<p>None.</p>"
     return f'<div class="setup"><div><h2>Setup</h2>{facts}</div>\n<div><h2>{title}</h2>{table}</div></div>'
