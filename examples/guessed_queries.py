@@ -14,8 +14,8 @@ For each question a script searches once, in an episode of its own, with each of
 and the gains of these searches are measured over each baseline. A search is *supported* if it found a supporting page
 with an answer in it; any other passage can only repeat the guess. The output file has one row per search, without text.
 The tables have means and 95% bootstrap intervals over questions: of the gain in nats; of the stabilised gain, which is
-the reward of a query; the probability that the title has a higher gain than the right guess (AUC); and the probability
-of being right from which a guess earns more than 0, or than the question without it.
+the reward of a query; of the difference of probabilities; and the probability that a supported search for the title
+has a higher gain than an unsupported guess (AUC).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import atomic_write
 from algorithms.common.evaluation.auc import auc, auc_interval
 from algorithms.common.evaluation.intervals import bootstrap_ci95
-from algorithms.common.model.config import PolicyConfig
+from algorithms.common.model.config import Dtype, PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.environment import EpisodeConfig, make_questions, make_retriever, make_rules
@@ -73,6 +73,8 @@ class Args(EpisodeConfig):
     """Use the policy's chat template."""
     context_length: int | None = 1024
     """Maximum tokens per episode. None: that of the model."""
+    compute_dtype: Dtype | None = None
+    """Precision of matrix products; None: float32."""
     per_dataset: int = 30
     """Questions of each data set (at most)."""
     output: Path | None = None
@@ -197,25 +199,14 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def separation(console: Console, rows: Sequence[Row]) -> None:
-    """AUC of supported titles against right guesses, and the probability from which a guess pays."""
-    table = Table(title="Titles against guesses", title_justify="left")
-    for name in ("", *BASELINES):
-        table.add_column(name, justify="left" if not name else "right")
+    """AUC of supported searches for the title against guesses that are not supported."""
+    table = Table(title="AUC, title against guess (nats)", title_justify="left")
+    for name in ("guess", *BASELINES):
+        table.add_column(name, justify="left" if name == "guess" else "right")
     titles = [row for row in rows if row.query == "title" and row.supported]
     for kind in ("answer", "answer, question", "wrong"):
         guesses = [row for row in rows if row.query == kind and not row.supported]
-        table.add_row(
-            f"AUC, supported title against {kind!r}, not supported", *(_auc(titles, guesses, b) for b in BASELINES)
-        )
-    by_question: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        by_question.setdefault((row.dataset, row.id), {})[row.query] = row
-    complete = [kinds for kinds in by_question.values() if len(kinds) == len({r.query for r in rows})]
-    for label, right, wrong, plain in (
-        ("a guess earns more than 0", "answer", "wrong", None),
-        ("a guess before the question earns more than the question", "answer, question", "wrong, question", "question"),
-    ):
-        table.add_row(f"{label} from", *(_break_even(complete, right, wrong, plain, b) for b in BASELINES))
+        table.add_row(kind, *(_auc(titles, guesses, baseline) for baseline in BASELINES))
     console.print(table)
 
 
@@ -228,34 +219,18 @@ def _auc(positive: Sequence[Row], negative: Sequence[Row], baseline: str) -> str
     return f"{auc(values, labels):.2f} ({low:.2f} to {high:.2f})"
 
 
-def _break_even(questions: Sequence[dict[str, Row]], right: str, wrong: str, plain: str | None, baseline: str) -> str:
-    """The p with p E[right] + (1 - p) E[wrong] = E[plain], of stabilised gains, with its interval over questions."""
-    kinds = [right, wrong] if plain is None else [right, wrong, plain]
-    gains = STABILISE([[kinds_of[kind].nats[baseline] for kind in kinds] for kinds_of in questions])
-    if plain is None:
-        gains = np.column_stack([gains, np.zeros(len(gains))])
-    rng = random_stream("bootstrap of a break-even", 0)
-    drawn = gains[rng.integers(0, len(gains), (1_000, len(gains)))].mean(axis=1)
-    low, high = np.percentile([_crossing(*values) for values in drawn], [2.5, 97.5])
-    return f"{_share(_crossing(*gains.mean(axis=0)))} ({_share(low)} to {_share(high)})"
-
-
-def _crossing(right: float, wrong: float, plain: float) -> float:
-    """0: even a wrong guess earns more. 1.01: even a right one does not."""
-    if wrong >= plain:
-        return 0.0
-    return (plain - wrong) / (right - wrong) if right > plain else 1.01
-
-
-def _share(p: float) -> str:
-    return "never" if p > 1 else f"{p:.0%}"
-
-
 def main(args: Args) -> None:
     """Measure, write the rows and print the tables."""
     console = Console(width=max(150, Console().width))
     questions = choose(make_questions(args.questions, "test"), args)
-    policy = Policy.load(PolicyConfig(path=args.policy, chat=args.chat, context_length=args.context_length))
+    policy = Policy.load(
+        PolicyConfig(
+            path=args.policy,
+            chat=args.chat,
+            context_length=args.context_length,
+            compute_dtype=args.compute_dtype,
+        )
+    )
     with closing(make_retriever(args.corpus)) as retriever:
         stepper = EpisodeStepper(questions, retriever, None, make_rules(args, policy.tokenizer))
         rows = measured(args, policy, stepper, questions)

@@ -11,6 +11,7 @@ from igsearch_env.questions import Question, load_questions
 from igsearch_env.reflection import ReflectionWrapper
 from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment, UnigramScorer
 from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
+from igsearch_env.unseen_answers import names_unseen_answer
 from igsearch_env.vector_env import IGSearchVectorEnv
 
 ENV_ID = "IGSearch-v0"
@@ -52,4 +53,5 @@ __all__ = [
     "UnigramScorer",
     "load_questions",
     "measure_gains",
+    "names_unseen_answer",
 ]

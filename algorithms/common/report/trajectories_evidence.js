@@ -47,7 +47,7 @@ function gainBar(turn, group) {
   }
   const lowest = floor(group), percent = (value) => 100 * (1 - Math.max(lowest, value ?? lowest) / lowest);
   const real = percent(gain.logprob_real), base = percent(gain.logprob_baseline);
-  const other = gain.baseline_evidences.length ? `mean of ${gain.baseline_evidences.length} random` : 'without them';
+  const other = gain.baseline_evidences.length ? 'after baseline evidence' : 'without them';
   const at = (kind, left) => {
     const dot = make('span', {class: kind});
     dot.style.left = `${left}%`; // the content security policy allows no style attributes
@@ -63,6 +63,6 @@ function gainBar(turn, group) {
     make('p', {}, 'log-prob of the gold answer: ', make('span', {class: 'key real'}), ' after these passages ',
       make('b', {}, number(gain.logprob_real)), ', ', make('span', {class: 'key base'}), ` ${other} `,
       make('b', {}, number(gain.logprob_baseline))),
-    gain.baseline_evidences.length > 0 && folded('random evidence',
+    gain.baseline_evidences.length > 0 && folded('baseline evidence',
       ...gain.baseline_evidences.map((text) => make('p', {class: 'raw'}, DATA.texts[text].trim()))));
 }

@@ -430,7 +430,7 @@ def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rol
 
         for name, value, baseline in (
             ("igpo", 0.125, "without them −0.375"),
-            ("ig_grpo", first.value, f"mean of {len(first.baseline_evidences)} random"),
+            ("ig_grpo", first.value, "after baseline evidence"),
         ):
             page.select_option(".toolbar select", name)
             gain, words = told()
