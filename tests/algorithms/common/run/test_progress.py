@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def progress(console: Console, total: int = 40, completed: int = 0, **options: A
 
 def work(steps: int, **changes: int) -> Workload:
     """Without evaluations, unless they are asked for."""
-    return Workload(
-        **{"steps": steps, "episodes": 8, "eval_every": 0, "dev_questions": 0, "test_questions": 0} | changes
-    )
+    return replace(Workload(steps, episodes=8, eval_every=0, dev_questions=0, test_questions=0), **changes)
 
 
 def steps(run: TrainingProgress, rewards: list[float], **changes: float) -> None:
