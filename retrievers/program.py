@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 from retrievers.base import RetrieverError
 from retrievers.credentials import mask
@@ -24,8 +27,8 @@ def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted")
     try:
         with quiet_if_cut():
             yield
-    except KeyboardInterrupt:
-        sys.exit(interrupted)
+    except KeyboardInterrupt as interruption:
+        end_by_signal(signal_of(interruption), str(interruption) or interrupted)
     except expected as error:
         sys.exit(f"error: {mask(str(error))}")
     except ImportError as error:
@@ -33,6 +36,39 @@ def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted")
         if missing is None:
             raise
         sys.exit(f"error: {missing}")
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The interruption of a program by SIGTERM: of a cluster, or of a launcher that lost another process."""
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM raise a `TerminatedError`, once: some senders repeat it."""
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
+def signal_of(interruption: KeyboardInterrupt) -> signal.Signals:
+    """The signal that an interruption is of."""
+    return signal.SIGTERM if isinstance(interruption, TerminatedError) else signal.SIGINT
+
+
+def end_by_signal(stopped: signal.Signals, message: str) -> NoReturn:
+    """End a program that a signal has interrupted with a message, and with the status that shells expect.
+
+    After Ctrl-C it ends by SIGINT itself, as the interpreter does for a `KeyboardInterrupt` that nothing handles: a
+    shell or `make` then stops, too, and does not continue with its next command. Otherwise the status is 128 + the
+    number of the signal.
+    """
+    if stopped != signal.SIGINT:
+        print(message, file=sys.stderr)
+        sys.exit(128 + stopped)
+    sys.excepthook = lambda *_: print(message, file=sys.stderr)
+    raise KeyboardInterrupt(message) from None
 
 
 @contextmanager

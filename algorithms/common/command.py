@@ -6,8 +6,6 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType
 from typing import TypeVar
 
 from algorithms.common.algorithm import Algorithm
@@ -15,8 +13,10 @@ from algorithms.common.base.command_line import command_line, refuse
 from algorithms.common.config import TrainConfig, parse_config, with_file
 from algorithms.common.distributed.failures import end_process, lost_process
 from algorithms.common.rollout.environment import check_named_world
+from algorithms.common.run.layout import resumption, run_folder
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.base import RetrieverError
+from retrievers.program import raise_on_sigterm, signal_of
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -29,14 +29,27 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
 
         train(algorithm_class(config), config)
 
-    run_command(config_class, action, description)
+    def resumes(config: C) -> str:
+        return resumption(run_folder(algorithm_class(config).name, config), overwrite=config.overwrite)
+
+    run_command(config_class, action, description, resumes)
 
 
-def run_command(config_class: type[C], action: Callable[[C], object], description: str | None = None) -> None:
-    """Parse the command line, do `action`, and end the process: with a message after an error or Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminated)
-    message: str | None = "interrupted: the same command resumes from the last checkpoint"
-    with suppress(KeyboardInterrupt):  # it may also arrive while an error is handled
+def run_command(
+    config_class: type[C],
+    action: Callable[[C], object],
+    description: str | None = None,
+    resumes: Callable[[C], str] = lambda config: "the same command resumes",
+) -> None:
+    """Parse the command line, do `action`, and end the process: with a message after an error or a signal.
+
+    `resumes`: what the same command does after it was interrupted.
+    """
+    raise_on_sigterm()
+    config: C | None = None
+    message: str | None = None
+    stopped: signal.Signals | None = None
+    try:  # a signal may also arrive while an error is handled
         try:
             words = command_line()
             config = parse_config(config_class, words, description)
@@ -45,14 +58,20 @@ def run_command(config_class: type[C], action: Callable[[C], object], descriptio
         try:
             check_named_world(config.env, with_file(config_class, words))
             action(config)
-            message = None
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:
             explanation = explained(error)
             if explanation is None:
                 raise
-            message = f"error: {explanation}"
+            message = "\n".join([f"error: {explanation}", *getattr(error, "__notes__", ())])
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    end_process(message)
+    except KeyboardInterrupt as interruption:
+        stopped = signal_of(interruption)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        message = "interrupted"
+        if config is not None and os.environ.get("RANK", "0") == "0":
+            message = f"interrupted: {resumes(config)}"
+    end_process(message, stopped)
 
 
 def explained(error: Exception) -> str | None:
@@ -65,9 +84,3 @@ def explained(error: Exception) -> str | None:
         lost = lost_process(error, f"process {os.environ['RANK']}")
         return None if lost is None else str(lost)
     return None
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM of a launcher that lost another process or of a cluster that stops the job; some send it twice."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -20,13 +20,11 @@ scores answers that another program recorded, predictions or transcripts; no pol
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -51,7 +49,7 @@ from igsearch_env.scripted import check_policy_name
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import masked
 from retrievers.lock import ProcessLock
-from retrievers.program import ends_in_one_line
+from retrievers.program import ends_in_one_line, raise_on_sigterm, signal_of
 
 if TYPE_CHECKING:
     from algorithms.common.distributed.processes import Processes
@@ -164,7 +162,7 @@ def resumable(args: Args, processes: Processes | None) -> Iterator[None]:
         names_repair = args.resume in str(error) or not is_first()
         raise StoppedError(str(error) if names_repair else f"{error}; {args.resume}") from error
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(args.resume if is_first() else "") from error
+        raise type(error)(f"interrupted: {args.resume}" if is_first() else "") from error
 
 
 def is_first() -> bool:
@@ -232,21 +230,17 @@ def settings(args: Args) -> dict[str, Any]:
 def command() -> None:
     """Evaluate from the command line."""
     options = parse_options(Args, description=__doc__)
-    signal.signal(signal.SIGTERM, _terminated)
+    raise_on_sigterm()
     try:
         with ends_in_one_line(IGSearchError, OSError):
             try:
                 main(options)
             except KeyboardInterrupt as interruption:
-                sys.exit(f"interrupted: {interruption}" if str(interruption) else "interrupted")
+                if world_size() > 1:
+                    end_process(str(interruption) or "interrupted", signal_of(interruption))
+                raise
     except SystemExit as end:
         if world_size() == 1:
             raise
         end_process(str(end.code))
     end_process()
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM of a cluster, or of a launcher that lost another process."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

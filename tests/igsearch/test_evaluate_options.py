@@ -133,7 +133,7 @@ def test_a_stopped_evaluation_says_how_to_resume_once(
     with pytest.raises(evaluate.StoppedError, match=message), evaluate.resumable(args, None):
         raise ConfigurationError("lost")
     resume = message.removeprefix("^lost").removesuffix("$").removeprefix("; ")
-    with pytest.raises(KeyboardInterrupt, match=rf"^{resume}$"), evaluate.resumable(args, None):
+    with pytest.raises(KeyboardInterrupt, match=rf"^(interrupted: {resume})?$"), evaluate.resumable(args, None):
         raise KeyboardInterrupt
 
 
@@ -146,6 +146,7 @@ def test_an_interruption_before_the_first_question_promises_nothing(
 
     monkeypatch.setattr(evaluate, "main", interrupted)
     monkeypatch.setattr("sys.argv", ["evaluate", *(("--output", str(tmp_path / "out.json")) if output else ())])
-    monkeypatch.setattr(evaluate.signal, "signal", lambda *handler: None)
-    with pytest.raises(SystemExit, match=r"^interrupted$"):
+    monkeypatch.setattr(evaluate, "raise_on_sigterm", lambda: None)
+    monkeypatch.setattr("sys.excepthook", None)  # which is replaced, to print the message
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted$"):
         evaluate.command()

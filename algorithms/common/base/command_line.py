@@ -1,8 +1,8 @@
 """Command lines from dataclasses, with tyro: booleans are flags, and a wrong option name is a one-line error.
 
 An option is a field of the dataclass (`--steps 3`), or of a section, which is a dataclass inside it
-(`--loss.kl-coef 0.1`). A boolean takes no value: `--policy.chat` or `--no-policy.chat`. A YAML file has the same names
-as nested keys, with underscores.
+(`--loss.kl-coef 0.1`). A boolean takes no value: `--policy.chat` or `--no-policy.chat`; one that is None by default is
+left out for it. A YAML file has the same names as nested keys, with underscores.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse_options(
         words = _checked(command_line() if arguments is None else arguments, types, renamed)
     except ConfigurationError as error:
         refuse(error)
-    help_text: Any = _HelpText(sys.stdout, [key for key, hint in types.items() if hint is bool])
+    help_text: Any = _HelpText(sys.stdout, types)
     with quiet_if_cut(), contextlib.redirect_stdout(help_text):
         if (shown := masked(words)) != words:
             try:
@@ -110,13 +110,22 @@ def _negative_of_tyro(key: str) -> str:
     return _spelled(f"{section}{dot}no-{name}")
 
 
+def _is_flag(hint: Any) -> bool:
+    return hint is bool or _may_be_left_open(hint)
+
+
+def _may_be_left_open(hint: Any) -> bool:
+    """Whether a flag is None if it is not given; tyro has no such flags, but an option with three values."""
+    return set(get_args(hint)) == {bool, NoneType}
+
+
 def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mapping[str, str]) -> list[str]:
     """The arguments in tyro's spelling.
 
     Raises `ConfigurationError` on an unknown or renamed option, a flag with a value, and a value that is not a choice.
     """
     options = {_spelled(key): key for key in types}
-    negatives = {_spelled(key, "--no-"): key for key, hint in types.items() if hint is bool}
+    negatives = {_spelled(key, "--no-"): key for key, hint in types.items() if _is_flag(hint)}
     words = []
     for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
@@ -133,12 +142,17 @@ def _checked(arguments: Sequence[str], types: Mapping[str, Any], renamed: Mappin
         key = options[name] if name in options else negatives[name]
         values = [value] if equals else []
         values += takewhile(lambda later: not later.startswith("--"), arguments[place + 1 :])
-        if types[key] is bool:
+        if _may_be_left_open(types[key]) and value == "None":  # of a YAML file
+            pass
+        elif _is_flag(types[key]):
             if equals or (values and values[0].lower() in ("true", "false")):
                 raise ConfigurationError(
                     f"{name} {values[0]}: a flag takes no value; write {_spelled(key)} or {_spelled(key, '--no-')}"
                 )
-            word = _negative_of_tyro(key) if name in negatives else name
+            if _may_be_left_open(types[key]):
+                word = f"{_spelled(key)}={name in options}"
+            else:
+                word = _negative_of_tyro(key) if name in negatives else name
         else:
             _check_choices(key, types[key], values)
         words.append(word)
@@ -168,16 +182,33 @@ def _check_choices(key: str, hint: Any, values: Sequence[str]) -> None:
         check_choice(key, value, choices)
 
 
+_STYLE = r"(?:\x1b\[[\d;]*m)*"
+
+
+def _with_both_flags(text: str, key: str) -> str:
+    """Help with `--chat, --no-chat` where tyro writes `--chat {None,True,False}`; columns stay aligned."""
+    name, negative, values = _spelled(key), _spelled(key, "--no-"), "{None,True,False}"
+
+    def flags(found: re.Match[str]) -> str:
+        end = f"{negative:{len(values) + len(found[2]) - 1}}"
+        return f"{name},{found[1]}{end}"
+
+    return re.sub(rf"{re.escape(name)}({_STYLE} {_STYLE}){re.escape(values)}( *)", flags, text)
+
+
 class _HelpText:
     """Standard output with `--no-policy.chat` where tyro's help writes `--policy.no-chat`."""
 
-    def __init__(self, stream: TextIO, flags: Sequence[str]) -> None:
+    def __init__(self, stream: TextIO, types: Mapping[str, Any]) -> None:
         self.stream = stream
-        self.flags = flags
+        self.types = types
 
     def write(self, text: str) -> int:
-        for key in self.flags:
-            text = text.replace(_negative_of_tyro(key), _spelled(key, "--no-"))  # equally long, so columns stay aligned
+        for key, hint in self.types.items():
+            if hint is bool:  # equally long, so columns stay aligned
+                text = text.replace(_negative_of_tyro(key), _spelled(key, "--no-"))
+            elif _may_be_left_open(hint):
+                text = _with_both_flags(text, key)
         return self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:  # colours and frames depend on isatty and encoding
@@ -251,7 +282,9 @@ def _options(
             if not isinstance(value, dict):
                 raise ConfigurationError(f"{where}: {name!r} is {value!r}; it must be a section of keys")
             yield from _options(hints[key], value, where, f"{name}.", renamed)
-        elif hints[key] is bool:
+        elif _may_be_left_open(hints[key]) and value is None:
+            yield [f"{_spelled(name)}=None"]
+        elif _is_flag(hints[key]):
             if not isinstance(value, bool):
                 raise ConfigurationError(f"{where}: {name!r} is {value!r}; it must be true or false")
             yield [_spelled(name, "--" if value else "--no-")]

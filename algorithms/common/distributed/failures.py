@@ -10,6 +10,7 @@ import sys
 
 from algorithms.common.base.errors import TrainingError
 from igsearch_env.errors import IGSearchError
+from retrievers.program import end_by_signal
 
 # Words in the errors of torch's back ends when another process has ended or does not answer.
 _LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
@@ -39,8 +40,10 @@ def lost_process(error: RuntimeError, where: str, repair: str = RESUMES) -> Dist
     )
 
 
-def end_process(message: str | None = None) -> None:
+def end_process(message: str | None = None, stopped: signal.Signals | None = None) -> None:
     """The last call of a program: exit with `message`, as `sys.exit` does; without a message, return or exit with 0.
+
+    `stopped`: the signal that has ended the program, which decides the exit status (`retrievers/program.py`).
 
     One of several processes runs its exit handlers and exits without finalizing the interpreter. A thread of gloo may
     still be releasing the tensors of the last exchange, for which it needs the GIL, and a thread that requests the GIL
@@ -48,6 +51,8 @@ def end_process(message: str | None = None) -> None:
     190489).
     """
     if world_size() == 1:
+        if stopped is not None:
+            end_by_signal(stopped, message or "interrupted")
         if message is not None:
             sys.exit(message)
         return
@@ -57,7 +62,7 @@ def end_process(message: str | None = None) -> None:
         print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0 if message is None else 1)
+    os._exit(128 + stopped if stopped is not None else 0 if message is None else 1)
 
 
 def world_size() -> int:

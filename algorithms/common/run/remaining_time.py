@@ -10,7 +10,7 @@ from algorithms.common.distributed.processes import Processes
 from algorithms.common.run.evaluation_metrics import Split
 
 PACE = 50  # last steps whose mean time is taken for that of the following ones
-OVERDUE = 0.1  # of the time that it has taken: what is expected of work that takes longer than any before
+OVERDUE = 0.1  # of the time that it has taken: what is still expected of work that takes longer than it should
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class RemainingTime:
 
     def _rest(self, expected: float, now: float) -> float:
         """What is left of work that was expected to take so long."""
-        return max(expected - (now - self._since), OVERDUE * (now - self._since))
+        taken = now - self._since
+        return expected - taken if taken < expected else OVERDUE * taken
 
     def _questions_left(self) -> int:
         """Questions of all evaluations that have not ended."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import tyro
 from command_lines import refusal
 
 from algorithms.common.base.command_line import option_types, parse_options
@@ -15,6 +16,7 @@ from algorithms.ig_grpo import IGGRPOConfig
 from examples import compare_algorithms
 from igsearch.commands import evaluate, export, report
 from igsearch_env.errors import ConfigurationError, check_literals
+from retrievers import build_index
 
 
 def parse(*arguments: str) -> IGGRPOConfig:
@@ -61,7 +63,25 @@ def test_booleans_are_flags_both_ways() -> None:
     assert not parse("--no-rollout.recompute_logprobs").rollout.recompute_logprobs
 
 
+@pytest.mark.parametrize(
+    ("words", "content", "expected"),
+    [
+        ([], "{}", None),
+        (["--rollout.asynchronous", "--steps", "3"], "{}", True),
+        (["--no-rollout.asynchronous"], "{asynchronous: true}", False),
+        ([], "{asynchronous: true}", True),
+        ([], "{asynchronous: false}", False),
+        ([], "{asynchronous: null}", None),
+    ],
+)
+def test_a_flag_may_be_left_open(words: list[str], content: str, expected: bool | None, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"rollout: {content}\n")
+    assert parse("--config", str(tmp_path / "c.yaml"), *words).rollout.asynchronous is expected
+
+
 def test_flags_are_the_same_in_other_scripts() -> None:
+    index = tyro.cli(build_index.Args, args=["--corpus", "c", "--output", "o", "--no-keep-vectors", "--force"])
+    assert (index.keep_vectors, index.force) == (False, True)
     assert parse_options(evaluate.Args, ["--chat"]).chat
     assert not parse_options(evaluate.Args, ["--no-chat"]).chat
     assert not parse_options(export.Args, ["run", "--output", "out", "--no-merge"]).merge
@@ -78,6 +98,8 @@ def test_flags_are_the_same_in_other_scripts() -> None:
         (IGGRPOConfig, ["--policy.chat=True"], "policy.chat"),
         (IGGRPOConfig, ["--dynamic-sampling", "False"], "dynamic-sampling"),
         (IGGRPOConfig, ["--no-overwrite", "True"], "overwrite"),
+        (IGGRPOConfig, ["--rollout.asynchronous", "True"], "rollout.asynchronous"),
+        (evaluate.Args, ["--rollout.asynchronous=False"], "rollout.asynchronous"),
         (evaluate.Args, ["--chat", "True"], "chat"),
         (export.Args, ["run", "--output", "out", "--merge", "False"], "merge"),
     ],
@@ -98,8 +120,12 @@ def test_the_help_shows_flags_as_they_are_written(capsys: pytest.CaptureFixture[
     for key, hint in option_types(IGGRPOConfig).items():
         option = key.replace("_", "-")
         assert f"--{option}" in text
-        assert (f"--{option}, --no-{option}" in text) == (hint is bool)
+        assert (f"--{option}, --no-{option}" in text) == (hint in (bool, bool | None))
     assert ".no-" not in text
+    assert "{None,True" not in text
+    (three_values,) = (line for line in text.splitlines() if "--rollout.asynchronous" in line)
+    (two_values,) = (line for line in text.splitlines() if "--rollout.recompute-logprobs" in line)
+    assert len(three_values) == len(two_values)  # the frame
 
 
 # ---------------------------------------------------------------- choices

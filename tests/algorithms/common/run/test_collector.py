@@ -442,9 +442,9 @@ def test_evaluations_use_the_newest_weights(
     versions = []
     play = Evaluator.play
 
-    def played(self: Evaluator, questions: Any) -> Any:
+    def played(self: Evaluator, *arguments: Any) -> Any:
         versions.append(self.sampler.version)
-        return play(self, questions)
+        return play(self, *arguments)
 
     monkeypatch.setattr(Evaluator, "play", played)
     rollout = replace(small["rollout"], max_staleness=2)

@@ -10,16 +10,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from paths import ROOT
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from algorithms.common.run.progress import TrainingProgress
+from algorithms.common.run.evaluation_metrics import Split
+from algorithms.common.run.progress import LINE_SECONDS, TrainingProgress
+from algorithms.common.run.remaining_time import Workload
 from algorithms.common.run.sparklines import flow, sparkline, split
 
 METRICS = {
@@ -75,7 +79,12 @@ def shown(progress: TrainingProgress) -> list[str]:
 
 
 def progress(console: Console, total: int = 40, completed: int = 0, **options: Any) -> TrainingProgress:
-    return TrainingProgress(console, "ig_grpo", Path("runs/a"), total, completed, **options)
+    return TrainingProgress(console, "ig_grpo", Path("runs/a"), work(total), completed, **options)
+
+
+def work(steps: int, **changes: int) -> Workload:
+    """Without evaluations, unless they are asked for."""
+    return replace(Workload(steps, episodes=8, eval_every=0, dev_questions=0, test_questions=0), **changes)
 
 
 def steps(run: TrainingProgress, rewards: list[float], **changes: float) -> None:
@@ -95,7 +104,13 @@ def test_the_panel_tells_everything_at_any_width(width: int) -> None:
     for part in (
         *("ig_grpo", "runs/a", "step 3/40", "left"),
         *("0.150", "highest 0.200", "dev 0.143 (step 2)", "test 0.071 (step 0)"),
-        *("searches 1.96", "information gain +0.31 nats", "positive 64%", "all-fail groups 50%", "entropy 0.81"),
+        *(
+            "searches 1.96/episode",
+            "information gain +0.31 nats",
+            "positive 64%",
+            "all-fail groups 50%",
+            "entropy 0.81",
+        ),
         *("0.52 s/step", "rollout 0.26", "information gain 0.13", "update 0.10", "other 0.03"),
         *("retrieval failed for 6 episodes, 2 in this step", "step 3: all_fail is 0.95"),
     ):
@@ -116,15 +131,19 @@ def test_the_panel_of_a_run_that_has_not_begun() -> None:
 def test_an_evaluation_is_named_while_it_runs() -> None:
     run = progress(terminal(60))
     before = shown(run)
-    run.evaluating("test", 51_713)
+    run.evaluating("test", 51_713, 51_713)
+    for _ in range(2_300):
+        run.question_ended()
     during = shown(run)
-    assert "evaluating 51,713 test questions" in during[2]
+    assert "evaluating test questions 2,300/51,713" in during[2]
+    assert "process" not in during[2]
     assert [*during[:2], *during[3:]] == before
     run.evaluated(0, "test", 0.05)
     steps(run, [0.1])
     assert "evaluating" not in "\n".join(shown(run))
-    run.evaluating("dev", 1)
-    assert "evaluating 1 dev question " in "\n".join(shown(run))
+    run.evaluating("dev", 7, 4)
+    run.question_ended()
+    assert "evaluating dev questions 1/4 of this process, 7 in all" in "\n".join(shown(run))
 
 
 def test_what_was_not_measured_is_not_shown() -> None:
@@ -171,22 +190,91 @@ def test_a_resumed_run_goes_on_from_its_rows() -> None:
     assert "retrieval failed for 3 episodes, 0 in this step" in "\n".join(shown(resumed))
 
 
-def test_time_left_counts_what_lies_between_steps() -> None:
+def test_a_log_gets_a_line_about_an_evaluation_now_and_then() -> None:
     clock = Clock()
-    run = progress(terminal(get_time=clock), total=10)
-    clock.now = 30.0
-    assert "0:00:30 elapsed" in shown(run)[1]
-    steps(run, [0.1])
-    assert "0:00:05 left" in shown(run)[1]  # nine steps of 0.52 s
-    for clock.now in (40.0, 50.0):  # ten seconds a step, evaluations and all
-        steps(run, [0.1])
-    assert "0:01:10 left" in shown(run)[1]
-    clock.now = 65.0
-    assert "0:00:55 left" in shown(run)[1]
-    clock.now = 500.0  # a step that takes longer than any before
-    assert "0:00:00 left" in shown(run)[1]
-    steps(run, [0.1] * 7)
-    assert "0:08:20 total" in shown(run)[1]
+    console = terminal(force_terminal=False, get_time=clock)
+    with progress(console) as run:
+        run.evaluating("test", 300, 300)
+        for _ in range(300):
+            clock.now += 0.1
+            run.question_ended()
+        run.evaluated(0, "test", 0.05)
+    lines = written(console).splitlines()
+    counts = [int(re.findall(r"test questions (\d+)/300", line)[0]) for line in lines[:-1]]
+    assert counts[0] == 0
+    assert np.diff(counts) == pytest.approx([LINE_SECONDS * 10] * 2, abs=2)
+
+
+def seconds_left(run: TrainingProgress) -> int:
+    """The remaining time that the panel shows."""
+    hours, minutes, seconds = re.findall(r"(\d+):(\d\d):(\d\d) left", shown(run)[1])[0]
+    return int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+
+
+def test_time_left_is_that_of_the_steps_and_evaluations_that_are_left() -> None:
+    """Steps of 10 s, 100 test questions of 0.2 s, 30 dev questions every second step."""
+    clock = Clock()
+    plan = work(4, eval_every=2, dev_questions=30, test_questions=100)
+    run = TrainingProgress(terminal(get_time=clock), "ig_grpo", Path("runs/a"), plan, 0)
+    total = 20 + 10 * 4 + 6 * 2 + 20
+    estimates = []
+
+    def evaluates(split: Split, questions: int, step: int) -> None:
+        run.evaluating(split, questions, questions)
+        for number in range(questions):
+            clock.now += 0.2
+            run.question_ended()
+            if step and number + 1 < questions:
+                estimates.append((total - clock.now, seconds_left(run)))
+        run.evaluated(step, split, 0.1)
+
+    assert "0:00:00 elapsed" in shown(run)[1]
+    evaluates("test", 100, 0)
+    for step in range(1, 5):
+        for _ in range(9):
+            clock.now += 1.0
+            if step > 1:
+                estimates.append((total - clock.now, seconds_left(run)))
+        clock.now += 1.0
+        run.step(step, METRICS)
+        estimates.append((total - clock.now, seconds_left(run)))
+        if step % 2 == 0:
+            evaluates("dev", 30, step)
+    evaluates("test", 100, 4)
+    assert len(estimates) > 150
+    for real, estimate in estimates:
+        assert estimate == pytest.approx(real, abs=1.1)
+        assert estimate >= 1
+    assert "0:01:32 total" in shown(run)[1]
+
+
+def test_time_left_without_an_evaluation_before_training_is_guessed_from_the_episodes_of_a_step() -> None:
+    clock = Clock()
+    run = TrainingProgress(terminal(get_time=clock), "ig_grpo", Path("runs/a"), work(3, test_questions=16), 0)
+    clock.now = 4.0
+    run.step(1, METRICS)
+    assert seconds_left(run) == 2 * 4 + 16 * 4 // 8
+
+
+@pytest.mark.parametrize("questions", [0, 5])
+def test_work_that_takes_longer_than_any_before_is_not_said_to_be_done(questions: int) -> None:
+    clock = Clock()
+    plan = work(2, test_questions=questions)
+    run = TrainingProgress(terminal(get_time=clock), "ig_grpo", Path("runs/a"), plan, 0)
+    for clock.now in (10.0, 20.0)[: 2 if questions else 1]:
+        run.step(run.completed + 1, METRICS)
+    if questions:
+        run.evaluating("test", questions, questions)
+    for clock.now in (100.0, 1000.0, 10_000.0):
+        assert 1 <= seconds_left(run) < clock.now / 5
+
+
+def test_a_resumed_run_knows_the_time_of_its_last_step_and_what_is_evaluated() -> None:
+    rows = [{"step": 2, **METRICS, "time/step": 30.0}, {"step": 2, "dev/em": 0.2}]
+    plan = work(4, eval_every=2, dev_questions=8)
+    for known, left in ((rows, 60 + 30), (rows[:1], 60 + 30 + 30)):  # 8 questions as 8 episodes
+        run = TrainingProgress(terminal(get_time=Clock()), "ig_grpo", Path("runs/a"), plan, 2, known)
+        assert seconds_left(run) == left
 
 
 def test_the_bar_of_steps_is_empty_at_first_and_full_at_last() -> None:
@@ -201,7 +289,7 @@ def test_the_bar_of_steps_is_empty_at_first_and_full_at_last() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_is_shown_as_it_is(text: str) -> None:
     console = terminal(80)
-    run = TrainingProgress(console, text, Path(text), 40, 0)
+    run = TrainingProgress(console, text, Path(text), work(40), 0)
     with run:
         run.print(text)
         run.warn(text)
@@ -224,7 +312,7 @@ def test_control_characters_reach_no_terminal() -> None:
 
 
 def test_long_words_and_paths_keep_the_frame() -> None:
-    run = TrainingProgress(terminal(60), "n" * 200, Path("p" * 200) / "end", 40, 0)
+    run = TrainingProgress(terminal(60), "n" * 200, Path("p" * 200) / "end", work(40), 0)
     run.warn("line one\nline two " + "w" * 500)
     lines = shown(run)
     assert len(lines) == 4
@@ -245,13 +333,14 @@ def test_plain_lines_where_a_panel_can_not_be(options: dict[str, Any]) -> None:
     console = terminal(**options)
     warning = "step 3: all_fail is 0.95. " + "Nearly every group fails entirely. " * 7 + "End."
     with progress(console) as run:
-        run.evaluating("test", 500)
+        run.evaluating("test", 500, 500)
         run.evaluated(0, "test", 0.05)
         run.step(3, METRICS)
         run.step(4, METRICS | {"retrieval_failures": 2.0})
         run.evaluated(10, "dev", 0.1429)
         run.warn(warning)
     assert Text.from_ansi(written(console)).plain.splitlines() == [
+        "evaluating test questions 0/500",
         "step 0: test EM 0.050",
         "step 3/40  reward 0.067  searches 1.96  0.52 s",
         "step 4/40  reward 0.067  searches 1.96  retrieval failed 2  0.52 s",
@@ -316,8 +405,9 @@ import signal, sys, time
 from pathlib import Path
 from rich.console import Console
 from algorithms.common.run.progress import TrainingProgress
+from algorithms.common.run.remaining_time import Workload
 signal.alarm(120)  # not for ever, whatever goes wrong
-progress = TrainingProgress(Console(width=80), "grpo", Path("runs/a"), 9, 0)
+progress = TrainingProgress(Console(width=80), "grpo", Path("runs/a"), Workload(9, 8, 0, 0, 0), 0)
 def steps():
     with progress:
         for step in range(1, 10):
