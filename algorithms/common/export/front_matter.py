@@ -25,7 +25,8 @@ def front_matter(run: ExportedPolicy) -> dict[str, Any]:
     trained_on = dict.fromkeys(source.repo for source in _hub_sources(run.setting("env.questions") or ()))
     if trained_on:
         front["datasets"] = list(trained_on)
-    if run.tested and run.after is not None and scored(run.after):
+    whole = not run.setting("test_limit")  # scores of a part are not those of the data sets that the index names
+    if whole and run.tested and run.after is not None and scored(run.after):
         front["model-index"] = [{"name": run.name, "results": list(_index(run, scored(run.after)))}]
     return front
 

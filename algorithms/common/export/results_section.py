@@ -19,7 +19,8 @@ def results_section(run: ExportedPolicy) -> Iterator[str]:
     if run.after is None:
         yield "The run was not tested after training: these results are of the policy before training."
     elif run.tested:
-        yield f"Greedy decoding, before training and after step {run.step}, the exported checkpoint."
+        before = "" if run.before is None else "before training and "
+        yield f"Greedy decoding, {before}after step {run.step}, the exported checkpoint."
     else:
         exported = if_known("; this is step {}", run.step)
         tested = if_known(" of step {}", run.after.header.get("step"))
@@ -27,6 +28,9 @@ def results_section(run: ExportedPolicy) -> Iterator[str]:
     trained_in = run.setting("policy.dtype")
     if run.tested and trained_in is not None and trained_in != run.dtype:
         yield f"The test was run in {trained_in}; the exported weights are {run.dtype}."
+    limit = run.setting("test_limit")
+    if limit:
+        yield f"Only the first {limit} test questions of each data set were evaluated."
     tests = {"before": run.before, "after": run.after}
     yield _table({label: result for label, result in tests.items() if result is not None})
 

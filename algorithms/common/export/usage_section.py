@@ -112,6 +112,7 @@ def _evaluate(run: ExportedPolicy) -> str:
         ("--retriever", "env.retriever"),
         ("--rerank", "env.rerank"),
         *((f"--{field.name.replace('_', '-')}", f"env.{field.name}") for field in fields(EpisodeConfig)),
+        ("--limit", "test_limit"),
         ("--max-new-tokens", "rollout.max_new_tokens"),
         ("--context-length", "policy.context_length"),
     ):

@@ -13,13 +13,13 @@ from algorithms.common.evaluation.fingerprint import MODEL, differences
 from algorithms.common.evaluation.intervals import Difference
 from algorithms.common.evaluation.results import Result
 from algorithms.common.report.figures import common, difference
-from algorithms.common.run.folder import resumable_settings
+from algorithms.common.run.folder import EARLIER, resumable_settings
 from algorithms.common.run.saved_run import SavedRun
 
 # Settings that may differ within a group of seeds, besides the seed; `steps` may not, it changes the result.
 NOT_COMPUTED = (resumable_settings(TrainConfig) - {"steps"}) | {"seed", "threads"}
 # Settings that affect the results of an evaluation.
-EVALUATED = ("env.", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
+EVALUATED = ("env.", "test_limit", "policy.chat", "policy.context_length", "rollout.max_new_tokens")
 HASH = re.compile(r"[0-9a-f]{12}")
 NOT_EVALUATED = ("env.questions", "env.dev_questions", "env.outcome_reward", "env.max_failure_rate")
 
@@ -58,8 +58,12 @@ def make_seed_groups(runs: Sequence[SavedRun]) -> list[SeedGroup]:
 
 
 def _settings_of(run: SavedRun) -> dict[str, Any]:
-    found = flat(run.config)
-    return {key: value for key, value in found.items() if key not in NOT_COMPUTED}
+    return {key: value for key, value in _all_settings(run).items() if key not in NOT_COMPUTED}
+
+
+def _all_settings(run: SavedRun) -> dict[str, Any]:
+    """The flat settings, with those that an earlier version did not have; empty if they are not known."""
+    return {**EARLIER, **flat(run.config)} if run.config else {}
 
 
 def _alike(a: SavedRun, b: SavedRun) -> bool:
@@ -129,7 +133,7 @@ def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str, list[str]]]:
         if bool(first.fingerprint) != bool(run.fingerprint):
             lacking = run if first.fingerprint else first
             yield lacking.name, "has no fingerprint, so its evaluation settings can't be checked.", []
-        a, b = flat(first.config), flat(run.config)
+        a, b = _all_settings(first), _all_settings(run)
         keys = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.startswith(EVALUATED)]
         keys = [key for key in keys if key not in NOT_EVALUATED]
         if keys and a and b:

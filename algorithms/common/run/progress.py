@@ -95,7 +95,9 @@ class TrainingProgress:
         self.completed = step
         self.remaining.step(step, self.console.get_time())
         if self.live is None:
-            said = f"step {step}/{self.total}  reward {metrics['reward']:.3f}  searches {metrics['searches']:.2f}"
+            said = (
+                f"step {step}/{self.total}  reward {metrics['reward']:.3f}  searches {metrics['searches']:.2f}/episode"
+            )
             if metrics["retrieval_failures"]:
                 said += f"  retrieval failed {metrics['retrieval_failures']:.0f}"
             self.print(f"{said}  {metrics['time/step']:.2f} s")

@@ -342,8 +342,8 @@ def test_plain_lines_where_a_panel_can_not_be(options: dict[str, Any]) -> None:
     assert Text.from_ansi(written(console)).plain.splitlines() == [
         "evaluating test questions 0/500",
         "step 0: test EM 0.050",
-        "step 3/40  reward 0.067  searches 1.96  0.52 s",
-        "step 4/40  reward 0.067  searches 1.96  retrieval failed 2  0.52 s",
+        "step 3/40  reward 0.067  searches 1.96/episode  0.52 s",
+        "step 4/40  reward 0.067  searches 1.96/episode  retrieval failed 2  0.52 s",
         "step 10: dev EM 0.143",
         warning.strip(),
     ]
@@ -356,7 +356,7 @@ def test_a_terminal_without_unicode_gets_plain_lines() -> None:
     with progress(console) as run:
         run.step(1, METRICS)
     file.seek(0)
-    assert file.read() == "step 1/40  reward 0.067  searches 1.96  0.52 s\n"
+    assert file.read() == "step 1/40  reward 0.067  searches 1.96/episode  0.52 s\n"
 
 
 def test_a_quiet_console_stays_quiet() -> None:
