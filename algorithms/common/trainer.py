@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,12 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     temperature = config.rollout.temperature
     make_torch_deterministic(config.seed, config.threads)
     config = warm_started(config, retriever, run_folder(algorithm.name, config))
-    with Run(algorithm, config, retriever) as run, reports(run):
+    with Run(algorithm, config, retriever) as run, reports(run), closing(run.steps()) as steps:
         old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
         loss = config.loss.after_sampling(exact=run.sampler.exact)
         if config.estimate_time:
             print_estimate(run, algorithm, recomputes=old == "recomputed")
-        for step in run.steps():
+        for step in steps:
             with timed("step") as times:
                 with timed("rollout", times):
                     buffer = collect_batch(run, algorithm, step)
@@ -121,7 +121,6 @@ def reports(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.progress.close()  # the generator of the loop is suspended, so the panel is still open
         try:
             run.save_unsaved()
         except Exception as failure:  # the first error matters more

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
 from pathlib import Path
@@ -85,7 +88,8 @@ class TrainingProgress:
     def close(self) -> None:
         """Stop updating the panel and release the terminal. May be called more than once."""
         if self.live is not None:
-            self.live.stop()
+            with _without_ctrl_c():  # else a second one would leave the terminal without its cursor
+                self.live.stop()
 
     # ---------------------------------------------------------------- events
 
@@ -242,6 +246,20 @@ class TrainingProgress:
 def _can_be_live(console: Console) -> bool:
     plain = console.quiet or console.no_color or console.options.ascii_only or console.width < MIN_WIDTH
     return console.is_interactive and not plain
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _hours(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -175,7 +175,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.close()  # after an error in the loop, the generator `steps` is suspended and the panel still open
+        self.progress.close()  # if `steps` is suspended: the panel is still open then
         failed = kind is not None
         self.close(failed=failed)
         if not failed:  # NCCL waits here for the other processes, which may be waiting for the one that failed
@@ -192,7 +192,7 @@ class Run:
 
     # ---------------------------------------------------------------- the loop
 
-    def steps(self) -> Iterator[int]:
+    def steps(self) -> Generator[int]:
         """Yield the remaining step numbers (from 1); shows progress, evaluates and writes checkpoints between them."""
         config = self.config
         with self.progress:
