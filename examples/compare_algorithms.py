@@ -36,6 +36,7 @@ from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.credentials import masked, without_credentials
+from retrievers.program import ends_in_one_line
 from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
@@ -209,9 +210,5 @@ def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError, interrupted="interrupted: run the same command again to resume"):
         main(parse_options(Args, description=__doc__))
-    except IGSearchError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run the same command again to resume")

@@ -9,7 +9,6 @@ transformers. The last line of the output is the folder. A folder that is there 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ import tyro
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.fetch import Origin, fetch
 from igsearch_env.errors import IGSearchError
+from retrievers.program import ends_in_one_line
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,5 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    options = parse_options(Args, description=__doc__)
-    try:
-        main(options)
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
-    except IGSearchError as error:
-        sys.exit(f"error: {error}")
+    with ends_in_one_line(IGSearchError, OSError, interrupted="interrupted: nothing was written"):
+        main(parse_options(Args, description=__doc__))

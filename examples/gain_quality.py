@@ -11,7 +11,6 @@ several hops. The outcome of the episode, the only signal of GRPO, is measured i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,6 +35,7 @@ from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Gain, Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers.program import ends_in_one_line
 
 KINDS = ("only hop", "bridge", "last of several")
 MEASURES = {
@@ -162,7 +162,5 @@ def row(searches: Sequence[Labelled]) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))
-    except IGSearchError as error:
-        sys.exit(f"error: {error}")

@@ -48,7 +48,7 @@ from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Group, Trajectory
-from retrievers import RetrieverError
+from retrievers.program import ends_in_one_line
 from retrievers.random_streams import random_stream
 
 LABELS = ("answer", "bridge", "unrelated")
@@ -275,9 +275,5 @@ def _cells(rows: Sequence[SearchRow], measure: str, kind: str, positive: str) ->
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError, interrupted="interrupted: with --output, the same command resumes"):
         main(parse_options(Args, description=__doc__))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: with --output, the same command resumes")
-    except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")

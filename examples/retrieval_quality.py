@@ -9,7 +9,6 @@ write better queries).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from igsearch_env.errors import IGSearchError
 from igsearch_env.question_lists import where
 from igsearch_env.question_sets import evaluation_rows
 from igsearch_env.questions import Question, load_questions
-from retrievers import RetrieverError, open_retriever
+from retrievers import open_retriever
+from retrievers.program import ends_in_one_line
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,5 @@ def _cell(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))
-    except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")

@@ -12,7 +12,6 @@ Information gain, in nats, is measured twice: over random evidence (IG-GRPO) and
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +39,8 @@ from algorithms.comparison.same_buffer import analyse
 from algorithms.comparison.same_buffer_tables import print_report
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.stepper import EpisodeStepper
-from retrievers import Retriever, RetrieverError
+from retrievers import Retriever
+from retrievers.program import ends_in_one_line
 
 WIDTH = 150  # of the tables
 MAX_SHOWN = 500  # trajectories on the page
@@ -148,7 +148,5 @@ def collect_buffer(args: Args, env: EnvConfig, policy: Policy, retriever: Retrie
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))
-    except (IGSearchError, RetrieverError, RolloutBufferError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -11,7 +11,6 @@ often: --max-per-dataset keeps large and easy data sets from prevailing.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from algorithms.common.rollout.environment import make_questions, make_retriever
 from igsearch_env.answerable import BATCH, answerable
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.questions import Question
-from retrievers import RetrieverError
+from retrievers.program import ends_in_one_line
 from retrievers.random_streams import random_stream
 
 
@@ -100,9 +99,5 @@ def in_random_order(questions: Sequence[Question], seed: int) -> dict[str, list[
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError, interrupted="interrupted: nothing was written"):
         main(parse_options(Args, description=__doc__))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
-    except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")

@@ -30,6 +30,7 @@ from algorithms.common.run.metrics_log import read_metrics
 from algorithms.comparison.run_summary import RunSummary
 from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from retrievers.program import ends_in_one_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this folder is not installed
 from examples import compare_algorithms
@@ -136,9 +137,5 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError, interrupted="interrupted: run the same command again to resume"):
         main(parse_options(Args, description=__doc__))
-    except IGSearchError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run the same command again to resume")

@@ -21,8 +21,8 @@ COMMANDS = {
     "report": ("igsearch.commands.report", "write or serve the pages of a run, or compare several runs"),
     "export": ("igsearch.commands.export", "export a trained policy for transformers, vLLM and the Hub"),
     "play": ("igsearch.commands.play", "play an episode yourself"),
-    "index": ("retrievers.build_index", "build a sparse or dense index of a corpus"),
-    "serve": ("retrievers.server", "serve a corpus or an index over HTTP"),
+    "index": ("igsearch.commands.index", "build a sparse or dense index of a corpus"),
+    "serve": ("igsearch.commands.serve", "serve a corpus or an index over HTTP"),
 }
 """Module and summary of each command; the module has a function `command`."""
 

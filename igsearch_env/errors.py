@@ -14,13 +14,18 @@ import difflib
 from collections.abc import Iterable
 from numbers import Real
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from retrievers.credentials import masked
 
 
 class IGSearchError(Exception):
-    """Base of every error of this package. Credentials in the message are masked."""
+    """Base of every error of this package. Credentials in the message are masked.
+
+    `exit_status` is that of a program which the error ends (`retrievers/program.py`).
+    """
+
+    exit_status: ClassVar[int] = 2
 
     def __init__(self, *args: object) -> None:
         super().__init__(*map(masked, args))
@@ -40,6 +45,8 @@ class UnscorableError(QuestionError):
 
 class ScoringError(IGSearchError, RuntimeError):
     """A scorer failed on a valid request: its server is down or late, or sends no usable log-probs."""
+
+    exit_status = 1
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -33,5 +33,5 @@ def where(questions: Sequence[Question], condition: str | None) -> list[Question
     chosen = [question for question in questions if str(question.metadata.get(key)).lower() == value.lower()]
     if not chosen:
         known = sorted({name for question in questions for name in question.metadata})
-        raise ConfigurationError(f"where={condition!r}: no question matches; known keys: {', '.join(known)}")
+        raise ConfigurationError(f"where={condition!r}: no question matches; known keys: {', '.join(known) or 'none'}")
     return chosen

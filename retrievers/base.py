@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,12 @@ MAX_QUERY_CHARS = 65_536
 
 
 class RetrieverError(Exception):
-    """Base of every error of this package. Credentials in the message are masked."""
+    """Base of every error of this package. Credentials in the message are masked.
+
+    `exit_status` is that of a program which the error ends (`program.py`).
+    """
+
+    exit_status: ClassVar[int] = 2
 
     def __init__(self, *args: object) -> None:
         super().__init__(*map(masked, args))
@@ -48,6 +53,8 @@ class RetrievalError(RetrieverError, RuntimeError):
 
     `results`: for a partial failure, one list per query, with None for those that failed; else None.
     """
+
+    exit_status = 1
 
     def __init__(self, message: str, results: list[list[Passage] | None] | None = None) -> None:
         super().__init__(message)

@@ -162,7 +162,14 @@ class BM25Retriever(CorpusRetriever):
         """For `open_retriever`. The word `bm25` indexes `passages`, or loads the index folder `corpus`."""
         if source == "bm25":
             return cls.load(corpus) if passages is None else cls(passages)
-        return cls(load_corpus(source)) if _is_corpus(source) else cls.load(source)
+        if _is_corpus(source):
+            return cls(load_corpus(source))
+        if passages is not None and read_manifest(source, "bm25").get("corpus_hash") != corpus_hash(passages):
+            raise IndexMismatchError(
+                f"{source}: built from another corpus than {corpus}; give {source} as the corpus, or build an index of "
+                f"{corpus}"
+            )
+        return cls.load(source)
 
     @classmethod
     def load(cls, folder: str | Path, *, mmap: bool = True) -> BM25Retriever:

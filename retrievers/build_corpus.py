@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,13 +23,14 @@ from typing import Any
 import tyro
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from retrievers.base import CorpusError, RetrieverError
+from retrievers.base import CorpusError
 from retrievers.corpora import shapes
 from retrievers.corpora.inputs import find_inputs
 from retrievers.corpora.sources import COVERAGE_NOTE, PAGE, RECORD, coverage_table, write_sources
 from retrievers.corpora.writer import CORPUS, SPLITS, CorpusWriter, Coverage, Input, question_file
 from retrievers.lock import ProcessLock
 from retrievers.passage_rows import corpus_rows
+from retrievers.program import ends_in_one_line
 
 _WRITTEN = {CORPUS, PAGE, RECORD, *starmap(question_file, product(shapes.DATASETS, SPLITS))}
 _EVERY = 500  # rows between two updates of the progress bar
@@ -183,9 +183,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(OSError, interrupted="interrupted: nothing was written"):
         main(tyro.cli(Args, description=__doc__))
-    except (RetrieverError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")

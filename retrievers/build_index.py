@@ -38,6 +38,8 @@ from retrievers.processors import let_waiting_threads_sleep
 from retrievers.program import ends_in_one_line
 from retrievers.service.wire import is_address
 
+INTERRUPTED = "interrupted: run the same command to resume with the passages that have no vector yet"
+
 
 @dataclass(frozen=True)
 class Args:
@@ -266,9 +268,7 @@ def main(args: Args) -> None:
 
 def command() -> None:
     """Build an index from the command line."""
-    with ends_in_one_line(
-        OSError, interrupted="interrupted: run the same command to resume with the passages that have no vector yet"
-    ):
+    with ends_in_one_line(OSError, interrupted=INTERRUPTED):
         main(tyro.cli(Args, description=__doc__))
 
 

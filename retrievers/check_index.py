@@ -6,14 +6,13 @@ writes the hashes to the manifest of an index that has none, because it was buil
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from retrievers.base import RetrieverError
 from retrievers.index.manifest import check_index, read_manifest, record_files
+from retrievers.program import ends_in_one_line
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(OSError):
         main(tyro.cli(Args, description=__doc__))
-    except (RetrieverError, OSError) as error:
-        sys.exit(f"error: {error}")

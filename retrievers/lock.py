@@ -179,6 +179,21 @@ def in_use(folder: Path) -> bool:
         return False
 
 
+def check_unlocked(folder: Path) -> None:
+    """Raise `LockedError` if another process holds the lock of a folder. Nothing is written."""
+    if not (folder / LOCK).is_file():
+        return
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        owner = Owner.read(folder / OWNER) or "another process"
+        raise LockedError(f"{folder} is in use by {owner}; {_REPAIR}") from error
+    except (OSError, NotImplementedError):  # found out by `ProcessLock`
+        return
+    lock.release()
+
+
 _REPAIR = "wait until it has ended, stop it, or write elsewhere"
 
 

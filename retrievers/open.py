@@ -11,6 +11,8 @@ from retrievers.base import CorpusError, IndexMismatchError, Passage, Retriever
 from retrievers.corpus import load_corpus
 from retrievers.credentials import split
 from retrievers.engines.source import KINDS, is_engine
+from retrievers.formats.folders import has_parts, is_saved_dataset
+from retrievers.formats.rows import format_of
 from retrievers.hybrid import HybridRetriever
 from retrievers.index.manifest import index_kind
 from retrievers.service.wire import is_address
@@ -67,6 +69,27 @@ def open_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Re
 
         engine = RerankingRetriever(engine, rerank)
     return engine
+
+
+def check_source(source: str) -> None:
+    """Raise `CorpusError`, `IndexMismatchError` or `FileError` unless `source` is a corpus file or folder, or an index.
+
+    Nothing of it is read but its first bytes.
+    """
+    path = Path(source)
+    if not source.strip() or not path.exists():
+        raise CorpusError(f"{source}: no such file or index folder; pass one, 'bm25', http://HOST:PORT or {ENGINE}")
+    if _is_index(source):
+        index_kind(source)
+    elif path.is_file():
+        format_of(path)
+        if not path.stat().st_size:
+            raise CorpusError(f"{source}: contains no passages; a corpus needs at least one")
+    elif not (is_saved_dataset(path) or has_parts(path)):
+        raise CorpusError(
+            f"{source}: a folder without an index (no manifest.json) and without files of a corpus; pass a corpus "
+            "file, or a folder that igsearch index has written"
+        )
 
 
 def _is_index(path: str) -> bool:

@@ -1,4 +1,15 @@
-"""How a program ends: with one line after an error, Ctrl-C or a missing package, and quietly when its output is cut."""
+"""How a program ends: with one line after an error, Ctrl-C or a missing package, and quietly when its output is cut.
+
+Exit statuses of every program of this project:
+
+    0         done
+    1         something failed while it ran: a service, a disk, another process; a bug, with a traceback
+    2         refused: an option, a file, a folder or an address has to be changed, or a package installed
+    130, 143  interrupted by Ctrl-C (the process ends by SIGINT itself) or by SIGTERM
+    141       the reader of its output has closed it
+
+Of an error it is the `exit_status` of its class.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +25,7 @@ from retrievers.base import RetrieverError
 from retrievers.credentials import mask
 from retrievers.extras import missing_package
 
-CUT = 141  # exit status of programs that SIGPIPE ends
+FAILED, REFUSED, CUT = 1, 2, 141
 
 
 @contextmanager
@@ -30,12 +41,31 @@ def ends_in_one_line(*errors: type[Exception], interrupted: str = "interrupted")
     except KeyboardInterrupt as interruption:
         end_by_signal(signal_of(interruption), str(interruption) or interrupted)
     except expected as error:
-        sys.exit(f"error: {mask(str(error))}")
+        end(f"error: {mask(str(error))}", status_of(error))
     except ImportError as error:
         missing = missing_package(error, "this command")
         if missing is None:
             raise
-        sys.exit(f"error: {missing}")
+        end(f"error: {missing}", REFUSED)
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status of a program that an error ends."""
+    found: int = getattr(error, "exit_status", FAILED)
+    return found
+
+
+def end(message: str, status: int) -> NoReturn:
+    """Print a message to standard error and exit."""
+    print(message, file=sys.stderr)
+    raise SystemExit(status)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Print an error of the command line or of what it names, and exit. Of several processes the first one prints."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        raise SystemExit(REFUSED)
+    end(f"error: {mask(str(error))}", status_of(error))
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.base.command_line import command_line, refuse
+from algorithms.common.base.command_line import command_line
 from algorithms.common.config import TrainConfig, parse_config, with_file
 from algorithms.common.distributed.failures import end_process, lost_process
-from algorithms.common.rollout.environment import check_named_world
 from algorithms.common.run.layout import resumption, run_folder
-from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.errors import IGSearchError
 from retrievers.base import RetrieverError
-from retrievers.program import raise_on_sigterm, signal_of
+from retrievers.program import raise_on_sigterm, refuse, signal_of, status_of
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -32,7 +31,7 @@ def main(algorithm_class: Callable[[C], Algorithm], config_class: type[C], descr
     def resumes(config: C) -> str:
         return resumption(run_folder(algorithm_class(config).name, config), overwrite=config.overwrite)
 
-    run_command(config_class, action, description, resumes)
+    run_command(config_class, action, description, resumes, lambda config: algorithm_class(config).name)
 
 
 def run_command(
@@ -40,29 +39,39 @@ def run_command(
     action: Callable[[C], object],
     description: str | None = None,
     resumes: Callable[[C], str] = lambda config: "the same command resumes",
+    name: Callable[[C], str] = lambda config: "",
 ) -> None:
     """Parse the command line, do `action`, and end the process: with a message after an error or a signal.
 
-    `resumes`: what the same command does after it was interrupted.
+    Args:
+        config_class: its options.
+        action: what the command does.
+        description: text at the top of the help.
+        resumes: what the same command does after it was interrupted.
+        name: of the algorithm, whose run folder is checked; "" for a warm start.
     """
     raise_on_sigterm()
     config: C | None = None
     message: str | None = None
+    status = 0
     stopped: signal.Signals | None = None
     try:  # a signal may also arrive while an error is handled
         try:
             words = command_line()
             config = parse_config(config_class, words, description)
-        except ConfigurationError as error:
+            from algorithms.common.run.inputs import check_inputs  # not needed for --help
+
+            check_inputs(config, with_file(config_class, words), name(config))
+        except (IGSearchError, RetrieverError) as error:
             refuse(error)
         try:
-            check_named_world(config.env, with_file(config_class, words))
             action(config)
         except (IGSearchError, RetrieverError, RuntimeError, OSError) as error:
             explanation = explained(error)
             if explanation is None:
                 raise
             message = "\n".join([f"error: {explanation}", *getattr(error, "__notes__", ())])
+            status = status_of(error)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt as interruption:
         stopped = signal_of(interruption)
@@ -71,7 +80,7 @@ def run_command(
         message = "interrupted"
         if config is not None and os.environ.get("RANK", "0") == "0":
             message = f"interrupted: {resumes(config)}"
-    end_process(message, stopped)
+    end_process(message, status, stopped)
 
 
 def explained(error: Exception) -> str | None:

@@ -7,12 +7,14 @@ lists the options of a section that may change when a run is resumed, because th
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from algorithms.common.base.command_line import command_line, parse_options, yaml_arguments
+from algorithms.common.base.command_line import command_line, parse_options
+from algorithms.common.base.yaml_options import yaml_arguments
 from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.rollout.config import RolloutConfig
@@ -200,7 +202,9 @@ def configuration_file(name: str) -> Path:
     bundled = {file.stem: file for file in sorted(BUNDLED.glob("*.yaml"))}
     found = bundled.get(name.removesuffix(".yaml"))
     if found is None:
-        raise ConfigurationError(f"--config {name}: no such file; bundled ones are {', '.join(bundled)}")
+        near = difflib.get_close_matches(name, bundled, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"bundled ones are {', '.join(bundled)}"
+        raise ConfigurationError(f"--config {name}: no such file; {hint}")
     return found
 
 

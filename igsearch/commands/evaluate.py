@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.command_line import command_line, parse_options
+from algorithms.common.base.option_words import named_options
 from algorithms.common.distributed.failures import end_process, world_size
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint, recorded_fingerprint
 from algorithms.common.evaluation.recorded_answers import read_answers
@@ -39,13 +41,12 @@ from algorithms.common.evaluation.scores import QuestionResult, Score, macro_ave
 from algorithms.common.evaluation.tables import print_scores
 from algorithms.common.rollout.environment import check_world, make_questions, make_retriever
 from igsearch.evaluation.asking import ask, choose_questions
-from igsearch.evaluation.config import Args, check
+from igsearch.evaluation.config import Args, check, check_available, known_fingerprint
 from igsearch.evaluation.player import Player, opened_player
 from igsearch.evaluation.progress import EvaluationProgress
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.question_sets import BENCHMARKS, unlike_published
 from igsearch_env.questions import Question
-from igsearch_env.scripted import check_policy_name
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import masked
 from retrievers.lock import ProcessLock
@@ -60,10 +61,15 @@ WIDTH = 100  # of the table
 class StoppedError(IGSearchError, RuntimeError):
     """An error that ended an evaluation after it had begun to ask, with the way to resume."""
 
+    exit_status = 1
 
-def main(args: Args) -> None:
-    """Evaluate; the first of several processes prints the table and writes the output."""
-    check(args)
+
+def main(args: Args, named: Collection[str] | None = None) -> None:
+    """Evaluate; the first of several processes prints the table and writes the output.
+
+    `named`: the options that the command line names; None: those that differ from their defaults.
+    """
+    check(args, named)
     if args.answers is not None:
         if world_size() > 1:
             raise ConfigurationError(
@@ -72,12 +78,13 @@ def main(args: Args) -> None:
             )
         score_answers(args, args.answers)
         return
-    check_policy_name(args.policy)
     with ExitStack() as stack:
         first = is_first()
         if not first:  # notices are printed once
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         progress = stack.enter_context(EvaluationProgress(quiet=not first))
+        progress.stage(f"looking for the policy {args.policy}")
+        check_available(args)
         processes = join(args, progress)
         progress.stage("reading the questions")
         asked = make_questions(args.questions or ("bundled",), "test")
@@ -85,9 +92,13 @@ def main(args: Args) -> None:
         questions = choose_questions(args, asked)
         if first:
             stack.enter_context(writing(args.output))
-        progress.stage(f"opening the corpus {args.corpus or 'bundled'}")
+            check_replaced(args.output, known_fingerprint(args, questions), partial=True)
+        progress.stage(opening(args))
         retriever = make_retriever(args.corpus or "bundled", args.retriever, args.rerank)
         stack.enter_context(closing(retriever))
+        if not args.scripted:
+            progress.stage("importing torch")
+            import_module("algorithms.common.rollout.sampler")
         progress.stage(f"loading the policy {args.policy}")
         player = stack.enter_context(opened_player(args, questions, retriever, processes))
         fingerprint, partial = started(args, questions, retriever, player, processes)
@@ -106,6 +117,13 @@ def main(args: Args) -> None:
         write(args, args.output, rows, scores, fingerprint, unlike_published(questions))
         if not failed:
             partial.path.unlink()
+
+
+def opening(args: Args) -> str:
+    """What opening the corpus does, which may take minutes."""
+    corpus = args.corpus or "bundled"
+    file = Path(corpus).is_file() and args.retriever in ("auto", "bm25")
+    return f"reading the corpus {corpus} and building BM25 for it" if file else f"opening the corpus {corpus}"
 
 
 def join(args: Args, progress: EvaluationProgress) -> Processes | None:
@@ -229,18 +247,19 @@ def settings(args: Args) -> dict[str, Any]:
 
 def command() -> None:
     """Evaluate from the command line."""
-    options = parse_options(Args, description=__doc__)
+    words = command_line()
+    options = parse_options(Args, words, description=__doc__)
     raise_on_sigterm()
     try:
         with ends_in_one_line(IGSearchError, OSError):
             try:
-                main(options)
+                main(options, named_options(words, Args))
             except KeyboardInterrupt as interruption:
                 if world_size() > 1:
-                    end_process(str(interruption) or "interrupted", signal_of(interruption))
+                    end_process(str(interruption) or "interrupted", stopped=signal_of(interruption))
                 raise
     except SystemExit as end:
         if world_size() == 1:
             raise
-        end_process(str(end.code))
+        end_process(status=int(end.code or 0))
     end_process()

@@ -24,6 +24,12 @@ import tyro
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import replacing
+from algorithms.common.base.output_path import check_output_folder
+from algorithms.common.export.facts import describe
+from algorithms.common.export.folder import check_replaceable, write_mark
+from algorithms.common.export.hub import HubError, check_target, push
+from algorithms.common.export.model_card import model_card
+from algorithms.common.export.trained_policy import find_policy
 from algorithms.common.model.config import Dtype
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_literals
 from retrievers.program import ends_in_one_line
@@ -57,13 +63,6 @@ class Args:
 
 def main(args: Args) -> None:
     """Export, and print the remaining steps."""
-    from algorithms.common.export.facts import describe  # slow: torch
-    from algorithms.common.export.folder import check_replaceable, write_mark
-    from algorithms.common.export.hub import HubError, check_target, push
-    from algorithms.common.export.model_card import model_card
-    from algorithms.common.export.trained_policy import find_policy
-    from algorithms.common.export.weights import adapter_alone, whole_model
-
     if args.push:
         check_target(args.push)  # before the work of an export
     elif args.private:
@@ -74,6 +73,10 @@ def main(args: Args) -> None:
             f"--no-merge: {trained.folder} holds a complete model, not an adapter; omit the option"
         )
     check_replaceable(args.output)
+    check_output_folder(args.output, "--output")
+
+    from algorithms.common.export.weights import adapter_alone, whole_model  # slow: torch
+
     quiet()
     if args.merge:
         settings = trained.settings.get("policy", {})

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algorithms.common.base.command_line import option_types
+from algorithms.common.base.option_words import option_types
 from algorithms.common.base.output_path import check_output_file
 from algorithms.common.base.resumable_lines import partial_path
+from algorithms.common.evaluation.fingerprint import Fingerprint, questions_of
+from algorithms.common.evaluation.results import check_replaced
+from algorithms.common.model.available import check_policy, is_first_here
 from algorithms.common.model.chat_template import DATE
 from algorithms.common.model.config import Dtype, PolicyConfig
-from algorithms.common.rollout.config import BUILTIN, RolloutConfig
-from algorithms.common.rollout.environment import EpisodeConfig
+from algorithms.common.rollout.config import BUILTIN, RolloutConfig, check_engine
+from algorithms.common.rollout.environment import EpisodeConfig, check_corpus
 from igsearch_env.errors import ConfigurationError, check_range
+from igsearch_env.protocols import make_protocol
 from igsearch_env.question_sets import PUBLISHED
-from igsearch_env.scripted import SCRIPTED
+from igsearch_env.questions import Question
+from igsearch_env.scripted import SCRIPTED, check_policy_name
 from retrievers.credentials import MaskedRepr
 
 SERVER = "vllm_server"
@@ -135,15 +140,18 @@ class Args(EpisodeConfig):
         return f"the same command resumes from {self.partial}"
 
 
-def check(args: Args) -> None:
-    """Raise `ConfigurationError` for values that are out of range, and for options that have no effect."""
+def check(args: Args, named: Collection[str] | None = None) -> None:
+    """Raise `ConfigurationError` for values that are out of range, and for options that have no effect.
+
+    `named`: the options that the command line names; None: those that differ from their defaults.
+    """
     check_range("limit", args.limit, 0)
     check_range("batch_size", args.batch_size, 1)
     check_range("max_new_tokens", args.max_new_tokens, 1)
     check_range("kv_cache_tokens", args.kv_cache_tokens, 1)
     check_range("max_failure_rate", args.max_failure_rate, 0, 1)
     check_output_file(args.output)
-    given = changed(args)
+    given = changed(args) if named is None else [name for name in option_types(Args) if name in named]
     if args.answers is not None:
         _refuse(
             [name for name in given if name not in SCORING],
@@ -159,6 +167,23 @@ def check(args: Args) -> None:
         _refuse(
             ["kv_cache_tokens"], f"rollout.engine={args.rollout.engine!r}", "vLLM sizes its KV cache itself; omit it"
         )
+
+
+def check_available(args: Args) -> None:
+    """Raise an error if the policy, the engine's package or the corpus is not there; nothing is loaded for that."""
+    check_policy_name(args.policy)
+    make_protocol(args.protocol, args.prompt, None, args.system_prompt)
+    check_corpus(args.corpus or "bundled", args.retriever)
+    check_replaced(args.output, {}, partial=True)
+    if not args.scripted and is_first_here():
+        check_engine(args.rollout.engine)
+        check_policy(args.model.path, option="policy", weights=args.rollout.engine != SERVER)
+
+
+def known_fingerprint(args: Args, questions: Sequence[Question]) -> Fingerprint:
+    """The part of the fingerprint that is known before the corpus and the policy are loaded."""
+    known = {"top_k": args.top_k, "max_searches": args.max_searches, "protocol": args.protocol}
+    return {**known, "attempts": args.attempts, "questions": questions_of(questions)}
 
 
 def changed(args: Args) -> list[str]:

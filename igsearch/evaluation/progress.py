@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from types import TracebackType
 
@@ -21,14 +22,18 @@ class EvaluationProgress:
     Args:
         quiet: show nothing, as all processes but the first do.
         console: where to write; None: standard error.
+
+    In a log a thread adds a line whenever `LINE_SECONDS` have passed without one, also within a stage.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
         self.total = self.done = self.before = 0
         self.slots = 0
-        self._began = self._said = 0.0
+        self._began = self._said = self.console.get_time()
+        self._stage = ""
         self._planned = False
+        self._over = threading.Event()
         self._bar: Progress | None = None
         if self.console.is_interactive and not quiet:
             self._bar = Progress(
@@ -45,16 +50,34 @@ class EvaluationProgress:
     def __enter__(self) -> EvaluationProgress:
         if self._bar is not None:
             self._bar.start()
+        elif not self.console.quiet:
+            threading.Thread(target=self._watch, daemon=True, name="progress").start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         if self._bar is not None:
             self._bar.stop()
 
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            self.remind()
+
+    def remind(self) -> None:
+        """Write a line to a log that has had none for `LINE_SECONDS`."""
+        now = self.console.get_time()
+        if self._bar is not None or now - self._said < LINE_SECONDS:
+            return
+        if self._stage:
+            self._print(f"{self._stage} ... {timedelta(seconds=round(now - self._began))} so far")
+        elif self.done < self.total:
+            self._print(f"{self.done:,} of {self.total:,} questions: {self._pace(now)}")
+
     def stage(self, what: str) -> None:
         """Report what is being prepared."""
+        self._stage, self._began = what, self.console.get_time()
         if self._bar is not None:
             self._bar.update(self._task, description=visible(what))
         else:
@@ -64,7 +87,7 @@ class EvaluationProgress:
         """Report the first question: `before` of `total` are answered, each process plays up to `slots` at once."""
         self.total, self.done, self.before = total, before, before
         self.slots = processes * slots
-        self._began = self._said = self.console.get_time()
+        self._stage, self._began = "", self.console.get_time()
         if self._bar is not None:
             self._bar.update(self._task, description="evaluating", total=total, completed=before)
         several = f" by each of {processes} processes" if processes > 1 else ""
@@ -79,10 +102,10 @@ class EvaluationProgress:
         # The plan: once as many have ended as are played at a time, the rate is that of the whole.
         planned = not self._planned and self.done - self.before >= max(self.slots, RATED)
         self._planned |= planned
-        due = self._bar is None and now - self._said >= LINE_SECONDS
-        if self.done < self.total and (planned or due):
+        if self.done < self.total and planned:
             self._print(f"{self.done:,} of {self.total:,} questions: {self._pace(now)}")
-            self._said = now
+        else:
+            self.remind()
 
     def _pace(self, now: float) -> str:
         """Rate and remaining time, as measured since the first question; at first the time that has passed."""
@@ -93,4 +116,5 @@ class EvaluationProgress:
         return f"{ended / seconds:.2f} questions/s, {left} left"
 
     def _print(self, text: str) -> None:
+        self._said = self.console.get_time()
         self.console.print(Text(visible(text)), soft_wrap=True)

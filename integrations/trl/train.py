@@ -5,7 +5,6 @@ python integrations/trl/train.py --algorithm ig_grpo --steps 10
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from algorithms.common.run.setup import choose_threads  # noqa: E402
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice  # noqa: E402
 from integrations.trl.dataset import question_dataset  # noqa: E402
 from integrations.trl.options import ALGORITHMS  # noqa: E402
-from retrievers.base import RetrieverError  # noqa: E402
+from retrievers.program import ends_in_one_line  # noqa: E402
 from retrievers.reading import import_optional  # noqa: E402
 
 
@@ -146,10 +145,6 @@ class StepLine(TrainerCallback):  # type: ignore[misc] # transformers has no typ
 if __name__ == "__main__":
     words = command_line()
     parsed = parse_options(Args, words, description=__doc__)
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         check_named_world(parsed.env, words)
         main(parsed)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    except (IGSearchError, RetrieverError, OSError) as problem:
-        sys.exit(f"error: {problem}")

@@ -141,7 +141,7 @@ def test_a_stopped_evaluation_says_how_to_resume_once(
 def test_an_interruption_before_the_first_question_promises_nothing(
     output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(args: evaluate.Args) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "main", interrupted)

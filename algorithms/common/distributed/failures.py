@@ -10,7 +10,7 @@ import sys
 
 from algorithms.common.base.errors import TrainingError
 from igsearch_env.errors import IGSearchError
-from retrievers.program import end_by_signal
+from retrievers.program import FAILED, end, end_by_signal
 
 # Words in the errors of torch's back ends when another process has ended or does not answer.
 _LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|timed? ?out|process group", re.IGNORECASE)
@@ -40,8 +40,10 @@ def lost_process(error: RuntimeError, where: str, repair: str = RESUMES) -> Dist
     )
 
 
-def end_process(message: str | None = None, stopped: signal.Signals | None = None) -> None:
-    """The last call of a program: exit with `message`, as `sys.exit` does; without a message, return or exit with 0.
+def end_process(message: str | None = None, status: int | None = None, stopped: signal.Signals | None = None) -> None:
+    """The last call of a program: print `message` and exit; return if there is nothing to report and one process.
+
+    `status`: the exit status; None: 0 without a message, else `FAILED`.
 
     `stopped`: the signal that has ended the program, which decides the exit status (`retrievers/program.py`).
 
@@ -50,11 +52,14 @@ def end_process(message: str | None = None, stopped: signal.Signals | None = Non
     during finalization aborts the process: the launcher would report a finished run as failed (pytorch/pytorch issue
     190489).
     """
+    status = status if status is not None else 0 if message is None else FAILED
     if world_size() == 1:
         if stopped is not None:
             end_by_signal(stopped, message or "interrupted")
         if message is not None:
-            sys.exit(message)
+            end(message, status)
+        if status:
+            raise SystemExit(status)
         return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the exit status of this process is decided
     atexit._run_exitfuncs()
@@ -62,7 +67,7 @@ def end_process(message: str | None = None, stopped: signal.Signals | None = Non
         print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(128 + stopped if stopped is not None else 0 if message is None else 1)
+    os._exit(128 + stopped if stopped is not None else status)
 
 
 def world_size() -> int:

@@ -34,6 +34,8 @@ _FILE = re.compile(r"\d{5}\.safetensors")
 class TensorFileError(IGSearchError, ValueError):
     """A folder of tensors that can't be read, or holds other tensors."""
 
+    exit_status = 1
+
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], processes: Processes) -> None:
     """Write tensors, whole or sharded by rows over the processes, to a folder. Every process must call it.

@@ -78,7 +78,7 @@ def make_fingerprint(
         },
         **({} if policy in SCRIPTED else of_model),
         "metric": METRIC,
-        "questions": _questions(questions),
+        "questions": questions_of(questions),
     }
     plain: Fingerprint = json.loads(json.dumps(found))  # as it will be read back
     return plain
@@ -91,7 +91,7 @@ def recorded_fingerprint(questions: Sequence[Question], answers: Path) -> Finger
         "model": {"name": str(answers), "hash": files_hash(p for p in (answers, *answers.rglob("*")) if p.is_file())},
         RECORDED: True,
         "metric": METRIC,
-        "questions": _questions(questions),
+        "questions": questions_of(questions),
     }
     plain: Fingerprint = json.loads(json.dumps(found))
     return plain
@@ -128,7 +128,7 @@ def text_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _questions(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
+def questions_of(questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
     """By data set: splits, number and hash of the questions, independent of their order."""
     by_dataset: dict[str, list[Question]] = {}
     for question in questions:

@@ -79,8 +79,11 @@ def read_result(path: Path) -> Result:
     return Result(content, scores, rows)
 
 
-def check_replaced(output: Path | None, fingerprint: Fingerprint) -> None:
-    """Raise `ConfigurationError` if a file of another evaluation, or of another program, would be replaced."""
+def check_replaced(output: Path | None, fingerprint: Fingerprint, *, partial: bool = False) -> None:
+    """Raise `ConfigurationError` if a file of another evaluation, or of another program, would be replaced.
+
+    `partial`: compare only the keys that `fingerprint` has.
+    """
     if output is None or not output.is_file() or not output.stat().st_size:
         return
     repair = "give another --output, or delete the file"
@@ -90,6 +93,8 @@ def check_replaced(output: Path | None, fingerprint: Fingerprint) -> None:
         raise ConfigurationError(
             f"--output {error.args[0].partition(';')[0]} and would be replaced; {repair}"
         ) from error
+    if partial:
+        found = {key: found[key] for key in fingerprint if key in found}
     unlike = differences(found, fingerprint, ignore=("igsearch",))
     if unlike:
         shown = "; ".join(unlike[:3]) + (f"; {len(unlike) - 3} more" if len(unlike) > 3 else "")

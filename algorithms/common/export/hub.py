@@ -20,6 +20,8 @@ UNREACHABLE = {"ConnectionError", "Timeout", "TransportError"}
 class HubError(IGSearchError, RuntimeError):
     """The Hub can't be reached, or refuses; the message says what to do. The exported folder is complete."""
 
+    exit_status = 1
+
 
 def check_target(repository: str) -> None:
     """Raise `ConfigurationError` for a name that the Hub does not allow, or if no token is known. Needs no network."""

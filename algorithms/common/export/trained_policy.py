@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.evaluation.results import Result, read_tests
-from algorithms.common.model.lora import ADAPTER_FILE
+from algorithms.common.model.source import ADAPTER_FILE
 from algorithms.common.run.layout import checkpoints
 from igsearch_env.errors import ConfigurationError
 from retrievers.reading import FileError, read_json_object, read_yaml

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from algorithms.common.model.lora import ADAPTER_FILE
 from algorithms.common.model.pretrained import DTYPES, load_model
+from algorithms.common.model.source import ADAPTER_FILE
 from algorithms.common.model.tokenizer import PolicyTokenizer
 from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError, IGSearchError

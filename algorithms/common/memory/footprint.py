@@ -16,10 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.context import longest_context
-from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter
+from algorithms.common.model.lora import adapter_base, add_adapter
 from algorithms.common.model.packing import install_packed_attention
 from algorithms.common.model.pretrained import DTYPES
-from algorithms.common.model.source import ModelSource
+from algorithms.common.model.source import ADAPTER_FILE, ModelSource
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import POLICY_FOLDER
 

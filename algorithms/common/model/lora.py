@@ -17,8 +17,6 @@ from algorithms.common.model.text_parameters import modules_without_text
 from algorithms.common.model.untrusted import check_model_folder, unreadable
 from igsearch_env.errors import ConfigurationError
 
-ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
-
 
 def add_adapter(model: Any, config: LoraConfig) -> Any:
     """The peft model around `model`, whose linear layers get adapters in place; only these are trained.

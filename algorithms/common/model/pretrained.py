@@ -16,8 +16,8 @@ import torch
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.broadcast import load_once
 from algorithms.common.model.config import PolicyConfig
-from algorithms.common.model.lora import ADAPTER_FILE, adapter_base, add_adapter, merge_adapter
-from algorithms.common.model.source import ModelSource
+from algorithms.common.model.lora import adapter_base, add_adapter, merge_adapter
+from algorithms.common.model.source import ADAPTER_FILE, ModelSource
 from algorithms.common.model.text_parameters import freeze_parameters_without_text
 from algorithms.common.model.untrusted import unreadable
 from algorithms.common.model.variable_length import disable_cudnn_attention

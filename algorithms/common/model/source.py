@@ -11,6 +11,7 @@ from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError
 
 HUB = "hf:"
+ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
 MAGIC = b"GGUF"  # first bytes of such a file
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from algorithms.common.model.config import PolicyConfig
-from algorithms.common.model.lora import ADAPTER_FILE
 from algorithms.common.model.policy import Policy
 from algorithms.common.model.pretrained import DTYPES, load_tokenizer, model_path
-from algorithms.common.model.source import ModelSource
+from algorithms.common.model.source import ADAPTER_FILE, ModelSource
 from algorithms.common.model.untrusted import unreadable
 from igsearch_env.errors import ConfigurationError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
 from algorithms.common.model.config import Dtype
@@ -100,6 +101,15 @@ class RolloutConfig(MaskedRepr):
         """Settings of an engine whose weights have precision `dtype`."""
         return EngineSettings(
             dtype, self.kv_cache_tokens, self.token_budget, self.server_url, self.gpu_memory_utilization
+        )
+
+
+def check_engine(engine: str) -> None:
+    """Raise `ConfigurationError` if the package of an engine is not installed. It is not imported."""
+    if engine == "vllm" and find_spec("vllm") is None:
+        raise ConfigurationError(
+            "rollout.engine='vllm': the package vllm is not installed; pip install 'igsearch[vllm]', or use "
+            "builtin, transformers, or vllm_server with a server that runs elsewhere"
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 from algorithms.common.model.tokenizer import PolicyTokenizer
@@ -11,13 +13,16 @@ from algorithms.common.rollout.truncation import ObservationCut
 from igsearch_env.errors import ConfigurationError, QuestionError, check_choice, check_literals, check_range
 from igsearch_env.opening import check_bundled
 from igsearch_env.protocols import PROTOCOLS, ToolCalls, make_protocol
+from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
-from retrievers import Retriever
-from retrievers.credentials import MaskedRepr
-from retrievers.open import open_retriever
+from retrievers import Retriever, RetrieverError
+from retrievers.credentials import MaskedRepr, split
+from retrievers.engines.source import is_engine
+from retrievers.open import check_source, open_retriever
+from retrievers.service.wire import is_address
 
 
 @dataclass(frozen=True)
@@ -151,12 +156,55 @@ def make_questions(sources: Sequence[str], split: str, option: str = "") -> list
     questions: list[Question] = []
     for source in sources:
         try:
-            questions += bundled_world().questions[split] if source == "bundled" else load_questions(source)
+            questions += bundled_world().questions[split] if source == "bundled" else _loaded(source, _state(source))
         except QuestionError as error:
             if not option:
                 raise
             raise QuestionError(f"{option}: {error}{_MAKE if 'no such file' in str(error) else ''}") from error
     return questions
+
+
+@lru_cache(maxsize=16)
+def _loaded(source: str, state: object) -> list[Question]:
+    """The questions of a source, read once: a command checks them before anything that is slow, and uses them later."""
+    return load_questions(source)
+
+
+def _state(source: str) -> object:
+    """What changes when the file of a source does; of a folder or the Hub something new, so that it is read again."""
+    path = Path(source) if source.startswith("hf:") else LocalSource.read(source).path
+    if not path.is_file():
+        return object()
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
+
+
+def check_questions(sources: Sequence[str], split: str, option: str) -> None:
+    """Raise as `make_questions` would, for files; folders and the Hub, which may take long, are only looked for."""
+    for source in sources:
+        try:
+            path = None if source == "bundled" or source.startswith("hf:") else LocalSource.read(source).path
+        except QuestionError as error:
+            raise QuestionError(f"{option}: {error}") from error
+        if path is not None and not path.is_dir():
+            make_questions([source], split, option)
+
+
+def check_corpus(corpus: str, retriever: str, prefix: str = "") -> None:
+    """Raise `ConfigurationError` if a corpus or an index is not there, or of no known format; none is read whole.
+
+    Args:
+        corpus: value of `env.corpus`.
+        retriever: value of `env.retriever`.
+        prefix: of both names, for messages: `env.`.
+    """
+    for option, source in (("corpus", corpus), *(("retriever", part) for part in split(retriever, "+"))):
+        if source in ("bundled", "auto", "bm25") or is_address(source) or is_engine(source):
+            continue
+        try:
+            check_source(source)
+        except RetrieverError as error:
+            raise ConfigurationError(f"{prefix}{option}: {error}") from error
 
 
 _MAKE = (

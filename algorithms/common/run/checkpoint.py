@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from algorithms.common.base.errors import CheckpointError, CheckpointWriteError
 from algorithms.common.base.files import flush_to_disk
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.distributed.tensor_files import INDEX, TensorFileError
@@ -35,7 +36,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.model.saved import load_saved_weights, verify_saved
 from algorithms.common.run.layout import STATE, checkpoints, step_folders
 from algorithms.common.training.learner import Learner
-from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.errors import ConfigurationError
 from retrievers.digests import check_files, folder_digest
 from retrievers.reading import FileError, one_line, read_json_object
 
@@ -43,10 +44,6 @@ FORMAT = 3
 OPTIMIZER, CRITIC = "optimizer", "critic"
 DAMAGED = "damaged-"  # prefix of the new name of a damaged checkpoint
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-class CheckpointError(IGSearchError, ValueError):
-    """A checkpoint can't be written or loaded; the message gives the reason and what to do."""
 
 
 def save_checkpoint(
@@ -141,7 +138,7 @@ def _whole_or_not(target: Path, parts: Sequence[Callable[[Path], None]], process
         processes.barrier()
         if processes.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
+        raise CheckpointWriteError(
             f"{target}: not written ({failures[0].splitlines()[0]}); {free / 1e9:.2f} GB are free, "
             f"{needed / 1e9:.2f} GB had been written. Free disk space (--save-total-limit 1 keeps fewer checkpoints) "
             f"and run the same command again: {intact}"

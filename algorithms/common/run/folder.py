@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from algorithms.common.base.errors import CheckpointError
 from algorithms.common.base.files import atomic_write
 from algorithms.common.base.flat import flat
 from algorithms.common.config import TrainConfig, as_dict, with_present_names
 from algorithms.common.evaluation.results import read_tests
 from algorithms.common.rollout.config import BUILTIN
-from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.run.metrics_log import scan_metrics
 from igsearch_env.errors import ConfigurationError
 from retrievers.credentials import without_credentials

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from algorithms.common.base.errors import TrainingError
+from algorithms.common.base.errors import CheckpointError, TrainingError
 from algorithms.common.base.typed import as_type
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.policy import Policy
@@ -15,7 +15,6 @@ from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.collect import collect
 from algorithms.common.rollout.sampler import Sampler
 from algorithms.common.rollout.scripted import play_recorded
-from algorithms.common.run.checkpoint import CheckpointError
 from algorithms.common.training.config import WarmStartConfig
 from igsearch_env.demonstrator import Demonstrator, answer_read, succeeded
 from igsearch_env.protocols import Invalid

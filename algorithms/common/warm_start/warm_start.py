@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from algorithms.common.base.errors import CheckpointError
 from algorithms.common.base.hardware import release_memory
 from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.scores import QuestionResult, limit_per_dataset, macro_average, score_rows
@@ -23,7 +24,7 @@ from algorithms.common.model.policy import Policy
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.rollout.environment import make_questions, make_retriever, make_rules
 from algorithms.common.rollout.sampler import Sampler
-from algorithms.common.run.checkpoint import CheckpointError, save_checkpoint
+from algorithms.common.run.checkpoint import save_checkpoint
 from algorithms.common.run.evaluator import play_greedy
 from algorithms.common.run.metrics_log import MetricsLog
 from algorithms.common.run.setup import choose_threads, restore_or_make_learner, start_processes

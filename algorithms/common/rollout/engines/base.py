@@ -23,6 +23,8 @@ from igsearch_env.errors import IGSearchError
 class EngineError(IGSearchError, RuntimeError):
     """An engine failed, or returned an invalid completion."""
 
+    exit_status = 1
+
 
 @dataclass(frozen=True)
 class GenerationSizes:
