@@ -25,7 +25,7 @@ from algorithms.common.rollout.buffer_json import group_row, read_group
 from algorithms.common.rollout.sequences import MicroBatch, QueryTokens, TokenSequence, token_sequence
 from igsearch_env.errors import IGSearchError
 from igsearch_env.evidence import has_evidence
-from igsearch_env.trajectory import Group, Trajectory, Turn
+from igsearch_env.trajectory import Group, Trajectory
 from retrievers.reading import FileError, parse_json, read_lines
 
 if TYPE_CHECKING:
