@@ -12,7 +12,7 @@ credit; a search after f_i gets none. The reward for passages with the answer is
 discount and comparison are ours. A group in which all rollouts fail still learns which queries found the answer. Golden
 answers must be strings of the corpus; yes and no are not.
 
-    python examples/your_own_algorithm.py --steps 20                               docs/extending.md walks through it
+    python examples/your_own_algorithm.py --steps 20                         docs/extending.md begins with a smaller one
 """
 
 from __future__ import annotations

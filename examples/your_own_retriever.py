@@ -2,7 +2,7 @@
 
     python examples/your_own_retriever.py       compares it with BM25 using scripted policies, and shows an episode
 
-docs/extending.md walks through this file and explains how to train with it.
+docs/extending.md begins with a smaller one, and explains how to test and how to train with it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from igsearch_env import IGSearchEnv
 from igsearch_env.scripted import SCRIPTED, make_scripted_policy, play_scripted
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
-from retrievers import CorpusError, Passage, Retriever
+from retrievers import CorpusError, CorpusRetriever, Passage
 
 
-class TitleRetriever(Retriever):
+class TitleRetriever(CorpusRetriever):
     """Scores a passage by the share of query words that it contains, plus 1 if its title occurs in the query."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
@@ -50,13 +50,6 @@ class TitleRetriever(Retriever):
         found = np.flatnonzero(scores)  # passages without a word of the query are not returned
         best = found[np.argsort(-scores[found], kind="stable")][:k]  # ties are ordered by position, for every k
         return [self.passages[i].with_score(float(scores[i])) for i in best]
-
-    def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
-        self.check_count(n, "n")
-        return [self.passages[i] for i in rng.choice(len(self), n, replace=False)]
-
-    def __len__(self) -> int:
-        return len(self.passages)
 
 
 def words(text: str) -> list[str]:

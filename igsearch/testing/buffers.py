@@ -8,6 +8,7 @@ from algorithms.common.rollout.buffer import RolloutBuffer
 from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.trajectory import ANSWERED, Gain, Group, Trajectory, Turn
+from retrievers.base import Passage
 
 PROTOCOL = make_protocol()
 PROMPT_IDS = (1,)
@@ -24,6 +25,7 @@ def search_turn(
     gain: float | None = None,
     observation_ids: Sequence[int] = (),
     logprobs: Sequence[float] | None = None,
+    passages: Sequence[Passage] = (),
 ) -> Turn:
     """A search.
 
@@ -33,10 +35,12 @@ def search_turn(
         gain: information gain in nats, of a baseline of 0; None: the search found no passages.
         observation_ids: tokens of the passages that are read after it.
         logprobs: one per policy token; -0.5 each by default.
+        passages: what it found.
     """
     return Turn(
         text=PROTOCOL.write(Search("x")),
         action=Search("x"),
+        passages=tuple(passages),
         gain=None if gain is None else Gain(gain, gain, 0.0),
         completion_ids=tuple(ids),
         logprobs=tuple(logprobs) if logprobs is not None else tuple(-0.5 for _ in ids),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import ROOT
+from recorded_calls import record_calls
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.config import parse_config
-from algorithms.common.rollout.config import RolloutConfig
-from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.rloo import RLOO
 from examples.compare_algorithms import Args, make_jobs
@@ -40,9 +42,7 @@ HIT, MISS = Passage("1", "Somewhere", "It is answer 0, they say."), Passage("2",
 
 def search(*passages: Passage, tokens: int = 2) -> Turn:
     """A search that found these."""
-    turn = search_turn(range(tokens))
-    turn.passages = passages
-    return turn
+    return search_turn(range(tokens), passages=passages)
 
 
 def episode(finds: Sequence[bool], outcome: float = 0.0, number: int = 0) -> Trajectory:
@@ -212,40 +212,80 @@ def test_the_example_compares_and_plays(monkeypatch: pytest.MonkeyPatch, capsys:
 # ---------------------------------------------------------------- the page
 
 
-def test_the_code_of_the_page_runs(questions: str, tmp_path: Path) -> None:
-    sources = "".join((ROOT / "examples" / f"your_own_{name}.py").read_text() for name in ("algorithm", "retriever"))
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The blocks of the page, each under the name in its first line, in a folder outside the repository."""
+    sources = (ROOT / "retrievers" / "base.py").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) == PAGE.count("```") / 2
-    names: dict[str, Any] = {"__name__": "page"}
     for block in blocks:
-        if block not in sources:  # an excerpt of an example runs there
-            exec(compile(block, "docs/extending.md", "exec"), names)
-    assert names["env"].reset(seed=0)[0]
-    env = EnvConfig(questions=(questions,), eval_questions=(questions,))
-    rollout = RolloutConfig(questions_per_step=2, group_size=2, max_new_tokens=12)
-    config = FirstSightConfig(steps=1, run_dir=tmp_path / "run", env=env, rollout=rollout)
+        name = re.match(r"# (\w+\.py)\n", block)
+        assert name or block in sources  # an excerpt
+        assert not re.search(r"(from|import) (examples|tests|buffers|helpers)", block)  # these are not installed
+        if name:
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("own_algorithm", "own_retriever"):
+        sys.modules.pop(name, None)
+
+
+def run_file(path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    """What `python PATH OPTIONS` does."""
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_the_environment_of_the_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file(folder / "own_environment.py", monkeypatch)
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"information gain [+-]\d\.\d\d nats, reward", printed)) == 2
+    assert re.findall(r"answered (.*): reward (.*)", printed) == [("Orla Venn", "1.00"), ("Tarn", "1.00")]
+
+
+def test_the_tests_of_the_page(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_own_retriever.py", "test_own_algorithm.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 25
+
+
+def test_the_training_of_the_page(folder: Path, questions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    retriever = importlib.import_module("own_retriever").OverlapRetriever
     searched: list[str] = []
-    retriever, plain = names["retriever"], names["retriever"].search
-    retriever.search = lambda queries, k: (searched.extend(queries), plain(queries, k))[1]
-    names["train_with_it"](FirstSight(config), config)
+    record_calls(monkeypatch, retriever, "search", searched)
+    options = ["--env.questions", questions, "--env.eval-questions", questions, "--rollout.questions-per-step", "2"]
+    options += ["--rollout.group-size", "2", "--rollout.max-new-tokens", "12", "--steps", "1", "--weight", "0.2"]
+    run_file(folder / "own_training.py", monkeypatch, *options, "--run-dir", str(folder / "run"))
     assert searched
-    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row] == [1]
+    assert [row["step"] for row in read_metrics(folder / "run" / "metrics.jsonl") if "reward" in row] == [1]
+    assert "weight: 0.2" in (folder / "run" / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_the_commands_of_the_page_are_valid() -> None:
+def test_the_commands_of_the_page_are_valid(folder: Path) -> None:
+    config_class = importlib.import_module("own_algorithm").PaidQueriesConfig
+    own = re.findall(r"`(?:python own_(?:algorithm|training)\.py|igsearch train own_algorithm\.py) (.*?)`", PAGE)
+    assert len(own) == 3
+    for options in own:
+        parse_config(config_class, shlex.split(options))
     commands = [shlex.split(line) for line in re.findall(r"^    python (.*)$", PAGE, re.MULTILINE)]
-    assert len(commands) >= 3
-    for file, *options in commands:
-        if file == "examples/your_own_algorithm.py":
-            parse_config(FirstSightConfig, options)
-        else:
-            assert file == "examples/compare_algorithms.py"
-            assert any(
-                "examples/your_own_algorithm.py" in job.command for job in make_jobs(parse_options(Args, options))
-            )
+    assert [file for file, *_ in commands] == ["examples/compare_algorithms.py"] * 2
+    for _, *options in commands:
+        assert any("examples/your_own_algorithm.py" in job.command for job in make_jobs(parse_options(Args, options)))
 
 
 def test_the_members_that_the_page_names_exist() -> None:
-    buffer, turn = buffer_of([[episode([True])]]), search()
-    for owner, name in re.findall(r"`(buffer|turn)\.(\w+)", PAGE):
-        assert hasattr({"buffer": buffer, "turn": turn}[owner], name), name
+    owners = {"buffer": buffer_of([[episode([True])]]), "turn": search(), "trajectory": episode([True])}
+    named = re.findall(rf"`({'|'.join(owners)})\.(\w+)", PAGE)
+    assert {owner for owner, _ in named} == set(owners)
+    for owner, name in named:
+        assert hasattr(owners[owner], name), name

@@ -55,6 +55,7 @@ FOREIGN = {
     "infinity": {"url-prefix"},
     "pip": {"no-deps"},
     "openenv": {"url"},
+    "own_algorithm.py": {"weight"},  # a block of docs/extending.md
     "vf-eval": {
         "env.taskset.search.max-searches",
         "model",
