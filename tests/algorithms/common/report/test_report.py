@@ -156,21 +156,9 @@ def test_the_setup_and_what_is_not_default_stand_at_the_top(tmp_path: Path) -> N
     top = text[: text.index("Test questions, greedy")]
     assert "test questions bundled: 21 in 2 data sets" in top
     assert "a step 16 questions x 4 rollouts = 64 episodes" in top
-    changed = top[top.index("option value default") :].split()
-    assert changed == [
-        "option",
-        "value",
-        "default",
-        "steps",
-        "3",
-        "40",
-        "rollout.group_size",
-        "4",
-        "8",
-        "alpha",
-        "0.5",
-        "0.3",
-    ]
+    for line in ("steps 3 40", "rollout.group_size 4 8", "alpha 0.5 0.3"):
+        assert line in top[top.index("option value default") :]
+    assert "lr 0.0003" not in top
     assert "a 0.000 [0.000, 0.161]" in text
     own = write_run(tmp_path / "own", [training_row(1)], algorithm="my own", mine=True, steps=40)
     assert "option value default mine true not known" in Document(run_report(own)).text
@@ -472,7 +460,7 @@ def test_other_questions_under_the_same_ids_are_not_compared(tmp_path: Path) -> 
     path.write_text(path.read_text().replace("Question ", "Another question "))
     text = Document(comparison_report(runs)).text
     assert "has 3 test questions with another text" in text
-    assert "rloo 1 (seed 0) 0.750 [0.331, 0.963] no common questions not comparable 0 1" in text
+    assert "rloo 1 (seed 0) 0.750 [0.304, 0.953] no common questions not comparable 0 1" in text
     assert "+0.000" not in text
 
 
