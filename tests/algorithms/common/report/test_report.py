@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,11 +25,13 @@ import pytest
 from paths import ROOT
 from run_folders import HOSTILE, append, training_row, write_run
 
+from algorithms.common.config import as_dict
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import make_seed_groups
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
+from algorithms.common.report.live_state import run_state
 from algorithms.common.report.run_charts import run_charts, time_parts
 from algorithms.common.report.run_report import run_report, write_reports
 from algorithms.common.rollout.config import RolloutConfig
@@ -39,6 +42,7 @@ from algorithms.common.training.config import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
+from retrievers.lock import OWNER, ProcessLock
 
 
 class Document(HTMLParser):
@@ -141,6 +145,23 @@ def test_the_report_of_a_real_run_says_what_its_files_say(real: Path) -> None:
     assert "Slowest steps, seconds" in document.text
     assert "Question (" in document.text  # a sampled episode
     assert "group_size: 3" in document.text
+
+
+def test_the_setup_and_what_is_not_default_stand_at_the_top(tmp_path: Path) -> None:
+    config = as_dict(IGGRPOConfig(steps=3, alpha=0.5, rollout=RolloutConfig(group_size=4)))
+    run = write_run(
+        tmp_path / "run", [training_row(1)], {"a": [0.0] * 20, "b": [1.0]}, **{**config, "algorithm": "ig_grpo"}
+    )
+    text = Document(run_report(run)).text
+    top = text[: text.index("Test questions, greedy")]
+    assert "test questions bundled: 21 in 2 data sets" in top
+    assert "a step 16 questions x 4 rollouts = 64 episodes" in top
+    for line in ("steps 3 40", "rollout.group_size 4 8", "alpha 0.5 0.3"):
+        assert line in top[top.index("option value default") :]
+    assert "lr 0.0003" not in top
+    assert "a 0.000 [0.000, 0.161]" in text
+    own = write_run(tmp_path / "own", [training_row(1)], algorithm="my own", mine=True, steps=40)
+    assert "option value default mine true not known" in Document(run_report(own)).text
 
 
 def test_parts_of_a_step_add_up_to_it(tmp_path: Path) -> None:
@@ -430,6 +451,19 @@ def test_a_comparison_warns_of_unequal_steps_of_runs_with_fingerprints(tmp_path:
     assert "has 2 steps, r3 has 3" in Document(comparison_report(runs)).text
 
 
+def test_other_questions_under_the_same_ids_are_not_compared(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, [training_row(3)], {"x": [1.0, 0.0], "y": [1.0]}, algorithm=name)
+        for name in ("grpo", "rloo")
+    ]
+    path = runs[1] / "test_after.json"
+    path.write_text(path.read_text().replace("Question ", "Another question "))
+    text = Document(comparison_report(runs)).text
+    assert "has 3 test questions with another text" in text
+    assert "rloo 1 (seed 0) 0.750 [0.304, 0.953] no common questions not comparable 0 1" in text
+    assert "+0.000" not in text
+
+
 def test_a_comparison_warns_of_more_attempts(tmp_path: Path) -> None:
     a, b = (write_run(tmp_path / f"{n}", [training_row(1)], {"x": [1]}, env={"attempts": n}) for n in (1, 3))
     assert "with other settings than 1: env.attempts" in Document(comparison_report([a, b])).text
@@ -524,6 +558,38 @@ def test_the_live_view_shows_recorded_episodes_while_the_run_trains(live: LiveSe
         shown = Document(get(live.url + "trajectories.html")).json["trajectories"]["algorithms"]
         assert shown == ["grpo", "igpo"][:step]
     assert not (live.run_dir / "trajectories.html").exists()
+
+
+def test_a_run_is_running_silent_interrupted_or_finished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [training_row(1), training_row(2)], steps=3)
+
+    def state() -> tuple[str, str]:
+        found = run_state(read_run(run))
+        return found.word, found.text
+
+    def owned(host: str, pid: int, started: float) -> None:
+        (run / OWNER).write_text(json.dumps({"host": host, "pid": pid, "started": started}))
+
+    assert state() == ("interrupted", "Interrupted at step 2 of 3; the command that started the run resumes it")
+    with ProcessLock(run):
+        assert state() == ("running", "Running, at step 2 of 3")
+        for file in run.iterdir():
+            os.utime(file, (time.time() - 300,) * 2)
+        word, text = state()
+        assert (word, "nothing has been logged for 5 min; a step usually takes 4 s" in text) == ("silent", True)
+        append(run, training_row(3))
+        assert state() == ("running", "Running, in the evaluation after step 3")
+    assert state()[0] == "interrupted"
+    owned(socket.gethostname(), os.getpid(), 1.0)  # another process had this id
+    assert state()[0] == "interrupted"
+    owned("another-host", os.getpid(), 1.0)
+    assert state()[0] == "running"
+    os.utime(run / OWNER, (time.time() - 300,) * 2)
+    assert state()[0] == "interrupted"
+    write_run(tmp_path / "done", [training_row(3)], {"x": [1.0]})
+    assert run_state(read_run(tmp_path / "done")).text == "Finished: 3 steps"
+    write_run(tmp_path / "new", [])
+    assert "before the first step" in run_state(read_run(tmp_path / "new")).text
 
 
 @pytest.mark.parametrize("path", ["metrics.jsonl", "../run/metrics.jsonl", "policy", "trajectories.html"])

@@ -19,6 +19,7 @@ from algorithms.common.report.live import LiveServer
 from algorithms.common.report.page import page as page_of
 from algorithms.common.report.page import write
 from algorithms.common.report.run_report import write_reports
+from retrievers.lock import ProcessLock
 
 # By title of a chart: how many pixels have the colour of a line, which paper, grid and labels have not.
 COLOURED = """() => Object.fromEntries([...document.querySelectorAll("figure.chart")].map((figure) => {
@@ -188,7 +189,7 @@ class Live:
         self.page.clock.run_for(2_100)
         # A row of a step that the page already shows must have arrived too.
         self.page.locator(f"main:not([data-version='{before}'])").wait_for()
-        self.page.get_by_text(f"{rows[-1]['step']} of 9").wait_for()
+        self.page.locator("main").get_by_text(f"{rows[-1]['step']} of 9").wait_for()
 
 
 @pytest.fixture
@@ -233,11 +234,25 @@ def test_the_live_view_shows_a_row_that_came_later(live: Live) -> None:
     assert "3 of 9" in page.locator("main").inner_text()
     page.get_by_role("button", name="Pause").click()
     page.clock.run_for(2_100)
-    page.get_by_text("4 of 9").wait_for()
+    page.locator("main").get_by_text("4 of 9").wait_for()
+    assert live.problems == []
+
+
+def test_the_live_view_says_what_the_run_is_doing(live: Live) -> None:
+    state, age = live.page.locator("#live-state"), live.page.locator("#live-age")
+    with ProcessLock(live.server.run_dir):
+        live.log(training_row(3))
+        live.page.get_by_text("Running, at step 3 of 9").wait_for()
+        assert age.inner_text().startswith("last change 0 s ago (") or "1 s ago" in age.inner_text()
+    live.page.clock.run_for(2_100)  # without a new row
+    live.page.get_by_text("Interrupted at step 3 of 9").wait_for()
+    assert violations(live.page) == []
     assert live.problems == []
     live.server.shutdown()
-    page.clock.run_for(2_100)
-    page.get_by_text("the server has stopped").wait_for()
+    live.page.clock.run_for(2_100)
+    live.page.get_by_text("The server of this page has ended").wait_for()
+    assert "Interrupted" not in state.inner_text()
+    assert age.inner_text() == ""
 
 
 def test_the_live_view_keeps_what_is_scrolled_and_its_focus(live: Live) -> None:
@@ -268,6 +283,54 @@ PLACE = """(figure) => {
   const mean = places.reduce((sum, x) => sum + x, 0) / places.length / (canvas.width / canvas.clientWidth);
   return (mean + canvas.getBoundingClientRect().left - over.left) / over.width;
 }"""
+
+
+# Where the coloured pixels of a chart are, as a share of the height of its plot.
+HEIGHT = PLACE.replace("places.push((i / 4) % canvas.width)", "places.push(i / 4 / canvas.width)")
+HEIGHT = HEIGHT.replace(".left", ".top").replace("over.width", "over.height")
+
+
+def test_small_noise_around_zero_does_not_fill_its_chart(browser: Any, tmp_path: Path) -> None:
+    noise = {"policy/clip_fraction": 0.0, "policy/dual_clip_fraction": 0.0}
+    rows = [training_row(n, **noise, **{"policy/kl_old": 1e-5 * n, "policy/kl_reference": -4e-8}) for n in (1, 2, 3)]
+    with opened(browser, write_reports(write_run(tmp_path / "run", rows))[-1]) as page:
+        kl, clipping = chart_named(page, "KL divergence"), chart_named(page, "Clipping")
+        assert kl.evaluate(HEIGHT) > 0.9
+        assert kl.locator(".zero").inner_text() == "Not drawn, because always 0: from the reference policy"
+        assert clipping.locator(".zero").inner_text().endswith("always 0: clipped, clipped by the dual clip")
+        assert clipping.locator("canvas").count() == 0
+        clipping.locator("summary").click()
+        assert clipping.locator("tbody tr").all_inner_texts()[-1].split() == ["3", "0", "0"]
+
+
+def test_tables_can_be_read_on_a_phone_and_whole_on_a_wide_screen(browser: Any, tmp_path: Path) -> None:
+    runs = []
+    for name in ("grpo", "ig_grpo", "rloo"):
+        ems = {family: [1.0] * 12 + [0.0] * 8 for family in ("author_birthplace", "founder_occupation")}
+        runs.append(write_run(tmp_path / name, full_rows(3), ems, algorithm=name, env={"questions": [f"{name}.jsonl"]}))
+        (runs[-1] / "test_before.json").write_bytes((runs[-1] / "test_after.json").read_bytes())
+    compared = tmp_path / "comparison.html"
+    report = write_reports(runs[0])[-1]
+    write(compared, comparison_report(runs, tmp_path))
+    for path in (report, compared):
+        with opened(browser, path) as page:
+            scrolled = (
+                "[...document.querySelectorAll('.wide')].filter((t) => t.scrollWidth > t.clientWidth).map((t) => t.id)"
+            )
+            assert page.evaluate(scrolled) == []
+    with opened(browser, report, width=390) as page:
+        table = page.get_by_role("region", name="Test questions")
+        assert table.locator("thead th").nth(2).inner_text().split() == ["EM", "after", "[95%]"]
+        for row in table.locator("tbody tr").all():
+            assert row.locator("td").nth(1).evaluate("(cell) => cell.getBoundingClientRect().right") <= 390
+        name = table.get_by_text("founder_occupation")
+        assert (
+            name.evaluate("(part) => part.getBoundingClientRect().height") < 45
+        )  # two lines: broken at the underscore
+    with opened(browser, compared) as page:
+        assert page.get_by_role("link").evaluate_all("(all) => all.map((a) => a.getAttribute('href'))") == [
+            "grpo/report.html"
+        ]
 
 
 @pytest.mark.parametrize("step", [0, 1, 7])
