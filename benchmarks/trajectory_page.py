@@ -189,7 +189,9 @@ def _turn(passages: Sequence[Passage], tokenizer: PolicyTokenizer, rng: np.rando
     ids: list[int] = []
     while len(ids) < length:
         ids += tokenizer.encode(" " + passages[int(rng.integers(len(passages)))].text)
-    logprobs = np.minimum(-rng.gamma(0.3, 2.0, length), -1e-6).astype(np.float32)  # most tokens are likely, some are not
+    logprobs = np.minimum(-rng.gamma(0.3, 2.0, length), -1e-6).astype(
+        np.float32
+    )  # most tokens are likely, some are not
     return Turn("", Answer(""), completion_ids=tuple(ids[:length]), logprobs=tuple(logprobs.tolist()))
 
 

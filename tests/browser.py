@@ -40,9 +40,7 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(
-    browser: Any, path: Path, *, width: int = WIDE, scheme: str = "light", fragment: str = ""
-) -> Iterator[Any]:
+def opened(browser: Any, path: Path, *, width: int = WIDE, scheme: str = "light", fragment: str = "") -> Iterator[Any]:
     """A playwright page of a file, once its script has started. `fragment`: of the address, with its `#`.
 
     Fails on errors in the console, dialogs, and requests of anything but the file.

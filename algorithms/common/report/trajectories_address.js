@@ -30,20 +30,15 @@ function link() {
   return `${location.href.split('#')[0]}#${fragment()}`;
 }
 
-// A pause in the changes makes an entry in the browser's history; one in typing a search only replaces it.
+// Changes up to a pause are one entry in the browser's history; a search that is typed in parts is one, too.
 function updateAddress() {
   clearTimeout(address.timer);
   address.timer = setTimeout(() => {
     const now = fragment();
     if (now === address.known) return;
     note('');
-    const [old, other] = [address.known, now].map((text) => {
-      const parts = new URLSearchParams(text);
-      parts.delete('search');
-      parts.delete('trajectory');
-      return String(parts);
-    });
-    const typing = document.activeElement === parts.search && old === other;
+    const searches = [address.known, now].map((text) => new URLSearchParams(text).get('search'));
+    const typing = document.activeElement === parts.search && searches.every(Boolean);
     history[typing ? 'replaceState' : 'pushState'](null, '', link());
     address.known = now;
   }, SETTLED);
@@ -53,7 +48,7 @@ function updateAddress() {
 function readAddress() {
   clearTimeout(address.timer);
   const found = new URLSearchParams(location.hash.slice(1));
-  const unknown = [...new Set(found.keys())].filter((name) => !PARTS.has(name));
+  const unknown = [...new Set(found.keys())].filter((name) => name && !PARTS.has(name));
   for (const [name, {write}] of PARTS) {
     const text = found.get(name) ?? '';
     if (write(text) === false && text) unknown.push(`${name}=${text}`);
