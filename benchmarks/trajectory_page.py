@@ -10,12 +10,14 @@ text of the corpus. A filter or a key in the search box takes from the event to 
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ GROUPS, GROUP_SIZE, GROUPS_OF_STEP = 125, 8, 8
 UNRECORDED = 56 * GROUP_SIZE  # other trajectories of a batch
 SEARCHES, FOUND, NEARBY = 2, 3, 8  # searches of an episode; passages of a search, and of a question
 WRITTEN, QUERY = 167, 8  # mean tokens of a turn, and of its query
+OPEN = "open, until the first trajectory is drawn"
 FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now() - start))))"
 
 
@@ -61,55 +64,90 @@ class Args:
 
 def main(args: Args) -> None:
     """Measure and print."""
+    found: list[Line] = []
+    taken = seconds(lambda: found.extend(lines(args.repeats, args.corpus, args.policy, args.keep)))
+    print_section(Console(), f"trajectory page, {args.corpus}, {args.policy}", found, taken)
+
+
+def lines(repeats: int = 5, corpus: str = "bundled", policy: str = "bundled", keep: Path | None = None) -> list[Line]:
+    """Measure a page of trajectories with passages of `corpus` and tokens of `policy`; copy it to `keep`."""
     with tempfile.TemporaryDirectory() as folder:
-        found: list[Line] = []
-        taken = seconds(lambda: found.extend(lines(args.repeats, args.corpus, args.policy, Path(folder))))
-        print_section(Console(), f"trajectory page, {args.corpus}, {args.policy}", found, taken)
-        if args.keep is not None:
-            shutil.copy(Path(folder) / "page.html", args.keep)
+        found = _lines(repeats, corpus, policy, Path(folder))
+        if keep is not None:
+            shutil.copy(Path(folder) / "page.html", keep)
+    return found
 
 
-def lines(repeats: int, corpus: str, policy: str, folder: Path) -> list[Line]:
-    """Measure a page, which is written to `folder`."""
+def _lines(repeats: int, corpus: str, policy: str, folder: Path) -> list[Line]:
     from transformers import AutoTokenizer
 
     path = folder / "page.html"
     tokenizer = PolicyTokenizer(AutoTokenizer.from_pretrained(POLICY_FOLDER if policy == "bundled" else policy))
     passages = bundled_world().passages if corpus == "bundled" else load_corpus(corpus)
     recorded = made_up(passages, tokenizer, folder)
+    busy = time.process_time()
     times = [seconds(lambda: write(path, trajectory_page(recorded, "1,000 trajectories"))) for _ in range(repeats)]
+    busy = (time.process_time() - busy) / repeats
     rows = [row for file in recorded for group in file.groups for row in group["trajectories"]]
     tokens = sum(len(turn["tokens"]) for row in rows for turn in row["turns"]) / len(rows)
     observed = sum(len(tokenizer.encode(t["observation"])) for row in rows[:64] for t in row["turns"]) / 64
     detail = f"{len(rows):,} trajectories, {tokens:.0f} tokens written and {observed:.0f} observed by each"
     return [
         Line("size", path.stat().st_size / 1e6, "MB", 10, at_most=True, detail=detail),
-        Line("write, after reading the recorded files", statistics.median(times), "s", 10, at_most=True),
+        Line("write", statistics.median(times), "s", 10, at_most=True, detail=f"{busy:.1f} s of processor time"),
         *in_browser(path, repeats),
     ]
 
 
 def in_browser(path: Path, repeats: int) -> list[Line]:
-    """Seconds to open a page, and milliseconds of a filter, a key in the search box, and the next trajectory."""
+    """Seconds to open a page, and milliseconds of a filter, a key in the search box, and the next trajectory.
+
+    The details are processor time of the page's main thread, which is reliable on a busy machine too.
+    """
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None or find_spec("playwright") is None:
+        return [Line("opening: not measured, needs Chromium and pip install playwright", math.nan, "")]
     from playwright.sync_api import sync_playwright
 
-    opening: list[float] = []
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}  # milliseconds on the clock and of the processor
+    blank = path.with_name("blank.html")
+    blank.write_text("<!doctype html>", encoding="utf-8")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         for _ in range(repeats):
-            with _page(browser, path) as page:
-                opening.append(page.evaluate(f"(start => {FRAME})(0)"))
-                for name, event in EVENTS.items():
-                    page.wait_for_timeout(500)  # until the page is idle
-                    code = f"() => {{ const start = performance.now(); {event}; return {FRAME}; }}"
-                    times.setdefault(name, []).append(page.evaluate(code))
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.goto(blank.as_uri())  # so that the page is opened by a process that is there
+            tools = page.context.new_cdp_session(page)
+            tools.send("Performance.enable", {"timeDomain": "threadTicks"})
+            busy = _processor(tools)
+            page.goto(path.as_uri())
+            page.wait_for_selector(".turn")
+            taken = page.evaluate(f"(start => {FRAME})(0)")
+            times.setdefault(OPEN, []).append((taken, _processor(tools) - busy))
+            page.wait_for_function("ITEMS.every((item) => item.words)")  # the page is idle
+            for name, event in EVENTS.items():
+                busy = _processor(tools)
+                taken = page.evaluate(f"() => {{ const start = performance.now(); {event}; return {FRAME}; }}")
+                times.setdefault(name, []).append((taken, _processor(tools) - busy))
+            page.close()
         browser.close()
-    median = statistics.median
     return [
-        Line("open, until the first trajectory is drawn", median(opening) / 1e3, "s", 1, at_most=True),
-        *(Line(name, median(values), "ms", 100, at_most=True) for name, values in times.items()),
+        Line(
+            name,
+            statistics.median(clock for clock, _ in pairs),
+            "ms",
+            1_000 if name == OPEN else 100,
+            at_most=True,
+            detail=f"{statistics.median(processor for _, processor in pairs):.0f} ms of processor time",
+        )
+        for name, pairs in times.items()
     ]
+
+
+def _processor(tools: Any) -> float:
+    """Milliseconds of processor time that the main thread of a page has used."""
+    found = {row["name"]: row["value"] for row in tools.send("Performance.getMetrics")["metrics"]}
+    return float(1e3 * found["TaskDuration"])
 
 
 def _select(label: str, value: str) -> str:
@@ -136,15 +174,6 @@ EVENTS = {
     "search: removed": _type(""),
     "next trajectory": "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'j', bubbles: true}))",
 }
-
-
-@contextmanager
-def _page(browser: Any, path: Path) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(path.as_uri())
-    page.wait_for_selector(".turn")
-    yield page
-    page.close()
 
 
 # ---------------------------------------------------------------- trajectories

@@ -23,12 +23,24 @@ class Turn {
   }
 }
 
+// The text that was compressed. Reading the chunks takes half as long as `new Response(stream).text()` does in Chromium.
+async function inflated(bytes) {
+  const stream = new DecompressionStream('deflate'), decoder = new TextDecoder();
+  const writer = stream.writable.getWriter(), reader = stream.readable.getReader();
+  for (const written of [writer.write(bytes), writer.close()]) written.catch(() => {}); // the reader throws it, too
+  let text = '';
+  for (;;) {
+    const {done, value} = await reader.read();
+    if (done) return text + decoder.decode();
+    text += decoder.decode(value, {stream: true});
+  }
+}
+
 async function unpack() {
   const text = atob(JSON.parse(document.getElementById('turns').textContent));
   const bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const {vocabulary, pieces, texts, passages, prompts, turns} = await new Response(stream).json();
+  const {vocabulary, pieces, texts, passages, prompts, turns} = JSON.parse(await inflated(bytes));
   const joined = (places) => places.map((place) => pieces[place]).join('');
   DATA.vocabulary = vocabulary;
   DATA.texts = texts.map(joined);
