@@ -6,9 +6,9 @@ python benchmarks/run.py --output bench.json --plot docs/performance.png
 
 Each comparison alternates between its sides and reports the median of the ratios. Sections: environment (compared with
 skyrl-gym and gem-llm), concurrent_episodes, retrieval, service, information_gain, rollout, async_rollouts, update,
-step, growth, estimators, trl (compared with TRL's GRPOTrainer), processes, killed, crowded, memory, training. Peers are
-installed in separate virtual environments under benchmarks/.peers; if that fails, they are skipped and the reason is
-printed.
+step, growth, estimators, trl (compared with TRL's GRPOTrainer), processes, killed, crowded, memory, training, pages.
+Peers are installed in separate virtual environments under benchmarks/.peers; if that fails, they are skipped and the
+reason is printed.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from benchmarks import (
     service,
     step_model,
     training,
+    trajectory_page,
     trl_peer,
     update,
 )
@@ -68,6 +69,7 @@ SECTIONS: dict[str, Callable[[int], list[Line]]] = {
     "crowded": crowded.lines,
     "memory": lambda repeats: memory.lines(),
     "training": training.lines,
+    "pages": trajectory_page.lines,
 }
 
 

@@ -68,6 +68,7 @@ def draw_pictures() -> None:
             page = Path(folder, Path(name).name)
             page.write_text(content, encoding="utf-8")
             window.goto(page.as_uri())
+            window.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
             window.screenshot(path=RUNS.parent / f"{page.stem}.png")
         browser.close()
 

@@ -40,22 +40,26 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, path: Path, *, width: int = WIDE, scheme: str = "light") -> Iterator[Any]:
-    """A playwright page of a file. Fails on errors in the console, dialogs, and requests of anything but the file."""
+def opened(browser: Any, path: Path, *, width: int = WIDE, scheme: str = "light", fragment: str = "") -> Iterator[Any]:
+    """A playwright page of a file, once its script has started. `fragment`: of the address, with its `#`.
+
+    Fails on errors in the console, dialogs, and requests of anything but the file.
+    """
     problems: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.set_default_timeout(20_000)
     page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: request.url != path.as_uri() and problems.append(request.url))
+    page.on("request", lambda request: request.url.split("#")[0] != path.as_uri() and problems.append(request.url))
 
     def refuse(dialog: Any) -> None:
         problems.append(f"dialog {dialog.message}")
         dialog.dismiss()
 
     page.on("dialog", refuse)
-    page.goto(path.as_uri())
+    page.goto(path.as_uri() + fragment)
+    page.wait_for_function("document.querySelector('main[aria-busy]') === null")
     yield page
     context.close()
     assert not problems

@@ -19,7 +19,7 @@ from algorithms.common.report.run_sections import (
 )
 from algorithms.common.report.run_setup import STYLE as SETUP_STYLE
 from algorithms.common.report.run_setup import configuration, setup
-from algorithms.common.run.saved_run import read_run
+from algorithms.common.run.saved_run import SavedRun, read_run
 
 REPORT, TRAJECTORIES = "report.html", "trajectories.html"
 
@@ -33,9 +33,7 @@ def run_report(
     Raises `ConfigurationError` if the folder is not a run.
     """
     run = read_run(run_dir)
-    title = f"{run.algorithm}, seed {run.seed}"
-    if run.name != f"{run.algorithm}-seed{run.seed}":
-        title += f": {run.name}"
+    title = _title(run)
     sections = (
         headline(run),
         warning_list(run),
@@ -80,7 +78,7 @@ def write_reports(run_dir: Path) -> list[Path]:
 def recorded_page(run_dir: Path) -> str | None:
     """The page of the trajectories that a run has recorded so far; None if there are none.
 
-    Shows as many recorded steps, evenly spaced, as fit on a page; the title lists damaged files, which are left out.
+    Shows as many recorded steps, evenly spaced, as fit on a page; a note names damaged files, which are left out.
     Raises `ConfigurationError` if the folder is not a run.
     """
     recorded = _recorded(run_dir)
@@ -90,9 +88,16 @@ def recorded_page(run_dir: Path) -> str | None:
     from algorithms.common.run.recorded_trajectories import load_readable
 
     readable, damaged = load_readable(recorded)
-    left_out = f" (left out, damaged: {', '.join(path.name for path in damaged)})" if damaged else ""
-    name = read_run(run_dir).name
-    return fitting_page(readable, name + left_out, navigation(name, TRAJECTORIES, pages_of(run_dir)))
+    left_out = [f"Left out, because they are damaged: {', '.join(path.name for path in damaged)}."] if damaged else []
+    run = read_run(run_dir)
+    bar = navigation(run.name, TRAJECTORIES, pages_of(run_dir))
+    return fitting_page(readable, f"Trajectories of {_title(run)}", bar, left_out)
+
+
+def _title(run: SavedRun) -> str:
+    """Algorithm, seed, and the name of the folder where it says something else."""
+    title = f"{run.algorithm}, seed {run.seed}"
+    return title if run.name == f"{run.algorithm}-seed{run.seed}" else f"{title}: {run.name}"
 
 
 def _recorded(run_dir: Path) -> list[Path]:

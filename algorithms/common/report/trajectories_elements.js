@@ -29,8 +29,10 @@ function button(text, click, label) {
   return make('button', {type: 'button', click, 'aria-label': label}, text);
 }
 
+const NARROW = matchMedia('(max-width: 699px)'); // as in trajectories.css
+
 function narrow() {
-  return matchMedia('(max-width: 900px)').matches;
+  return NARROW.matches;
 }
 
 function number(value, digits = 3) {

@@ -7,8 +7,18 @@ const KEYS = [
   ['?', 'show this list'],
 ];
 
+addressed('algorithm', () => (state.algorithm === DATA.algorithms[0] ? '' : state.algorithm), (text) => {
+  const known = DATA.algorithms.includes(text);
+  setAlgorithm(known ? text : DATA.algorithms[0]);
+  return known;
+});
+addressed('view', () => (state.side ? 'group' : ''), (text) => {
+  state.side = text === 'group';
+  return state.side;
+});
+
 function draw() {
-  markRow();
+  showRow();
   parts.side.setAttribute('aria-pressed', String(state.side));
   parts.status.textContent = HINT;
   const item = state.item;
@@ -19,14 +29,20 @@ function draw() {
   const current = parts.content.querySelector('[aria-current]');
   if (current) current.parentElement.scrollLeft = current.offsetLeft - current.parentElement.offsetLeft - 16;
   const place = state.shown.indexOf(item);
+  parts.place.textContent = `${place + 1} of ${state.shown.length}`;
   parts.before.disabled = place <= 0;
   parts.after.disabled = place < 0 || place === state.shown.length - 1;
+  updateAddress();
 }
 
-function choose(algorithm) {
+function setAlgorithm(algorithm) {
   state.algorithm = algorithm;
   parts.algorithm.value = algorithm;
   for (const item of ITEMS) item.listed = null; // they show the gain that the algorithm uses
+}
+
+function choose(algorithm) {
+  setAlgorithm(algorithm);
   if (SEVERAL) filter();
 }
 
@@ -39,9 +55,14 @@ function toggleSide() {
   draw();
 }
 
+function focusSearch() {
+  openList(true);
+  parts.search.focus();
+}
+
 const ACTIONS = {
   j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1), g: toggleSide,
-  a: nextAlgorithm, '/': () => parts.search.focus(), '?': () => parts.keys.showModal(),
+  a: nextAlgorithm, '/': focusSearch, '?': () => parts.keys.showModal(),
 };
 
 function onKey(event) {
@@ -55,10 +76,12 @@ function onKey(event) {
 function toolbar() {
   parts.before = button('‹ Prev', () => move(-1));
   parts.after = button('Next ›', () => move(1));
+  parts.place = make('span', {class: 'place'});
   parts.side = button('Group', toggleSide, 'Group side by side');
   const [field, list] = select('Advantages of', DATA.algorithms.map((name) => [name, name]), choose);
   parts.algorithm = list;
-  return make('div', {class: 'toolbar'}, parts.before, parts.after, parts.side,
+  return make('div', {class: 'toolbar'}, parts.before, parts.place, parts.after, parts.side,
+    button('Link', copyLink, 'Copy link to this view'),
     button('?', () => parts.keys.showModal(), 'Keyboard shortcuts'), SEVERAL && field);
 }
 
@@ -70,17 +93,27 @@ function keyList() {
   return parts.keys;
 }
 
-function start() {
-  parts.count = make('p', {role: 'status', class: 'count'});
-  parts.list = make('ul', {role: 'listbox', tabindex: 0, 'aria-label': 'Trajectories'});
+async function start() {
+  const main = document.querySelector('main');
+  try {
+    await unpack();
+  } catch (error) {
+    main.append(make('p', {role: 'alert'}, 'The trajectories can\'t be read: the file is damaged, or the browser is older '
+      + `than Chrome 80, Firefox 113 and Safari 16.4 (${error.message}).`));
+    return;
+  } finally {
+    main.removeAttribute('aria-busy');
+  }
+  parts.note = make('p', {class: 'note', role: 'status'});
   parts.content = make('div', {tabindex: -1});
   parts.status = make('div', {class: 'status', role: 'status'});
-  parts.detail = make('section', {class: 'detail', 'aria-label': 'Trajectory'}, toolbar(), parts.content);
-  document.querySelector('main').append(
-    make('section', {class: 'browse', 'aria-label': 'Trajectory list'}, filterBar(), parts.count, parts.list),
-    parts.detail, parts.status, keyList());
+  parts.detail = make('section', {class: 'detail', 'aria-label': 'Trajectory'}, toolbar(), parts.note, parts.content);
+  main.append(browser(), parts.detail, parts.status, keyList());
   document.addEventListener('keydown', onKey);
-  filter();
+  addEventListener('popstate', readAddress);
+  openList(!narrow());
+  readAddress();
+  prepareSearch();
 }
 
 start();

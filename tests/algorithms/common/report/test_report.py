@@ -283,7 +283,7 @@ def test_a_damaged_recorded_step_is_left_out_and_named(tmp_path: Path, damaged: 
         (run / "trajectories" / name).write_bytes(content[:-9] if name in damaged else content)
     assert write_reports(run) == [run / "trajectories.html", run / "report.html"]
     document = Document((run / "trajectories.html").read_text(encoding="utf-8"))
-    assert f"run (left out, damaged: {', '.join(damaged)})" in document.text
+    assert f"Left out, because they are damaged: {', '.join(damaged)}." in document.text
     assert document.json["trajectories"]["algorithms"] == ["grpo"] * (2 - len(damaged))
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.model.policy import Policy
 from algorithms.common.report.page import write
-from algorithms.common.report.trajectory_page import content, fitting_page, gold_spans, trajectory_page
+from algorithms.common.report.trajectory_data import facts, gold_spans
+from algorithms.common.report.trajectory_page import fitting_page, trajectory_page
 from algorithms.common.rollout.answer_scorer import PolicyScorer
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.environment import EnvConfig, make_retriever, make_rules
@@ -105,10 +106,11 @@ def pick(page: Any, label: str, value: str) -> None:
 
 
 def shown_count(page: Any) -> int:
-    """The count that the page tells, which is that of its rows."""
-    told = int(re.match(r"\d+", page.inner_text(".count"))[0])  # type: ignore[index]
-    assert page.locator("[role=option]").count() == told
-    return told
+    """The count that the page states, which its rows state too; only the rows in sight are drawn."""
+    count = int(re.match(r"\d+", page.inner_text(".count"))[0])  # type: ignore[index]
+    sizes = page.eval_on_selector_all("[role=option]", "all => all.map(row => Number(row.ariaSetSize))")
+    assert set(sizes) == ({count} if count else set())
+    return count
 
 
 def selected(page: Any) -> str:
@@ -229,13 +231,13 @@ def test_the_token_that_ends_a_turn_is_seen(rollout: Rollout) -> None:
     ],
 )
 def test_gold_answers_are_found_as_answers_are_compared(text: str, golds: list[str], expected: list[str]) -> None:
-    assert [text[start:end] for start, end in gold_spans(text, golds)] == expected
+    assert [text[start:end] for start, end in gold_spans(text, tuple(golds))] == expected
 
 
 @given(st.text(alphabet="aA nthe.,'–-\n Zé", max_size=30), st.sampled_from(["a", "Zé", "the n", "tt"]))
 def test_an_answer_is_found_where_the_normalised_text_holds_it(text: str, gold: str) -> None:
     wanted, within = normalize_answer(gold), normalize_answer(text)
-    assert bool(gold_spans(text, [gold])) == bool(wanted and f" {wanted} " in f" {within} ")
+    assert bool(gold_spans(text, (gold,))) == bool(wanted and f" {wanted} " in f" {within} ")
 
 
 # ---------------------------------------------------------------- the page
@@ -332,7 +334,7 @@ def test_search_and_order(page: Any, recorded: RecordedStep) -> None:
     best = max(map(largest, rows_of(recorded)))
     # Not inner_text: a row that is out of sight, or not drawn yet, has no layout and so no inner text.
     told = page.text_content(".best >> nth=0")
-    assert float(told.removeprefix("IG +")) == pytest.approx(best, rel=1e-2)
+    assert float(told.removeprefix("best IG +")) == pytest.approx(best, rel=1e-2)
     assert selected(page) == page.get_attribute("[role=option] >> nth=0", "id")
     page.keyboard.press("/")
     answer = recorded.groups[0]["question"]["golden_answers"][0]
@@ -437,7 +439,7 @@ def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rol
             assert float(gain.removesuffix(" nats").replace("−", "-")) == pytest.approx(value, rel=1e-2)
             assert baseline in words
             listed = page.locator("[role=option] .best").first.text_content()
-            assert (listed == "IG +0.125") == (name == "igpo")
+            assert (listed == "best IG +0.125") == (name == "igpo")
 
 
 @pytest.mark.parametrize(
@@ -456,10 +458,163 @@ def test_a_group_is_named_by_what_there_is_to_compare(siblings: list[Any], expec
         {"outcome": outcome, "correct": correct, "attempts": attempts or [[1, None, outcome]], "turns": []}
         for outcome, correct, attempts in siblings
     ]
-    question = {"text": "Who?", "golden_answers": ["x"], "dataset": "nq"}
+    question = {"id": "q", "text": "Who?", "golden_answers": ["x"], "dataset": "nq"}
     group = {"question": question, "prompt": "", "trajectories": rows}
-    (found,) = content([RecordedStep(1, (), [group])])["groups"]
+    (found,) = facts([RecordedStep(1, (), [group])])["groups"]
     assert found["outcomes"] == expected
+
+
+# ---------------------------------------------------------------- the address
+
+
+def address(page: Any) -> str:
+    """The fragment of the address, once the page has updated it."""
+    page.wait_for_timeout(500)
+    return str(page.evaluate("location.hash.slice(1)"))
+
+
+def test_a_link_shows_the_same_view(browser: Any, page_file: Path, recorded: RecordedStep) -> None:
+    question = recorded.groups[2]["question"]
+    with opened(browser, page_file) as page:
+        assert address(page) == ""  # nothing has been chosen
+        page.select_option(".toolbar select", "igpo")
+        pick(page, "Step", "7")
+        pick(page, "Order", "gain")
+        page.get_by_label("Search", exact=True).fill(question["text"].upper())
+        page.keyboard.press("Tab")  # leaves the search box
+        page.locator("[role=option]").nth(3).click()
+        page.keyboard.press("g")
+        link = address(page)
+        heading, chosen, current = page.inner_text("h2"), selected(page), page.inner_text("[aria-current=true]")
+    assert heading == question["text"]
+    place = int(chosen.removeprefix("row-")) % 4 + 1
+    assert f"trajectory=7:{question['id']}:{place}&" in link + "&"
+    with opened(browser, page_file, fragment=f"#{link}") as page:
+        assert selected(page) == chosen
+        assert page.inner_text("[aria-current=true]") == current
+        assert shown_count(page) == 4
+        assert page.input_value(".toolbar select") == "igpo"
+        assert [page.get_by_label(label, exact=True).input_value() for label in ("Step", "Order")] == ["7", "gain"]
+        assert page.inner_text(".note") == ""
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.get_by_role("button", name="Copy link").click()
+        page.get_by_text("is copied").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == f"{page_file.as_uri()}#{link}"
+
+
+def test_a_link_finds_its_trajectory_on_a_page_with_other_steps(
+    browser: Any, recorded: RecordedStep, tmp_path: Path
+) -> None:
+    steps = [replace(recorded, step=step) for step in (3, 7, None)]
+    question = recorded.groups[1]["question"]["id"]
+    path = tmp_path / "other.html"
+    for shown, row in ((steps, 29), (steps[1:], 5), ([*steps[1:], steps[1]], 5)):
+        write(path, trajectory_page(shown, "A run"))
+        with opened(browser, path, fragment=f"#trajectory=7:{question}:2") as page:
+            assert selected(page) == f"row-{row}"
+    with opened(browser, path, fragment=f"#trajectory=7:{question}:2.2") as page:  # a second group of the same name
+        assert selected(page) == "row-53"
+        page.keyboard.press("j")
+        assert address(page) == f"trajectory=7:{question}:3.2"
+    with opened(browser, path, fragment=f"#trajectory=:{question}:2") as page:
+        assert selected(page) == "row-29"
+
+
+@pytest.mark.parametrize(
+    ("fragment", "named"),
+    [
+        ("#trajectory=8:nowhere:1", "trajectory=8:nowhere:1"),
+        ("#trajectory", ""),
+        ("#step=70&algorithm=none", "step=70, algorithm=none"),
+        ("#%E0%A4%A&=&&==", "\ufffd%A. ("),
+        ("#__proto__=1&constructor", "__proto__, constructor"),
+        (f"#answer={HOSTILE.replace('&', '')}", "<script>alert(1)</script>"),
+        ("#view=upside-down", "view=upside-down"),
+    ],
+)
+def test_a_damaged_address_is_ignored_and_named(browser: Any, page_file: Path, fragment: str, named: str) -> None:
+    with opened(browser, page_file, fragment=fragment.replace(" ", "%20")) as page:
+        assert (selected(page), shown_count(page)) == ("row-0", 28)
+        note = page.inner_text(".note")
+        assert named in note
+        assert bool(note) == bool(named)
+        page.keyboard.press("j")
+        assert address(page).endswith(":2")
+        assert page.inner_text(".note") == ""
+
+
+def test_an_address_whose_filters_hide_its_trajectory_says_so(
+    browser: Any, page_file: Path, recorded: RecordedStep
+) -> None:
+    place = next(i for i, row in enumerate(rows_of(recorded)) if not row["correct"])
+    question = recorded.groups[place // 4]["question"]["id"]
+    with opened(browser, page_file, fragment=f"#trajectory=7:{question}:{place % 4 + 1}&answer=correct") as page:
+        assert "filters in the address hide" in page.inner_text(".note")
+        assert selected(page) != f"row-{place}"
+        assert "correct" in page.inner_text(".detail dl")
+
+
+def test_back_and_forward_lead_through_the_views(page: Any) -> None:
+    page.locator("[role=option]").nth(2).click()
+    first = address(page)
+    page.keyboard.press("g")
+    assert address(page) == f"{first}&view=group"
+    page.get_by_label("Search", exact=True).type("zz")
+    address(page)
+    assert shown_count(page) == 0
+    page.get_by_label("Search", exact=True).type("zz")  # only replaces what was typed before
+    assert address(page) == "search=zzzz&view=group"
+    page.go_back()
+    assert page.locator(".sibling").count() == 4
+    assert shown_count(page) == 28
+    page.go_back()
+    assert (selected(page), page.locator(".sibling").count()) == ("row-2", 0)
+    page.go_back()
+    assert selected(page) == "row-0"
+    page.go_forward()
+    assert selected(page) == "row-2"
+    assert address(page) == first
+
+
+def test_a_narrow_window_shows_the_trajectory_first(browser: Any, page_file: Path) -> None:
+    for width, side in ((390, False), (800, True), (1440, True)):
+        with opened(browser, page_file, width=width) as page:
+            assert page.locator(".turn .tokens").first.bounding_box()["y"] < 760
+            assert page.locator("[role=listbox]").is_visible() == side
+            if side:
+                continue
+            button = page.get_by_role("button", name="Search, filters and list")
+            button.click()
+            assert button.get_attribute("aria-expanded") == "true"
+            page.locator("[role=option]").nth(2).click()
+            assert not page.locator("[role=listbox]").is_visible()
+            assert page.inner_text(".place") == "3 of 28"
+            page.keyboard.press("/")  # opens the list
+            assert page.evaluate("document.activeElement.type") == "search"
+
+
+def test_files_without_the_newest_fields_are_shown(browser: Any, recorded: RecordedStep, tmp_path: Path) -> None:
+    groups = json.loads(json.dumps(recorded.groups))
+    for row in (row for group in groups for row in group["trajectories"]):
+        del row["attempts"]
+        for turn in row["turns"]:
+            del turn["gain_of"], turn["weights_version"]
+            for passage in turn["passages"]:
+                del passage["supporting"]
+    content = {"format": 1, "step": 7, "algorithms": recorded.algorithms, "groups": groups}
+    (tmp_path / "old").write_bytes(gzip.compress(json.dumps(content).encode()))
+    write(tmp_path / "old.html", trajectory_page([load_recorded(tmp_path / "old")], "Old"))
+    with opened(browser, tmp_path / "old.html") as page:
+        assert shown_count(page) == 24
+        assert page.locator(".passage").count() > 0
+        assert "supporting" not in page.inner_text(".detail")
+
+
+def test_a_damaged_page_says_so(browser: Any, page_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.html"
+    path.write_text(re.sub(r'(id="turns">"[^"]{2000})[^"]*"', r'\1"', page_file.read_text("utf-8")), encoding="utf-8")
+    with opened(browser, path) as page:
+        assert "can't be read" in page.inner_text("[role=alert]")
 
 
 def test_colours_of_the_system_leave_signs_and_gains(browser: Any, page_file: Path) -> None:
@@ -483,7 +638,9 @@ def test_colours_of_the_system_leave_signs_and_gains(browser: Any, page_file: Pa
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 def test_the_page_is_accessible(browser: Any, page_file: Path, width: int, scheme: str) -> None:
-    with opened(browser, page_file, width=width, scheme=scheme) as page:
+    with opened(browser, page_file, width=width, scheme=scheme, fragment="#nonsense=1") as page:
+        if width == NARROW:
+            page.get_by_role("button", name="Search, filters and list").click()
         page.get_by_text("Filters and order").click()
         page.select_option(".toolbar select", "ig_grpo")
         page.get_by_text("algorithms, turn by turn").click()
@@ -546,54 +703,51 @@ def test_hostile_text_is_shown_and_runs_nothing(browser: Any, rollout: Rollout, 
         page.keyboard.press("Escape")
         page.get_by_label("Group side by side").click()
         assert HOSTILE in page.text_content(".sibling li")
-        assert page.locator("script").count() == 2
+        assert page.locator("script").count() == 3
         assert page.locator("img, svg, iframe, body b b, link").count() == 0
 
 
-def many(recorded: RecordedStep, count: int) -> list[RecordedStep]:
-    """As many trajectories as wanted, of several steps, whose passages and evidence are all their own."""
-    text = json.dumps(recorded.groups)
-    copies = range(-(-count // len(rows_of(recorded))))
-    return [
-        replace(
-            recorded, step=n, groups=json.loads(text.replace("(Title", f"{n} (Title").replace('"id": "', f'"id": "{n}'))
-        )
-        for n in copies
-    ]
-
-
-def test_a_page_of_500_trajectories_is_small(browser: Any, recorded: RecordedStep, tmp_path: Path) -> None:
-    files = many(recorded, 500)
+def test_a_page_of_500_trajectories_draws_what_is_in_sight(
+    browser: Any, recorded: RecordedStep, tmp_path: Path
+) -> None:
+    steps = [replace(recorded, step=step) for step in range(21)]
     path = tmp_path / "many.html"
-    write(path, trajectory_page(files, "Many"))
-    assert path.stat().st_size < 5e6
-    # Nothing is shared between the copies that a run would not share.
-    texts = content(files[:1])["texts"]
-    own = sum("(Title" in text for text in texts)
-    assert len(content(files)["texts"]) == own * len(files) + len(texts) - own
+    write(path, trajectory_page(steps, "Many"))
     with opened(browser, path) as page:
-        assert shown_count(page) >= 500
-        pick(page, "Answer", "correct")
-        assert shown_count(page) == sum(row["correct"] for row in rows_of(recorded)) * len(files)
-        # The chosen trajectory alone is drawn.
+        assert shown_count(page) == 504
+        assert 4 < page.locator("[role=option]").count() < 40
         assert page.locator(".tokens").count() <= 8
+        # The list scrolls over all of them, and the selected one stays for assistive technology.
+        page.eval_on_selector("[role=listbox]", "list => { list.scrollTop = list.scrollHeight; }")
+        page.locator("#row-503").wait_for()
+        assert selected(page) == page.get_attribute("[role=listbox]", "aria-activedescendant") == "row-0"
+        page.locator("#row-503").click()
+        page.keyboard.press("k")
+        assert selected(page) == "row-502"
+        assert page.inner_text(".place") == "503 of 504"
+        pick(page, "Answer", "correct")
+        assert shown_count(page) == sum(row["correct"] for row in rows_of(recorded)) * len(steps)
+
+
+def test_a_page_is_much_smaller_than_what_it_shows(recorded: RecordedStep) -> None:
+    shown = len(trajectory_page([recorded], "A run")) - len(trajectory_page([], "A run"))
+    assert shown < len(json.dumps(recorded.groups)) / 5
 
 
 def test_a_page_holds_no_more_bytes_than_it_may(recorded: RecordedStep, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = json.dumps(recorded.groups).replace("(Title", "(日本語日本語日本語")
-    wide = replace(recorded, groups=json.loads(text))
-    whole = trajectory_page([wide], "Wide")
-    assert fitting_page([wide], "Wide") == whole
+    name, wide = "日本語", recorded
+    whole = trajectory_page([wide], name)
+    assert fitting_page([wide], name) == whole
     limit = len(whole)  # in characters: in bytes it is more
     monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", limit)
     kept = replace(wide, groups=wide.groups[:3])
-    told = "Wide (3 of 6 recorded groups: the page size is limited)"
-    assert fitting_page([wide], "Wide") == trajectory_page([kept], told)
-    assert len(fitting_page([wide], "Wide").encode()) <= limit
+    note = f"Shows 3 of 6 recorded groups: a page has at most {limit / 1e6:g} MB."
+    assert fitting_page([wide], name) == trajectory_page([kept], name, notes=[note])
+    assert len(fitting_page([wide], name).encode()) <= limit
     monkeypatch.setattr("algorithms.common.report.trajectory_page.MAX_PAGE", 10)
     one = replace(wide, groups=wide.groups[:1])
-    told = "Wide (2 of 30 recorded groups: the page size is limited)"
-    assert fitting_page([wide] * 5, "Wide") == trajectory_page([one, one], told)
+    note = "Shows 2 of 30 recorded groups of 2 of 5 recorded steps: a page has at most 1e-05 MB."
+    assert fitting_page([wide] * 5, name, notes=["x"]) == trajectory_page([one, one], name, notes=["x", note])
 
 
 def test_a_page_without_trajectories_says_so(browser: Any, tmp_path: Path) -> None:
