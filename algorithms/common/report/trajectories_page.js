@@ -79,7 +79,7 @@ const ACTIONS = {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || parts.keys.open) return;
-  if (event.target.matches('input, select')) return;
+  if (event.target.matches('input:not([type="checkbox"]), select')) return;
   if (!ACTIONS[event.key]) return;
   ACTIONS[event.key]();
   event.preventDefault();
