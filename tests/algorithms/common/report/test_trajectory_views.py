@@ -383,7 +383,7 @@ def test_the_address_names_the_view(browser: Any, page_file: Path) -> None:
         page.evaluate("document.activeElement.blur()")
         page.keyboard.press("s")
         page.get_by_role("button", name="search: “capital of Italy” · 3 of 6").click()
-        page.wait_for_function("location.hash.includes('through=1')")
+        page.wait_for_url(re.compile("through=1"))
         page.reload()
         page.locator(".node[aria-pressed=true]").wait_for()
         assert "capital of Italy" in page.inner_text(".node[aria-pressed=true]")
