@@ -1,9 +1,9 @@
 // The search tree of a group: its trajectories, merged as long as they search for the same things.
 
-const BOX = {width: 184, height: 72, gap: 108, space: 10}; // pixels; gap: between columns, space: between rows
+const BOX = {width: 184, height: 76, gap: 108, space: 10}; // pixels; gap: between columns, space: between rows
 
 const RULE = 'Trajectories share a node where all their searches so far are equal after normalisation, as answers are '
-  + 'compared: lower case, without punctuation and articles. Invalid turns are merged too. '
+  + 'compared: lower case, without punctuation and articles. Invalid turns are merged whatever their text. '
   + 'IG: mean information gain of the search, in nats, over the trajectories.';
 
 // The trajectories through a node of a path are those that share so many of its steps.
@@ -32,7 +32,7 @@ function searchTree(group) {
       at.through.push([place, turn]);
     };
     row.turns.forEach((turn, index) => step(...nodeOf(row, turn, index), turn));
-    if (row.turns.at(-1)?.action !== 'answer') step('end', {kind: 'end', text: `no answer: ${stopped(row)}`}, null);
+    if (row.turns.at(-1)?.action !== 'answer') step('end', {kind: 'end', text: stopped(row)}, null);
   });
   return root;
 }
@@ -43,8 +43,8 @@ function stopped(row) {
 
 // The key by which a turn is merged with those of siblings, and its node.
 function nodeOf(row, turn, index) {
-  if (turn.action === 'invalid') return ['invalid', {kind: 'invalid', text: 'invalid turn'}];
-  const text = turn.content ?? turn.tokens.join('');
+  const text = (turn.content ?? turn.tokens.join('')).trim();
+  if (turn.action === 'invalid') return ['invalid', {kind: 'invalid', text}];
   if (turn.action === 'search') return [`search ${turn.merged}`, {kind: 'search', text}];
   const last = index === row.turns.length - 1;
   const [, , outcome] = row.attempts.find(([end]) => end === index + 1) ?? [0, null, row.outcome];
@@ -85,18 +85,17 @@ function edge(parent, node, count) {
   const x = left(parent) + BOX.width, end = left(node), half = (x + end) / 2;
   const width = 1.5 + 8.5 * node.through.length / count;
   const found = gainsAt(node);
-  const label = `${found.length ? `IG ${signed(mean(found))} · ` : ''}${node.through.length}×`;
+  const label = `${found.length ? `IG ${signed(mean(found), 2)} · ` : ''}${node.through.length}×`;
   const curve = `M${x} ${middle(parent)} C${half} ${middle(parent)} ${half} ${middle(node)} ${end} ${middle(node)}`;
   return [draws('path', {d: curve, 'stroke-width': width}),
     draws('text', {x: end - 6, y: middle(node) - width / 2 - 4, 'text-anchor': 'end'}, label)];
 }
 
-const TITLES = {question: 'question', search: 'search', answer: 'answer', invalid: 'invalid', end: 'end'};
-
 function nodeTitle(node) {
   const empty = node.kind === 'search' && node.through.every(([, turn]) => !turn.passages.length);
   if (empty) return 'search · no passages';
-  return node.kind === 'answer' ? node.told : TITLES[node.kind];
+  if (node.kind === 'invalid' && node.through.length > 1) return `invalid turn, first of ${node.through.length}`;
+  return {answer: node.told, invalid: 'invalid turn'}[node.kind] ?? node.kind;
 }
 
 function nodeReading(node, group) {
@@ -126,11 +125,13 @@ function drawThrough() {
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.
 function selectNode(item, node) {
   const again = isSelected(item, node);
+  const scrolled = parts.content.querySelector('.canopy').scrollLeft;
   limitTo(item.group, node);
   if (!state.through.rows.includes(item.row)) state.item = ITEMS.find(({row}) => row === state.through.rows[0]);
   if (again) state.through = null;
   filter();
-  parts.content.querySelector('.node[tabindex="0"]')?.focus({preventScroll: true});
+  parts.content.querySelector('.canopy').scrollLeft = scrolled;
+  parts.content.querySelector('.node[tabindex="0"]').focus({preventScroll: true});
 }
 
 function isSelected(item, {column, through}) {

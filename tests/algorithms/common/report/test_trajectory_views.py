@@ -293,13 +293,14 @@ def test_a_group_is_merged_by_its_queries(page: Any) -> None:
         "search: “capital city of Italy today” · 1 of 6 trajectories · mean information gain −0.500 nats · 1 correct",
         "✓ correct: “Rome” · 2 of 6 trajectories · 2 correct",
         "search · no passages: “Italy” · 1 of 6 trajectories · mean information gain +0.500 nats · 0 correct",
-        "invalid: “invalid turn” · 2 of 6 trajectories · 0 correct",
+        "invalid turn, first of 2: “<invalid>hm!” · 2 of 6 trajectories · 0 correct",
         "search: “capital of Italy” · 1 of 6 trajectories · mean information gain +2.50 nats · 0 correct",
-        "end: “no answer: no answer” · 1 of 6 trajectories · 0 correct",
+        "invalid turn: “<invalid>hm!” · 1 of 6 trajectories · 0 correct",
+        "end: “no answer” · 1 of 6 trajectories · 0 correct",
     ):
         assert found.count(told) == 1, told
     assert len(found) == 12
-    assert "IG +2.00 · 3×" in page.locator(".tree text").all_text_contents()
+    assert "IG +2.0 · 3×" in page.locator(".tree text").all_text_contents()
     widths = [
         float(width)
         for width in page.eval_on_selector_all(".tree path", "all => all.map((p) => p.getAttribute('stroke-width'))")
@@ -322,10 +323,10 @@ def test_a_node_selects_the_trajectories_through_it(page: Any) -> None:
     assert page.get_attribute(".node[aria-pressed=true]", "aria-label") == page.evaluate(
         "document.activeElement.ariaLabel"
     )
-    page.get_by_role("button", name="invalid: “invalid turn” · 2 of 6").click()
+    page.get_by_role("button", name="invalid turn, first of 2: “<inv").click()
     assert listed(page) == 2
     assert page.get_attribute("[role=option][aria-selected=true]", "id") == "row-4"
-    assert "through “invalid turn”" in page.inner_text(".browse")
+    assert "through “<invalid>hm!”" in page.inner_text(".browse")
     page.keyboard.press("Enter")  # again
     assert listed(page) == 7
     page.get_by_role("button", name="question: “What").click()
