@@ -116,11 +116,22 @@ function matrix(item) {
   };
   box.addEventListener('mousemove', (event) => {
     if (event.target.closest('.names')) return;
-    mark(cells.findIndex((cell) => event.clientX < cell.getBoundingClientRect().right));
+    mark(columnUnder(cells, event.clientX));
   });
   box.addEventListener('focusin', (event) => mark(Number(event.target.dataset.at ?? NaN)));
   box.addEventListener('keydown', (event) => walkColumns(event, columns, cells));
   return box;
+}
+
+// The first cell that ends to the right of x, by bisection.
+function columnUnder(cells, x) {
+  let from = 0, to = cells.length;
+  while (from < to) {
+    const half = (from + to) >> 1;
+    if (x < cells[half].getBoundingClientRect().right) to = half;
+    else from = half + 1;
+  }
+  return from;
 }
 
 function walkColumns(event, columns, cells) {
