@@ -78,6 +78,7 @@ def draw_pictures() -> None:
             window.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
             window.screenshot(path=RUNS.parent / f"{page.stem}.png")
         same_buffer.main(same_buffer.Args(show=0, page=Path(folder, "same_buffer.html")))
+        window.set_viewport_size({"width": 1280, "height": 900})
         for name, view in VIEWS.items():
             window.goto("about:blank")  # another fragment alone would not read the page again
             window.goto(f"{Path(folder, 'same_buffer.html').as_uri()}#{view}")
