@@ -23,10 +23,17 @@ from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from docs.site_pages import RUNS, gallery
+from examples import same_buffer
 from igsearch_env.world.bundled import bundled_world
 
 KEPT = ("config.yaml", "metrics.jsonl", "test_before.json", "test_after.json", "trajectories")
 QUESTIONS = Path("test-questions.jsonl")
+# Pictures of the page of examples/same_buffer.py: the address of a view.
+VIEWS = {
+    "../trajectories": "algorithm=ig_grpo&answer=correct&order=gain",
+    "credit": "algorithm=ig_grpo&group=mixed&signs=any&order=gain&view=credit",
+    "tree": "algorithm=ig_grpo&search=Drairrelle&view=tree",
+}
 
 
 def write_questions() -> None:
@@ -70,6 +77,13 @@ def draw_pictures() -> None:
             window.goto(page.as_uri())
             window.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
             window.screenshot(path=RUNS.parent / f"{page.stem}.png")
+        same_buffer.main(same_buffer.Args(show=0, page=Path(folder, "same_buffer.html")))
+        window.set_viewport_size({"width": 1280, "height": 900})
+        for name, view in VIEWS.items():
+            window.goto("about:blank")  # another fragment alone would not read the page again
+            window.goto(f"{Path(folder, 'same_buffer.html').as_uri()}#{view}")
+            window.locator(".toolbar").wait_for()
+            window.screenshot(path=RUNS.parent / f"{name}.png")
         browser.close()
 
 

@@ -3,6 +3,7 @@
     python examples/same_buffer.py --save buffer.jsonl.gz                  collect with the bundled policy
     python examples/same_buffer.py --buffer buffer.jsonl.gz --show 1       inspect a saved buffer, without a policy
     python examples/same_buffer.py --attempts 3 --output numbers.json      several attempts per episode, as MR-Search
+    python examples/same_buffer.py --policy runs/ig_grpo-seed0/policy --page credit.html   episodes of a trained policy
 
 The collected rollouts are the first groups of the first step of a training run with the same seed. The algorithms use
 their default options. An advantage is the mean over a turn's tokens (IG-GRPO: over its query tokens, if it has any).
@@ -77,8 +78,9 @@ class Args:
     output: Path | None = None
     """JSON file to write all numbers to."""
     page: Path | None = None
-    """HTML file to write a page to, with every token's advantage under every algorithm. The tokens of a saved buffer
-    are decoded with the bundled policy's tokenizer or that of --policy: name the policy that generated them."""
+    """HTML file to write a page to, with every token's advantage under every algorithm (its credit view shows them
+    side by side). The tokens of a saved buffer are decoded with the bundled policy's tokenizer or that of --policy: name
+    the policy that generated them."""
 
 
 def main(args: Args) -> None:

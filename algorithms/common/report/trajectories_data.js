@@ -5,7 +5,8 @@ const DATA = JSON.parse(document.getElementById('trajectories').textContent);
 const ITEMS = DATA.groups.flatMap((group) => group.trajectories.map((row, place) => ({group, row, place})));
 const SEVERAL = DATA.algorithms.length > 1;
 const ZERO = 1e-6; // smaller advantages are rounding errors
-const state = {shown: ITEMS, item: ITEMS[0], algorithm: DATA.algorithms[0], side: false, compared: false};
+const state = {shown: ITEMS, item: ITEMS[0], algorithm: DATA.algorithms[0], view: 'turns', shared: false, versus: '',
+  through: null};
 const parts = {};
 
 // A turn; its tokens and log-probs are read when they are needed.

@@ -58,9 +58,10 @@ function filterBar() {
 
 function browser() {
   parts.count = make('p', {role: 'status', class: 'count'});
+  parts.through = make('p', {class: 'through'});
   parts.rows = make('div', {role: 'presentation', class: 'rows'});
   parts.list = make('div', {role: 'listbox', tabindex: 0, 'aria-label': 'Trajectories', scroll: drawRows}, parts.rows);
-  parts.finder = make('div', {class: 'finder', id: 'finder'}, filterBar(), parts.count, parts.list);
+  parts.finder = make('div', {class: 'finder', id: 'finder'}, filterBar(), parts.count, parts.through, parts.list);
   parts.opener = button('Search, filters and list', () => openList(parts.finder.hidden));
   parts.opener.setAttribute('aria-controls', 'finder');
   NARROW.addEventListener('change', () => openList(!narrow()));
@@ -79,13 +80,14 @@ function filter() {
   const words = parts.search.value.trim().toLowerCase();
   const tests = FILTERS.map(([name, , , test]) => [test, parts.choices[name].value]).filter(([, value]) => value);
   state.shown = ITEMS.filter((item) => tests.every(([test, value]) => test(item, value))
-    && (!words || searchable(item).includes(words)));
+    && (!words || searchable(item).includes(words)) && (state.through?.rows.includes(item.row) ?? true));
   if (parts.choices.order.value) {
     const best = new Map(state.shown.map((item) => [item, largestGain(item)]));
     state.shown.sort((a, b) => best.get(b) - best.get(a));
   }
   if (!state.shown.includes(state.item)) state.item = state.shown[0];
   parts.count.textContent = `${state.shown.length} of ${ITEMS.length} trajectories`;
+  drawThrough();
   parts.list.scrollTop = 0;
   draw();
 }
@@ -146,7 +148,7 @@ function showRow() {
 
 function open(item) {
   state.item = item;
-  state.side = false;
+  if (VIEWS[state.view].ofGroup) state.view = 'turns';
   if (narrow()) openList(false);
   draw();
   if (parts.detail.getBoundingClientRect().top < 0) parts.detail.scrollIntoView();

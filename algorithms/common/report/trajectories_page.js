@@ -1,10 +1,21 @@
 // Drawing, toolbar and keyboard shortcuts; starts the page.
 
-const HINT = 'Hover over a token, or focus a turn with Tab and press ← →, to show its advantage and log-prob.';
+// `ofGroup`: the view shows all trajectories of a group, and selecting one shows its turns.
+const VIEWS = {
+  turns: {name: 'Turns', label: 'Turns of the trajectory', key: 't', content: one,
+    hint: 'Hover over a token, or focus a turn with Tab and press ← →, to show its advantage and log-prob.'},
+  credit: {name: 'Credit', label: 'Credit of each token', key: 'c', content: credit,
+    hint: 'Hover over a column, or focus the tokens with Tab and press ← →, to show all advantages of a token.'},
+  group: {name: 'Group', label: 'Group side by side', key: 'g', content: sideBySide, ofGroup: true,
+    hint: 'Select a trajectory to show its turns.'},
+  tree: {name: 'Tree', label: 'Tree of the searches of the group', key: 's', content: treeView, ofGroup: true,
+    hint: 'Hover over a node, or focus the tree with Tab and press the arrow keys, to show its whole text.'},
+};
 const KEYS = [
-  ['j, ↓', 'next trajectory'], ['k, ↑', 'previous trajectory'], ['g', 'show or hide the group side by side'],
-  ['a', 'next algorithm'], ['← →', 'previous or next token of the focused turn'], ['/', 'focus the search box'],
-  ['?', 'show this list'],
+  ['j, ↓', 'next trajectory'], ['k, ↑', 'previous trajectory'],
+  ...Object.values(VIEWS).map(({key, label}) => [key, label]),
+  ['a', 'next algorithm'], ['← →', 'previous or next token; in the tree, all arrow keys'],
+  ['/', 'focus the search box'], ['?', 'show this list'],
 ];
 
 addressed('algorithm', () => (state.algorithm === DATA.algorithms[0] ? '' : state.algorithm), (text) => {
@@ -12,17 +23,17 @@ addressed('algorithm', () => (state.algorithm === DATA.algorithms[0] ? '' : stat
   setAlgorithm(known ? text : DATA.algorithms[0]);
   return known;
 });
-addressed('view', () => (state.side ? 'group' : ''), (text) => {
-  state.side = text === 'group';
-  return state.side;
+addressed('view', () => (state.view === 'turns' ? '' : state.view), (text) => {
+  state.view = Object.hasOwn(VIEWS, text) ? text : 'turns';
+  return state.view === text;
 });
 
 function draw() {
   showRow();
-  parts.side.setAttribute('aria-pressed', String(state.side));
-  parts.status.textContent = HINT;
+  for (const [view, button] of parts.views) button.setAttribute('aria-pressed', String(view === state.view));
+  parts.status.textContent = VIEWS[state.view].hint;
   const item = state.item;
-  const shown = item ? (state.side ? sideBySide(item) : one(item)) : [make('p', {}, 'No trajectory matches.')];
+  const shown = item ? VIEWS[state.view].content(item) : [make('p', {}, 'No trajectory matches.')];
   const focused = parts.content.contains(document.activeElement);
   parts.content.replaceChildren(...shown.filter(Boolean));
   if (focused) parts.content.focus({preventScroll: true}); // the focused element was replaced
@@ -50,8 +61,8 @@ function nextAlgorithm() {
   choose(DATA.algorithms[(DATA.algorithms.indexOf(state.algorithm) + 1) % DATA.algorithms.length]);
 }
 
-function toggleSide() {
-  state.side = !state.side;
+function show(view) {
+  state.view = view;
   draw();
 }
 
@@ -61,13 +72,14 @@ function focusSearch() {
 }
 
 const ACTIONS = {
-  j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1), g: toggleSide,
+  j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
+  ...Object.fromEntries(Object.entries(VIEWS).map(([view, {key}]) => [key, () => show(view)])),
   a: nextAlgorithm, '/': focusSearch, '?': () => parts.keys.showModal(),
 };
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || parts.keys.open) return;
-  if (event.target.matches('input, select')) return;
+  if (event.target.matches('input:not([type="checkbox"]), select')) return;
   if (!ACTIONS[event.key]) return;
   ACTIONS[event.key]();
   event.preventDefault();
@@ -77,10 +89,11 @@ function toolbar() {
   parts.before = button('‹ Prev', () => move(-1));
   parts.after = button('Next ›', () => move(1));
   parts.place = make('span', {class: 'place'});
-  parts.side = button('Group', toggleSide, 'Group side by side');
+  parts.views = Object.entries(VIEWS).map(([view, {name, label}]) => [view, button(name, () => show(view), label)]);
   const [field, list] = select('Advantages of', DATA.algorithms.map((name) => [name, name]), choose);
   parts.algorithm = list;
-  return make('div', {class: 'toolbar'}, parts.before, parts.place, parts.after, parts.side,
+  return make('div', {class: 'toolbar'}, parts.before, parts.place, parts.after,
+    make('div', {class: 'views', role: 'group', 'aria-label': 'View'}, ...parts.views.map(([, button]) => button)),
     button('Link', copyLink, 'Copy link to this view'),
     button('?', () => parts.keys.showModal(), 'Keyboard shortcuts'), SEVERAL && field);
 }

@@ -19,32 +19,33 @@ function turnCard(item, turn, index) {
   const attempt = item.row.attempts.length > 1 && item.row.attempts[ended];
   return make('li', {class: 'turn'},
     make('h3', {}, `Turn ${index + 1}: ${turn.action}`, ...badges(turn, item.group)),
-    tokens(turn, index, item.group),
+    tokens(turn, index, item.group), turn.action === 'search' && changesFromPrevious(item.row, turn),
     make('div', {class: 'evidence'}, ...[observation(turn), gainBar(turn, item.group)].filter(Boolean)),
     attempt && make('p', {class: 'heading'},
       `Attempt ${ended + 1} ends: ${attempt[1] ?? 'no answer'}, outcome ${number(attempt[2])}`));
 }
 
-function comparison(item) {
-  const head = item.row.turns.map((turn, index) => make('th', {scope: 'col'}, `${index + 1} ${turn.action}`));
-  const line = (name) => make('tr', {class: name === state.algorithm ? 'chosen' : ''},
-    make('th', {scope: 'row'}, make('button', {type: 'button', click: () => choose(name)}, name)),
-    ...item.row.turns.map((turn) => comparisonCell(item.group, turn, name)));
-  const caption = 'Mean advantage over the query tokens, or over all tokens; one colour scale per algorithm';
-  const table = make('table', {}, make('caption', {}, caption),
-    make('thead', {}, make('tr', {}, make('th', {scope: 'col'}, 'algorithm'), ...head)),
-    make('tbody', {}, ...DATA.algorithms.map(line)));
-  const box = folded(`All ${DATA.algorithms.length} algorithms, turn by turn`,
-    make('div', {class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'All algorithms'}, table));
-  box.open = state.compared;
-  box.addEventListener('toggle', () => { state.compared = box.open; });
-  return box;
+function searches(row) {
+  return row.turns.filter((turn) => turn.action === 'search');
 }
 
-function comparisonCell(group, turn, name) {
-  const [told] = summary(turn, name);
-  if (!told) return make('td', {}, '–');
-  return make('td', {}, paint(chip(signed(told[1]), 'value'), told[1], scale(group, name)));
+function previousSearch(row, turn) {
+  const asked = searches(row);
+  return asked[asked.indexOf(turn) - 1];
+}
+
+// What changed from one query to another, word by word.
+function changes(before, after) {
+  const pieces = wordDiff(before, after);
+  return pieces.flatMap(([kind, text], place) => [place > 0 && ' ', kind === 'same' ? text : make(kind, {}, text)]);
+}
+
+function changesFromPrevious(row, turn) {
+  const previous = previousSearch(row, turn);
+  if (!previous) return null;
+  const [before, after] = [previous.content, turn.content];
+  const told = turn.merged === previous.merged ? ['same query as before'] : ['changed from the previous query: ', ...changes(before, after)];
+  return make('p', {class: 'changes'}, ...told);
 }
 
 function legend(item) {
@@ -59,10 +60,29 @@ function legend(item) {
 
 function one(item) {
   return [
-    make('h2', {}, item.group.question), facts(item), legend(item), SEVERAL && comparison(item),
+    make('h2', {}, item.group.question), facts(item), legend(item),
     folded('prompt', make('p', {class: 'raw'}, DATA.texts[item.group.prompt])),
     make('ol', {class: 'turns'}, ...item.row.turns.map((turn, index) => turnCard(item, turn, index))),
   ];
+}
+
+addressed('queries', () => state.versus, (text) => {
+  const known = /^(previous|[1-9]\d*)$/u.test(text);
+  state.versus = known ? text : '';
+  return known;
+});
+
+// The query with which that of a turn is compared in the group view: that of the previous search, or of the search with
+// the same number of the chosen sibling.
+function comparedQuery(group, row, turn) {
+  if (state.versus === 'previous') return previousSearch(row, turn)?.content;
+  const other = group.trajectories[state.versus - 1];
+  return other && other !== row ? searches(other)[searches(row).indexOf(turn)]?.content : undefined;
+}
+
+function stepContent(group, row, turn) {
+  const query = turn.action === 'search' ? comparedQuery(group, row, turn) : undefined;
+  return query === undefined ? [turn.content ?? turn.tokens.join('')] : changes(query, turn.content);
 }
 
 function sibling(item, row, place) {
@@ -71,7 +91,7 @@ function sibling(item, row, place) {
   const total = values.reduce((sum, value) => sum + value, 0);
   const steps = row.turns.map((turn) => make('li', {},
     make('span', {class: 'quiet'}, turn.action),
-    make('span', {}, turn.content ?? turn.tokens.join('')),
+    make('span', {}, ...stepContent(item.group, row, turn)),
     make('span', {}, ...badges(turn, item.group), gainOf(turn) && chip(`IG ${signed(gainOf(turn).value)}`))));
   return make('article', {class: 'sibling', 'aria-current': row === item.row && 'true'},
     make('h3', {}, make('button', {type: 'button', click: () => open(target)}, `Trajectory ${place + 1}`)),
@@ -83,10 +103,20 @@ function sibling(item, row, place) {
 
 function sideBySide(item) {
   const {group} = item;
+  const compare = (versus) => {
+    state.versus = versus;
+    draw();
+    parts.content.querySelector('.versus select').focus({preventScroll: true});
+  };
+  const [field, list] = select('Queries', [['', 'as written'], ['previous', 'changes from the previous query'],
+    ...group.trajectories.map((_, place) => [String(place + 1), `changes from trajectory ${place + 1}`])], compare);
+  if (Number(state.versus) > group.trajectories.length) state.versus = '';
+  list.value = state.versus;
   return [
     make('h2', {}, group.question),
     make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · `
       + `${plural(group.trajectories.length, 'sibling')}, ${group.outcomes} · advantages of ${state.algorithm}`),
+    make('div', {class: 'versus'}, field),
     make('div', {class: 'siblings', role: 'region', tabindex: 0, 'aria-label': 'Siblings side by side'},
       ...group.trajectories.map((row, place) => sibling(item, row, place))),
   ];

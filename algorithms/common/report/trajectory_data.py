@@ -104,6 +104,7 @@ class _Pool:
         self.texts: dict[str, int] = {}
         self.contents: list[list[int]] = []  # the pieces of each text
         self.passages: dict[tuple[str, str, str], int] = {}
+        self.merged: dict[str, int] = {}  # normalised queries and answers: the search tree merges equal ones
         self.spans = cache(gold_spans)
 
     def text(self, text: str) -> int:
@@ -140,6 +141,7 @@ def _turn(turn: dict[str, Any], golds: tuple[str, ...], pool: _Pool) -> dict[str
         "token_ids": _list(pool.vocabulary[text] for text in turn["tokens"]),
         "logprob_numbers": _list(turn["logprobs"]),
         "advantages": {name: runs(values) for name, values in turn["advantages"].items()},
+        "merged": pool.merged.setdefault(normalize_answer(turn["content"] or ""), len(pool.merged)),
         "query_span": turn["query_span"],
         "weights_version": turn.get("weights_version"),
         "observation": pool.text(turn["observation"]),

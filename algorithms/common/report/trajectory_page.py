@@ -17,7 +17,11 @@ from algorithms.common.report.trajectory_data import facts, packed, turns
 from algorithms.common.run.recorded_trajectories import RecordedStep
 
 # trajectories_*.js: one script, in order
-SCRIPTS = ("elements", "data", "address", "list", "tokens", "evidence", "views", "page")
+SCRIPTS = (
+    *("elements", "data", "address", "list", "tokens", "evidence"),
+    *("diff", "views", "credit", "tree", "page"),
+)
+STYLES = ("trajectories", "trajectories_views")  # *.css
 MAX_PAGE = 10_000_000  # bytes
 NOSCRIPT = "<noscript><p>This page needs JavaScript to show the trajectories.</p></noscript>\n"
 
@@ -32,7 +36,7 @@ def trajectory_page(recorded: Sequence[RecordedStep], title: str, bar: str = "",
         notes: sentences below the title, escaped.
     """
     folder = files("algorithms.common.report")
-    css = (folder / "trajectories.css").read_text(encoding="utf-8")
+    css = "\n".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
     js = "\n".join((folder / f"trajectories_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
     body = (
