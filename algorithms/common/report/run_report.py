@@ -91,23 +91,11 @@ def recorded_page(run_dir: Path) -> str | None:
     Shows as many recorded steps, evenly spaced, as fit on a page; a note names damaged files, which are left out.
     Raises `ConfigurationError` if the folder is not a run.
     """
-    recorded = _recorded(run_dir)
-    if not recorded:
+    if not _recorded(run_dir):
         return None
     from algorithms.common.report.trajectory_page import fitting_page
-    from algorithms.common.run.recorded_trajectories import load_readable
 
-    readable, damaged = load_readable(recorded)
-    left_out = [f"Left out, because they are damaged: {', '.join(path.name for path in damaged)}."] if damaged else []
-    run = read_run(run_dir)
-    bar = navigation(run.name, TRAJECTORIES, pages_of(run_dir))
-    return fitting_page(readable, f"Trajectories of {_title(run)}", bar, left_out)
-
-
-def _title(run: SavedRun) -> str:
-    """Algorithm, seed, and the name of the folder where it says something else."""
-    title = f"{run.algorithm}, seed {run.seed}"
-    return title if run.name == f"{run.algorithm}-seed{run.seed}" else f"{title}: {run.name}"
+    return _page(run_dir, TRAJECTORIES, "Trajectories of", "step", fitting_page)
 
 
 def tracked_page(run_dir: Path) -> str | None:
@@ -116,7 +104,7 @@ def tracked_page(run_dir: Path) -> str | None:
         return None
     from algorithms.common.report.training_page import fitting_training_page
 
-    return _page(run_dir, TRAINING, "Over training", "tracked", fitting_training_page)
+    return _page(run_dir, TRAINING, "Over training:", "tracked", fitting_training_page)
 
 
 def searches_page(run_dir: Path) -> str | None:
@@ -125,7 +113,7 @@ def searches_page(run_dir: Path) -> str | None:
         return None
     from algorithms.common.report.searches_page import fitting_searches_page
 
-    return _page(run_dir, SEARCHES, "Searches", "step", fitting_searches_page)
+    return _page(run_dir, SEARCHES, "Searches of", "step", fitting_searches_page)
 
 
 MAKE: dict[str, Callable[[Path], str | None]] = {
@@ -143,7 +131,13 @@ def _page(run_dir: Path, name: str, what: str, kind: str, make: Callable[..., st
     readable, damaged = load_readable(_recorded(run_dir, kind))
     notes = [f"Left out, because they are damaged: {', '.join(path.name for path in damaged)}."] if damaged else []
     run = read_run(run_dir)
-    return make(readable, f"{what}: {run.name}", navigation(run.name, name, pages_of(run_dir)), notes)
+    return make(readable, f"{what} {_title(run)}", navigation(run.name, name, pages_of(run_dir)), notes)
+
+
+def _title(run: SavedRun) -> str:
+    """Algorithm, seed, and the name of the folder where it says something else."""
+    title = f"{run.algorithm}, seed {run.seed}"
+    return title if run.name == f"{run.algorithm}-seed{run.seed}" else f"{title}: {run.name}"
 
 
 def _recorded(run_dir: Path, kind: str = "step") -> list[Path]:
