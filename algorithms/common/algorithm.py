@@ -24,7 +24,10 @@ class Algorithm:
     """Configuration of a critic; if set, the trainer fills `buffer.values` and calls `value_targets`."""
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
-        """One advantage per policy token, in the buffer's flat layout."""
+        """One advantage per policy token, in the buffer's flat layout.
+
+        They depend on the buffer alone: it is called for each training batch, and for the tracked questions too.
+        """
         raise NotImplementedError
 
     def value_targets(self, buffer: RolloutBuffer) -> Float32s:

@@ -66,6 +66,7 @@ class TrainConfig:
             "skip_initial_evaluation",
             "save_every",
             "save_total_limit",
+            "tracked_questions",
         }
         | {"report_to", "project"}
     )
@@ -90,6 +91,8 @@ class TrainConfig:
     """Test questions per data set in the evaluations before and after training; 0: all."""
     skip_initial_evaluation: bool = False
     """Do not evaluate on the test questions before the first step."""
+    tracked_questions: int = 2
+    """Training questions whose rollouts are recorded at every evaluation, to compare them over training; 0: none."""
     save_every: int = 10
     """Steps between checkpoints."""
     save_total_limit: int = 2
@@ -118,6 +121,7 @@ class TrainConfig:
         check_range("eval_every", self.eval_every, 0)
         check_range("eval_limit", self.eval_limit, 0)
         check_range("test_limit", self.test_limit, 0)
+        check_range("tracked_questions", self.tracked_questions, 0)
         check_range("save_every", self.save_every, 1)
         check_range("save_total_limit", self.save_total_limit, 1)
         smallest = self.rollout.questions_per_step * self.rollout.group_size

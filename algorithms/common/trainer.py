@@ -22,6 +22,7 @@ from algorithms.common.run.layout import resumption, run_folder
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.run.time_estimate import estimate_time
+from algorithms.common.run.tracked import TrackedQuestions
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 from algorithms.common.warm_start.warm_start import warm_started
@@ -40,7 +41,11 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
     temperature = config.rollout.temperature
     make_torch_deterministic(config.seed, config.threads)
     config = warm_started(config, retriever, run_folder(algorithm.name, config))
-    with Run(algorithm, config, retriever) as run, reports(run), closing(run.steps()) as steps:
+    with (
+        Run(algorithm, config, retriever) as run,
+        reports(run),
+        closing(run.steps(TrackedQuestions(run, algorithm).after)) as steps,
+    ):
         old = config.old_logprobs(exact=run.sampler.exact, needs_reference=algorithm.needs_reference)
         loss = config.loss.after_sampling(exact=run.sampler.exact)
         if config.estimate_time:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from algorithms.common.evaluation.clustered import resampled_weights
 from retrievers.random_streams import random_stream
 
 Floats = NDArray[np.float64]
@@ -27,16 +28,20 @@ def auc_interval(
     Draws without a positive or without a negative value are left out.
     """
     rng = random_stream("bootstrap of an AUC", seed)
-    order = np.argsort(clusters, kind="stable")
-    counts = np.bincount(clusters)
-    firsts = np.cumsum(counts) - counts
+    order = np.argsort(values, kind="stable")
+    ordered, signs = values[order], positive[order]
+    # Between the negatives below a value and those that are not above it, half of the ties are counted.
+    first, last = np.searchsorted(ordered, ordered, "left"), np.searchsorted(ordered, ordered, "right")
     found = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(counts), len(counts))
-        picked = np.concatenate([order[firsts[c] : firsts[c] + counts[c]] for c in drawn])
-        if 0 < positive[picked].sum() < len(picked):
-            found.append(auc(values[picked], positive[picked]))
-    if not found:
+    for weights in resampled_weights(clusters[order], resamples, rng):
+        negatives = np.cumsum(np.where(signs, 0, weights), axis=1, dtype=np.float64)
+        negatives = np.concatenate([np.zeros((len(weights), 1)), negatives], axis=1)
+        below = (negatives[:, first] + negatives[:, last]) / 2
+        positives = np.where(signs, weights, 0)
+        pairs = positives.sum(axis=1) * negatives[:, -1]
+        found.append(((positives * below).sum(axis=1)[pairs > 0]) / pairs[pairs > 0])
+    areas = np.concatenate(found)
+    if not len(areas):
         return float("nan"), float("nan")
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(areas, [2.5, 97.5])
     return float(low), float(high)

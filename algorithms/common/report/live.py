@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from algorithms.common.report.live_state import run_state
-from algorithms.common.report.run_report import REPORT, TRAJECTORIES, recorded_page, run_report
+from algorithms.common.report.run_report import MAKE, REPORT, run_report
 from algorithms.common.run.saved_run import SavedRun, read_run
 from igsearch_env.errors import ConfigurationError
 from retrievers.base import QueryError
@@ -50,7 +50,7 @@ HEADERS = {
 
 
 class LiveServer:
-    """Serves the report and the trajectory page of a run folder; each is rebuilt when its files have changed.
+    """Serves the report and the other pages of a run folder; each is rebuilt when its files have changed.
 
     Other users of this machine can reach the port as well, so its address contains a random token. `port` 0 selects a
     free port. Raises `ConfigurationError` if the folder is not a run or the port can't be opened.
@@ -118,11 +118,9 @@ class LiveServer:
         )
         return made
 
-    def trajectories(self) -> str | None:
-        """The page of the trajectories recorded so far; None if there are none."""
-        made: str | None = self._current(
-            "trajectories", _state(self.run_dir / "trajectories"), lambda: recorded_page(self.run_dir)
-        )
+    def recorded(self, page: str) -> str | None:
+        """A page of what the run has recorded so far (`MAKE`); None if there is nothing for it."""
+        made: str | None = self._current(page, _state(self.run_dir / "trajectories"), lambda: MAKE[page](self.run_dir))
         return made
 
     def _current(self, page: str, version: str, make: Callable[[], Any]) -> Any:
@@ -132,21 +130,20 @@ class LiveServer:
             return self._made[page][1]
 
     def _answer(self, request: Request) -> Response:
-        """The report, the state of the run or the trajectory page; no other file of the machine."""
+        """The report, the state of the run or another page of it; no other file of the machine."""
         if not secrets.compare_digest(request.path_params["token"].encode(), self.token.encode()):
             return _response(404, "not found: open the address that the program printed")
         page = request.path_params["page"]
-        made: dict[str, Callable[[], Any]] = {"": self.report, REPORT: self.report, TRAJECTORIES: self.trajectories}
-        if page not in {*made, "state"}:
+        if page not in ("", REPORT, "state", *MAKE):
             return _response(404, "not found")
         try:
             if page == "state":
                 return _response(200, json.dumps(self.state()), "application/json")
-            document = made[page]()
+            document = self.recorded(page) if page in MAKE else self.report()
         except ConfigurationError as error:
             return _response(503, str(error))
         if document is None:
-            return _response(404, "no trajectories have been recorded yet")
+            return _response(404, "nothing has been recorded for this page yet")
         return _response(200, document, "text/html")
 
 

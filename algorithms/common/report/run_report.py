@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from pathlib import Path
 
 from algorithms.common.report.charts import css, js
@@ -22,6 +23,7 @@ from algorithms.common.report.run_setup import configuration, setup
 from algorithms.common.run.saved_run import SavedRun, read_run
 
 REPORT, TRAJECTORIES = "report.html", "trajectories.html"
+TRAINING, SEARCHES = "training.html", "searches.html"
 
 
 def run_report(
@@ -57,19 +59,27 @@ def run_report(
 
 def pages_of(run_dir: Path) -> list[tuple[str, str]]:
     """File and label of each page that `write_reports` writes for a run, for `navigation`."""
-    return [(REPORT, "Report"), *([(TRAJECTORIES, "Trajectories")] if _recorded(run_dir) else [])]
+    pages = [(REPORT, "Report")]
+    if _recorded(run_dir):
+        pages.append((TRAJECTORIES, "Trajectories"))
+    if _recorded(run_dir, "tracked"):
+        pages.append((TRAINING, "Over training"))
+    if _recorded(run_dir) and any("information_gain/mean" in row for row in read_run(run_dir).training):
+        pages.append((SEARCHES, "Searches"))
+    return pages
 
 
 def write_reports(run_dir: Path) -> list[Path]:
-    """Write RUN/report.html and, if episodes were recorded, RUN/trajectories.html; returns the written paths.
+    """Write RUN/report.html and the pages of what the run has recorded (`MAKE`); returns the written paths.
 
     Raises `ConfigurationError` if the folder is not a run.
     """
     written = []
-    recorded = recorded_page(run_dir)
-    if recorded is not None:
-        written.append(run_dir / TRAJECTORIES)
-        write(written[-1], recorded)
+    for name, make in MAKE.items():
+        document = make(run_dir)
+        if document is not None:
+            written.append(run_dir / name)
+            write(written[-1], document)
     written.append(run_dir / REPORT)
     write(written[-1], run_report(run_dir))
     return written
@@ -81,17 +91,47 @@ def recorded_page(run_dir: Path) -> str | None:
     Shows as many recorded steps, evenly spaced, as fit on a page; a note names damaged files, which are left out.
     Raises `ConfigurationError` if the folder is not a run.
     """
-    recorded = _recorded(run_dir)
-    if not recorded:
+    if not _recorded(run_dir):
         return None
     from algorithms.common.report.trajectory_page import fitting_page
+
+    return _page(run_dir, TRAJECTORIES, "Trajectories of", "step", fitting_page)
+
+
+def tracked_page(run_dir: Path) -> str | None:
+    """The page of the tracked questions of a run so far; None if there are none. Raises as `recorded_page`."""
+    if not _recorded(run_dir, "tracked"):
+        return None
+    from algorithms.common.report.training_page import fitting_training_page
+
+    return _page(run_dir, TRAINING, "Over training:", "tracked", fitting_training_page)
+
+
+def searches_page(run_dir: Path) -> str | None:
+    """The page of the searches of a run so far; None without an information gain. Raises as `recorded_page`."""
+    if SEARCHES not in dict(pages_of(run_dir)):
+        return None
+    from algorithms.common.report.searches_page import fitting_searches_page
+
+    return _page(run_dir, SEARCHES, "Searches of", "step", fitting_searches_page)
+
+
+MAKE: dict[str, Callable[[Path], str | None]] = {
+    TRAJECTORIES: recorded_page,
+    TRAINING: tracked_page,
+    SEARCHES: searches_page,
+}
+"""Pages of what a run has recorded, beside its report."""
+
+
+def _page(run_dir: Path, name: str, what: str, kind: str, make: Callable[..., str]) -> str:
+    """A page of recorded files; a note names damaged ones, which are left out."""
     from algorithms.common.run.recorded_trajectories import load_readable
 
-    readable, damaged = load_readable(recorded)
-    left_out = [f"Left out, because they are damaged: {', '.join(path.name for path in damaged)}."] if damaged else []
+    readable, damaged = load_readable(_recorded(run_dir, kind))
+    notes = [f"Left out, because they are damaged: {', '.join(path.name for path in damaged)}."] if damaged else []
     run = read_run(run_dir)
-    bar = navigation(run.name, TRAJECTORIES, pages_of(run_dir))
-    return fitting_page(readable, f"Trajectories of {_title(run)}", bar, left_out)
+    return make(readable, f"{what} {_title(run)}", navigation(run.name, name, pages_of(run_dir)), notes)
 
 
 def _title(run: SavedRun) -> str:
@@ -100,5 +140,5 @@ def _title(run: SavedRun) -> str:
     return title if run.name == f"{run.algorithm}-seed{run.seed}" else f"{title}: {run.name}"
 
 
-def _recorded(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "trajectories").glob("step-*.json.gz"))
+def _recorded(run_dir: Path, kind: str = "step") -> list[Path]:
+    return sorted((run_dir / "trajectories").glob(f"{kind}-*.json.gz"))

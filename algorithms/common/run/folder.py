@@ -33,7 +33,7 @@ _CAP, _WITHOUT_CAP = "loss.importance_sampling_cap", "--loss.importance-sampling
 # Everything that a run writes to its folder, and files that the scripts around a run add.
 _FILES = re.compile(
     r"config\.yaml|metrics\.jsonl|test_(before|after)\.json|tracker_id(_mlflow)?|learning_curve\.png|command\.json"
-    rf"|(report|trajectories)\.html|{re.escape(LOCK)}|{re.escape(OWNER)}|\.(partial|time)-[\w.-]+|owner\.json\.\d+\.partial"
+    rf"|(report|trajectories|training|searches)\.html|{re.escape(LOCK)}|{re.escape(OWNER)}|\.(partial|time)-[\w.-]+|owner\.json\.\d+\.partial"
 )
 _FOLDERS = re.compile(
     r"tensorboard|transcripts|trajectories|checkpoints|best|policy|wandb|swanlog|\.(partial|old)-(best|policy)"

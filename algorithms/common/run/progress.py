@@ -56,6 +56,7 @@ class TrainingProgress:
         self.rewards: list[float] = []
         self.scores: dict[Split, list[tuple[int, float]]] = {split: [] for split in SPLITS}  # (step, EM)
         self.evaluation = ""  # the evaluation in progress: what it is, and the questions of this process
+        self.activity = ""  # what else is being done between steps
         self.answered, self.questions, self.among = 0, 0, ""
         self.failures = 0.0
         self.warning = ""
@@ -64,7 +65,7 @@ class TrainingProgress:
                 self.scores["dev"].append((row["step"], row["dev/em"]))
             elif "test/em" in row:
                 self.scores["test"].append((row["step"], row["test/em"]))
-            else:
+            elif "reward" in row:
                 self._take(row)
         self.began = self.said = console.get_time()
         self.remaining = RemainingTime(work, completed, self.metrics.get("time/step"), self.began)
@@ -165,8 +166,8 @@ class TrainingProgress:
         width = min(self.console.width - 2, MAX_WIDTH)
         inner = width - 4
         lines = [self._steps(inner)]
-        if self.evaluation:
-            lines.append(Text(self._count(), "cyan"))
+        if self.evaluation or self.activity:
+            lines.append(Text(self._count() if self.evaluation else self.activity, "cyan"))
         lines += self._curves(inner)
         lines += flow(self._facts(), inner)
         lines += self._times(inner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -192,18 +192,23 @@ class Run:
 
     # ---------------------------------------------------------------- the loop
 
-    def steps(self) -> Generator[int]:
-        """Yield the remaining step numbers (from 1); shows progress, evaluates and writes checkpoints between them."""
+    def steps(self, also: Callable[[int], None]) -> Generator[int]:
+        """Yield the remaining step numbers (from 1); shows progress, evaluates and writes checkpoints between them.
+
+        `also` is called with the evaluations: with the number of steps done at the start, and after each step.
+        """
         config = self.config
         with self.progress:
             if self.steps_done:
                 self.evaluations.after(self.steps_done)  # what an interruption prevented
             elif not config.skip_initial_evaluation:
                 self.evaluations.test(0)
+            also(self.steps_done)
             for step in range(self.steps_done + 1, config.steps + 1):
                 yield step
                 self.complete.reached(step)
                 self.evaluations.after(step)
+                also(step)
                 if step == config.steps or step % config.save_every == 0:
                     self.save(step)
 

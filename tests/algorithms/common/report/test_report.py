@@ -252,14 +252,16 @@ def test_what_is_no_run_is_refused(tmp_path: Path, make: Any, message: str) -> N
 
 
 def test_recorded_episodes_get_a_page_that_the_report_links_to(real: Path) -> None:
-    for path in (real / "report.html", real / "trajectories.html"):
-        path.unlink(missing_ok=True)
+    names = ["report.html", "trajectories.html", "training.html", "searches.html"]
+    for name in names:
+        (real / name).unlink(missing_ok=True)
     recorded = sorted((real / "trajectories").glob("step-*.json.gz"))
     written = write_reports(real)
     assert written[-1] == real / "report.html"
     links = [a["href"] for tag, a in Document(written[-1].read_text(encoding="utf-8")).elements if tag == "a"]
     assert recorded
-    assert links == ["report.html", "trajectories.html"]
+    assert links == names
+    assert {path.name for path in written} == {*names}
     other = Document(written[0].read_text(encoding="utf-8")).elements
     assert [a["href"] for tag, a in other if tag == "a"] == links
     assert 'href="trajectories.html"' not in run_report(real, alone=True)

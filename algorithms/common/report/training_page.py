@@ -1,0 +1,122 @@
+"""The page "Over training": the groups of each tracked question at several steps of a run, side by side.
+
+`run/tracked.py` records them; `training_*.js` display what this file makes of them.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+from algorithms.common.evaluation.intervals import wilson_ci95
+from algorithms.common.report.page import data, page
+from algorithms.common.run.recorded_trajectories import RecordedStep, rounded
+
+# One script, in this order. `trajectories_diff.js` compares texts; the two before it make elements.
+SCRIPTS = (
+    *("trajectories_elements", "analysis_elements", "trajectories_diff"),
+    *("training_data", "training_charts", "training_queries", "training_page"),
+)
+MAX_PAGE = 5_000_000  # bytes
+NOSCRIPT = "<noscript><p>This page needs JavaScript to show the questions.</p></noscript>\n"
+
+
+def training_page(recorded: Sequence[RecordedStep], title: str, bar: str = "", notes: Sequence[str] = ()) -> str:
+    """One HTML document.
+
+    Args:
+        recorded: the files `tracked-*.json.gz` of a run, in order of their steps.
+        title: of the page, escaped.
+        bar: inserted above the title as it is: the `navigation` of a run.
+        notes: sentences below the title, escaped.
+    """
+    folder = files("algorithms.common.report")
+    css = "".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in ("analysis", "training"))
+    js = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
+    body = f"<header>{bar}<h1>{html.escape(title)}</h1>{below}</header>\n<main></main>\n{NOSCRIPT}"
+    return page(title, body + data("training", content(recorded)), css=css, js=js)
+
+
+def fitting_training_page(
+    recorded: Sequence[RecordedStep], title: str, bar: str = "", notes: Sequence[str] = ()
+) -> str:
+    """`training_page` with at most `MAX_PAGE` bytes: drops every other step, then the last half of the questions.
+
+    Keeps the first and the last step with at least one question each; a note states what is left out.
+    """
+    shown = list(recorded)
+    document = training_page(shown, title, bar, notes)
+    while len(document.encode(errors="replace")) > MAX_PAGE:
+        if len(shown) > 2:
+            shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else [shown[0], shown[-1]]
+        elif all(len(file.groups) < 2 for file in shown):
+            break
+        else:
+            shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
+        left_out = (
+            f"Shows {len(shown)} of {len(recorded)} recorded steps and at most {max(len(f.groups) for f in shown)} of "
+            f"{max(len(f.groups) for f in recorded)} questions: a page has at most {MAX_PAGE / 1e6:g} MB."
+        )
+        document = training_page(shown, title, bar, [*notes, left_out])
+    return document
+
+
+def content(recorded: Sequence[RecordedStep]) -> dict[str, Any]:
+    """The data for the scripts: each question with its group at each step."""
+    questions: dict[tuple[str, str], dict[str, Any]] = {}
+    for file in recorded:
+        for group in file.groups:
+            asked = group["question"]
+            name = (asked["dataset"], asked["id"])
+            question = questions.setdefault(
+                name,
+                {
+                    "name": ":".join(name),
+                    "text": asked["text"],
+                    "golds": asked["golden_answers"],
+                    "dataset": asked["dataset"],
+                    "groups": [],
+                },
+            )
+            question["groups"].append(_group(group, file))
+    return {"steps": [file.step for file in recorded], "questions": list(questions.values())}
+
+
+def _group(group: dict[str, Any], file: RecordedStep) -> dict[str, Any]:
+    rows = group["trajectories"]
+    algorithm = file.algorithms[0] if file.algorithms else None
+    share = sum(row["correct"] for row in rows) / len(rows)
+    return {
+        "step": file.step,
+        "share": share,
+        "interval": [rounded(limit) for limit in wilson_ci95(share, len(rows))],
+        "episodes": [_episode(row, algorithm) for row in rows],
+    }
+
+
+def _episode(row: dict[str, Any], algorithm: str | None) -> dict[str, Any]:
+    turns = [_turn(turn, algorithm) for turn in row["turns"]]
+    return {
+        "prediction": row["prediction"],
+        "correct": row["correct"],
+        "outcome": row["outcome"],
+        "stop": row["stop_reason"],
+        "advantage": None if algorithm is None else rounded(sum(turn["advantage"] for turn in turns)),
+        "turns": turns,
+    }
+
+
+def _turn(turn: dict[str, Any], algorithm: str | None) -> dict[str, Any]:
+    """`text`: the query or the answer; `found`: titles of the passages; `advantage`: the sum over the turn's tokens."""
+    values = turn["advantages"].get(algorithm, [])
+    return {
+        "action": turn["action"],
+        "text": turn["content"],
+        "found": [passage["title"] or passage["text"][:80] for passage in turn["passages"]],
+        "gain": turn["gain"] and turn["gain"]["value"],
+        "advantage": None if algorithm is None else rounded(sum(value or 0.0 for value in values)),
+    }
