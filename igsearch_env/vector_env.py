@@ -109,7 +109,7 @@ class IGSearchVectorEnv(VectorEnv[Strings, Sequence[AgentAction], Any]):
             for i in range(self.num_envs)
         ]
         infos: dict[str, Any] = {}
-        for i in np.flatnonzero(mask):
+        for i in np.flatnonzero(mask).tolist():
             infos = self._add_info(infos, step_info(self.episodes[i]), i)
         return self._observations(), plain(infos) if self.json_info else infos
 
