@@ -65,7 +65,7 @@ def main(args: Args) -> None:
         batch = [g if rng.random() < args.guesses else s for g, s in zip(guessed, searched, strict=True)]
         loss = -policy.token_logprobs(*padded(policy, batch))[0].mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
         if step % 10 == 0:
