@@ -106,7 +106,7 @@ def _facts(run: SavedRun) -> Iterator[tuple[str, str]]:
     passages = retriever.get("passages")
     size = f"{passages:,} passages" if isinstance(passages, int) else None
     engine = retriever.get("engine") or get("env.retriever")
-    yield "corpus", joined(shown_value(get("env.corpus")), size, f"searched by {engine}" if engine else None)
+    yield "corpus", joined(shown_value(get("env.corpus")), size, f"retriever {engine}" if engine else None)
     schedule, warmup = get("optimizer.lr_scheduler_type"), get("optimizer.warmup_steps")
     rate = joined(shown_value(get("optimizer.lr")), schedule, f"{warmup} warm-up steps" if warmup else None)
     yield "learning rate", rate
