@@ -109,11 +109,8 @@ def chart_html(chart: Chart) -> str:
     title = html.escape(chart.title)
     zero = [all(abs(value or 0.0) < ROUNDING for value in line.values) for line in chart.lines]
     absent = [html.escape(line.label) for line, none in zip(chart.lines, zero, strict=True) if none and not line.faint]
-    note = (
-        f'<p class="quiet zero">Not drawn, because always 0 (to six decimals): {", ".join(absent)}</p>\n'
-        if absent
-        else ""
-    )
+    reason = "Not drawn, because always 0 (to six decimals)"
+    note = f'<p class="quiet zero">{reason}: {", ".join(absent)}</p>\n' if absent else ""
     plot = (
         f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
         '</div>\n<div class="legend-place"></div>\n'
