@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -61,12 +60,8 @@ def defaults(algorithm: str) -> dict[str, Any]:
     if f"{algorithm}.py" in {file.name for file in files("algorithms").iterdir()}:
         module = import_module(f"algorithms.{algorithm}")
         own = (found for found in vars(module).values() if getattr(found, "__module__", "") == module.__name__)
-        config = next((found for found in own if dataclasses.is_dataclass(found) and _is_config(found)), TrainConfig)
+        config = next((found for found in own if isinstance(found, type) and issubclass(found, TrainConfig)), config)
     return flat(as_dict(config()))
-
-
-def _is_config(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, TrainConfig)
 
 
 def shown_value(value: Any) -> str:
