@@ -5,8 +5,8 @@
     igsearch report runs/ig_grpo-seed0 --live             serves the report and updates it
 
 Pages are self-contained and need no network. Runs that differ only by seed are compared as one group. The live view
-can be opened on this machine only, at the printed address, which contains a random token; through ssh, forward its
-port: ssh -L 8017:localhost:8017 HOST.
+says whether the run is running, silent, interrupted or finished. It can be opened on this machine only, at the printed
+address, which contains a random token; through ssh, forward its port: ssh -L 8017:localhost:8017 HOST.
 """
 
 from __future__ import annotations

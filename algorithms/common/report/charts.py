@@ -19,7 +19,7 @@ import numpy as np
 from algorithms.common.report.page import data
 
 DIGITS = 5  # significant digits of a value in a page
-ROUNDING = 1e-6  # a line whose values are all closer to 0 is named below its chart and not drawn
+ROUNDING = 5e-7  # a line whose values are all closer to 0 is named below its chart and not drawn
 
 Values = Sequence[float | None]
 Cell = str | tuple[str, str]
@@ -109,7 +109,8 @@ def chart_html(chart: Chart) -> str:
     title = html.escape(chart.title)
     zero = [all(abs(value or 0.0) < ROUNDING for value in line.values) for line in chart.lines]
     absent = [html.escape(line.label) for line, none in zip(chart.lines, zero, strict=True) if none and not line.faint]
-    note = f'<p class="quiet zero">Not drawn, because always 0: {", ".join(absent)}</p>\n' if absent else ""
+    reason = "Not drawn, because always 0 (to six decimals)"
+    note = f'<p class="quiet zero">{reason}: {", ".join(absent)}</p>\n' if absent else ""
     plot = (
         f'<p class="at"></p>\n<div class="plot" role="img" aria-labelledby="{name}" aria-describedby="{name}-words">'
         '</div>\n<div class="legend-place"></div>\n'
@@ -139,8 +140,8 @@ def _slug(title: str) -> str:
 
 
 def charts_html(charts: Sequence[Chart]) -> str:
-    """The charts that have a value, side by side if there is room."""
-    drawn = [text for text in map(chart_html, charts) if text]
+    """The charts that have a value, side by side if there is room; those without a line to draw come last."""
+    drawn = sorted((text for text in map(chart_html, charts) if text), key=lambda text: 'class="plot"' not in text)
     return '<div class="charts">\n' + "\n".join(drawn) + "\n</div>" if drawn else ""
 
 

@@ -137,7 +137,7 @@ def _by_dataset(entries: Sequence[SeedGroup]) -> str:
     first, *others = present
     names = dict.fromkeys(name for entry in present for result in entry.results.values() for name in result.scores)
     head: list[Cell] = ["data set", first.label]
-    head += [cell for other in others for cell in (other.label, (f"minus {first.label}", "[95%], common questions n"))]
+    head += [cell for other in others for cell in (other.label, _minus(other, first))]
     rows: list[list[Cell]] = []
     for name in names:
         row: list[Cell] = [name, _em(first, name)]
@@ -151,6 +151,10 @@ def _by_dataset(entries: Sequence[SeedGroup]) -> str:
         "means over the pairs of runs, with bootstrap intervals.</p>"
     )
     return f"<h2>{title}</h2>{table_html(title, head, rows)}{note}"
+
+
+def _minus(entry: SeedGroup, first: SeedGroup) -> Cell:
+    return f"{entry.label} minus {first.label}", "[95%], common questions n"
 
 
 def _em(entry: SeedGroup, name: str) -> Cell:

@@ -23,7 +23,7 @@ def plot_learning_curve(run_dir: Path, title: str) -> None:
         evaluation = [(r["step"], r[f"{split}/em"]) for r in rows if f"{split}/em" in r]
         if evaluation:
             axis.plot(*zip(*evaluation, strict=True), marker=marker, label=f"{split} EM (greedy)")
-    axis.set(xlabel="step", ylabel="mean over questions", ylim=(0, 1), title=title)
+    axis.set(xlabel="step", ylabel="mean over questions", ylim=(-0.03, 1.03), title=title)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.tight_layout()

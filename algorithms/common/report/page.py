@@ -37,7 +37,8 @@ code, pre { font: 13px/1.5 ui-monospace, monospace; }
 pre { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; }
 .wide { overflow-x: auto; }
 .wide :is(th, td):first-child { position: sticky; left: 0; background: var(--paper); }
-.wide tr > :first-child > span { display: inline-block; max-width: min(32vw, 20rem); overflow-wrap: break-word; }
+.wide tr > :first-child > span { display: inline-block; overflow-wrap: break-word; }
+.wide tr > :first-child > span { min-width: min(24vw, 7rem); max-width: min(32vw, 20rem); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -61,12 +60,8 @@ def defaults(algorithm: str) -> dict[str, Any]:
     if f"{algorithm}.py" in {file.name for file in files("algorithms").iterdir()}:
         module = import_module(f"algorithms.{algorithm}")
         own = (found for found in vars(module).values() if getattr(found, "__module__", "") == module.__name__)
-        config = next((found for found in own if dataclasses.is_dataclass(found) and _is_config(found)), TrainConfig)
+        config = next((found for found in own if isinstance(found, type) and issubclass(found, TrainConfig)), config)
     return flat(as_dict(config()))
-
-
-def _is_config(found: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, TrainConfig)
 
 
 def shown_value(value: Any) -> str:
@@ -106,7 +101,7 @@ def _facts(run: SavedRun) -> Iterator[tuple[str, str]]:
     passages = retriever.get("passages")
     size = f"{passages:,} passages" if isinstance(passages, int) else None
     engine = retriever.get("engine") or get("env.retriever")
-    yield "corpus", joined(shown_value(get("env.corpus")), size, f"searched by {engine}" if engine else None)
+    yield "corpus", joined(shown_value(get("env.corpus")), size, f"retriever {engine}" if engine else None)
     schedule, warmup = get("optimizer.lr_scheduler_type"), get("optimizer.warmup_steps")
     rate = joined(shown_value(get("optimizer.lr")), schedule, f"{warmup} warm-up steps" if warmup else None)
     yield "learning rate", rate

@@ -508,7 +508,7 @@ def test_the_command_writes_a_report_and_a_comparison(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["nowhere"], ["nowhere", "--live"], ["a", "b", "--live"], []])
 def test_mistakes_are_one_line(arguments: list[str]) -> None:
     done = command(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
 
