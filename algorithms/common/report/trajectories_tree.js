@@ -7,7 +7,11 @@ const RULE = 'Trajectories share a node where all their searches so far are equa
   + 'IG: mean information gain of the search, in nats, over the trajectories.';
 
 // The trajectories through a node of a path are those that share so many of its steps.
-addressed('through', () => (state.through?.rows.includes(state.item?.row) ? String(state.through.column) : ''), (text) => {
+function readThrough() {
+  return state.through?.rows.includes(state.item?.row) ? String(state.through.column) : '';
+}
+
+addressed('through', readThrough, (text) => {
   state.through = null;
   if (!state.item || !/^\d+$/u.test(text)) return false;
   const root = searchTree(state.item.group);
@@ -43,7 +47,7 @@ function stopped(row) {
 
 // The key by which a turn is merged with those of siblings, and its node.
 function nodeOf(row, turn, index) {
-  const text = (turn.content ?? turn.tokens.join('')).trim();
+  const text = (turn.content ?? turn.tokens.join('')).trim() || '(empty)';
   if (turn.action === 'invalid') return ['invalid', {kind: 'invalid', text}];
   if (turn.action === 'search') return [`search ${turn.merged}`, {kind: 'search', text}];
   const last = index === row.turns.length - 1;
@@ -110,7 +114,8 @@ function nodeReading(node, group) {
 }
 
 function limitTo(group, node) {
-  state.through = {rows: node.through.map(([place]) => group.trajectories[place]), text: node.text, column: node.column};
+  const rows = node.through.map(([place]) => group.trajectories[place]);
+  state.through = {rows, text: node.text, column: node.column};
 }
 
 // What the list is limited to, below its count.
@@ -119,7 +124,8 @@ function drawThrough() {
     state.through = null;
     filter();
   };
-  parts.through.replaceChildren(...(state.through ? [`through “${state.through.text}” `, button('Show all', all)] : []));
+  const {text} = state.through ?? {};
+  parts.through.replaceChildren(...(state.through ? [`through “${text}” `, button('Show all', all)] : []));
 }
 
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.
@@ -130,8 +136,10 @@ function selectNode(item, node) {
   if (!state.through.rows.includes(item.row)) state.item = ITEMS.find(({row}) => row === state.through.rows[0]);
   if (again) state.through = null;
   filter();
-  parts.content.querySelector('.canopy').scrollLeft = scrolled;
-  parts.content.querySelector('.node[tabindex="0"]').focus({preventScroll: true});
+  const canopy = parts.content.querySelector('.canopy');
+  if (!canopy) return; // the other filters leave none of them
+  canopy.scrollLeft = scrolled;
+  canopy.querySelector('.node[tabindex="0"]').focus({preventScroll: true});
 }
 
 function isSelected(item, {column, through}) {
@@ -177,8 +185,8 @@ function treeView(item) {
   tree.style.height = `${height}px`;
   return [
     make('h2', {}, group.question),
-    make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · ${plural(group.trajectories.length, 'trajectory')}, `
-      + `${group.outcomes}. ${RULE}`),
+    make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · `
+      + `${plural(group.trajectories.length, 'trajectory')}, ${group.outcomes}. ${RULE}`),
     make('p', {}, state.through ? 'The trajectory list shows only those through the selected node.'
       : 'Select a node to list only the trajectories through it.'),
     make('div', {class: 'canopy'}, tree),
