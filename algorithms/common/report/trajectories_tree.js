@@ -31,7 +31,7 @@ function searchTree(group) {
     let at = root;
     root.through.push([place, null]);
     const step = (key, fresh, turn) => {
-      if (!at.children.has(key)) at.children.set(key, {...fresh, through: [], children: new Map()});
+      if (!at.children.has(key)) at.children.set(key, {...fresh, key, through: [], children: new Map()});
       at = at.children.get(key);
       at.through.push([place, turn]);
     };
@@ -61,9 +61,11 @@ function gainsAt(node) {
   return node.through.map(([, turn]) => turn && gainOf(turn)?.value).filter((value) => value != null);
 }
 
-// Sets x, y (in columns and rows, from 0) of each node; returns the numbers of columns and rows.
+// Sets the column and the row of each node, from 0; returns the numbers of columns and rows. A node is in the row of its
+// first child, which most trajectories take, so that the question is on top.
 function arrange(node, column = 0, row = 0) {
-  const children = [...node.children.values()];
+  const children = [...node.children.values()].sort((a, b) => b.through.length - a.through.length);
+  node.children = new Map(children.map((child) => [child.key, child]));
   let next = row, columns = column + 1;
   for (const child of children) {
     const [deepest, after] = arrange(child, column + 1, next);
@@ -71,7 +73,7 @@ function arrange(node, column = 0, row = 0) {
     columns = Math.max(columns, deepest);
   }
   node.column = column;
-  node.row = children.length ? (children[0].row + children.at(-1).row) / 2 : row;
+  node.row = row;
   return [columns, Math.max(next, row + 1)];
 }
 
@@ -86,13 +88,13 @@ const left = (node) => node.column * (BOX.width + BOX.gap);
 const middle = (node) => node.row * (BOX.height + BOX.space) + BOX.height / 2;
 
 function edge(parent, node, count) {
-  const x = left(parent) + BOX.width, end = left(node), half = (x + end) / 2;
+  const x = left(parent) + BOX.width, end = left(node), top = middle(parent), y = middle(node);
   const width = 1.5 + 8.5 * node.through.length / count;
   const found = gainsAt(node);
   const label = `${found.length ? `IG ${signed(mean(found), 2)} · ` : ''}${node.through.length}×`;
-  const curve = `M${x} ${middle(parent)} C${half} ${middle(parent)} ${half} ${middle(node)} ${end} ${middle(node)}`;
-  return [draws('path', {d: curve, 'stroke-width': width}),
-    draws('text', {x: end - 6, y: middle(node) - width / 2 - 4, 'text-anchor': 'end'}, label)];
+  const down = y === top ? '' : `h2 q8 0 8 8 V${y - 8} q0 8 8 8`;
+  return [draws('path', {d: `M${x} ${top} ${down} H${end}`, 'stroke-width': width}),
+    draws('text', {x: end - 6, y: y - width / 2 - 4, 'text-anchor': 'end'}, label)];
 }
 
 function nodeTitle(node) {
@@ -125,7 +127,8 @@ function drawThrough() {
     filter();
   };
   const {text} = state.through ?? {};
-  parts.through.replaceChildren(...(state.through ? [`through “${text}” `, button('Show all', all)] : []));
+  const told = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
+  parts.through.replaceChildren(...told ?? []);
 }
 
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.
@@ -165,7 +168,7 @@ function treeView(item) {
     if (parent) {
       const [path, label] = edge(parent, node, group.trajectories.length);
       for (const part of [path, label]) part.classList.toggle('on', on);
-      edges.append(path);
+      edges[on ? 'append' : 'prepend'](path); // chosen paths are drawn over the others
       labels.append(label);
     }
     all.push([node, box]);
