@@ -79,8 +79,8 @@ class Args:
     """JSON file to write all numbers to."""
     page: Path | None = None
     """HTML file to write a page to, with every token's advantage under every algorithm (its credit view shows them
-    side by side). The tokens of a saved buffer are decoded with the bundled policy's tokenizer or that of --policy: name
-    the policy that generated them."""
+    side by side). The tokens of a saved buffer are decoded with the bundled policy's tokenizer or that of --policy:
+    name the policy that generated them."""
 
 
 def main(args: Args) -> None:

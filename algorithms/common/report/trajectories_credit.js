@@ -56,14 +56,15 @@ function creditScale(group, name) {
 
 // A row of the matrix. The words of a block are shown where they fit, and stay in sight while it is scrolled.
 function creditRow(kind, name, columns, valueOf, wordsOf, finish) {
-  return make('tr', {class: kind}, make('th', {class: 'names', scope: 'row'}, name),
-    ...blocks(columns, valueOf).map(({value, columns: covered}) => {
-      if (covered[0].gap) return make('td', {class: 'gap'});
-      const words = value == null ? '' : wordsOf(value);
-      const room = covered.reduce((sum, column) => sum + columnText(column).length, 0);
-      const cell = make('td', {colspan: covered.length}, words.length <= room && make('span', {class: 'stay'}, words));
-      return finish?.(cell, value, covered[0]) ?? cell;
-    }));
+  const cells = blocks(columns, valueOf).map(({value, columns: covered}) => {
+    if (covered[0].gap) return make('td', {class: 'gap'});
+    const words = value == null ? '' : wordsOf(value);
+    const room = covered.reduce((sum, column) => sum + columnText(column).length, 0);
+    const cell = make('td', {colspan: covered.length}, words.length <= room && make('span', {class: 'stay'}, words));
+    finish?.(cell, value);
+    return cell;
+  });
+  return make('tr', {class: kind}, make('th', {class: 'names', scope: 'row'}, name), ...cells);
 }
 
 // A name that may be broken after each underscore.
@@ -72,12 +73,18 @@ function breakable(name) {
 }
 
 function algorithmRow(item, name, columns) {
-  const most = creditScale(item.group, name);
-  const title = make('button', {type: 'button', click: () => choose(name), 'aria-pressed': String(name === state.algorithm)},
+  const most = creditScale(item.group, name), chosen = name === state.algorithm;
+  const title = make('button', {type: 'button', click: () => choose(name), 'aria-pressed': String(chosen)},
     ...breakable(name));
-  const range = make('span', {class: 'quiet'}, `±${number(most)}`);
-  return creditRow(name === state.algorithm ? 'chosen' : '', make('span', {}, title, range), columns,
-    (column) => advantageAt(column, name), signed, (cell, value) => (value == null ? cell : paint(cell, value, most)));
+  const head = make('span', {}, title, make('span', {class: 'quiet'}, `±${number(most)}`));
+  return creditRow(chosen ? 'chosen' : '', head, columns, (column) => advantageAt(column, name), signed,
+    (cell, value) => value != null && paint(cell, value, most));
+}
+
+function signRow(columns) {
+  return creditRow('signs', 'signs differ', columns,
+    (column) => disagreement(DATA.algorithms.map((name) => advantageAt(column, name) ?? 0)),
+    (words) => words && `≠ ${words}`, (cell, words) => words && cell.classList.add('differ'));
 }
 
 function tokenRow(columns) {
@@ -96,16 +103,10 @@ function matrix(item) {
   const columns = columnsOf(item.row);
   const heads = tokenRow(columns);
   const turnName = (index) => `turn ${index + 1}: ${item.row.turns[index].action}`;
-  const signRow = SEVERAL && creditRow('signs', 'signs differ', columns,
-    (column) => disagreement(DATA.algorithms.map((name) => advantageAt(column, name) ?? 0)),
-    (words) => words && `≠ ${words}`, (cell, words) => { if (words) cell.classList.add('differ'); });
   const table = make('table', {role: 'presentation'}, make('tbody', {},
-    creditRow('turn-names', 'turn', columns, ({index}) => index, turnName), heads, signRow,
+    creditRow('turn-names', 'turn', columns, ({index}) => index, turnName), heads, SEVERAL && signRow(columns),
     ...DATA.algorithms.map((name) => algorithmRow(item, name, columns))));
   const cursor = make('div', {class: 'cursor', 'aria-hidden': 'true', hidden: true});
-  const box = make('div', {class: 'matrix', role: 'group',
-    'aria-label': 'Advantages per token. Use the arrow keys to move between tokens, Page Up and Page Down between turns.'},
-  table, cursor);
   const cells = [...heads.children].slice(1);
   const mark = (at) => {
     if (!cells[at]) return;
@@ -114,13 +115,12 @@ function matrix(item) {
     cursor.style.left = `${cells[at].offsetLeft}px`;
     cursor.style.width = `${cells[at].offsetWidth}px`;
   };
-  box.addEventListener('mousemove', (event) => {
-    if (event.target.closest('.names')) return;
-    mark(columnUnder(cells, event.clientX));
-  });
-  box.addEventListener('focusin', (event) => mark(Number(event.target.dataset.at ?? NaN)));
-  box.addEventListener('keydown', (event) => walkColumns(event, columns, cells));
-  return box;
+  return make('div', {
+    class: 'matrix', role: 'group', keydown: (event) => walkColumns(event, columns, cells),
+    focusin: (event) => mark(Number(event.target.dataset.at ?? NaN)),
+    mousemove: (event) => !event.target.closest('.names') && mark(columnUnder(cells, event.clientX)),
+    'aria-label': 'Advantages per token. Use the arrow keys to move between tokens, Page Up and Page Down between turns.',
+  }, table, cursor);
 }
 
 // The first cell that ends to the right of x, by bisection.
@@ -148,37 +148,49 @@ function walkColumns(event, columns, cells) {
   event.preventDefault();
 }
 
-// The parts of a turn whose advantages are summarised, as [heading, values of an algorithm].
-function turnParts(turn) {
-  const [start, end] = turn.query_span ?? [0, 0];
-  const whole = ['sum', (values) => values.reduce((sum, value) => sum + value, 0)];
-  if (start === end) return [['mean', mean], whole];
-  const rest = end - start < turn.tokens.length && ['mean of the rest', (values) => mean(split({query_span: [start, end]}, values)[1])];
-  return [['mean of the query', (values) => mean(values.slice(start, end))], rest, whole].filter(Boolean);
+function total(values) {
+  return values.reduce((sum, value) => sum + value, 0);
 }
 
-// The same numbers turn by turn, as a table.
+// What the table shows of a turn, as {heading, of}: `of` an algorithm is a number, or null if it is not recorded.
+function turnFields(turn) {
+  const field = (heading, of) => ({heading, of: (name) => {
+    const values = advantages(turn, name);
+    return values.length ? of(values) : null;
+  }});
+  const [query, rest] = split(turn, turn.tokens).map((tokens) => tokens.length > 0);
+  return [
+    query && field('mean of the query', (values) => mean(split(turn, values)[0])),
+    (rest || !query) && field(query ? 'mean of the rest' : 'mean', (values) => mean(split(turn, values)[1])),
+    field('sum', total),
+  ].filter(Boolean);
+}
+
+// The advantages turn by turn, as a table.
 function turnTable(item) {
   const {group, row} = item;
-  const parted = row.turns.map((turn) => [turn, turnParts(turn)]);
-  const fields = parted.flatMap(([turn, found]) => found.map(([heading, of]) => ({turn, heading, of})));
-  const value = ({turn, of}, name) => (advantages(turn, name).length ? of(advantages(turn, name)) : null);
-  const total = (name) => row.turns.flatMap((turn) => advantages(turn, name)).reduce((sum, one) => sum + one, 0);
-  const cell = (found, name, most, ends) => make('td', {class: ends && 'ends-turn'},
-    found == null ? '–' : most ? paint(chip(signed(found), 'value'), found, most) : signed(found));
-  const line = (name) => make('tr', {class: name === state.algorithm ? 'chosen' : ''}, make('th', {scope: 'row'}, ...breakable(name)),
-    ...fields.map((field) => cell(value(field, name), name, field.heading !== 'sum' && creditScale(group, name),
-      field.heading === 'sum')),
-    cell(total(name), name));
-  const differing = SEVERAL && make('tr', {}, make('th', {scope: 'row'}, 'signs differ'),
-    ...fields.map((field) => make('td', {class: field.heading === 'sum' && 'ends-turn'}, disagreement(DATA.algorithms.map((name) => value(field, name) ?? 0)))),
-    make('td', {}, disagreement(DATA.algorithms.map(total))));
+  const turns = row.turns.map(turnFields);
+  const everything = {heading: 'sum of all turns',
+    of: (name) => total(row.turns.flatMap((turn) => advantages(turn, name)))};
+  const fields = [...turns.flat(), everything];
+  const border = ({heading}) => heading === 'sum' && 'ends-turn';
+  const cell = (field, name) => {
+    const value = field.of(name), most = field.heading.startsWith('mean') && creditScale(group, name);
+    return make('td', {class: border(field)},
+      value == null ? '–' : most ? paint(chip(signed(value), 'value'), value, most) : signed(value));
+  };
+  const line = (name) => make('tr', {class: name === state.algorithm ? 'chosen' : ''},
+    make('th', {scope: 'row'}, ...breakable(name)), ...fields.map((field) => cell(field, name)));
+  const differing = SEVERAL && make('tr', {}, make('th', {scope: 'row'}, 'signs differ'), ...fields.map((field) =>
+    make('td', {class: border(field)}, disagreement(DATA.algorithms.map((name) => field.of(name) ?? 0)))));
+  const wide = (text) => make('th', {scope: 'col', rowspan: 2}, text);
   const table = make('table', {}, make('caption', {}, 'Advantages per turn, over the tokens of the policy'),
     make('thead', {},
-      make('tr', {}, make('th', {scope: 'col', rowspan: 2}, 'algorithm'),
-        ...parted.map(([turn, found], index) => make('th', {scope: 'colgroup', colspan: found.length}, `${index + 1} ${turn.action}`)),
-        make('th', {scope: 'col', rowspan: 2}, 'sum of all turns')),
-      make('tr', {}, ...fields.map(({heading}) => make('th', {scope: 'col', class: heading === 'sum' && 'ends-turn'}, heading)))),
+      make('tr', {}, wide('algorithm'), ...turns.map((found, index) =>
+        make('th', {scope: 'colgroup', colspan: found.length}, `${index + 1} ${row.turns[index].action}`)),
+      wide(everything.heading)),
+      make('tr', {}, ...turns.flat().map((field) =>
+        make('th', {scope: 'col', class: border(field)}, field.heading)))),
     make('tbody', {}, ...DATA.algorithms.map(line), differing));
   return make('div', {class: 'wide turn-sums', tabindex: 0, role: 'region', 'aria-label': 'Advantages per turn'}, table);
 }
@@ -198,7 +210,8 @@ function creditLegend(item) {
     SEVERAL && make('label', {class: 'shared'}, box, ' shared scale'),
     make('span', {}, make('span', {class: 'token query'}, 'query'), ' query tokens'),
     make('span', {}, make('span', {class: 'gap key', 'aria-hidden': 'true'}), ' observation, masked, not in the loss'),
-    SEVERAL && make('span', {}, make('b', {}, '≠ 3+ 2−'), ' signs differ: 3 algorithms reward the token, 2 punish it'));
+    SEVERAL && make('span', {}, make('b', {}, '≠ 3+ 2−'),
+      ' signs differ: 3 algorithms reward the token, 2 punish it'));
 }
 
 function credit(item) {

@@ -1,8 +1,8 @@
 // Differences of two texts, word by word.
 
-// The longest common subsequence of the words of two texts, and what surrounds it, as [[kind, text], ...]. The kinds are
-// 'same', 'del' (only in `before`) and 'ins' (only in `after`); neighbours differ in kind, and a deletion stands before
-// the insertion that replaces it. Words are separated by white space, and are joined by one space in the result.
+// The longest common subsequence of the words of two texts, and what surrounds it, as [[kind, text], ...]. The kinds
+// are 'same', 'del' (only in `before`) and 'ins' (only in `after`); neighbours differ in kind, and a deletion stands
+// before the insertion that replaces it. Words are separated by white space, and joined by one space in the result.
 function wordDiff(before, after) {
   const [old, now] = [before, after].map((text) => text.split(/\s+/u).filter(Boolean));
   const lengths = commonLengths(old, now);

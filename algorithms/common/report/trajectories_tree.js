@@ -7,7 +7,11 @@ const RULE = 'Trajectories share a node where all their searches so far are equa
   + 'IG: mean information gain of the search, in nats, over the trajectories.';
 
 // The trajectories through a node of a path are those that share so many of its steps.
-addressed('through', () => (state.through?.rows.includes(state.item?.row) ? String(state.through.column) : ''), (text) => {
+function readThrough() {
+  return state.through?.rows.includes(state.item?.row) ? String(state.through.column) : '';
+}
+
+addressed('through', readThrough, (text) => {
   state.through = null;
   if (!state.item || !/^\d+$/u.test(text)) return false;
   const root = searchTree(state.item.group);
@@ -27,7 +31,7 @@ function searchTree(group) {
     let at = root;
     root.through.push([place, null]);
     const step = (key, fresh, turn) => {
-      if (!at.children.has(key)) at.children.set(key, {...fresh, through: [], children: new Map()});
+      if (!at.children.has(key)) at.children.set(key, {...fresh, key, through: [], children: new Map()});
       at = at.children.get(key);
       at.through.push([place, turn]);
     };
@@ -43,7 +47,7 @@ function stopped(row) {
 
 // The key by which a turn is merged with those of siblings, and its node.
 function nodeOf(row, turn, index) {
-  const text = (turn.content ?? turn.tokens.join('')).trim();
+  const text = (turn.content ?? turn.tokens.join('')).trim() || '(empty)';
   if (turn.action === 'invalid') return ['invalid', {kind: 'invalid', text}];
   if (turn.action === 'search') return [`search ${turn.merged}`, {kind: 'search', text}];
   const last = index === row.turns.length - 1;
@@ -57,9 +61,11 @@ function gainsAt(node) {
   return node.through.map(([, turn]) => turn && gainOf(turn)?.value).filter((value) => value != null);
 }
 
-// Sets x, y (in columns and rows, from 0) of each node; returns the numbers of columns and rows.
+// Sets the column and the row of each node, from 0; returns the numbers of columns and rows. A node is in the row of its
+// first child, which most trajectories take, so that the question is on top.
 function arrange(node, column = 0, row = 0) {
-  const children = [...node.children.values()];
+  const children = [...node.children.values()].sort((a, b) => b.through.length - a.through.length);
+  node.children = new Map(children.map((child) => [child.key, child]));
   let next = row, columns = column + 1;
   for (const child of children) {
     const [deepest, after] = arrange(child, column + 1, next);
@@ -67,7 +73,7 @@ function arrange(node, column = 0, row = 0) {
     columns = Math.max(columns, deepest);
   }
   node.column = column;
-  node.row = children.length ? (children[0].row + children.at(-1).row) / 2 : row;
+  node.row = row;
   return [columns, Math.max(next, row + 1)];
 }
 
@@ -82,13 +88,13 @@ const left = (node) => node.column * (BOX.width + BOX.gap);
 const middle = (node) => node.row * (BOX.height + BOX.space) + BOX.height / 2;
 
 function edge(parent, node, count) {
-  const x = left(parent) + BOX.width, end = left(node), half = (x + end) / 2;
+  const x = left(parent) + BOX.width, end = left(node), top = middle(parent), y = middle(node);
   const width = 1.5 + 8.5 * node.through.length / count;
   const found = gainsAt(node);
   const label = `${found.length ? `IG ${signed(mean(found), 2)} · ` : ''}${node.through.length}×`;
-  const curve = `M${x} ${middle(parent)} C${half} ${middle(parent)} ${half} ${middle(node)} ${end} ${middle(node)}`;
-  return [draws('path', {d: curve, 'stroke-width': width}),
-    draws('text', {x: end - 6, y: middle(node) - width / 2 - 4, 'text-anchor': 'end'}, label)];
+  const down = y === top ? '' : `h2 q8 0 8 8 V${y - 8} q0 8 8 8`;
+  return [draws('path', {d: `M${x} ${top} ${down} H${end}`, 'stroke-width': width}),
+    draws('text', {x: end - 6, y: y - width / 2 - 4, 'text-anchor': 'end'}, label)];
 }
 
 function nodeTitle(node) {
@@ -110,7 +116,8 @@ function nodeReading(node, group) {
 }
 
 function limitTo(group, node) {
-  state.through = {rows: node.through.map(([place]) => group.trajectories[place]), text: node.text, column: node.column};
+  const rows = node.through.map(([place]) => group.trajectories[place]);
+  state.through = {rows, text: node.text, column: node.column};
 }
 
 // What the list is limited to, below its count.
@@ -119,7 +126,9 @@ function drawThrough() {
     state.through = null;
     filter();
   };
-  parts.through.replaceChildren(...(state.through ? [`through “${state.through.text}” `, button('Show all', all)] : []));
+  const {text} = state.through ?? {};
+  const told = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
+  parts.through.replaceChildren(...told ?? []);
 }
 
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.
@@ -130,8 +139,10 @@ function selectNode(item, node) {
   if (!state.through.rows.includes(item.row)) state.item = ITEMS.find(({row}) => row === state.through.rows[0]);
   if (again) state.through = null;
   filter();
-  parts.content.querySelector('.canopy').scrollLeft = scrolled;
-  parts.content.querySelector('.node[tabindex="0"]').focus({preventScroll: true});
+  const canopy = parts.content.querySelector('.canopy');
+  if (!canopy) return; // the other filters leave none of them
+  canopy.scrollLeft = scrolled;
+  canopy.querySelector('.node[tabindex="0"]').focus({preventScroll: true});
 }
 
 function isSelected(item, {column, through}) {
@@ -157,7 +168,7 @@ function treeView(item) {
     if (parent) {
       const [path, label] = edge(parent, node, group.trajectories.length);
       for (const part of [path, label]) part.classList.toggle('on', on);
-      edges.append(path);
+      edges[on ? 'append' : 'prepend'](path); // chosen paths are drawn over the others
       labels.append(label);
     }
     all.push([node, box]);
@@ -177,8 +188,8 @@ function treeView(item) {
   tree.style.height = `${height}px`;
   return [
     make('h2', {}, group.question),
-    make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · ${plural(group.trajectories.length, 'trajectory')}, `
-      + `${group.outcomes}. ${RULE}`),
+    make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · `
+      + `${plural(group.trajectories.length, 'trajectory')}, ${group.outcomes}. ${RULE}`),
     make('p', {}, state.through ? 'The trajectory list shows only those through the selected node.'
       : 'Select a node to list only the trajectories through it.'),
     make('div', {class: 'canopy'}, tree),

@@ -43,9 +43,8 @@ function changes(before, after) {
 function changesFromPrevious(row, turn) {
   const previous = previousSearch(row, turn);
   if (!previous) return null;
-  const [before, after] = [previous.content, turn.content];
-  const told = turn.merged === previous.merged ? ['same query as before'] : ['changed from the previous query: ', ...changes(before, after)];
-  return make('p', {class: 'changes'}, ...told);
+  if (turn.merged === previous.merged) return make('p', {class: 'changes'}, 'same query as before');
+  return make('p', {class: 'changes'}, 'changed from the previous query: ', ...changes(previous.content, turn.content));
 }
 
 function legend(item) {
@@ -88,7 +87,6 @@ function stepContent(group, row, turn) {
 function sibling(item, row, place) {
   const target = ITEMS.find((other) => other.row === row);
   const values = row.turns.flatMap((turn) => advantages(turn, state.algorithm));
-  const total = values.reduce((sum, value) => sum + value, 0);
   const steps = row.turns.map((turn) => make('li', {},
     make('span', {class: 'quiet'}, turn.action),
     make('span', {}, ...stepContent(item.group, row, turn)),
@@ -97,7 +95,7 @@ function sibling(item, row, place) {
     make('h3', {}, make('button', {type: 'button', click: () => open(target)}, `Trajectory ${place + 1}`)),
     make('p', {class: row.correct ? 'good' : 'bad'}, `${row.correct ? '✓' : '✗'} ${given(row)}`),
     make('p', {class: 'quiet'}, `outcome ${number(row.outcome)} · ${row.stop_reason.replaceAll('_', ' ')}`),
-    make('p', {class: 'quiet'}, 'sum of advantages ', make('b', {}, values.length ? signed(total) : 'not recorded')),
+    make('p', {class: 'quiet'}, 'sum of advantages ', make('b', {}, values.length ? signed(total(values)) : 'not recorded')),
     make('ol', {}, ...steps));
 }
 

@@ -306,7 +306,8 @@ def test_a_group_is_merged_by_its_queries(page: Any) -> None:
         for width in page.eval_on_selector_all(".tree path", "all => all.map((p) => p.getAttribute('stroke-width'))")
     ]
     assert len(widths) == len(found) - 1
-    assert max(widths) == widths[0] > sorted(widths)[0] > 0
+    assert sorted(widths)[-2] < max(widths)  # the edge of three trajectories
+    assert min(widths) > 0
     boxes = [box.bounding_box() for box in page.locator(".node").all()]
     for one, other in ((a, b) for n, a in enumerate(boxes) for b in boxes[:n]):
         apart = abs(one["x"] - other["x"]) >= one["width"] or abs(one["y"] - other["y"]) >= one["height"]
@@ -345,8 +346,8 @@ def test_arrow_keys_move_in_the_tree(page: Any) -> None:
     page.locator(".node[tabindex='0']").focus()
     for key, expected in (
         ("ArrowRight", "search: “capital of Italy”"),
-        ("ArrowRight", "search: “capital city of Italy today”"),
-        ("ArrowDown", "✓ correct: “Rome”"),
+        ("ArrowRight", "✓ correct: “Rome”"),  # of two trajectories, before the search of one
+        ("ArrowDown", "search: “capital city of Italy today”"),
         ("ArrowLeft", "search: “capital of Italy”"),
         ("ArrowUp", "search: “capital of Italy”"),
         ("ArrowLeft", "question: “What is the capital of Italy?”"),
