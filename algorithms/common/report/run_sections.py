@@ -124,10 +124,10 @@ def final_scores(run: SavedRun) -> str:
     some = f"Only the first {limit} test questions of each data set were evaluated (test_limit). " if limit else ""
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
-        f'<p class="quiet">{html.escape(some)}Intervals of EM are Wilson intervals over the questions of a data set; that of the '
-        "macro-average combines them (Zou et al., 2009). Intervals of differences are bootstrap intervals, paired by "
-        "question; there is none where the difference of every question is the same. The intervals do not cover the "
-        "variation between seeds. Questions whose retrieval failed are counted apart.</p>"
+        f'<p class="quiet">{html.escape(some)}Intervals of EM are Wilson intervals over the questions of a data set; '
+        "that of the macro-average combines them (Zou et al., 2009). Intervals of differences are bootstrap intervals, "
+        "paired by question; there is none where the difference of every question is the same. The intervals do not "
+        "cover the variation between seeds. Questions whose retrieval failed are counted apart.</p>"
     )
 
 
