@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from algorithms.common.base.hardware import hardware
 from algorithms.common.config import TrainConfig
@@ -67,6 +68,8 @@ class Evaluator:
         rows = self.play(self.test_questions, on_end)
         scores = score_rows(rows)
         if self.processes.is_main:
+            limit = self.config.test_limit
+            some: dict[str, Any] = {"test_limit": limit} if limit else {}
             write_result(
                 self.run_dir / ("test_before.json" if step == 0 else "test_after.json"),
                 rows,
@@ -74,7 +77,7 @@ class Evaluator:
                 algorithm=self.algorithm,
                 seed=self.config.seed,
                 step=step,
-                **({"test_limit": self.config.test_limit} if self.config.test_limit else {}),
+                **some,
                 hardware=hardware(),
                 fingerprint=self.fingerprint(step),
             )
