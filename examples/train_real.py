@@ -117,6 +117,7 @@ def selected(options: list[str]) -> list[str]:
 
 def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
     """The command line of training; options that are given come last, so that they win."""
+    data = None if own.data is None else data_options(own.data)  # before a model is downloaded
     from algorithms.common.base.hardware import prefers_bfloat16  # slow: torch
 
     yield from ("--config", str(CONFIG))
@@ -124,7 +125,7 @@ def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
         yield from ("--preset", own.preset)
     if not any(word.split("=")[0] == "--policy.path" for word in others):
         yield from ("--policy.path", str(fetch(MODEL)))
-    yield from selected(data_options(own.data if own.data is not None else build_data()))
+    yield from selected(data_options(build_data()) if data is None else data)
     if prefers_bfloat16():
         yield from ("--policy.compute-dtype", "bfloat16", "--rollout.dtype", "bfloat16")
     yield from others
