@@ -26,7 +26,7 @@ from retrievers.lock import ProcessLock
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 2.0  # seconds on an idle machine
-MOST_LINES = 6  # of standard error: what was read before, and one message
+MOST_LINES = 8  # of standard error: the stages before, and one message
 IGSEARCH = "import sys; sys.argv[0] = 'igsearch'; from igsearch.cli import main; main()"
 MISSING = """
 import sys

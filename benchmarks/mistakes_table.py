@@ -161,7 +161,7 @@ INPUTS = [
         ("--algorithms nosuch", "--algorithms 'nosuch'", "grpo"),
         ("--seeds a", "--seeds a: must be a whole number"),
         ("--quik", "--quik: no such option", "did you mean --quick?"),
-        ("--starts cold=nowhere", "cold=nowhere", "no such folder"),
+        ("--starts cold=./nowhere", "--starts cold='./nowhere'", "no such folder"),
     ),
     *_of(
         REAL,

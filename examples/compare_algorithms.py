@@ -29,8 +29,10 @@ from rich.console import Console
 from rich.progress import track
 
 from algorithms.common.base.command_line import parse_options
+from algorithms.common.base.output_path import check_output_folder
 from algorithms.common.base.typed import as_type
 from algorithms.common.config import command_with_present_names
+from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
 from algorithms.comparison.seeds_report import write_report
@@ -129,6 +131,10 @@ def main(args: Args) -> None:
     if args.quick:
         for name, value in QUICK.items():
             setattr(args, name, value)
+    check_output_folder(args.output)
+    for start in args.starts:
+        label, named, path = start.partition("=")
+        check_policy(path if named else label, option=f"--starts {label}" if named else "--starts")
     console = Console()
     records = {record.key: record for path in args.records for record in read_records(path)}
     jobs = [job for job in make_jobs(args) if not _known(job, records)]

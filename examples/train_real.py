@@ -24,12 +24,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
-from algorithms.common.base.command_line import command_line, refuse
-from algorithms.common.base.hardware import prefers_bfloat16
+from algorithms.common.base.command_line import command_line
+from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.model.fetch import cache_folder, fetch
-from igsearch_env.errors import ConfigurationError, QuestionError
+from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
 from igsearch_env.question_sets import BENCHMARKS
 from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import load_questions
@@ -37,6 +38,7 @@ from retrievers import build_corpus
 from retrievers.base import CorpusError
 from retrievers.corpora.writer import CORPUS
 from retrievers.digests import file_digest
+from retrievers.program import refuse
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "algorithms" / "configs" / "smollm2-135m.yaml"
@@ -115,28 +117,40 @@ def selected(options: list[str]) -> list[str]:
 
 def arguments(own: argparse.Namespace, others: list[str]) -> Iterator[str]:
     """The command line of training; options that are given come last, so that they win."""
+    data = None if own.data is None else data_options(own.data)  # before a model is downloaded
+    from algorithms.common.base.hardware import prefers_bfloat16  # slow: torch
+
     yield from ("--config", str(CONFIG))
     if own.preset:
         yield from ("--preset", own.preset)
     if not any(word.split("=")[0] == "--policy.path" for word in others):
         yield from ("--policy.path", str(fetch(MODEL)))
-    yield from selected(data_options(own.data if own.data is not None else build_data()))
+    yield from selected(data_options(build_data()) if data is None else data)
     if prefers_bfloat16():
         yield from ("--policy.compute-dtype", "bfloat16", "--rollout.dtype", "bfloat16")
     yield from others
 
 
+def config_class(algorithm: str) -> type[TrainConfig]:
+    """The class of an algorithm's options, by which they are checked before anything is prepared."""
+    found = vars(import_module(f"algorithms.{algorithm}")).values()
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, TrainConfig)][-1]
+
+
 def main() -> None:
     """Prepare, then train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithm", default="ig_grpo", choices=ALGORITHMS, help="what to train with")
+    parser.add_argument("--algorithm", default="ig_grpo", help=f"what to train with: {', '.join(ALGORITHMS)}")
     parser.add_argument("--data", type=Path, help="folder with a corpus and question files")
     parser.add_argument("--preset", help="minutes, hour, night, or gpu")
     own, others = parser.parse_known_args(command_line())
     try:
+        check_choice("--algorithm", own.algorithm, ALGORITHMS)
+        preset = ["--preset", own.preset] if own.preset else []
+        parse_config(config_class(own.algorithm), ["--config", str(CONFIG), *preset, *others])
         words = list(arguments(own, others))
     except (ConfigurationError, QuestionError, CorpusError) as error:
-        refuse(ConfigurationError(str(error)))
+        refuse(error)
     command = [sys.executable, str(ROOT / "algorithms" / f"{own.algorithm}.py"), *words]
     print("python", *(word.removeprefix(f"{ROOT}/") for word in command[1:]), file=sys.stderr)
     os.execv(sys.executable, command)

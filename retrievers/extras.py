@@ -30,12 +30,16 @@ def missing_package(error: ImportError, needed_by: str) -> MissingPackageError |
 
 def require(module: str, needed_by: str) -> None:
     """Raise `MissingPackageError` unless a package is installed. It is not imported: torch takes seconds."""
-    try:
-        found = find_spec(module) is not None
-    except (ImportError, ValueError):  # refused by a finder; a module without a spec
-        found = False
-    if not found:
+    if not is_installed(module):
         raise _missing(module, needed_by, "is not installed")
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package is installed. It is not imported."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # refused by a finder; a module without a spec
+        return False
 
 
 def require_for_program(module: str, needed_by: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from algorithms.common.algorithm import Algorithm
@@ -59,9 +59,7 @@ def run_command(
         try:
             words = command_line()
             config = parse_config(config_class, words, description)
-            from algorithms.common.run.inputs import check_inputs  # not needed for --help
-
-            check_inputs(config, with_file(config_class, words), name(config))
+            check_before_torch(config, with_file(config_class, words), name(config))
         except (IGSearchError, RetrieverError) as error:
             refuse(error)
         try:
@@ -81,6 +79,16 @@ def run_command(
         if config is not None and os.environ.get("RANK", "0") == "0":
             message = f"interrupted: {resumes(config)}"
     end_process(message, status, stopped)
+
+
+def check_before_torch(config: TrainConfig, words: Sequence[str], algorithm: str) -> None:
+    """`check_inputs`, and whether the folder of a warm start, if there is one, can be used."""
+    from algorithms.common.run.inputs import check_inputs  # not needed for --help
+    from algorithms.common.warm_start.folder import check_folder
+
+    check_inputs(config, words, algorithm)
+    if config.warm_start.folder is not None:
+        check_folder(config.warm_start.folder, config, run_folder(algorithm, config) if algorithm else None)
 
 
 def explained(error: Exception) -> str | None:

@@ -22,12 +22,12 @@ from igsearch_env.errors import ConfigurationError
 
 def main(config: TrainConfig) -> Path:
     """Make the warm start unless it is there; returns the folder of its policy."""
+    if config.warm_start.folder is None:
+        raise ConfigurationError("warm_start.folder is not set: give the folder to write, --warm-start.folder FOLDER")
     from algorithms.common.distributed.processes import Processes  # slow: torch
     from algorithms.common.run.setup import make_torch_deterministic
     from algorithms.common.warm_start.warm_start import warm_started
 
-    if config.warm_start.folder is None:
-        raise ConfigurationError("warm_start.folder is not set: give the folder to write, --warm-start.folder FOLDER")
     make_torch_deterministic(config.seed, config.threads)
     folder = Path(warm_started(config).policy.path)
     processes = Processes.start(config.distributed, config.policy.device)

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from algorithms.common.base.files import replacing
-from algorithms.common.model.pretrained import load_model, load_tokenizer
 from igsearch_env.errors import ConfigurationError
 from retrievers.digests import file_digest
 
@@ -148,6 +145,9 @@ def _convert(file: Path, source: Source, partial: Path) -> None:
         raise ConfigurationError(
             f"{file.name} is not the expected file: its SHA-256 is {found}, not {source.sha256}; download it again"
         )
+    import torch  # slow, and not needed for what is there already
+
+    from algorithms.common.model.pretrained import load_model, load_tokenizer
 
     load_model(str(file), dtype=torch.float32).save_pretrained(partial)
     load_tokenizer(str(file)).save_pretrained(partial)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from algorithms.common.model.untrusted import SAFE, check_model_folder
 from igsearch_env.errors import ConfigurationError
+from retrievers.extras import is_installed
 
 HUB = "hf:"
 ADAPTER_FILE = "adapter_config.json"  # marks a folder that holds an adapter rather than a model
@@ -30,7 +30,7 @@ class ModelSource:
         """
         if not path.endswith(".gguf"):
             return cls(path)
-        if importlib.util.find_spec("gguf") is None:
+        if not is_installed("gguf"):
             raise ConfigurationError(
                 f"policy.path={path!r}: GGUF files are read by the package gguf: pip install 'igsearch[gguf]'"
             )

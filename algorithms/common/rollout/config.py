@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import ClassVar
 
 from algorithms.common.model.config import Dtype
@@ -11,6 +10,7 @@ from algorithms.common.rollout.addresses import split_addresses
 from algorithms.common.rollout.engines import ENGINES
 from igsearch_env.errors import ConfigurationError, check_choice, check_literals, check_range
 from retrievers.credentials import MaskedRepr
+from retrievers.extras import is_installed
 
 BUILTIN = "builtin"  # the decoder of this project
 
@@ -106,7 +106,7 @@ class RolloutConfig(MaskedRepr):
 
 def check_engine(engine: str) -> None:
     """Raise `ConfigurationError` if the package of an engine is not installed. It is not imported."""
-    if engine == "vllm" and find_spec("vllm") is None:
+    if engine == "vllm" and not is_installed("vllm"):
         raise ConfigurationError(
             "rollout.engine='vllm': the package vllm is not installed; pip install 'igsearch[vllm]', or use "
             "builtin, transformers, or vllm_server with a server that runs elsewhere"
