@@ -35,7 +35,6 @@ from algorithms.common.config import command_with_present_names
 from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import RunSummary, read_records
-from algorithms.comparison.seeds_report import write_report
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
@@ -146,6 +145,8 @@ def main(args: Args) -> None:
     order = {label: place for place, label in enumerate(map(_label, args.algorithms))}
     chosen = sorted(records.values(), key=lambda record: (order.get(record.label, len(order)), record.seed))
     args.output.mkdir(parents=True, exist_ok=True)
+    from algorithms.comparison.seeds_report import write_report  # slow: torch
+
     write_report(chosen, args.against, args.output, shlex.join(["python", *sys.argv]), console)
     if failed:
         raise ConfigurationError(

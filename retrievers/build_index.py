@@ -34,6 +34,7 @@ from retrievers.index.shards import encode_shards, encoded, kept_vectors, open_s
 from retrievers.index.vector_index import VectorIndex, check_spec, engine_of, is_exact
 from retrievers.lock import ProcessLock
 from retrievers.log_lines import show_log_lines
+from retrievers.open import check_source
 from retrievers.processors import let_waiting_threads_sleep
 from retrievers.program import ends_in_one_line
 from retrievers.service.wire import is_address
@@ -93,6 +94,7 @@ def build(args: Args, encoder: Encoder | None = None) -> bool:
     """
     if args.output.exists():
         raise IndexMismatchError(f"{args.output} exists: remove it or choose another folder")
+    check_source(str(args.corpus))
     if args.index != "bm25":  # before the corpus is read, which may take minutes
         check_spec(args.index)
         if encoder is None and not is_address(args.encoder):

@@ -67,13 +67,13 @@ def main(args: Args) -> None:
         check_target(args.push)  # before the work of an export
     elif args.private:
         raise ConfigurationError("--private without --push: only a repository on the Hub can be private")
+    check_output_folder(args.output, "--output")
+    check_replaceable(args.output)
     trained = find_policy(args.run, args.checkpoint)
     if trained.adapter is None and not args.merge:
         raise ConfigurationError(
             f"--no-merge: {trained.folder} holds a complete model, not an adapter; omit the option"
         )
-    check_replaceable(args.output)
-    check_output_folder(args.output, "--output")
 
     from algorithms.common.export.weights import adapter_alone, whole_model  # slow: torch
 
