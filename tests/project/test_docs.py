@@ -65,6 +65,7 @@ FOREIGN = {
         "no-rich",
     },
 }
+SAME = {"index": "retrievers/build_index.py", "serve": "retrievers/server.py"}  # commands with the options of a script
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
 
 
@@ -82,7 +83,7 @@ def options_of(target: Callable[..., Any], prefix: str = "") -> set[str]:
         if dataclasses.is_dataclass(plain):
             found |= options_of(plain, prefix if unnamed else f"{prefix}{name}.")
         else:
-            found |= {prefix + name, *([f"{prefix}no-{name}"] if plain is bool else [])}
+            found |= {prefix + name, *([f"{prefix}no-{name}"] if plain in (bool, bool | None) else [])}
     return found
 
 
@@ -131,6 +132,8 @@ def script_of(words: list[str]) -> str:
     """The file that does what a command of `igsearch` does, which has the same options."""
     if words[0] == "train" and len(words) > 1:
         return words[1] if words[1].endswith(".py") else f"algorithms/{words[1]}.py"
+    if words[0] in SAME:
+        return SAME[words[0]]
     return COMMANDS[words[0]][0].replace(".", "/") + ".py" if words[0] in COMMANDS else words[0]
 
 
