@@ -148,6 +148,12 @@ def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> Non
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
 
 
+def metrics_of_the_page() -> set[str]:
+    """The names in the table of `metrics.jsonl`."""
+    table = PAGE.split("| in `metrics.jsonl`")[1].split("\n\n")[0]
+    return {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", line)}
+
+
 def test_it_trains_as_a_command_and_leaves_the_metrics_that_the_page_reads(
     questions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +169,7 @@ def test_it_trains_as_a_command_and_leaves_the_metrics_that_the_page_reads(
     run_script("your_own_algorithm.py", monkeypatch, *options, "--run-dir", str(tmp_path / "run"))
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
-    table = PAGE.split("| in `metrics.jsonl`")[1].split("\n\n")[0]
-    names = {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", line)}
+    names = {name for name in metrics_of_the_page() if not name.startswith("information_gain/")}
     assert len(names) > 8
     assert names <= {key for row in rows for key in row}
 
@@ -267,7 +272,10 @@ def test_the_training_of_the_page(folder: Path, questions: str, monkeypatch: pyt
     options += ["--rollout.group-size", "2", "--rollout.max-new-tokens", "12", "--steps", "1", "--weight", "0.2"]
     run_file(folder / "own_training.py", monkeypatch, *options, "--run-dir", str(folder / "run"))
     assert searched
-    assert [row["step"] for row in read_metrics(folder / "run" / "metrics.jsonl") if "reward" in row] == [1]
+    rows = read_metrics(folder / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "reward" in row] == [1]
+    gains = {name for name in metrics_of_the_page() if name.startswith("information_gain/")}
+    assert gains - {"information_gain/unseen_answer_mean"} <= {key for row in rows for key in row}  # if there are any
     assert "weight: 0.2" in (folder / "run" / "config.yaml").read_text(encoding="utf-8")
 
 

@@ -304,5 +304,5 @@ def test_a_negative_seed_is_refused_in_one_line() -> None:
         timeout=300,
         check=False,
     )
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: seed=-1")
