@@ -83,7 +83,7 @@ def options_of(target: Callable[..., Any], prefix: str = "") -> set[str]:
         if dataclasses.is_dataclass(plain):
             found |= options_of(plain, prefix if unnamed else f"{prefix}{name}.")
         else:
-            found |= {prefix + name, *([f"{prefix}no-{name}"] if plain in (bool, bool | None) else [])}
+            found |= {prefix + name, *([f"no-{prefix}{name}"] if plain in (bool, bool | None) else [])}
     return found
 
 
