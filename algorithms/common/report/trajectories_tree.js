@@ -190,7 +190,8 @@ function treeView(item) {
     make('h2', {}, group.question),
     make('p', {class: 'quiet'}, `Gold answer ${group.golds.join(' | ')} · `
       + `${plural(group.trajectories.length, 'trajectory')}, ${group.outcomes}. ${RULE}`),
-    make('p', {}, state.through ? 'The trajectory list shows only those through the selected node.'
+    make('p', {}, state.through
+      ? 'The list shows only trajectories through the selected node. Select the node again to show all.'
       : 'Select a node to list only the trajectories through it.'),
     make('div', {class: 'canopy'}, tree),
   ];
