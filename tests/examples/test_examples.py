@@ -112,7 +112,7 @@ def test_two_results_are_compared(tmp_path: Path) -> None:
     assert found["macro_averages"]["all"]["verdict"] == "better"
     assert found["warnings"] == []
     done = script("examples/compare_results.py", files[0], "missing.json")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "missing.json: not a result file" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -219,7 +219,7 @@ def test_it_is_stopped_resumed_and_reports(tmp_path: Path) -> None:
         time.sleep(0.2)
     started.send_signal(signal.SIGINT)
     said, _ = started.communicate(timeout=120)
-    assert started.returncode == 1
+    assert started.returncode == -signal.SIGINT
     assert "run the same command again to resume" in said
 
     done = subprocess.run(command(tmp_path / "out"), cwd=ROOT, capture_output=True, text=True, timeout=500)
@@ -254,7 +254,7 @@ def test_it_is_stopped_resumed_and_reports(tmp_path: Path) -> None:
     other = command(tmp_path / "new", *options)
     other[other.index("--steps") + 1] = "2"
     refused = subprocess.run(other, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "of another command" in refused.stderr
 
 
@@ -262,7 +262,7 @@ def test_a_report_without_runs_says_what_to_do(tmp_path: Path) -> None:
     said = subprocess.run(
         command(tmp_path / "out", "--report-only"), cwd=ROOT, capture_output=True, text=True, timeout=100
     )
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert "no complete run" in said.stderr
 
 

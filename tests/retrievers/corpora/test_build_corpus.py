@@ -454,7 +454,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         tmp_path / "out" / "corpus.jsonl"
     )
     again = subprocess.run([*command, file], capture_output=True, text=True, timeout=120)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.splitlines() == [
         f"error: --output {tmp_path / 'out'}: exists and is not an empty folder; choose another one"
     ]

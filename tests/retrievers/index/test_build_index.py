@@ -390,6 +390,6 @@ def test_the_command(tmp_path: Path) -> None:
     retriever = open_retriever(str(tmp_path / "index"))
     assert retriever.search([query(33)], 1)[0][0].id == "33"
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in again.stderr

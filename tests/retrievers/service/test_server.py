@@ -637,7 +637,7 @@ def test_the_command_serves_and_refuses_a_port_in_use(corpus: str) -> None:
             assert retriever.search(QUERIES, 3) == BM25.search(QUERIES, 3)
         port = url.rpartition(":")[2]
         second = subprocess.run([sys.executable, *command, port], capture_output=True, text=True, timeout=60)
-        assert second.returncode == 1
+        assert second.returncode == 2
         expected = rf"error: can't listen on host '127.0.0.1', port {port} \(.*\): use another --port or --host\n"
         assert re.fullmatch(expected, second.stderr)
         service.send_signal(signal.SIGINT)
