@@ -165,10 +165,10 @@ def table_html(title: str, head: Sequence[Cell], rows: Sequence[Sequence[Cell]],
 
     `text`: its cells are texts, so they are aligned on the left and wrap.
     """
-    cells = "".join(f'<th scope="col">{_cell(name)}</th>' for name in head)
+    cells = "".join(f'<th scope="col">{_cell(name, text)}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row"><span>{_cell(row[0])}</span></th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row"><span>{_cell(row[0], True)}</span></th>'
+        + "".join(f"<td>{_cell(cell, text)}</td>" for cell in row[1:])
         + "</tr>\n"
         for row in rows
     )
@@ -179,8 +179,10 @@ def table_html(title: str, head: Sequence[Cell], rows: Sequence[Sequence[Cell]],
     )
 
 
-def _cell(cell: Cell) -> str:
-    """The cell, which can be broken after the punctuation in a name."""
+def _cell(cell: Cell, breakable: bool) -> str:
+    """The cell; a `breakable` one can be broken after the punctuation in a name."""
     value, note = (cell, "") if isinstance(cell, str) else cell
-    name = re.sub(r"(?<=\w)[_./-](?=[^\W\d])", r"\g<0><wbr>", html.escape(value))
+    name = html.escape(value)
+    if breakable:
+        name = re.sub(r"(?<=\w)[_./-](?=[^\W\d])", r"\g<0><wbr>", name)
     return name + (f" <small>{html.escape(note)}</small>" if note else "")

@@ -53,7 +53,11 @@ def run_report(
         f'<main data-version="{html.escape(version)}">\n' + "\n".join(text for text in sections if text) + "\n</main>"
     )
     return page(
-        title, f"{header}\n{main}", css=css() + STYLE + SETUP_STYLE + style, js=js() + script, connect=bool(script)
+        f"Report of {title}",
+        f"{header}\n{main}",
+        css=css() + STYLE + SETUP_STYLE + style,
+        js=js() + script,
+        connect=bool(script),
     )
 
 
