@@ -8,8 +8,8 @@ from importlib import resources
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from algorithms.common.base.command_line import refuse
 from igsearch_env.errors import ConfigurationError
+from retrievers.program import refuse
 
 
 def algorithms() -> list[str]:
