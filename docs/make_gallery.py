@@ -59,7 +59,7 @@ def train_runs() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_questions()
         env = EnvConfig(eval_questions=(str(QUESTIONS),), dev_questions=("bundled",))
-        settings: dict[str, Any] = {"steps": 12, "eval_every": 6, "threads": 1, "env": env}
+        settings: dict[str, Any] = {"steps": 12, "eval_every": 4, "threads": 1, "env": env}
         ig_grpo = IGGRPOConfig(**settings, run_dir=Path("ig_grpo-seed0"))
         grpo = GRPOConfig(**settings, run_dir=Path("grpo-seed0"))
         keep(train(IGGRPO(ig_grpo), ig_grpo).dir)
@@ -67,16 +67,18 @@ def train_runs() -> None:
 
 
 def draw_pictures() -> None:
-    """A picture of each page of the gallery, beside its text."""
+    """A wide light and a narrow dark picture of each page of the gallery, and pictures of two views."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         window = browser.new_page(viewport={"width": 1200, "height": 750})
+        phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
         for name, content in gallery():
             page = Path(folder, Path(name).name)
             page.write_text(content, encoding="utf-8")
-            window.goto(page.as_uri())
-            window.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
-            window.screenshot(path=RUNS.parent / f"{page.stem}.png")
+            for screen, kind in ((window, ""), (phone, "-phone")):
+                screen.goto(page.as_uri())
+                screen.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
+                screen.screenshot(path=RUNS.parent / f"{page.stem}{kind}.png")
         same_buffer.main(same_buffer.Args(show=0, page=Path(folder, "same_buffer.html")))
         window.set_viewport_size({"width": 1280, "height": 900})
         for name, view in VIEWS.items():
