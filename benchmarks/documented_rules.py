@@ -87,7 +87,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
             )
         ),
     ),
-    (r"^make train ARGS=", Rule((("--steps 60", "--steps 3"),))),
     (r"^igsearch report", Rule(before=(TRAIN,), writes=(f"{RUN}/report.html",))),
     (r"^igsearch play", Rule(typed="born\n= nobody\n")),
     (r"^igsearch evaluate --policy runs/ig_grpo-seed0", Rule(before=(TRAIN,), writes=("trained.json",))),
