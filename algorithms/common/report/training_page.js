@@ -17,7 +17,7 @@ function largest(question, of) {
 // A search can be opened, to see what it found.
 function turnRow(turn, most) {
   const said = [make('span', {class: 'action'}, turn.action), ' ',
-    make('span', {class: 'asked'}, turn.text ?? '' ? turn.text : '(no text)'), ' ',
+    make('span', {class: 'asked'}, turn.text.trim() ? turn.text : '(no text)'), ' ',
     turn.gain != null && make('span', {class: 'gain'}, `gain ${nats(turn.gain)}`), ' ',
     advantage(turn.advantage, most, 'Sum of the advantages of the turn’s tokens')].filter(Boolean);
   if (turn.action !== 'search') return make('li', {}, ...said);

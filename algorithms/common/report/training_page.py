@@ -111,11 +111,14 @@ def _episode(row: dict[str, Any], algorithm: str | None) -> dict[str, Any]:
 
 
 def _turn(turn: dict[str, Any], algorithm: str | None) -> dict[str, Any]:
-    """`text`: the query or the answer; `found`: titles of the passages; `advantage`: the sum over the turn's tokens."""
+    """`text`: the query, the answer, or all tokens of an invalid turn; `found`: titles of the passages.
+
+    `advantage`: the sum over the turn's tokens.
+    """
     values = turn["advantages"].get(algorithm, [])
     return {
         "action": turn["action"],
-        "text": turn["content"],
+        "text": "".join(turn["tokens"]) if turn["content"] is None else turn["content"],
         "found": [passage["title"] or passage["text"][:80] for passage in turn["passages"]],
         "gain": turn["gain"] and turn["gain"]["value"],
         "advantage": None if algorithm is None else rounded(sum(value or 0.0 for value in values)),

@@ -126,6 +126,14 @@ def test_the_address_keeps_the_question_and_the_steps(browser: Any, page_file: P
         assert page.locator(".column").count() == 3
 
 
+def test_an_invalid_turn_is_shown_as_it_was_written() -> None:
+    written = episode([("birth", 1.0)], "yes", correct=True)
+    written["turns"][0] |= {"action": "invalid", "content": None, "tokens": ["<sea", "rch> birth"], "gain": None}
+    (asked,) = content([step_of(0, [group("q1", [written])])])["questions"]
+    turns = asked["groups"][0]["episodes"][0]["turns"]
+    assert [turn["text"] for turn in turns] == ["<search> birth", "yes"]
+
+
 @pytest.mark.parametrize("width", [NARROW, WIDE])
 def test_the_page_fits_is_accessible_and_shows_hostile_text_as_text(browser: Any, page_file: Path, width: int) -> None:
     scheme = "dark" if width == WIDE else "light"
