@@ -20,7 +20,6 @@ alike (`--tolerance`). Ratios are of episodes per second, rounds interleaved.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -56,6 +55,7 @@ from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
 from retrievers import Passage, Retriever
 from retrievers.base import WrappingRetriever
+from retrievers.program import ends_in_one_line
 from retrievers.random_streams import stream_seed
 
 LATENCY = 0.05  # seconds
@@ -259,10 +259,7 @@ def _check(played: dict[str, list[Trajectory]], args: Args) -> None:
 def main(args: Args) -> None:
     """Measure and print the table."""
     start = time.perf_counter()
-    try:
-        found = lines(args.repeats, args)
-    except (ValueError, IGSearchError) as error:
-        sys.exit(f"error: {error}")
+    found = lines(args.repeats, args)
     name = f"{args.model}: {args.episodes} episodes, {args.slots} at once"
     print_section(Console(), name, found, time.perf_counter() - start)
     if args.output is not None:
@@ -271,4 +268,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_options(Args, description=__doc__))
+    with ends_in_one_line(ValueError, IGSearchError):
+        main(parse_options(Args, description=__doc__))

@@ -45,6 +45,7 @@ from igsearch_env.scorers import ScoreRequest
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
+from retrievers.program import ends_in_one_line
 
 FORMS: tuple[FormName, ...] = ("vllm", "vllm_prompt", "openai")
 PROTOCOL = make_protocol("search_r1", "bare")
@@ -167,8 +168,6 @@ def main(args: Args) -> bool:
 
 if __name__ == "__main__":
     options = parse_options(Args, description=__doc__)
-    try:
+    with ends_in_one_line(RuntimeError, OSError, subprocess.SubprocessError):
         same = main(options)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"error: {error}")
     sys.exit(0 if same else 1)

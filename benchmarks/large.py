@@ -43,6 +43,7 @@ from benchmarks.step_costs import ModelShape, Part, Rates, total
 from benchmarks.step_model import described, judged
 from benchmarks.watched_step import DECODE, PREFILL, ROLLOUT, UPDATE, StepWatch
 from igsearch_env.information_gain import InformationGainConfig
+from retrievers.program import REFUSED, end
 
 AIM = 1.5  # step over floor
 
@@ -89,9 +90,7 @@ def main(args: Args) -> None:
     """Run two steps, the first as a warm-up, and print the measurements of the second."""
     console = Console()
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "error: no GPU found; give --device cpu with a small --shape, or run this on a machine with a GPU"
-        )
+        end("error: no GPU found; give --device cpu with a small --shape, or run this on a machine with a GPU", REFUSED)
     for line in lines(args):
         verdict = "" if line.ok else "  target missed"
         console.print(f"{line.name}: {line.value:.3g} {line.unit}{verdict}  [dim]{line.detail}[/dim]", highlight=False)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.base.command_line import parse_options
+from retrievers.program import REFUSED, end
 
 ROOT = Path(__file__).parent.parent
 HALF = 290.0  # seconds of a half
@@ -55,10 +56,10 @@ def main(args: Args) -> None:
         run_part(args.part, args.output, dry_run=args.dry_run)
         return
     if args.half not in BUDGETS:
-        sys.exit(f"error: --half {args.half}: must be 1 or 2")
+        end(f"error: --half {args.half}: must be 1 or 2", REFUSED)
     budgets = {name: most for name, most in BUDGETS[args.half].items() if not args.only or name in args.only}
     if unknown := set(args.only) - BUDGETS[args.half].keys():
-        sys.exit(f"error: --only {min(unknown)}: half {args.half} has {', '.join(BUDGETS[args.half])}")
+        end(f"error: --only {min(unknown)}: half {args.half} has {', '.join(BUDGETS[args.half])}", REFUSED)
     own = [sys.executable, "-m", "benchmarks.on_gpu", "--output", str(args.output.absolute())]
     own += ["--dry-run"] if args.dry_run else []
     run_parts(((name, [*own, "--part", name], most) for name, most in budgets.items()), args.output)
@@ -117,7 +118,7 @@ def run_part(name: str, output: Path, *, dry_run: bool) -> None:
         "whole": training.whole,
     }
     if name not in parts:
-        sys.exit(f"error: --part {name}: choose from {', '.join(parts)}")
+        end(f"error: --part {name}: choose from {', '.join(parts)}", REFUSED)
     report = partial(_report, name, output)
     parts[name](TINY if dry_run else Sizes(), report)
 

@@ -49,6 +49,7 @@ from benchmarks import (
 )
 from benchmarks.measure import Line, print_section
 from benchmarks.policies import matrix_rate
+from retrievers.program import REFUSED, end
 
 PEERS = Path(__file__).parent / ".peers"
 SECTIONS: dict[str, Callable[[int], list[Line]]] = {
@@ -92,7 +93,7 @@ def main(args: Args) -> None:
     console = Console()
     unknown = [name for name in args.only if name not in SECTIONS]
     if unknown:
-        sys.exit(f"error: --only {unknown[0]}: no such section; choose from {', '.join(SECTIONS)}")
+        end(f"error: --only {unknown[0]}: no such section; choose from {', '.join(SECTIONS)}", REFUSED)
     done: dict[str, list[Line]] = {}
     if args.output is not None and args.output.is_file():
         saved = json.loads(args.output.read_text(encoding="utf-8"))

@@ -39,6 +39,7 @@ from benchmarks.rollout import AlwaysSearches, FixedTurnEnd, LongPassages
 from benchmarks.step_costs import HEADER, ModelShape, Part, Rates, markdown, row, total
 from benchmarks.watched_step import GAIN, StepWatch
 from igsearch_env.information_gain import InformationGainConfig
+from retrievers.program import REFUSED, end
 
 ShapeName = Literal["bundled", "smollm2-135m", "qwen2.5-0.5b", "tiny"]
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1_536, "num_attention_heads": 9, "num_key_value_heads": 3}
@@ -91,7 +92,7 @@ class Args:
 def main(args: Args) -> None:
     """Print the table of a step, then what it is judged by."""
     if args.processor_time and args.threads != 1:
-        raise SystemExit("error: --processor-time counts the time of every thread; give --threads 1 with it")
+        end("error: --processor-time counts the time of every thread; give --threads 1 with it", REFUSED)
     rates, parts, results = measured(args)
     print(f"rates: {described(rates)}")
     if args.markdown:

@@ -32,6 +32,7 @@ import httpx
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.fetch import cache_folder
 from igsearch_env.world.bundled import POLICY_FOLDER
+from retrievers.program import ends_in_one_line
 
 VARIABLE = "IGSEARCH_VLLM_ENV"
 VERSION = "0.32.0"
@@ -186,12 +187,8 @@ def serve(python: Path, args: Args, options: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     arguments = parse_options(Args, description=__doc__)
-    try:
+    with ends_in_one_line(ValueError, RuntimeError, OSError, subprocess.SubprocessError):
         found = install(environment_folder())
         print(environment_folder(), flush=True)
         if arguments.model:
             serve(found, arguments, (*ROLLOUTS, *shlex.split(arguments.options)))
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
-    except (ValueError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"error: {error}")

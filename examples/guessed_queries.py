@@ -21,7 +21,6 @@ has a higher gain than an unsupported guess (AUC).
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -50,7 +49,7 @@ from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
-from retrievers import RetrieverError
+from retrievers.program import ends_in_one_line
 from retrievers.random_streams import random_stream
 
 Floats = NDArray[np.float64]
@@ -246,7 +245,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))
-    except (IGSearchError, RetrieverError) as error:
-        sys.exit(f"error: {error}")

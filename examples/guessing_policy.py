@@ -13,7 +13,6 @@ the golden answer. Reinforcement on the same questions then shows whether a rewa
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -32,6 +31,7 @@ from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
 from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers.program import ends_in_one_line
 from retrievers.random_streams import random_stream
 
 
@@ -104,7 +104,5 @@ def padded(policy: Policy, batch: Sequence[Trajectory]) -> tuple[torch.Tensor, t
 
 
 if __name__ == "__main__":
-    try:
+    with ends_in_one_line(IGSearchError, OSError):
         main(parse_options(Args, description=__doc__))
-    except IGSearchError as error:
-        sys.exit(f"error: {error}")

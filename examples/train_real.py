@@ -30,15 +30,15 @@ from pathlib import Path
 from algorithms.common.base.command_line import command_line
 from algorithms.common.config import TrainConfig, parse_config
 from algorithms.common.model.fetch import cache_folder, fetch
-from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
 from igsearch_env.question_sets import BENCHMARKS
 from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import load_questions
 from retrievers import build_corpus
-from retrievers.base import CorpusError
+from retrievers.base import RetrieverError
 from retrievers.corpora.writer import CORPUS
 from retrievers.digests import file_digest
-from retrievers.program import refuse
+from retrievers.program import ends_in_one_line, refuse
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "algorithms" / "configs" / "smollm2-135m.yaml"
@@ -149,7 +149,7 @@ def main() -> None:
         preset = ["--preset", own.preset] if own.preset else []
         parse_config(config_class(own.algorithm), ["--config", str(CONFIG), *preset, *others])
         words = list(arguments(own, others))
-    except (ConfigurationError, QuestionError, CorpusError) as error:
+    except (IGSearchError, RetrieverError) as error:
         refuse(error)
     command = [sys.executable, str(ROOT / "algorithms" / f"{own.algorithm}.py"), *words]
     print("python", *(word.removeprefix(f"{ROOT}/") for word in command[1:]), file=sys.stderr)
@@ -157,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_in_one_line(OSError, interrupted="interrupted: the same command resumes"):
+        main()

@@ -22,7 +22,7 @@ from algorithms.common.base.command_line import command_line, parse_options  # n
 from algorithms.common.model.config import PolicyConfig  # noqa: E402
 from algorithms.common.rollout.environment import EnvConfig, check_named_world  # noqa: E402
 from algorithms.common.run.setup import choose_threads  # noqa: E402
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice  # noqa: E402
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range  # noqa: E402
 from integrations.trl.dataset import question_dataset  # noqa: E402
 from integrations.trl.options import ALGORITHMS  # noqa: E402
 from retrievers.program import ends_in_one_line  # noqa: E402
@@ -59,6 +59,13 @@ class Args:
     """Random seed."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment; of the questions, only `questions` are used."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "questions_per_step", "micro_batch"):  # TRL takes 0 or -1 steps as three epochs
+            check_range(name, getattr(self, name), 1)
+        check_range("group_size", self.group_size, 2)
+        check_range("lora_rank", self.lora_rank, 0)
+        check_range("seed", self.seed, 0)
 
 
 def main(args: Args) -> None:

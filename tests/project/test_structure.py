@@ -181,6 +181,17 @@ def test_an_option_is_known_to_few_files(option: str) -> None:
     assert 1 <= len(library) <= 4, library
 
 
+def test_no_program_ends_with_a_message_alone() -> None:
+    """Its exit status would be 1, whatever the message says (`retrievers/program.py`: `end`, `ends_in_one_line`)."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "exit", "SystemExit"):
+                texts = [
+                    a for a in node.args if isinstance(a, ast.JoinedStr) or isinstance(getattr(a, "value", 0), str)
+                ]
+                assert not texts, f"{name}, line {node.lineno}"
+
+
 def test_the_environment_never_imports_torch() -> None:
     heavy = {"torch", "transformers", "sentence_transformers"}
     for name, path in MODULES.items():

@@ -128,6 +128,11 @@ class Sampler:
         if self.engine is not None:
             self.engine.sleep()
 
+    def wake(self) -> None:
+        """End `sleep` without an update: an engine that sleeps gets the weights again. Every process must call it."""
+        if self.engine is not None and self.engine.asleep:
+            self.sync_weights(self.version)
+
     def decoder(self, slots: int, temperature: float) -> TurnDecoder:
         """A decoder for `slots` concurrent episodes, as far as the KV cache allows."""
         config = self.config

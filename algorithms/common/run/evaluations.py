@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Evaluations:
         logged = [(split, row["step"], row[f"{split}/em"]) for row in rows for split in SPLITS if f"{split}/em" in row]
         logged = learner.processes.run_on_main(lambda: logged)
         self._done = {(split, step) for split, step, _ in logged}
-        self._best = max((em for split, _, em in logged if split == "dev"), default=-1.0)
+        # NaN if retrieval failed for all questions of a data set.
+        self._best = max((em for split, _, em in logged if split == "dev" and math.isfinite(em)), default=-1.0)
 
     def after(self, step: int) -> None:
         """The evaluations that belong to a complete step, unless they are logged already."""

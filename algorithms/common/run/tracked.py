@@ -68,19 +68,20 @@ class TrackedQuestions:
     def _record(self, step: int) -> None:
         """Write their groups to RUN_DIR/trajectories/tracked-STEP.json.gz.
 
-        Gains or advantages that can't be computed are left out, with a warning: they are not needed for training.
+        What can't be played or computed is left out, with a warning: it is not needed for training.
         """
         run = self.run
         run.progress.activity = f"rolling out {len(self.questions)} tracked questions"
         run.collector.pause()
-        mine = self._play(step)
-        problems = [self._measure(mine)]  # of this process's share, before that of others joins it
+        mine, problem = self._play(step)
+        run.sampler.sleep()  # what follows needs the memory, as in a step
+        problems = [problem or self._measure(mine)]  # of this process's share, before that of others joins it
         mine.release_prefixes()
         groups, failed = run.processes.all_gather_flat(mine.groups), sum(run.processes.gather(mine.failed))
         problems = run.processes.all_gather_flat(problems)
         buffer = RolloutBuffer(groups, failed, {"step": step})
         advantages: dict[str, Float32s] = {}
-        if not buffer.trajectories:
+        if not buffer.trajectories and not any(problems):
             problems = [f"retrieval failed for all {failed} episodes; nothing is recorded"]
         elif not any(problems):
             problem, advantages = self._advantages(buffer)
@@ -89,29 +90,36 @@ class TrackedQuestions:
             limit = len(buffer.trajectories)
             record_trajectories(self._path(step), buffer, advantages, run.policy.tokenizer, limit=limit)
         release_memory()
+        run.sampler.wake()
         run.progress.activity = ""
         if any(problems):
             run.progress.warn(f"tracked questions at step {step}: {next(filter(None, problems))}")
 
-    def _play(self, step: int) -> RolloutBuffer:
-        """The groups of this process's share of the questions, as in training but with random streams of their own."""
+    def _play(self, step: int) -> tuple[RolloutBuffer, str]:
+        """The groups of this process's share of the questions, as in training but with random streams of their own.
+
+        And why they can't be played, or "".
+        """
         run, config = self.run, self.run.config.rollout
         share = run.processes.share(len(self.questions))
         if not share:
-            return RolloutBuffer([])
+            return RolloutBuffer([]), ""
         decoder = run.sampler.decoder(len(share) * config.group_size, config.temperature)
-        buffer = collect(
-            decoder,
-            run.stepper,
-            self.questions[share.start : share.stop],
-            group_size=config.group_size,
-            seed=(stream_seed("episodes of tracked questions", run.config.seed, step),),
-            first=share.start,
-        )
+        try:
+            buffer = collect(
+                decoder,
+                run.stepper,
+                self.questions[share.start : share.stop],
+                group_size=config.group_size,
+                seed=(stream_seed("episodes of tracked questions", run.config.seed, step),),
+                first=share.start,
+            )
+        except (IGSearchError, RetrieverError) as error:  # such as a prompt that is too long
+            return RolloutBuffer([]), f"not rolled out ({error})"
         for turn in (turn for trajectory in buffer.trajectories for turn in trajectory.turns):
             turn.weights_version = run.sampler.version
         buffer.prefixes = decoder.prefixes()
-        return buffer
+        return buffer, ""
 
     def _measure(self, buffer: RolloutBuffer) -> str:
         """Set the gain of every search, if the algorithm needs it; returns why that is not possible, else "".

@@ -16,11 +16,12 @@ from functools import partial
 from fastapi import FastAPI
 from openenv.core.env_server.http_server import create_app
 
-from igsearch_env.errors import ConfigurationError
+from igsearch_env.errors import ConfigurationError, IGSearchError
 from integrations.batching import StepBatcher
 from integrations.openenv.environment import SearchEnvironment
 from integrations.openenv.models import SearchAction, SearchObservation
 from integrations.settings import SearchSettings
+from retrievers.program import ends_in_one_line
 
 
 def make_app(batcher: StepBatcher, sessions: int = 256) -> FastAPI:
@@ -70,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_in_one_line(IGSearchError, OSError):
+        main()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from igsearch_env.errors import ConfigurationError
 from integrations.trl import train
 from retrievers.reading import MissingPackageError
 
@@ -18,3 +19,9 @@ def test_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.import_module("integrations.trl.trainer")
     with pytest.raises(MissingPackageError, match=r"pip install 'igsearch\[trl\]"):
         train.main(train.Args())
+
+
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"micro_batch": 0}, {"group_size": 1}])
+def test_options_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}=.*: must be at least"):
+        train.Args(**wrong)  # type: ignore[arg-type]

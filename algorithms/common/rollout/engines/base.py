@@ -91,6 +91,8 @@ class Engine(ABC):
     """Whether `update_weights` gets the adapter that is trained (`adapter_weights`), rather than all weights."""
     weights_name: str = ""
     """Name of its weights in requests, if it has one: processes that share an engine get it from the first."""
+    asleep: bool = False
+    """Whether it has given up its memory (`sleep`), so that it needs `update_weights` before it can write."""
     _submitted: Sequence[TurnRequest] = ()
 
     @abstractmethod

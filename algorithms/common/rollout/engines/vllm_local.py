@@ -78,7 +78,7 @@ class VllmEngine(StreamingEngine):
         self._whole_turns = RequestOutputKind.FINAL_ONLY
         self._writing: set[int] = set()  # keys of requests
         self._can_sleep = bool(current_platform.is_sleep_mode_available())
-        self._asleep = False
+        self.asleep = False
         self._shares_group = dist.is_initialized()
         options: dict[str, Any] = {}
         if self._shares_group and dist.get_world_size() > 1:
@@ -119,7 +119,7 @@ class VllmEngine(StreamingEngine):
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
         """`Engine.submit`."""
-        if self._asleep:
+        if self.asleep:
             raise EngineError(f"{self.place} sleeps, without weights; call update_weights before a rollout")
         for request in requests:
             options = sampling(self.turn_end, request.seed, request.max_new_tokens, request.temperature)
@@ -158,13 +158,13 @@ class VllmEngine(StreamingEngine):
         """`Engine.update_weights`, one tensor at a time."""
         detached = ((name, tensor.detach()) for name, tensor in weights)
         with self._failures("to load weights"):
-            if self._asleep:
+            if self.asleep:
                 torch.cuda.empty_cache()  # vLLM takes memory that torch has returned to the GPU
                 self.llm.wake_up(tags=["weights"])
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": detached})
-            if self._asleep:
+            if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
-                self._asleep = False
+                self.asleep = False
         if not self.llm.reset_prefix_cache():
             raise EngineError(
                 "rollout.engine='vllm': the prefix cache was not reset after a weight update, so it is that of the "
@@ -173,10 +173,10 @@ class VllmEngine(StreamingEngine):
 
     def sleep(self) -> None:
         """`Engine.sleep`, on a GPU; vLLM has no sleep mode for CPUs."""
-        if self._can_sleep and not self._asleep:
+        if self._can_sleep and not self.asleep:
             with self._failures("to sleep"):
                 self.llm.sleep(level=2)
-            self._asleep = True
+            self.asleep = True
 
     def close(self) -> None:
         """Free the memory that vLLM took.
@@ -190,11 +190,11 @@ class VllmEngine(StreamingEngine):
         if self._shares_group:
             _forget_shutdown(llm)
         with suppress(Exception):  # of an engine that has failed before
-            if self._shares_group and self._can_sleep and not self._asleep:
+            if self._shares_group and self._can_sleep and not self.asleep:
                 llm.sleep(level=2)
-            elif not self._shares_group and not self._asleep:
+            elif not self._shares_group and not self.asleep:
                 llm.llm_engine.engine_core.shutdown()
-        if self._shares_group or self._asleep:
+        if self._shares_group or self.asleep:
             _KEPT.append(llm)  # vLLM can't free memory that it has already given up
         del llm
         gc.collect()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training_runs import question_file, run_ig_grpo, without_times
 
 from algorithms.common import trainer
 from algorithms.common.base.errors import TrainingError
+from algorithms.common.evaluation.scores import Score
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
@@ -143,6 +145,24 @@ def test_the_last_checkpoint_outlives_a_save_that_does_not_end(
     assert [row for row in rows if "test/em" not in row] == [
         row for row in without_times(whole) if "test/em" not in row
     ]
+
+
+def test_a_resumed_run_saves_the_best_policy_after_an_evaluation_without_results(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Evaluator.validate
+
+    def failed(self: Evaluator, on_end: Any) -> dict[str, Score]:
+        return {name: Score(0, nan, nan, nan, failed=1) for name in validate(self, on_end)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "validate", failed)
+        interrupts(patch, trainer, "collect_batch", 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_ig_grpo(small, tmp_path / "run")
+    assert not (tmp_path / "run" / "best").exists()
+    run_ig_grpo(small, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "best" / "best.json").read_text())["step"] == 4
 
 
 def test_a_step_that_is_saved_is_not_saved_again(

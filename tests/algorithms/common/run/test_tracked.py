@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fake_vllm
 import pytest
 from training_runs import question_file, without_times
 
@@ -16,12 +17,13 @@ from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run import tracked
 from algorithms.common.run.metrics_log import read_metrics
 from algorithms.common.run.recorded_trajectories import RecordedStep, load_recorded
-from algorithms.common.run.tracked import tracked_questions
+from algorithms.common.run.tracked import TrackedQuestions, tracked_questions
 from algorithms.common.trainer import train
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.rloo import RLOO
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.questions import Question
 from igsearch_env.world.bundled import bundled_world
@@ -153,6 +155,32 @@ def test_a_run_continues_without_random_passages_and_without_results(
     train(IGGRPO(config), config, retriever)
     assert "step 1: retrieval failed for all 6 episodes" in capsys.readouterr().out
     assert records(tmp_path / "empty") == {}
+
+    def too_long(*arguments: Any, **options: Any) -> RolloutBuffer:
+        raise ConfigurationError("question 'q': its prompt has 900 tokens")
+
+    monkeypatch.setattr(tracked, "collect", too_long)
+    config = IGGRPOConfig(**settings, run_dir=tmp_path / "long")
+    assert train(IGGRPO(config), config, retriever).finished
+    assert "step 1: not rolled out (question 'q': its prompt has 900 tokens)" in capsys.readouterr().out
+
+
+def test_an_engine_sleeps_while_tracked_questions_are_scored(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_vllm.install(monkeypatch, gpu=True)
+    measure, asleep = TrackedQuestions._measure, []
+
+    def measured(self: TrackedQuestions, buffer: RolloutBuffer) -> str:
+        assert self.run.sampler.engine is not None
+        asleep.append(self.run.sampler.engine.asleep)
+        return measure(self, buffer)
+
+    monkeypatch.setattr(TrackedQuestions, "_measure", measured)
+    rollout = RolloutConfig(questions_per_step=2, group_size=3, max_new_tokens=12, engine="vllm")
+    config = IGGRPOConfig(**{**small, "steps": 1, "rollout": rollout, "run_dir": tmp_path / "run"})
+    assert train(IGGRPO(config), config).finished  # the step after it had weights again
+    assert asleep == [True, True]
 
 
 def test_a_resumed_run_records_what_an_interruption_prevented(small: dict[str, Any], tmp_path: Path) -> None:
