@@ -67,6 +67,7 @@ class TrainConfig:
             "save_every",
             "save_total_limit",
             "tracked_questions",
+            "estimate_time",
         }
         | {"report_to", "project"}
     )

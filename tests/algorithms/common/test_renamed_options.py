@@ -199,6 +199,7 @@ def test_commands_of_earlier_versions_are_read_in_todays_words() -> None:
 def test_sections_declare_what_a_run_may_be_resumed_with() -> None:
     assert resumable_settings(PPOConfig) == {
         *("steps", "run_dir", "overwrite", "config", "preset", "eval_every", "eval_limit", "save_every"),
+        *("skip_initial_evaluation", "tracked_questions", "estimate_time"),
         *("report_to", "project", "policy.device", "policy.attn_implementation", "policy.gradient_checkpointing"),
         *("optimizer.token_budget", "rollout.token_budget", "rollout.kv_cache_tokens", "rollout.server_url"),
         *("save_total_limit", "rollout.gpu_memory_utilization", "env.max_failure_rate", "warm_start.save_every"),
