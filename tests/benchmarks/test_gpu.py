@@ -128,9 +128,10 @@ def test_a_half_takes_less_than_five_minutes(half: int) -> None:
         (runner.Args(part="other"), "--part other: choose from versions"),
     ],
 )
-def test_wrong_options(args: runner.Args, message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
+def test_wrong_options(args: runner.Args, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
         runner.main(args)
+    assert message in capsys.readouterr().err
 
 
 def test_the_best_of_several_calls_counts() -> None:

@@ -65,6 +65,7 @@ def test_a_step_is_judged_by_its_floor() -> None:
     assert over.detail == "1.33 if every part took its floor"
 
 
-def test_processor_time_of_several_threads_is_refused() -> None:
-    with pytest.raises(SystemExit, match="--threads 1"):
+def test_processor_time_of_several_threads_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
         step_model.main(step_model.Args(processor_time=True))
+    assert "give --threads 1 with it" in capsys.readouterr().err

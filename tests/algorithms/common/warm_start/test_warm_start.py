@@ -173,8 +173,12 @@ def test_the_script_prints_the_folder_of_the_policy(
     assert capsys.readouterr().out == f"{whole / 'policy'}\n"
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, TrainingError("no luck"), LockedError("in use")])
-def test_a_command_ends_with_one_line(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stop", "status"), [(KeyboardInterrupt, None), (TrainingError("no luck"), 1), (LockedError("in use"), 2)]
+)
+def test_a_command_ends_with_one_line(
+    stop: Any, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["warm_start.py"])
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
@@ -182,10 +186,13 @@ def test_a_command_ends_with_one_line(stop: Any, monkeypatch: pytest.MonkeyPatch
         raise stop
 
     monkeypatch.setattr("sys.excepthook", None)  # which is replaced, to print the message
-    interrupted = stop is KeyboardInterrupt
-    message = "^interrupted: the same command resumes$" if interrupted else f"error: {stop}"
-    with pytest.raises(KeyboardInterrupt if interrupted else SystemExit, match=message):
+    if status is None:
+        with pytest.raises(KeyboardInterrupt, match=r"^interrupted: the same command resumes$"):
+            run_command(TrainConfig, action)
+        return
+    with pytest.raises(SystemExit, match=str(status)):
         run_command(TrainConfig, action)
+    assert capsys.readouterr().err == f"error: {stop}\n"
 
 
 @pytest.mark.parametrize("protocol", ["search_r1", "autorefine"])
