@@ -111,7 +111,7 @@ def selected(options: list[str]) -> list[str]:
         print("python", *command, file=sys.stderr)
         done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], check=False)
         if done.returncode:
-            sys.exit(done.returncode)
+            sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)  # below 0: a signal
     return [*options[:start], str(file), *options[end:]]
 
 
