@@ -19,7 +19,7 @@ from algorithms.common.report.charts import Cell, charts_html, css, js, number, 
 from algorithms.common.report.comparable import Compared, SeedGroup, against, make_seed_groups, warnings
 from algorithms.common.report.comparison_charts import comparison_charts
 from algorithms.common.report.figures import em_of, macro_em, shown, shown_difference, shown_em
-from algorithms.common.report.page import navigation, page
+from algorithms.common.report.page import header, navigation, page
 from algorithms.common.report.run_report import REPORT
 from algorithms.common.report.run_setup import PLACES, defaults, shown_value
 from algorithms.common.run.saved_run import SavedRun, read_run
@@ -48,7 +48,7 @@ def comparison_report(run_dirs: Sequence[Path], place: Path | None = None) -> st
     sections.append(_curves(entries))
     reports = [] if place is None else list(_reports(runs, place.resolve()))
     links = navigation("Comparison", "", reports) if reports else ""
-    body = f"<header>{links}<h1>{html.escape(title)}</h1></header>\n<main>\n{''.join(sections)}</main>"
+    body = f"{header(title, links)}\n<main>\n{''.join(sections)}</main>"
     return page(title, body, css=css() + STYLE, js=js())
 
 

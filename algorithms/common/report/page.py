@@ -95,6 +95,12 @@ def navigation(run_name: str, current: str, pages: Sequence[tuple[str, str]]) ->
     return f'<nav aria-label="Pages"><strong>{name}</strong><ul>{links}</ul></nav>'
 
 
+def header(title: str, bar: str = "", notes: Sequence[str] = ()) -> str:
+    """The head of a page: `bar` as it is (the `navigation` of a run), the title, and sentences below it, escaped."""
+    below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
+    return f"<header>{bar}<h1>{html.escape(title)}</h1>{below}</header>"
+
+
 def _hash(text: str) -> str:
     """The source expression of an element with this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -5,7 +5,6 @@ The figures are computed here, for every choice of step and place that the page 
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 
 from algorithms.common.evaluation.auc import auc, auc_interval
 from algorithms.common.evaluation.clustered import clustered_mean_ci95
-from algorithms.common.report.page import data, page
+from algorithms.common.report.fitting import fitting
+from algorithms.common.report.page import data, header, page
 from algorithms.common.run.recorded_trajectories import RecordedStep, rounded
 
 SCRIPTS = (
@@ -52,22 +52,15 @@ def searches_page(recorded: Sequence[RecordedStep], title: str, bar: str = "", n
     folder = files("algorithms.common.report")
     css = "".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in ("analysis", "searches"))
     js = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
-    body = f"<header>{bar}<h1>{html.escape(title)}</h1>{below}</header>\n<main></main>\n{NOSCRIPT}"
+    body = f"{header(title, bar, notes)}\n<main></main>\n{NOSCRIPT}"
     return page(title, body + data("searches", content(recorded)), css=css, js=js)
 
 
 def fitting_searches_page(
     recorded: Sequence[RecordedStep], title: str, bar: str = "", notes: Sequence[str] = ()
 ) -> str:
-    """`searches_page` with at most `MAX_PAGE` bytes: drops every other step; a note states what is left out."""
-    shown = list(recorded)
-    document = searches_page(shown, title, bar, notes)
-    while len(document.encode(errors="replace")) > MAX_PAGE and len(shown) > 1:
-        shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else shown[1:]
-        left_out = f"Shows {len(shown)} of {len(recorded)} recorded steps: a page has at most {MAX_PAGE / 1e6:g} MB."
-        document = searches_page(shown, title, bar, [*notes, left_out])
-    return document
+    """`searches_page` with at most `MAX_PAGE` bytes (`fitting`)."""
+    return fitting(recorded, lambda shown, said: searches_page(shown, title, bar, said), notes, MAX_PAGE)
 
 
 def content(recorded: Sequence[RecordedStep]) -> dict[str, Any]:

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from algorithms.common.evaluation.intervals import wilson_ci95
-from algorithms.common.report.page import data, page
+from algorithms.common.report.fitting import fitting
+from algorithms.common.report.page import data, header, page
 from algorithms.common.run.recorded_trajectories import RecordedStep, rounded
 
 # One script, in this order. `trajectories_diff.js` compares texts; the two before it make elements.
@@ -36,33 +35,15 @@ def training_page(recorded: Sequence[RecordedStep], title: str, bar: str = "", n
     folder = files("algorithms.common.report")
     css = "".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in ("analysis", "training"))
     js = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
-    body = f"<header>{bar}<h1>{html.escape(title)}</h1>{below}</header>\n<main></main>\n{NOSCRIPT}"
+    body = f"{header(title, bar, notes)}\n<main></main>\n{NOSCRIPT}"
     return page(title, body + data("training", content(recorded)), css=css, js=js)
 
 
 def fitting_training_page(
     recorded: Sequence[RecordedStep], title: str, bar: str = "", notes: Sequence[str] = ()
 ) -> str:
-    """`training_page` with at most `MAX_PAGE` bytes: drops every other step, then the last half of the questions.
-
-    Keeps the first and the last step with at least one question each; a note states what is left out.
-    """
-    shown = list(recorded)
-    document = training_page(shown, title, bar, notes)
-    while len(document.encode(errors="replace")) > MAX_PAGE:
-        if len(shown) > 2:
-            shown = [*shown[:-1:2], shown[-1]] if len(shown) > 3 else [shown[0], shown[-1]]
-        elif all(len(file.groups) < 2 for file in shown):
-            break
-        else:
-            shown = [replace(file, groups=file.groups[: (len(file.groups) + 1) // 2]) for file in shown]
-        left_out = (
-            f"Shows {len(shown)} of {len(recorded)} recorded steps and at most {max(len(f.groups) for f in shown)} of "
-            f"{max(len(f.groups) for f in recorded)} questions: a page has at most {MAX_PAGE / 1e6:g} MB."
-        )
-        document = training_page(shown, title, bar, [*notes, left_out])
-    return document
+    """`training_page` with at most `MAX_PAGE` bytes (`fitting`)."""
+    return fitting(recorded, lambda shown, said: training_page(shown, title, bar, said), notes, MAX_PAGE)
 
 
 def content(recorded: Sequence[RecordedStep]) -> dict[str, Any]:
