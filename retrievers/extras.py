@@ -36,6 +36,8 @@ def require(module: str, needed_by: str) -> None:
 
 def is_installed(module: str) -> bool:
     """Whether a package is installed. It is not imported."""
+    if module in sys.modules:
+        return sys.modules[module] is not None  # None: it must not be imported
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # refused by a finder; a module without a spec
@@ -54,6 +56,7 @@ def require_for_program(module: str, needed_by: str) -> None:
 def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, MissingPackageError):
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(MissingPackageError.exit_status)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -127,7 +127,10 @@ def test_a_configuration_as_plain_data_comes_back_from_yaml(tmp_path: Path) -> N
     ("text", "message"),
     [
         ("stpes: 3", "unknown key 'stpes'; did you mean 'steps'"),
-        ("optimizer: {learning_rate: 1, schedul: cosine}", "unknown key 'optimizer.learning_rate'; known keys: .*lr"),
+        (
+            "optimizer: {learning_rate: 1, schedul: cosine}",
+            "unknown key 'optimizer.learning_rate'; did you mean 'lr' in the section 'optimizer'",
+        ),
         ("optimizer: {lr_schedul: cosine}", "unknown key 'optimizer.lr_schedul'; did you mean 'lr_scheduler_type'"),
         ("policy: {chat: perhaps}", "'policy.chat' is 'perhaps'; it must be true or false"),
         ("scale_by_std: 1", "'scale_by_std' is 1; it must be true or false"),
@@ -168,8 +171,10 @@ def test_a_bundled_file_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest
         assert parse("--config", name).policy.lora.rank > 0
     (tmp_path / "bundled").write_text("seed: 7", encoding="utf-8")
     assert parse("--config", "bundled").seed == 7  # a file comes first
-    with pytest.raises(ConfigurationError, match=r"--config smollm: no such file; bundled ones are bundled, .*smollm2"):
+    with pytest.raises(ConfigurationError, match=r"--config smollm: no such file; did you mean smollm2-135m"):
         parse("--config", "smollm")
+    with pytest.raises(ConfigurationError, match=r"--config zzz: no such file; bundled ones are bundled, .*smollm2"):
+        parse("--config", "zzz")
 
 
 # ---------------------------------------------------------------- values
@@ -185,18 +190,18 @@ def test_a_bundled_file_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest
             "optimizer.lr_scheduler_type='cosin': must be one",
         ),
         ("rollout: {group_size: 0}", ["--rollout.group-size", "0"], "rollout.group_size=0: must be at least 1"),
-        ("steps: many", ["--steps", "many"], "'many'"),
+        ("steps: many", ["--steps", "many"], "many"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, option: list[str], said: str
 ) -> None:
     for arguments in (option, ["--config", write(tmp_path, text)]):
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises((SystemExit, ConfigurationError)) as stop:
             parse(*arguments)
-        assert stop.value.code == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert said in " ".join(" ".join(lines).replace("│", " ").split())  # the message is wrapped in a box
+        (line,) = [*capsys.readouterr().err.splitlines(), *([str(stop.value)] if stop.type is not SystemExit else [])]
+        assert said in line
+        assert stop.type is not SystemExit or stop.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -512,7 +512,7 @@ def test_only_an_untouched_export_is_replaced(trained: Path, tmp_path: Path) -> 
     (output / MARK).unlink()
     with pytest.raises(ConfigurationError, match=r"not an export \(it holds README\.md, \.\.\.\)"):
         exported(trained, output)
-    with pytest.raises(ConfigurationError, match="it is a file"):
+    with pytest.raises(ConfigurationError, match=r"README\.md: a file; give a folder"):
         exported(trained, output / "README.md")
 
 
@@ -529,7 +529,7 @@ def test_a_full_disk_leaves_what_was_there(trained: Path, tmp_path: Path, monkey
         def raises(card: ExportedPolicy) -> str:
             raise error
 
-        monkeypatch.setattr("algorithms.common.export.model_card.model_card", raises)
+        monkeypatch.setattr("igsearch.commands.export.model_card", raises)
 
     message = "No space left on device"
     for error in (OSError(errno.ENOSPC, message), Exception(f"{message} (os error 28)")):  # Python's, and tokenizers'

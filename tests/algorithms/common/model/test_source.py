@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,6 @@ def test_a_file_that_can_t_be_used_is_an_error_of_the_configuration(tmp_path: Pa
 
 
 def test_without_the_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'igsearch\[gguf\]'"):
         ModelSource.parse(str(tmp_path / "tiny.gguf"))
