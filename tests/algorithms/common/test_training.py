@@ -177,7 +177,7 @@ def test_a_finished_run_is_not_trained_again_but_can_be_extended(small: dict[str
 def test_the_first_the_middle_and_the_last_step_are_kept_to_look_at(small: dict[str, Any], tmp_path: Path) -> None:
     run_dir = run_ig_grpo(small, tmp_path / "run", steps=5, eval_every=0)
     for kept in ("transcripts", "trajectories"):
-        assert [path.name.split(".")[0] for path in sorted((run_dir / kept).iterdir())] == [
+        assert [path.name.split(".")[0] for path in sorted((run_dir / kept).glob("step-*"))] == [
             "step-000001",
             "step-000003",
             "step-000005",
