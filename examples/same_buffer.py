@@ -38,7 +38,7 @@ from algorithms.comparison.gains import Gains, measured_gains, set_gains, store_
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.same_buffer import analyse
 from algorithms.comparison.same_buffer_tables import print_report
-from igsearch_env.errors import IGSearchError, check_range
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.stepper import EpisodeStepper
 from retrievers import Retriever
 from retrievers.program import ends_in_one_line
@@ -125,11 +125,14 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
 
 
 def load_buffer(path: Path) -> RolloutBuffer:
-    """Load a saved buffer. Raises `RolloutBufferError` if it is missing, of another version or not trainable."""
+    """Load a saved buffer. Raises `ConfigurationError` if it is missing, of another version or not trainable."""
     if not path.is_file():
-        raise RolloutBufferError(f"{path}: no such file; give a file written by RolloutBuffer.save")
-    buffer = RolloutBuffer.load(path)
-    buffer.check_trainable()
+        raise ConfigurationError(f"{path}: no such file; give a file written by RolloutBuffer.save")
+    try:
+        buffer = RolloutBuffer.load(path)
+        buffer.check_trainable()
+    except RolloutBufferError as error:
+        raise ConfigurationError(str(error)) from error
     return buffer
 
 

@@ -52,6 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "eval_every": 2,
         "eval_limit": 1,
         "save_every": 1,
+        "tracked_questions": 0,  # test_tracked.py
         "policy": PolicyConfig(path="bundled"),
         "env": EnvConfig(questions=(questions,), eval_questions=(questions,)),
         "rollout": RolloutConfig(questions_per_step=3, group_size=3, max_new_tokens=12),
@@ -342,7 +343,7 @@ def test_a_finished_run_says_what_it_left_and_why_a_report_is_missing(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = run_ig_grpo(small, tmp_path / "run", steps=1)
-    assert f"results in {run_dir}/: trajectories.html and report.html;" in capsys.readouterr().out
+    assert f"results in {run_dir}/: trajectories.html and searches.html and report.html;" in capsys.readouterr().out
 
     def no_report(run_dir: Path) -> list[Path]:
         raise ConfigurationError("damaged")

@@ -276,28 +276,34 @@ def test_attempts(tmp_path: Path) -> None:
     assert any("last attempts" in note for note in json.loads(output.read_text())["notes"])
 
 
-def refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the command ends with when it is given this buffer; a text means exit status 1."""
+def refusal(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The line with which the command refuses this buffer."""
     monkeypatch.setattr(sys, "argv", [str(FILE), "--buffer", str(path)])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match=r"^2$"):
         runpy.run_path(str(FILE), run_name="__main__")
-    assert isinstance(ended.value.code, str)
-    return ended.value.code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
-def test_files_that_can_not_be_used_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_can_not_be_used_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "buffer.gz"
-    assert refusal(path, monkeypatch) == f"error: {path}: no such file; give a file written by RolloutBuffer.save"
+    assert (
+        refusal(path, monkeypatch, capsys) == f"error: {path}: no such file; give a file written by RolloutBuffer.save"
+    )
     path.write_text("no buffer")
-    assert refusal(path, monkeypatch).startswith(f"error: {path}: not a saved buffer")
+    assert refusal(path, monkeypatch, capsys).startswith(f"error: {path}: not a saved buffer")
     with gzip.open(path, "wt") as file:
         file.write(json.dumps({"format": 0}))
-    assert refusal(path, monkeypatch).startswith(f"error: {path}: format 0")
+    assert refusal(path, monkeypatch, capsys).startswith(f"error: {path}: format 0")
 
 
-def test_buffers_that_teach_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_that_teach_nothing_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "buffer.gz"
     RolloutBuffer([]).save(path)
-    assert refusal(path, monkeypatch).startswith("error: the buffer has no trajectory")
+    assert refusal(path, monkeypatch, capsys).startswith("error: the buffer has no trajectory")
     buffer_of([[trajectory([answer_turn([])])]]).save(path)
-    assert refusal(path, monkeypatch).startswith("error: 1 trajectories have no policy token")
+    assert refusal(path, monkeypatch, capsys).startswith("error: 1 trajectories have no policy token")

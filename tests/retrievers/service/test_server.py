@@ -688,12 +688,17 @@ def test_sigterm_lets_what_is_under_way_finish(corpus: str) -> None:
     ],
 )
 def test_what_cannot_be_served_is_said_in_a_line(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from retrievers import server
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["server", "--port", "0", *arguments])
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit, match=r"^2$"):
         server.command()
-    assert str(caught.value).startswith(message)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
