@@ -91,6 +91,7 @@ def make(mistake: Mistake, where: Place) -> subprocess.CompletedProcess[str]:
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HOME": str(aside / "hub"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "0",
         "IGSEARCH_CACHE": str(aside / "cache"),
     }
     return subprocess.run(
