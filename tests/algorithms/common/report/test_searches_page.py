@@ -119,7 +119,9 @@ def test_the_page_fits_is_accessible_and_shows_hostile_text_as_text(browser: Any
     scheme = "dark" if width == WIDE else "light"
     with opened(browser, page_file, width=width, scheme=scheme) as page:  # fails on a dialog and on a request
         page.get_by_text("The 5 searches as a table").click()
-        rows = texts(page.get_by_role("region", name="Searches", exact=True).locator("tbody tr"))
+        table = page.get_by_role("region", name="Searches", exact=True).locator("tbody tr")
+        table.first.wait_for()  # rows are made when the table opens
+        rows = texts(table)
         assert [row.split()[0] for row in rows] == ["+3.00", "+2.00", "+1.00", "+0.50", "−1.00"]
         assert "<img src=x" in rows[1]
         assert page.locator("img").count() == 0
