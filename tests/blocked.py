@@ -9,24 +9,17 @@ from collections.abc import Collection, Sequence
 from launching import ENVIRONMENT
 from paths import ROOT
 
+from benchmarks.mistakes import MISSING
+
 TRAIN = ("torch", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "matplotlib", "scipy", "pydantic")
 DENSE = ("sentence_transformers", "faiss", "hnswlib")
 SERVER = ("fastapi", "starlette", "uvicorn", "prometheus_client")
 EVERY = (*TRAIN, *DENSE, *SERVER, "tensorboard", "huggingface_hub", "datasets", "pyarrow", "Stemmer", "gguf")
 
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Refuse())
-"""
-
 
 def run_without(blocked: Collection[str], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -c program`, with these arguments, where `blocked` packages are missing."""
-    words: Sequence[str] = (sys.executable, "-c", REFUSE.format(blocked=set(blocked)) + program, *arguments)
+    words: Sequence[str] = (sys.executable, "-c", MISSING.format(without=set(blocked)) + program, *arguments)
     return subprocess.run(
         words,
         cwd=ROOT,

@@ -39,7 +39,7 @@ class Workload:
 
 
 class RemainingTime:
-    """Is told what begins and ends, and when, in seconds of one clock.
+    """Estimates the time left from the reported begin and end of steps and evaluations, in seconds of one clock.
 
     Args:
         completed: number of steps that are done.
