@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def header(title: str, bar: str = "", notes: Sequence[str] = ()) -> str:
     """The head of a page: `bar` as it is (the `navigation` of a run), the title, and sentences below it, escaped."""
     below = "".join(f'<p class="quiet">{html.escape(note)}</p>' for note in notes)
     return f"<header>{bar}<h1>{html.escape(title)}</h1>{below}</header>"
+
+
+def assets(kind: str, names: Sequence[str]) -> str:
+    """The styles (`css`) or scripts (`js`) of this folder with these names, joined in their order."""
+    folder = files("algorithms.common.report")
+    return "\n".join((folder / f"{name}.{kind}").read_text(encoding="utf-8") for name in names)
 
 
 def _hash(text: str) -> str:

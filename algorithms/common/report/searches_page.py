@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from algorithms.common.evaluation.auc import auc, auc_interval
 from algorithms.common.evaluation.clustered import clustered_mean_ci95
 from algorithms.common.report.fitting import fitting
-from algorithms.common.report.page import data, header, page
+from algorithms.common.report.page import assets, data, header, page
 from algorithms.common.run.recorded_trajectories import RecordedStep, rounded
 
 SCRIPTS = (
@@ -49,10 +48,8 @@ class Search:
 
 def searches_page(recorded: Sequence[RecordedStep], title: str, bar: str = "", notes: Sequence[str] = ()) -> str:
     """One HTML document; arguments as of `training_page`, with the files `step-*.json.gz` of a run."""
-    folder = files("algorithms.common.report")
-    css = "".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in ("analysis", "searches"))
-    js = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     body = f"{header(title, bar, notes)}\n<main></main>\n{NOSCRIPT}"
+    css, js = assets("css", ("analysis", "searches")), assets("js", SCRIPTS)
     return page(title, body + data("searches", content(recorded)), css=css, js=js)
 
 

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from algorithms.common.evaluation.intervals import wilson_ci95
 from algorithms.common.report.fitting import fitting
-from algorithms.common.report.page import data, header, page
+from algorithms.common.report.page import assets, data, header, page
 from algorithms.common.run.recorded_trajectories import RecordedStep, rounded
 
 # One script, in this order. `trajectories_diff.js` compares texts; the two before it make elements.
@@ -32,10 +31,8 @@ def training_page(recorded: Sequence[RecordedStep], title: str, bar: str = "", n
         bar: inserted above the title as it is: the `navigation` of a run.
         notes: sentences below the title, escaped.
     """
-    folder = files("algorithms.common.report")
-    css = "".join((folder / f"{name}.css").read_text(encoding="utf-8") for name in ("analysis", "training"))
-    js = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     body = f"{header(title, bar, notes)}\n<main></main>\n{NOSCRIPT}"
+    css, js = assets("css", ("analysis", "training")), assets("js", SCRIPTS)
     return page(title, body + data("training", content(recorded)), css=css, js=js)
 
 
