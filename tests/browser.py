@@ -75,3 +75,11 @@ def violations(page: Any) -> list[str]:
 def overflow(page: Any) -> int:
     """By how many pixels the page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+def open_rows(details: Any) -> Any:
+    """Open a `details` element whose table is filled when it opens; the locator of its rows, once they are there."""
+    details.locator("summary").first.click()
+    rows = details.locator("tbody tr")
+    rows.first.wait_for()
+    return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import NARROW, WIDE, chromium, opened, overflow, violations
+from browser import NARROW, WIDE, chromium, open_rows, opened, overflow, violations
 from run_folders import HOSTILE, append, training_row, write_run
 
 from algorithms.common.report.comparison_report import comparison_report
@@ -132,9 +132,7 @@ def test_values_are_shown_at_the_pointer_and_in_a_table(browser: Any, pages: dic
         figure = chart_named(page, "Searches")
         assert step_at(figure, 1) == "step 6"
         assert figure.locator(".legend .value").inner_text() == "1"
-        figure.locator("summary").click()
-        figure.locator("tbody tr").last.wait_for()
-        assert figure.locator("tbody tr").all_inner_texts()[-1].split() == ["6", "1"]
+        assert open_rows(figure).all_inner_texts()[-1].split() == ["6", "1"]
 
 
 def test_a_key_hides_its_line(browser: Any, pages: dict[str, Path]) -> None:
@@ -300,8 +298,7 @@ def test_small_noise_around_zero_does_not_fill_its_chart(browser: Any, tmp_path:
         assert kl.locator(".zero").inner_text() == why + "from the reference policy"
         assert clipping.locator(".zero").inner_text() == why + "clipped, clipped by the dual clip"
         assert clipping.locator("canvas").count() == 0
-        clipping.locator("summary").click()
-        assert clipping.locator("tbody tr").all_inner_texts()[-1].split() == ["3", "0", "0"]
+        assert open_rows(clipping).all_inner_texts()[-1].split() == ["3", "0", "0"]
 
 
 def test_tables_can_be_read_on_a_phone_and_whole_on_a_wide_screen(browser: Any, tmp_path: Path) -> None:
