@@ -18,7 +18,10 @@ from algorithms.common.config import TrainConfig
 from igsearch.cli import COMMANDS
 from igsearch_env import IGSearchEnv
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "method-cards").glob("*.md")])
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in DOCS)]
+# The headings of a method card, in their order.
+CARD = ["Credits", "Equation", "Needs", "Costs", "Won and lost here", "Failure modes", "Claims of its paper"]
 FOLDERS = (
     "algorithms",
     "benchmarks",
@@ -179,6 +182,19 @@ def test_every_configuration_key_exists(page: str) -> None:
     code = {key for key in keys if key.endswith(".py") or hasattr(IGSearchEnv, key.removeprefix("env."))}
     unknown = sorted({key for key in keys if key.replace("_", "-") not in all_options()} - code)
     assert not unknown, f"{page} names keys that no configuration has"
+
+
+def test_every_method_has_a_card_with_every_heading() -> None:
+    methods = {path.stem for path in (ROOT / "algorithms").glob("*.py")} - {"__init__"}
+    cards = {path.stem: path for path in DOCS if path.parent.name == "method-cards" and path.stem != "README"}
+    assert set(cards) == methods
+    overview = text("docs/method-cards/README.md")
+    for name, path in cards.items():
+        card = path.read_text(encoding="utf-8")
+        assert re.findall(r"^## (.*)", card, re.MULTILINE) == CARD, name
+        assert all(body.strip() for body in re.split(r"^##? .*", card, flags=re.MULTILINE)[1:]), name
+        assert f"`algorithms/{name}.py`" in card
+        assert f"]({name}.md)" in overview, name
 
 
 def test_pages_have_commands_and_options() -> None:
