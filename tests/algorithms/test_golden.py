@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import golden_credit as credit
 import golden_gain as gain
 import golden_learning as learning
 import golden_text as text
@@ -53,6 +54,9 @@ KINDS: dict[str, Kind] = {
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
     r"rollout_is_(loss_)?(token|sequence)_.+": (learning.importance, FLOAT32),
     r"gspo_.+": (learning.sequence_loss, FLOAT32),
+    r"gspotoken_.+": (credit.token_advantages_in_a_sequence_ratio, FLOAT32),
+    r"mtgrpo_.+": (credit.turn_and_outcome, SCALED),
+    r"cwgrpo_.+": (credit.contributions, SCALED),
     rf"agg_with_fully_masked_seq__{MODE}": (learning.aggregation, FLOAT32),
     r"trl_loss_types.*": (learning.trl_losses, FLOAT32),
     r"kl_k[123](_.+)?": (learning.kl, FLOAT32),

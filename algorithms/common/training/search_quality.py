@@ -1,0 +1,34 @@
+"""What a search found, judged from its passages and the question's data: rewards of turns that need no model.
+
+Passages count as far as observations show them; texts are compared as for exact match, by whole words.
+"""
+
+from __future__ import annotations
+
+from igsearch_env.demonstrator import answer_in, passages_read
+from igsearch_env.rewards import normalize_answer
+from igsearch_env.trajectory import Trajectory
+from retrievers.base import Passage
+
+
+def found_answer(trajectory: Trajectory, turn: int) -> bool:
+    """Whether a golden answer stands in the passages of turn `turn`; False if it is no search that found any.
+
+    Yes and no can't be read: they are found with the pages of all supporting titles.
+    """
+    return answer_in(trajectory.question, _passages(trajectory, turn)) is not None
+
+
+def found_new_support(trajectory: Trajectory, turn: int) -> bool:
+    """Whether turn `turn` found the page of a supporting title that no earlier turn found.
+
+    False where the question's data name no supporting titles.
+    """
+    supporting = {normalize_answer(title) for title in trajectory.question.supporting_titles}
+    before = {normalize_answer(passage.title) for passage in passages_read(trajectory, turn)}
+    found = {normalize_answer(passage.title) for passage in _passages(trajectory, turn)}
+    return bool((found & supporting) - before)
+
+
+def _passages(trajectory: Trajectory, turn: int) -> list[Passage]:
+    return passages_read(trajectory, turn + 1)[len(passages_read(trajectory, turn)) :]
