@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
+from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
+from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
@@ -75,6 +78,9 @@ ALGORITHMS = {
         ),
         # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
+        Entry("mt_grpo", "MT-GRPO", MTGRPO(MTGRPOConfig())),
+        Entry("cw_grpo", "CW-GRPO", CWGRPO(CWGRPOConfig()), gains=CWGRPOConfig().information_gain),
+        Entry("gspo", "GSPO", GSPO(GSPOConfig()), equality="GRPO: GSPO differs in the loss"),
     )
 }
 

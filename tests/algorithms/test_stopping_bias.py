@@ -18,11 +18,13 @@ from stopping import GAINS, STATES, TURNS, Advantages, Array, Estimator, Toy, en
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
+from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
@@ -60,16 +62,20 @@ DR_GRPO = GRPO(GRPOConfig(scale_by_std=False)).advantages
 RPP = ReinforcePlusPlus(ReinforcePlusPlusConfig()).advantages
 RPP_BASELINE = ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)).advantages
 IG_GRPO_SCALED = IGGRPO(IGGRPOConfig(alpha=ALPHA)).advantages
+AS_MEASURED = InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none")
 IG_GRPO, IG_GRPO_SIBLINGS = (
     IGGRPO(
-        IGGRPOConfig(
-            alpha=ALPHA,
-            gain_baseline=baseline,
-            scale_by_std=False,
-            information_gain=InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none"),
-        )
+        IGGRPOConfig(alpha=ALPHA, gain_baseline=baseline, scale_by_std=False, information_gain=AS_MEASURED)
     ).advantages
     for baseline in ("none", "siblings")
+)
+MT_GRPO, MT_GRPO_EVERY = (
+    MTGRPO(MTGRPOConfig(turn_reward="gain", searches=searches, information_gain=AS_MEASURED)).advantages
+    for searches in ("first", "every")
+)
+GOOD_ONLY = InformationGainConfig(dead_zone=0.25)  # a useless search is no good round
+CW_GRPO, CW_GRPO_SOFT = (
+    CWGRPO(CWGRPOConfig(gamma=gamma, information_gain=GOOD_ONLY)).advantages for gamma in (100.0, 1.0)
 )
 IGPO_JOINT = IGPO(IGPOConfig(gain="log_probability")).advantages
 IGPO_SEPARATE = IGPO(IGPOConfig(gain="log_probability", normalisation="separate")).advantages
@@ -195,6 +201,14 @@ def apart(size: int) -> Array:
     return FREE.outcomes / of_outcomes + FREE.gains / of_gains
 
 
+def turn_rewards(size: int, searches: int = 1) -> Array:
+    """Outcome and the reward of the k-th search (0 without one), each over its own deviation: what MT-GRPO compares."""
+    chances = FREE.probabilities(THETA)
+    rewards = [[GAINS[path[k]] if path[k:] else 0.0 for path in FREE.paths] for k in range(searches)]
+    parts = [FREE.outcomes, *map(np.array, rewards)]
+    return np.asarray(sum(part / np.sqrt(chances @ part**2 - (chances @ part) ** 2) for part in parts))
+
+
 def modulated(size: int) -> Array:
     """Dr. GRPO's outcomes are shrunk by (G - 1) / G and gains aren't, so that alpha counts for more."""
     return FREE.outcomes + ALPHA * size / (size - 1) * FREE.gains
@@ -246,6 +260,19 @@ ROWS = [
     Row("IG-GRPO", IG_GRPO_SCALED, modulated, None, ((0.111, 0.994, -0.021), (0.119, 0.993, -0.011))),
     Row("IGPO, joint", IGPO_JOINT, sums, None, ((0.245, 0.971, -0.002), (0.157, 0.988, -0.048))),
     Row("IGPO, separate", IGPO_SEPARATE, apart, None, ((0.544, 0.878, -0.22), (0.555, 0.874, -0.245))),
+    Row("MT-GRPO, first search", MT_GRPO, turn_rewards, None, ((0.091, 0.996, 0.037), (0.062, 0.998, 0.0))),
+    Row(
+        "MT-GRPO, every search",
+        MT_GRPO_EVERY,
+        lambda size: turn_rewards(size, searches=2),
+        None,
+        ((0.095, 0.996, -0.015), (0.144, 0.990, -0.047)),
+    ),
+    Row("CW-GRPO", CW_GRPO, outcomes, None, ((0.267, 0.966, -0.103), (0.256, 0.969, -0.095))),
+    Row("CW-GRPO, gamma 1", CW_GRPO_SOFT, outcomes, None, ((0.169, 0.986, -0.041), (0.168, 0.986, -0.036))),
+    Row(
+        "GSPO, first update", PLAIN_GRPO, outcomes, None, ((0.312, 0.955, 0.148), (0.314, 0.954, 0.149)), SEQUENCE_MEAN
+    ),
     Row("attempts chosen by the policy", MR_SEARCH, sums, unscaled, ((0.635, 0.944, -0.588), (0.601, 0.891, -0.588))),
 ]
 
