@@ -23,11 +23,14 @@ from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
 from algorithms.common.training.advantages import discounted_sums, gae, rloo_advantages, whiten
 from algorithms.common.training.anchor_states import anchor_clusters
+from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_states
 from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
+from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
@@ -48,6 +51,9 @@ EVERY: list[tuple[Any, Any]] = [
     (IGPO, IGPOConfig),
     (MRSearch, MRSearchConfig),
     (PPO, PPOConfig),
+    (MTGRPO, MTGRPOConfig),
+    (CWGRPO, CWGRPOConfig),
+    (GSPO, GSPOConfig),
 ]
 every_algorithm = pytest.mark.parametrize(("algorithm", "config_class"), EVERY, ids=[a.name for a, _ in EVERY])
 VALUES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=1, max_size=12)
@@ -232,7 +238,8 @@ def test_what_compares_siblings_is_refused_without_siblings(config_class: Any, o
     ("algorithm", "config"),
     [(GRPO, GRPOConfig()), (GRPO, GRPOConfig(scale_by_std=False)), (IGGRPO, IGGRPOConfig()), (RLOO, TrainConfig())]
     + [(GiGPO, GiGPOConfig(episode_statistics=over)) for over in ("turn", "trajectory")]  # type: ignore[arg-type]
-    + [(MRSearch, MRSearchConfig()), (ReinforcePlusPlus, ReinforcePlusPlusConfig(group_baseline=True))],
+    + [(MRSearch, MRSearchConfig()), (ReinforcePlusPlus, ReinforcePlusPlusConfig(group_baseline=True))]
+    + [(MTGRPO, MTGRPOConfig()), (CWGRPO, CWGRPOConfig(gamma=0.0)), (GSPO, GSPOConfig())],
 )
 def test_a_trajectory_whose_siblings_failed_has_nothing_to_be_compared_with(algorithm: Any, config: Any) -> None:
     """Its plain reward would be of another scale than the advantages of whole groups."""
