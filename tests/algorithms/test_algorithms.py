@@ -346,11 +346,12 @@ def small_run(config_class: Any, folder: Path) -> Any:
 @every_algorithm
 def test_it_trains(algorithm: Any, config_class: Any, tmp_path: Path) -> None:
     config = small_run(config_class, tmp_path)
-    train(algorithm(config), config)
+    ours = algorithm(config)
+    train(ours, config)
     steps = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "reward" in row]
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["policy/grad_norm"] > 0 for row in steps)
-    assert ("information_gain/mean" in steps[0]) == algorithm.needs_information_gain
+    assert ("information_gain/mean" in steps[0]) == ours.needs_information_gain
     assert ("loss/value" in steps[0]) == (algorithm is PPO)
     # An episode is one attempt, or up to three for MR-Search.
     most = 36 if algorithm is MRSearch else 12
