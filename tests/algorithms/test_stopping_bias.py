@@ -361,6 +361,29 @@ def test_separate_igpo_tends_to_an_objective_in_which_a_search_costs_the_mean_ga
     np.testing.assert_allclose(closeness, [[0.967, 0.988], [0.878, 0.874]], atol=1e-3)
 
 
+def large_group(*, alike: bool) -> Array:
+    """MT-GRPO's estimate for groups without end; `alike`: rollouts without a search get the sum of both comparisons."""
+    chances = FREE.probabilities(THETA)
+    first = np.array([GAINS[path[0]] if path else 0.0 for path in FREE.paths])
+    of_outcome, of_turn, of_both = (
+        (x - chances @ x) / np.sqrt(chances @ x**2 - (chances @ x) ** 2)
+        for x in (FREE.outcomes, first, FREE.outcomes + first)
+    )
+    credit = np.tile(of_outcome[:, None], (1, TURNS))
+    credit[:, 0] += of_turn
+    if not alike:
+        credit[FREE.paths.index("")] = of_both[FREE.paths.index("")]
+    return np.asarray(np.einsum("n,nt,ntsa->sa", chances, credit, FREE.scores(THETA)))
+
+
+def test_mt_grpo_is_biased_by_the_scale_of_rollouts_without_a_search() -> None:
+    exact = FREE.gradient(THETA, turn_rewards(0))
+    assert fitted_bias(large_group(alike=False), exact) == pytest.approx(0.142, abs=1e-3)
+    assert fitted_bias(large_group(alike=True), exact) < 1e-9
+    closeness = [cosine(every_group(FREE, MT_GRPO, size).expected(THETA), large_group(alike=False)) for size in SIZES]
+    np.testing.assert_allclose(closeness, [0.976, 0.988], atol=1e-3)
+
+
 # ---------------------------------------------------------------- information gain on the query alone
 
 
