@@ -14,6 +14,7 @@ from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
 
@@ -72,6 +73,15 @@ ALGORITHMS = {
             PPO(PPOConfig()),
             whitened=True,
             equality="its critic returns 0 and nothing is discounted",
+        ),
+        Entry("turn_ppo", "T-PPO", TurnPPO(TurnPPOConfig()), whitened=True),
+        Entry(
+            "turn_ppo_gain",
+            "T-PPO+IG",
+            TurnPPO(TurnPPOConfig(turn_reward="gain")),
+            options="--turn-reward gain",
+            gains=TurnPPOConfig().information_gain,
+            whitened=True,
         ),
         # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
