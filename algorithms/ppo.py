@@ -64,14 +64,20 @@ class PPO(Algorithm):
 
     def value_targets(self, buffer: RolloutBuffer) -> Float32s:
         """R_t of each policy token, the targets of the critic."""
-        targets: Float32s = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
+        targets: Float32s = (self._gae(buffer) + critic_values(buffer)).astype(np.float32)
         return targets
 
     def _gae(self, buffer: RolloutBuffer) -> Values:
-        if buffer.values is None:
-            raise RolloutBufferError("the buffer has no values: PPO needs those of a critic; set buffer.values first")
+        values = critic_values(buffer)
         rewards = token_rewards(buffer, self.config.kl_in_reward)
-        return gae(rewards, buffer.values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
+        return gae(rewards, values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
+
+
+def critic_values(buffer: RolloutBuffer) -> Float32s:
+    """`buffer.values`. Raises `RolloutBufferError` if the buffer has none."""
+    if buffer.values is None:
+        raise RolloutBufferError("the buffer has no values: PPO needs those of a critic; set buffer.values first")
+    return buffer.values
 
 
 def token_rewards(buffer: RolloutBuffer, beta: float) -> Values:

@@ -1,4 +1,4 @@
-"""What GiGPO and IGPO give on golden cases: one function per kind, outputs by the golden's own names."""
+"""What GiGPO, IGPO and Turn-PPO give on golden cases: one function per kind, outputs by the golden's own names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from buffers import mask_buffer
 from golden_reader import Case, NotAsked
 
 from algorithms import igpo
 from algorithms.common.training.advantages import discounted_sums
 from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.gigpo import GiGPOConfig, episode_advantages, step_advantages, turn_advantages
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
+from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.scorers import weighted_mean
+from igsearch_env.trajectory import Gain
 
 Outputs = dict[str, Any]
 
@@ -132,3 +136,26 @@ def turn_gains(case: Case) -> Outputs:
     means = [weighted_mean(row, head_weight=1.0) for row in values]
     forms = {"prob_diff": "probability", "log_prob_diff": "log_probability"}
     return {name: [igpo.turn_gain(a, b, form) for a, b in pairwise(means)] for name, form in forms.items()}
+
+
+def turn_gae(case: Case) -> Outputs:
+    """Turn-PPO's advantages per token, and the critic's target at the first token of each turn."""
+    mask = np.array(case.get("response_mask"), dtype=bool)
+    buffer = mask_buffer(mask.tolist())
+    for t, score, gains in zip(buffer.trajectories, case.get("scores"), case.get("turn_gains"), strict=True):
+        t.outcome = score
+        for turn, gain in zip(t.turns, gains, strict=True):
+            turn.gain = Gain(gain, gain, 0.0)
+    buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
+    config = TurnPPOConfig(
+        gamma=case.get("gamma"),
+        gae_lambda=case.get("lam"),
+        whiten=case.get("whiten"),
+        turn_reward="gain" if case.get("gain_weight") else "none",
+        gain_weight=case.get("gain_weight"),
+        information_gain=InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none"),
+    )
+    algorithm = TurnPPO(config)
+    advantages, returns = np.zeros(mask.shape), np.zeros(mask.shape)
+    advantages[mask], returns[mask] = algorithm.advantages(buffer), algorithm.value_targets(buffer)
+    return {"advantages": advantages, "returns": returns}

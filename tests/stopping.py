@@ -125,14 +125,17 @@ class Toy:
         weights = self.probabilities(theta_SA) * np.asarray(returns_N)
         return np.asarray(np.einsum("n,ntsa->sa", weights, self.scores(theta_SA)))
 
-    def values(self, theta_SA: Array) -> dict[str, float]:
-        """V of each state, as the searches that led there: the expected outcome from there on."""
+    def values(self, theta_SA: Array, *, gamma: float = 1.0, gain_weight: float = 0.0) -> dict[str, float]:
+        """V of each state, as the searches that led there: the expected rewards from there on, discounted per turn."""
         policy, values = self.policy(theta_SA), dict[str, float]()
         for path in sorted(Toy().paths, key=len, reverse=True):
             if len(path) == TURNS - 1:
                 values[path] = outcome(path)
                 continue
-            after = [outcome(path) if kind == ANSWER else values[path + kind] for kind in self.actions]
+            after = [
+                outcome(path) if kind == ANSWER else gain_weight * GAINS[kind] + gamma * values[path + kind]
+                for kind in self.actions
+            ]
             values[path] = float(policy[STATES.index(path)] @ after)
         return values
 

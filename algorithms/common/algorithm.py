@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.buffer import Flags, Float32s, RolloutBuffer
 from algorithms.common.training.config import CriticConfig
 from igsearch_env.trajectory import Group
 from retrievers.extras import require_for_program
@@ -33,6 +33,10 @@ class Algorithm:
     def value_targets(self, buffer: RolloutBuffer) -> Float32s:
         """Regression targets of the critic, one per policy token; called only if `critic` is set."""
         raise NotImplementedError
+
+    def value_mask(self, buffer: RolloutBuffer) -> Flags | None:
+        """The policy tokens whose values the critic is trained on; None: all of them. Other targets are ignored."""
+        return None
 
     def keep(self, group: Group) -> bool:
         """Whether to train on this group; other groups are replaced by new ones (DAPO's dynamic sampling)."""

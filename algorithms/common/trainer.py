@@ -89,7 +89,7 @@ def train(algorithm: Algorithm, config: TrainConfig, retriever: Retriever | None
                 if run.critic is not None:
                     with timed("critic", times):
                         targets = checked(algorithm.value_targets(buffer), buffer, f"{algorithm.name}.value_targets")
-                        metrics |= run.critic.update(buffer, targets, step, config.seed)
+                        metrics |= run.critic.update(buffer, targets, step, config.seed, algorithm.value_mask(buffer))
                 with timed("weights", times):
                     run.collector.updated(step)
                 release_memory()

@@ -17,6 +17,7 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
 
@@ -75,6 +76,15 @@ ALGORITHMS = {
             PPO(PPOConfig()),
             whitened=True,
             equality="its critic returns 0 and nothing is discounted",
+        ),
+        Entry("turn_ppo", "T-PPO", TurnPPO(TurnPPOConfig()), whitened=True),
+        Entry(
+            "turn_ppo_gain",
+            "T-PPO+IG",
+            TurnPPO(TurnPPOConfig(turn_reward="gain")),
+            options="--turn-reward gain",
+            gains=TurnPPOConfig().information_gain,
+            whitened=True,
         ),
         # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),

@@ -14,8 +14,8 @@ from algorithms.comparison.gains import Gains
 from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 
 NOTES = (
-    "PPO has a critic that returns 0 everywhere, as before its first update.",
-    "DAPO is not included: it differs from GRPO in sampling and in the loss, not in the advantages.",
+    "PPO and Turn-PPO have a critic that returns 0 everywhere, as before its first update.",
+    "DAPO and GSPO are not included: they differ from GRPO in sampling and in the loss, not in the advantages.",
 )
 
 

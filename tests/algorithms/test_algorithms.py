@@ -34,6 +34,7 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
@@ -54,6 +55,7 @@ EVERY: list[tuple[Any, Any]] = [
     (MTGRPO, MTGRPOConfig),
     (CWGRPO, CWGRPOConfig),
     (GSPO, GSPOConfig),
+    (TurnPPO, TurnPPOConfig),
 ]
 every_algorithm = pytest.mark.parametrize(("algorithm", "config_class"), EVERY, ids=[a.name for a, _ in EVERY])
 VALUES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=1, max_size=12)
@@ -352,7 +354,7 @@ def test_it_trains(algorithm: Any, config_class: Any, tmp_path: Path) -> None:
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["policy/grad_norm"] > 0 for row in steps)
     assert ("information_gain/mean" in steps[0]) == ours.needs_information_gain
-    assert ("loss/value" in steps[0]) == (algorithm is PPO)
+    assert ("loss/value" in steps[0]) == (algorithm in (PPO, TurnPPO))
     # An episode is one attempt, or up to three for MR-Search.
     most = 36 if algorithm is MRSearch else 12
     assert all(most / 2 < row["attempts"] <= most for row in steps)

@@ -49,6 +49,7 @@ KINDS: dict[str, Kind] = {
     r"sequence_matcher_ratios.*": (turns.ratios, FLOAT32),
     r"igpo_(separate|joint)_.+": (turns.turn_rewards, SCALED),
     r"info_gain.*": (turns.turn_gains, FLOAT32),
+    r"turn_gae_(agilerl|formula)_.+": (turns.turn_gae, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from models import tiny_policy
 from safetensors.torch import load_file
 
-from algorithms.common.rollout.buffer import Float32s, RolloutBuffer, RolloutBufferError
+from algorithms.common.rollout.buffer import Flags, Float32s, RolloutBuffer, RolloutBufferError
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run.layout import checkpoints
@@ -29,6 +29,7 @@ from algorithms.common.training.config import CriticConfig, OptimizerConfig
 from algorithms.common.training.critic import Critic
 from algorithms.common.training.loss import value_loss
 from algorithms.ppo import PPO, PPOConfig, token_rewards
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.bundled import bundled_world
@@ -235,12 +236,14 @@ def test_a_value_is_that_of_the_state_before_its_token() -> None:
     assert next(values, None) is None
 
 
-def learn(made: Critic, buffer: RolloutBuffer, targets: Float32s, steps: int) -> list[dict[str, float]]:
+def learn(
+    made: Critic, buffer: RolloutBuffer, targets: Float32s, steps: int, mask: Flags | None = None
+) -> list[dict[str, float]]:
     """Updates on one buffer, each from the values before it."""
     metrics = []
     for step in range(1, steps + 1):
         buffer.values = made.values(buffer)
-        metrics.append(made.update(buffer, targets, step, seed=0))
+        metrics.append(made.update(buffer, targets, step, 0, mask))
     return metrics
 
 
@@ -253,6 +256,34 @@ def test_a_critic_learns_a_target_of_each_token() -> None:
     assert metrics[-1]["loss/value"] < 0.05 * metrics[0]["loss/value"]
     assert metrics[-1]["critic/explained_variance"] > 0.9
     assert np.corrcoef(made.values(buffer), targets)[0, 1] > 0.95
+
+
+def test_what_a_mask_excludes_does_not_reach_the_critic() -> None:
+    buffer = mixed_buffer()
+    mask = np.zeros(13, dtype=np.bool_)
+    mask[[0, 4, 5, 9]] = True  # of each of the three trajectories, one or two tokens
+    targets = numbers(buffer)
+    made = [critic(seeded_head=True) for _ in range(3)]
+    metrics = [
+        *learn(made[0], buffer, targets, 1, mask),
+        *learn(made[1], buffer, np.where(mask, targets, np.float32(99)), 1, mask),
+        *learn(made[2], buffer, targets, 1),
+    ]
+    assert metrics[0] == metrics[1] != metrics[2]
+    np.testing.assert_array_equal(made[0].values(buffer), made[1].values(buffer))
+    # The mean is over the tokens of the mask.
+    before = critic(seeded_head=True).values(buffer)
+    assert metrics[0]["loss/value"] == pytest.approx(0.5 * np.mean((before - targets)[mask] ** 2), rel=1e-5)
+    explained = 1 - np.var((targets - before)[mask]) / np.var(targets[mask])
+    assert metrics[0]["critic/explained_variance"] == pytest.approx(explained, rel=1e-5)
+
+
+def test_a_mask_of_all_tokens_is_none() -> None:
+    buffer = mixed_buffer()
+    whole, plain = critic(seeded_head=True), critic(seeded_head=True)
+    targets = numbers(buffer)
+    assert learn(whole, buffer, targets, 2, np.ones(13, dtype=np.bool_)) == learn(plain, buffer, targets, 2)
+    np.testing.assert_array_equal(whole.values(buffer), plain.values(buffer))
 
 
 def test_an_update_clips_how_far_values_go() -> None:
@@ -322,7 +353,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PPOConfig:
 def run_ppo(config: PPOConfig, run_dir: Path, **changes: Any) -> list[dict[str, float]]:
     """Metrics of a run, without the seconds."""
     config = replace(config, run_dir=run_dir, **changes)
-    train(PPO(config), config)
+    train(TurnPPO(config) if isinstance(config, TurnPPOConfig) else PPO(config), config)
     rows = read_metrics(run_dir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
@@ -332,10 +363,21 @@ def training(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return [row for row in rows if "reward" in row]
 
 
+@pytest.mark.parametrize(
+    ("config_class", "changes"),
+    [
+        (PPOConfig, {"kl_in_reward": 0.1}),  # the reference is the policy that the run began with
+        (TurnPPOConfig, {"turn_reward": "gain"}),
+    ],
+)
 def test_an_interrupted_run_resumes_with_its_critic(
-    config: PPOConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config_class: type[PPOConfig],
+    changes: dict[str, Any],
+    config: PPOConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = replace(config, kl_in_reward=0.1)  # the reference is the policy that the run began with
+    config = config_class(**{field.name: getattr(config, field.name) for field in fields(config)} | changes)
     whole = run_ppo(config, tmp_path / "whole")
     assert [row["step"] for row in training(whole)] == [1, 2, 3]
     assert all(row["loss/value"] > 0 for row in training(whole))

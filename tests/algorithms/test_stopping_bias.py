@@ -6,7 +6,7 @@ docs/algorithms.md ("Stopping bias") explains the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import comb
@@ -28,6 +28,7 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
 ALPHA = 0.25
@@ -44,9 +45,8 @@ def gigpo(**options: Any) -> Estimator:
     return GiGPO(GiGPOConfig(**{**plain, "episode_statistics": "trajectory", **options})).advantages
 
 
-def ppo(toy: Toy, theta: Array, whitened: bool) -> Estimator:
-    """PPO with the true values as its critic's."""
-    values, algorithm = toy.values(theta), PPO(PPOConfig())
+def ppo(algorithm: PPO, values: Mapping[str, float], *, whitened: bool = True) -> Estimator:
+    """PPO, with these values of the states (the searches so far) as its critic's, or its estimate before whitening."""
 
     def advantages(buffer: RolloutBuffer) -> Float32s:
         states = [[turn.query or "" for turn in t.turns[:n]] for t in buffer.trajectories for n in range(len(t.turns))]
@@ -56,6 +56,12 @@ def ppo(toy: Toy, theta: Array, whitened: bool) -> Estimator:
     return advantages
 
 
+def turn_ppo(**options: Any) -> TurnPPO:
+    """Turn-PPO without stabilisers of the gain."""
+    return TurnPPO(TurnPPOConfig(information_gain=AS_MEASURED, **options))
+
+
+UNTRAINED = dict.fromkeys(FREE.paths, 0.0)
 PLAIN_RLOO = RLOO(TrainConfig()).advantages
 PLAIN_GRPO = GRPO(GRPOConfig()).advantages
 DR_GRPO = GRPO(GRPOConfig(scale_by_std=False)).advantages
@@ -139,7 +145,7 @@ def test_the_exact_gradient_is_that_of_finite_differences(toy: Toy) -> None:
 @pytest.mark.parametrize("theta", [THETA, drawn_theta(FREE, 1)], ids=["the policy", "another"])
 def test_unbiased_estimators(theta: Array, size: int) -> None:
     gradient = FREE.gradient(theta, FREE.outcomes)
-    critic = enumerate_groups(FREE, ppo(FREE, theta, whitened=False), size)
+    critic = enumerate_groups(FREE, ppo(PPO(PPOConfig()), FREE.values(theta), whitened=False), size)
     cases = {
         "RLOO": (every_group(FREE, PLAIN_RLOO, size), 1.0, gradient),
         "RLOO of the sum": (
@@ -155,6 +161,24 @@ def test_unbiased_estimators(theta: Array, size: int) -> None:
         assert bias < EXACT[size], name
     # Before whitening; THETA's values are float32 numbers, others' are rounded.
     assert norm(critic.expected(theta) - gradient) / norm(gradient) < (1e-9 if theta is THETA else 1e-6)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("gain_weight", [0.0, ALPHA])
+@pytest.mark.parametrize("theta", [THETA, drawn_theta(FREE, 1)], ids=["the policy", "another"])
+def test_with_the_true_values_turn_ppo_is_unbiased_whatever_lambda(
+    theta: Array, gain_weight: float, gae_lambda: float
+) -> None:
+    algorithm = turn_ppo(
+        gamma=1.0,
+        gae_lambda=gae_lambda,
+        whiten=False,
+        turn_reward="gain" if gain_weight else "none",
+        gain_weight=gain_weight,
+    )
+    estimator = ppo(algorithm, FREE.values(theta, gain_weight=gain_weight))
+    gradient = FREE.gradient(theta, FREE.outcomes + gain_weight * FREE.gains)
+    assert norm(enumerate_groups(FREE, estimator, 2).expected(theta) - gradient) / norm(gradient) < 1e-6
 
 
 # ---------------------------------------------------------------- measured
@@ -227,7 +251,34 @@ def unscaled(size: int) -> float:
 ROWS = [
     Row("GRPO", PLAIN_GRPO, outcomes, None, ((0.128, 0.992, 0.022), (0.133, 0.991, 0.023))),
     Row("REINFORCE++", RPP, outcomes, None, ((0.192, 0.982, 0.086), (0.161, 0.987, 0.054))),
-    Row("PPO", ppo(FREE, THETA, whitened=True), outcomes, None, ((0.255, 0.969, -0.122), (0.101, 0.995, -0.028))),
+    Row(
+        "PPO",
+        ppo(PPO(PPOConfig()), FREE.values(THETA)),
+        outcomes,
+        None,
+        ((0.255, 0.969, -0.122), (0.101, 0.995, -0.028)),
+    ),
+    Row(
+        "Turn-PPO",
+        ppo(turn_ppo(), FREE.values(THETA, gamma=0.99)),
+        outcomes,
+        None,
+        ((0.216, 0.977, -0.096), (0.086, 0.996, -0.013)),
+    ),
+    Row(
+        "Turn-PPO, not whitened",
+        ppo(turn_ppo(whiten=False), FREE.values(THETA, gamma=0.99)),
+        outcomes,
+        unscaled,
+        ((0.016, 1.0, -0.013), (0.016, 1.0, -0.013)),
+    ),
+    Row(
+        "Turn-PPO, not whitened, untrained critic",
+        ppo(turn_ppo(whiten=False), UNTRAINED),
+        outcomes,
+        None,
+        ((0.031, 1.0, -0.009), (0.031, 1.0, -0.009)),
+    ),
     Row(
         "GiGPO, A^E over turns", EPISODE_OVER_TURNS, outcomes, shrunk, ((0.155, 0.993, -0.038), (0.081, 0.998, -0.003))
     ),

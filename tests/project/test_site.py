@@ -49,6 +49,7 @@ MODULES = (  # all public functions and classes of these are on the site
     "algorithms.igpo",
     "algorithms.mr_search",
     "algorithms.ppo",
+    "algorithms.turn_ppo",
 )
 CLASSES = (
     "algorithms.common.algorithm.Algorithm",

@@ -1,4 +1,4 @@
-"""A critic for PPO: a copy of the policy with a value head, and its regression onto returns."""
+"""A critic for PPO and Turn-PPO: a copy of the policy with a value head, and its regression onto returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from algorithms.common.distributed.config import DistributedConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.model.policy import Policy
-from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.rollout.buffer import Flags, Float32s, RolloutBuffer
 from algorithms.common.rollout.sequences import MicroBatch
 from algorithms.common.training.config import CriticConfig, OptimizerConfig
 from algorithms.common.training.epochs import run_epochs
@@ -74,8 +74,14 @@ class Critic:
         """One value per policy token."""
         return self.learner.map_policy_tokens(buffer, self.learner.module)
 
-    def update(self, buffer: RolloutBuffer, targets: Float32s, step: int, seed: int) -> dict[str, float]:
-        """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values."""
+    def update(
+        self, buffer: RolloutBuffer, targets: Float32s, step: int, seed: int, mask: Flags | None = None
+    ) -> dict[str, float]:
+        """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values.
+
+        `mask`: the policy tokens that the loss and the explained variance are means over; None: all. Every trajectory
+        has at least one.
+        """
         old = buffer.values
         assert old is not None
         module, device = self.learner.module, self.learner.device
@@ -84,7 +90,10 @@ class Critic:
             values = module(batch.ids_BT, batch.mask_BT)
             index = buffer.flat_index(batch.rows)
             before, wanted = (torch.from_numpy(x[index]).to(device) for x in (old, targets))
-            loss = value_loss(values, before, wanted, self.config.value_clip).sum() / tokens
+            losses = value_loss(values, before, wanted, self.config.value_clip)
+            if mask is not None:
+                losses = losses[torch.from_numpy(mask[index]).to(device)]
+            loss = losses.sum() / tokens
             return loss, {"loss": loss.detach()}
 
         steps = run_epochs(
@@ -96,8 +105,11 @@ class Critic:
             shuffle=True,
             lr=self.config.lr * min(1.0, step / max(self.config.warmup_steps, 1)),
             what=f"step {step}, the critic",
+            counts_N=None if mask is None else np.add.reduceat(mask.astype(np.int64), buffer.first_token),
         )
         losses = [sums["loss"] for _, sums in steps]
+        if mask is not None:
+            old, targets = old[mask], targets[mask]
         variance = float(np.var(targets))
         explained = 1 - float(np.var(targets - old)) / variance if variance > 0 else 0.0
         return {"loss/value": float(np.mean(losses)), "critic/explained_variance": explained}
