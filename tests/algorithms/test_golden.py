@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import golden_credit as credit
 import golden_gain as gain
 import golden_learning as learning
 import golden_text as text
@@ -49,6 +50,7 @@ KINDS: dict[str, Kind] = {
     r"igpo_(separate|joint)_.+": (turns.turn_rewards, SCALED),
     r"info_gain.*": (turns.turn_gains, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
+    r"graft_.+": (credit.trajectory_graph, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
     r"rollout_is_(loss_)?(token|sequence)_.+": (learning.importance, FLOAT32),
