@@ -277,8 +277,13 @@ def test_a_group_of_one_gives_finite_numbers(algorithm: Any, config_class: Any) 
 
 @pytest.mark.parametrize(
     ("algorithm", "config_class", "expected"),
-    [(RLOO, TrainConfig, 1.0), (GRPO, GRPOConfig, 1.0), (MRSearch, MRSearchConfig, 0.0), (IGPO, IGPOConfig, 0.0)]
-    + [(GRAFT, GRAFTConfig, 0.0)],
+    [
+        (RLOO, TrainConfig, 1.0),
+        (GRPO, GRPOConfig, 1.0),
+        (GRAFT, GRAFTConfig, 0.0),
+        (MRSearch, MRSearchConfig, 0.0),
+        (IGPO, IGPOConfig, 0.0),
+    ],
 )
 def test_a_rollout_alone_keeps_its_reward_or_teaches_nothing(
     algorithm: Any, config_class: Any, expected: float
