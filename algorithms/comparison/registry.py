@@ -8,6 +8,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
+from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -60,6 +61,7 @@ ALGORITHMS = {
         ),
         Entry("ig_grpo", "IG-GRPO", IGGRPO(IGGRPOConfig()), gains=IGGRPOConfig().information_gain, on_queries=True),
         Entry("gigpo", "GiGPO", GiGPO(GiGPOConfig())),
+        Entry("graft", "GRAFT", GRAFT(GRAFTConfig())),
         Entry("igpo", "IGPO", IGPO(IGPOConfig()), gains=IGPOConfig().information_gain),
         Entry("rloo", "RLOO", RLOO(TrainConfig()), equality="Dr. GRPO times n / (n - 1)"),
         Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus(ReinforcePlusPlusConfig()), whitened=True),

@@ -25,6 +25,7 @@ from algorithms.common.training.advantages import discounted_sums, gae, rloo_adv
 from algorithms.common.training.anchor_states import anchor_clusters
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_states
+from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
@@ -49,6 +50,7 @@ EVERY: list[tuple[Any, Any]] = [
     (GRPO, GRPOConfig),
     (IGGRPO, IGGRPOConfig),
     (GiGPO, GiGPOConfig),
+    (GRAFT, GRAFTConfig),
     (IGPO, IGPOConfig),
     (MRSearch, MRSearchConfig),
     (PPO, PPOConfig),
@@ -224,6 +226,7 @@ def test_igpo_wants_the_turn_before_as_its_baseline() -> None:
     ("config_class", "options"),
     [
         (ReinforcePlusPlusConfig, {"group_baseline": True}),
+        (GRAFTConfig, {}),
         (GRPOConfig, {"dynamic_sampling": True}),
         (IGGRPOConfig, {"gain_baseline": "siblings"}),
         (IGPOConfig, {"normalisation": "separate"}),
@@ -283,7 +286,13 @@ def test_a_group_of_one_gives_finite_numbers(algorithm: Any, config_class: Any) 
 
 @pytest.mark.parametrize(
     ("algorithm", "config_class", "expected"),
-    [(RLOO, TrainConfig, 1.0), (GRPO, GRPOConfig, 1.0), (MRSearch, MRSearchConfig, 0.0), (IGPO, IGPOConfig, 0.0)],
+    [
+        (RLOO, TrainConfig, 1.0),
+        (GRPO, GRPOConfig, 1.0),
+        (GRAFT, GRAFTConfig, 0.0),
+        (MRSearch, MRSearchConfig, 0.0),
+        (IGPO, IGPOConfig, 0.0),
+    ],
 )
 def test_a_rollout_alone_keeps_its_reward_or_teaches_nothing(
     algorithm: Any, config_class: Any, expected: float

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_credit as credit
+import golden_graph as graph
 import golden_gain as gain
 import golden_learning as learning
 import golden_text as text
@@ -51,6 +52,7 @@ KINDS: dict[str, Kind] = {
     r"info_gain.*": (turns.turn_gains, FLOAT32),
     r"turn_gae_(agilerl|formula)_.+": (turns.turn_gae, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
+    r"graft_.+": (graph.trajectory_graph, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
     r"rollout_is_(loss_)?(token|sequence)_.+": (learning.importance, FLOAT32),

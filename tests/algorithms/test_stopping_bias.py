@@ -20,6 +20,7 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
+from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
@@ -88,6 +89,7 @@ IGPO_SEPARATE = IGPO(IGPOConfig(gain="log_probability", normalisation="separate"
 MR_SEARCH = MRSearch(MRSearchConfig()).advantages
 EPISODE_OVER_TURNS = gigpo(omega=0.0, episode_statistics="turn")
 ANCHORED = {omega: gigpo(omega=omega) for omega in (0.0, 1.0)}
+GRAFT_PLAIN = GRAFT(GRAFTConfig(normalise=False, gamma=1.0, graph_lambda=0.0, similarity=None)).advantages
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
 
 
@@ -291,6 +293,10 @@ ROWS = [
         ((0.147, 0.989, 0.035), (0.103, 0.995, 0.023)),
     ),
     Row("GiGPO", GiGPO(GiGPOConfig()).advantages, outcomes, None, ((0.174, 0.985, 0.049), (0.155, 0.988, 0.037))),
+    Row(
+        "GRAFT, differences of values", GRAFT_PLAIN, outcomes, shrunk, ((0.206, 0.979, -0.031), (0.159, 0.988, -0.024))
+    ),
+    Row("GRAFT", GRAFT(GRAFTConfig()).advantages, outcomes, None, ((0.207, 0.979, 0.004), (0.189, 0.983, 0.038))),
     Row("RLOO, token-mean", PLAIN_RLOO, outcomes, None, ((0.096, 0.996, 0.033), (0.054, 0.999, 0.02)), TOKEN_MEAN),
     Row(
         "RLOO, seq-mean-token-mean",
