@@ -9,13 +9,15 @@ C_t is what the policy saw up to and including its t-th query (`evidence.py`). B
     previous   s(a* | the context before this search) (IGPO, arXiv 2510.14967)
     empty      an evidence block without passages (the paper's ablation)
     query      the higher of `random` and of a block whose passages repeat the query: a guess of a* earns nothing (ours)
+
+`gain_sources.py` has the controls: dense rewards of other sources in place of the measured gain.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -31,14 +33,14 @@ from igsearch_env.evidence import (
     history,
     query_evidence,
     real_segment,
-    search_steps,
     segment,
     skeleton_segment,
 )
-from igsearch_env.protocols import Protocol, as_protocol
-from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment, check_scorer, checked_scores
+from igsearch_env.gain_sources import SCORED, Source, oracle_gains, random_gains, shuffled_gains
+from igsearch_env.protocols import Protocol
+from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment, checked_scores
 from igsearch_env.skeleton import SkeletonReader
-from igsearch_env.trajectory import Gain, Trajectory
+from igsearch_env.trajectory import Gain
 from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
@@ -55,6 +57,9 @@ class InformationGainConfig:
     The paper does not publish the constants of the stabilisers and the form of its soft clip; these are our choice.
     """
 
+    source: Source = "policy"
+    """Where gains come from: measured by the policy (paper; another scorer in environments), or a control: measured but
+    shuffled among the searches of the batch, random numbers, or the supporting pages found (support; an oracle)."""
     baseline: Baseline = "random"
     """What the real evidence is compared with: random evidence, the context before the search (previous), a block
     without passages (empty), or the better of random evidence and passages that repeat the query (query; ours)."""
@@ -84,6 +89,11 @@ class InformationGainConfig:
         check_range("information_gain.dead_zone", self.dead_zone, 0)
         check_range("information_gain.negative_scale", self.negative_scale, 0, 1)
         check_range("information_gain.soft_clip", self.soft_clip, 1e-6)
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether answers are scored."""
+        return self.source in SCORED
 
     @classmethod
     def of(cls, given: InformationGainConfig | dict[str, Any] | None) -> InformationGainConfig:
@@ -119,10 +129,13 @@ class InformationGainConfig:
 
 @dataclass(frozen=True)
 class InformationGain:
-    """Measures the gain of search steps. It depends on `seed`, question, step and pool, never on batch order."""
+    """The gain of search steps. If measured, it depends on `seed`, question, step and pool, never on batch order.
+
+    `scorer` may be None if the source of the gains needs none.
+    """
 
     config: InformationGainConfig
-    scorer: AnswerScorer
+    scorer: AnswerScorer | None
     protocol: Protocol
     retriever: Retriever | None = None
     seed: int = 0
@@ -131,8 +144,32 @@ class InformationGain:
         if self.config.context == "skeleton":
             self.protocol.skeleton("", 0)  # raises if the protocol has none
 
+    def of_batch(
+        self,
+        batch: Sequence[SearchStep],
+        mine: Sequence[SearchStep] | None = None,
+        gather: Callable[[list[Gain]], list[Gain]] = list,
+    ) -> list[Gain]:
+        """One gain for each search of a batch.
+
+        Args:
+            batch: the searches of all processes.
+            mine: those that this process measures; all of them by default.
+            gather: of the gains of `mine`, those of all processes, in the order of `batch`.
+        """
+        if self.config.source == "random":
+            return random_gains(len(batch), self.seed)
+        gains = gather(self.measure(batch if mine is None else mine, batch))
+        return shuffled_gains(gains, self.seed) if self.config.source == "shuffled" else gains
+
     def measure(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep] | None = None) -> list[Gain]:
-        """One gain per step, scored in one call. `pool`: searches to draw random evidence from (default `steps`)."""
+        """One gain per step, scored in one call. `pool`: searches to draw random evidence from (default `steps`).
+
+        Of the source `shuffled`, the gains before they are shuffled; `random` has none (`of_batch`).
+        """
+        if not self.config.needs_scorer:
+            return oracle_gains(steps)
+        assert self.scorer is not None
         requests, evidences = self.requests(steps, pool)
         scores = checked_scores(self.scorer.score(requests), requests)
         gains = []
@@ -215,56 +252,6 @@ class InformationGain:
             count = len(step.trajectory.turns[step.index].passages)
             chosen += corpus_evidence(real, wanted - len(chosen), count, self.protocol, self.retriever, rng)
         return chosen
-
-
-def measure_gains(
-    trajectories: Iterable[Trajectory],
-    scorer: AnswerScorer,
-    *,
-    retriever: Retriever | None = None,
-    protocol: str | Protocol = "search_r1",
-    information_gain: InformationGainConfig | dict[str, Any] | None = None,
-    seed: int = 0,
-) -> None:
-    """Set `turn.gain` of every search of trajectories that were played, in one scoring call.
-
-    Args:
-        trajectories: they are changed: a search has its gain, in nats and not stabilised, or None if it found nothing.
-        scorer: of the answers.
-        retriever: to draw random passages from, where the searches of other questions are too few (or with
-            `random_source="corpus"`).
-        protocol: that the trajectories were played with, by name or as an object.
-        information_gain: an `InformationGainConfig` or a dictionary of its fields.
-        seed: of the random evidence.
-
-    Raises `ConfigurationError` for a wrong argument, or if random evidence is missing and there is no retriever, and
-    `RetrievalError` if the retriever fails, `ScoringError` if the scorer returns anything but a finite number for each
-    evidence. Gains that were there are kept then.
-    """
-    if isinstance(trajectories, Trajectory) or not isinstance(trajectories, Iterable):
-        raise ConfigurationError(
-            f"trajectories={repr(trajectories)[:80]}, a {type(trajectories).__name__}: must be a list of Trajectory "
-            "objects; put a single one into a list"
-        )
-    trajectories = list(trajectories)
-    for trajectory in trajectories:
-        if not isinstance(trajectory, Trajectory):
-            raise ConfigurationError(
-                f"trajectories has {str(trajectory)[:80]!r}, a {type(trajectory).__name__}: pass Trajectory objects, "
-                "such as env.trajectory or buffer.trajectories"
-            )
-    check_scorer(scorer, "a name is none: make one, such as UnigramScorer(retriever)")
-    if retriever is not None and not isinstance(retriever, Retriever):
-        raise ConfigurationError(
-            f"retriever={repr(retriever)[:80]}: must be a Retriever or None; open_retriever makes one of a name"
-        )
-    config = InformationGainConfig.of(information_gain)
-    steps = search_steps(trajectories)
-    gains = InformationGain(config, scorer, as_protocol(protocol), retriever, seed).measure(steps) if steps else []
-    for trajectory in trajectories:
-        for turn in trajectory.turns:
-            turn.gain = None
-    set_gains(steps, gains)
 
 
 def set_gains(steps: Sequence[SearchStep], gains: Sequence[Gain]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from igsearch_env.episode import AgentAction, Episode, check_action
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.evidence import SearchStep, has_evidence
+from igsearch_env.gain_sources import check_source_of_episodes
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
 from igsearch_env.named_scorers import Scorer, open_scorer
 from igsearch_env.plain import plain
@@ -51,10 +52,13 @@ class EpisodeStepper:
         self.rules = rules = rules or EpisodeRules()
         self.retriever.check_count(rules.top_k, "top_k")
         config = InformationGainConfig.of(information_gain)
-        self.scorer = None if scorer is None else open_scorer(scorer, self.retriever)
+        check_source_of_episodes(config.source, self.questions)
+        self.scorer = open_scorer(scorer, self.retriever) if scorer is not None and config.needs_scorer else None
         self._opened = self.scorer is not scorer  # here, by its name
         self.information_gain = (
-            None if self.scorer is None else InformationGain(config, self.scorer, rules.protocol, self.retriever, seed)
+            None
+            if self.scorer is None and config.needs_scorer
+            else InformationGain(config, self.scorer, rules.protocol, self.retriever, seed)
         )
 
     def spaces(self) -> tuple[UnicodeText, ActionSpace]:

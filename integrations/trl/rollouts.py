@@ -21,6 +21,7 @@ from algorithms.common.rollout.training_rows import TrainingRow, training_rows
 from algorithms.common.run.setup import information_gain_seed, make_reference
 from algorithms.common.trainer import checked
 from algorithms.common.training.micro_batching import map_policy_tokens
+from igsearch_env.gain_sources import check_source
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
@@ -70,6 +71,8 @@ class Rollouts:
         self.rules = make_rules(config.env, policy.tokenizer, config.env.outcome_reward)
         self.retriever = retriever or make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.stepper = EpisodeStepper(questions, self.retriever, None, self.rules)
+        if algorithm.needs_information_gain:
+            check_source(config.information_gain.source, questions)
         self.reference: Policy | BasePolicy | None = None
         if algorithm.needs_reference:
             self.reference = make_reference(policy, config)

@@ -157,11 +157,13 @@ class PolicyScorer:
 def measure_information_gain(
     buffer: RolloutBuffer, information_gain: InformationGain, processes: Processes | None = None
 ) -> None:
-    """Set the gain of every search of a buffer, in one call per process; random evidence is from all of it."""
+    """Set the gain of every search of a buffer, in one call per process; random evidence is from all of it.
+
+    Gains of the sources `shuffled` and `random` are drawn for the whole buffer, alike in every process.
+    """
     processes = processes or Processes()
     share = processes.share(len(buffer.groups))
     mine = [t for group in buffer.groups[share.start : share.stop] for t in group.trajectories]
     pool = search_steps(buffer.trajectories)
     steps = pool if processes.size == 1 else search_steps(mine)
-    gains = processes.all_gather_flat(information_gain.measure(steps, pool))
-    set_gains(pool, gains)
+    set_gains(pool, information_gain.of_batch(pool, steps, processes.all_gather_flat))

@@ -134,7 +134,7 @@ class TrackedQuestions:
         seed = stream_seed("information gain of tracked questions", run.config.seed)
         gain = InformationGain(config, run.sampler.scorer(buffer.prefixes), run.protocol, run.retriever, seed)
         try:
-            set_gains(steps, gain.measure(steps))
+            set_gains(steps, gain.of_batch(steps))
         except (IGSearchError, RetrieverError) as error:
             return f"recorded without information gains and advantages ({error})"
         return ""
