@@ -67,10 +67,14 @@ class PPO(Algorithm):
         targets: Float32s = (self._gae(buffer) + np.asarray(buffer.values)).astype(np.float32)
         return targets
 
+    def rewards(self, buffer: RolloutBuffer) -> Values:
+        """r_t of each policy token."""
+        return token_rewards(buffer, self.config.kl_in_reward)
+
     def _gae(self, buffer: RolloutBuffer) -> Values:
         if buffer.values is None:
             raise RolloutBufferError("the buffer has no values: PPO needs those of a critic; set buffer.values first")
-        rewards = token_rewards(buffer, self.config.kl_in_reward)
+        rewards = self.rewards(buffer)
         return gae(rewards, buffer.values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
 
 
