@@ -6,12 +6,12 @@
     A_{i,t}   = G_{i,t} - mean_{j != i} G_{j,0}                                  on every policy token of turn t
               = R_i - mean_{j != i} R_j - (Phi(s_{i,t}) - Phi(s_0))              at gamma = 1, T being the last turn
 
-Each search earns its gain over the context before it, and the last turn pays back the potential that was reached. IG-GRPO
-and IGPO do not take it back: a policy that only raises the probability of the answer is better off there. Here the sum
-over the turns that follow is a function of the state alone, so the expected gradient is that of RLOO on the outcome for
-any potential and any alpha: shaping can reduce the variance of the estimate and nothing else. It does where Phi
-resembles the value of a state, the expected outcome from there on: a critic without training. The probability of the
-golden answer estimates just that for an answer given now, in the units of exact match, hence the defaults.
+Each search earns its gain over the context before it, and the last turn pays back the potential that was reached.
+IG-GRPO and IGPO do not take it back: a policy that only raises the probability of the answer is better off there. Here
+the sum over the turns that follow is a function of the state alone, so the expected gradient is that of RLOO on the
+outcome for any potential and any alpha: shaping can reduce the variance of the estimate and nothing else. It does where
+Phi resembles the value of a state, the expected outcome from there on: a critic without training. The probability of
+the golden answer estimates just that for an answer given now, in the units of exact match, hence the defaults.
 
 Nothing is divided by a standard deviation and no gain is stabilised: either would make the sum depend on the actions.
 See "Potential-based shaping" in docs/algorithms.md for the variance that was measured.

@@ -36,6 +36,7 @@ from algorithms.ppo import PPO, PPOConfig
 from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
+
 @dataclass(frozen=True)
 class TIPSConfig(PPOConfig):
     """Options of TIPS; the defaults are those of the authors' code."""
