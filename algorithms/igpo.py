@@ -10,28 +10,32 @@ p is the policy's own probability, without gradient: IG-GRPO's scorer with the b
 all answer tokens. Rewards are normalised first and accumulated afterwards: the first public code did the opposite, and
 its authors fixed it (issue #5 there). Standard deviations are those of the population. As in the authors' code, a turn
 without a search has no reward of its own, but gets those that follow; here this includes a search without passages.
-Not adopted: their outcome (set-based F1, -2 for a bad format; here `--env.outcome-reward`), the sum over the tokens of
-a sequence in the loss (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coef 0.001`).
+
+Options of the authors' code that are off by default: `--curriculum-steps N` multiplies outcomes by w, which rises from
+0.5 to 1 within N steps, and gains by 1.5 - w, before they are normalised; `--outcome set_f1` is their outcome, F1 of
+word sets, or -2 for a bad format: here an invalid turn or no answer. Of their loss: the sum over the tokens of a
+sequence (`--loss.aggregation seq-mean-token-sum`) and the KL term (`--loss.kl-coef 0.001`). Not adopted: the sentence
+that they write before the golden answer to end the reasoning; here it follows the opening of an answer alone.
 
     python algorithms/igpo.py --steps 60 --seed 0
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.advantages import discounted_sums, group_statistics
+from algorithms.common.training.turn_rewards import curriculum_weights, normalised_returns
 from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.protocols import Invalid
+from igsearch_env.rewards import set_f1
+from igsearch_env.trajectory import Gain, Trajectory
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class IGPOConfig(TrainConfig):
     """Normalise gains and outcomes together (code) or separately (the authors' training script)."""
     scale_by_std: bool = True
     """Divide by the standard deviation as well (`norm_adv_by_std_in_grpo` in the authors' code)."""
+    outcome: Literal["environment", "set_f1"] = "environment"
+    """Outcome: `env.outcome_reward`, or the authors' (F1 of word sets; -2 for an invalid turn or no answer)."""
+    curriculum_steps: int = 0
+    """Steps in which the weight of outcomes rises from 0.5 to 1 and that of gains falls from 1 to 0.5; 0: always 1."""
     information_gain: InformationGainConfig = field(
         default_factory=lambda: InformationGainConfig(baseline="previous", head_weight=1.0)
     )
@@ -53,8 +61,14 @@ class IGPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gamma", self.gamma, 0, 1)
+        check_range("curriculum_steps", self.curriculum_steps, 0)
         if self.normalisation == "separate":
             check_siblings(self.rollout.group_size, "normalisation='separate'", "set --normalisation joint")
+            if self.curriculum_steps and self.scale_by_std:
+                raise ConfigurationError(
+                    f"curriculum_steps={self.curriculum_steps} with normalisation='separate': dividing each by its own "
+                    "deviation cancels the weights; set --normalisation joint or --no-scale-by-std"
+                )
         if self.information_gain.baseline != "previous":
             raise ConfigurationError(
                 f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the previous turn; "
@@ -75,55 +89,26 @@ class IGPO(Algorithm):
         """One advantage per policy token."""
         config = self.config
         buffer.check_gains()
+        of_outcomes, of_gains = curriculum_weights(buffer.metadata.get("step"), config.curriculum_steps)
         rewards = []
         for trajectory in buffer.trajectories:
-            gains = [
-                None if t.gain is None else turn_gain(t.gain.logprob_baseline, t.gain.logprob_real, config.gain)
-                for t in trajectory.turns[:-1]
-            ]
-            rewards.append([*gains, float(trajectory.outcome)])
-        per_turn = turn_advantages(
+            gains = [t.gain and of_gains * self._gain(t.gain) for t in trajectory.turns[:-1]]
+            outcome = trajectory.outcome if config.outcome == "environment" else set_f1_outcome(trajectory)
+            rewards.append([*gains, of_outcomes * float(outcome)])
+        per_turn = normalised_returns(
             rewards, buffer.group_index, config.normalisation, config.gamma, scale_by_std=config.scale_by_std
         )
         return buffer.broadcast_turns(np.concatenate(per_turn))
 
-
-def turn_gain(before: float, after: float, form: str) -> float:
-    """Information gain of a turn, from the golden answer's mean token log-probs before and after it."""
-    return math.exp(after) - math.exp(before) if form == "probability" else after - before
+    def _gain(self, gain: Gain) -> float:
+        return gain.in_probability if self.config.gain == "probability" else gain.value
 
 
-def turn_advantages(
-    rewards: Sequence[Sequence[float | None]],
-    groups: NDArray[np.int64],
-    normalisation: str,
-    gamma: float,
-    *,
-    scale_by_std: bool = True,
-) -> list[NDArray[np.float64]]:
-    """Advantage of each turn, by trajectory.
-
-    Args:
-        rewards: for each trajectory, the rewards of its turns, the outcome last; None for a turn without a reward.
-        groups: group number of each trajectory.
-        normalisation: joint or separate.
-        gamma: discount factor per turn.
-        scale_by_std: divide by the standard deviation of the group.
-    """
-    lengths = [len(turns) for turns in rewards]
-    ends = np.cumsum(lengths)
-    keys = 2 * np.repeat(groups, lengths)
-    if normalisation == "separate":
-        keys[ends - 1] += 1
-    values = [reward for turns in rewards for reward in turns]
-    there = np.array([value is not None for value in values])
-    earned = np.array(values, dtype=np.float64)[there]
-    means, deviations, _ = group_statistics(earned, keys[there], ddof=0)
-    scaled = np.zeros(len(values))
-    scaled[there] = earned - means
-    if scale_by_std:
-        scaled[there] /= np.sqrt(deviations**2 + 1e-8) + 1e-6
-    return np.split(discounted_sums(scaled, lengths, gamma), ends[:-1])
+def set_f1_outcome(trajectory: Trajectory) -> float:
+    """The authors' outcome: F1 of word sets, or -2 if a turn was invalid or there is no answer."""
+    if trajectory.prediction is None or any(isinstance(turn.action, Invalid) for turn in trajectory.turns):
+        return -2.0
+    return set_f1(trajectory.prediction, trajectory.question.golden_answers)
 
 
 if __name__ == "__main__":

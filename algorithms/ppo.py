@@ -67,10 +67,13 @@ class PPO(Algorithm):
         targets: Float32s = (self._gae(buffer) + critic_values(buffer)).astype(np.float32)
         return targets
 
+    def rewards(self, buffer: RolloutBuffer) -> Values:
+        """r_t of each policy token."""
+        return token_rewards(buffer, self.config.kl_in_reward)
+
     def _gae(self, buffer: RolloutBuffer) -> Values:
-        values = critic_values(buffer)
-        rewards = token_rewards(buffer, self.config.kl_in_reward)
-        return gae(rewards, values, buffer.policy_tokens, gamma=self.config.gamma, lam=self.config.gae_lambda)
+        values, lengths, config = critic_values(buffer), buffer.policy_tokens, self.config
+        return gae(self.rewards(buffer), values, lengths, gamma=config.gamma, lam=config.gae_lambda)
 
 
 def critic_values(buffer: RolloutBuffer) -> Float32s:

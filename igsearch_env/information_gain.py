@@ -48,6 +48,7 @@ Read = Callable[[SearchStep], Evidence]
 Baseline = Literal["random", "previous", "empty", "query"]
 ContextForm = Literal["trajectory", "skeleton"]
 SoftClipForm = Literal["none", "tanh", "log", "hard"]
+GoldenAnswers = Literal["first", "all"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class InformationGainConfig:
     """What the scorer reads before the evidence: trajectory (the tokens the policy saw) or skeleton (authors' form)."""
     head_weight: float = HEAD_WEIGHT
     """Weight of each of the answer's first three tokens in s (paper: 3.0; IGPO: 1.0)."""
+    golden_answers: GoldenAnswers = "first"
+    """Score the first golden answer (paper), or all: s is then the log of the sum of their e^s (TIPS)."""
     dead_zone: float = 0.05
     """delta, nats: |IG| below it counts as 0. Our choice."""
     negative_scale: float = 0.5
@@ -172,12 +175,12 @@ class InformationGain:
         assert self.scorer is not None
         requests, evidences = self.requests(steps, pool)
         scores = checked_scores(self.scorer.score(requests), requests)
-        gains = []
         if self.config.baseline == "previous":
-            for real, before in zip(scores[::2], scores[1::2], strict=True):
-                gains.append(Gain(real[0] - before[0], real[0], before[0]))
-            return gains
-        for (real_score, *others), texts in zip(scores, evidences, strict=True):
+            scores = [[*real, *before] for real, before in zip(scores[::2], scores[1::2], strict=True)]
+        of_answers, gains = iter(scores), []
+        for step, texts in zip(steps, evidences, strict=True):
+            of_step = [next(of_answers) for _ in self._answers(step)]
+            real_score, *others = map(log_sum_exp, zip(*of_step, strict=True))
             if self.config.baseline == "query":
                 # The query alone would reward wrong guesses: repeated, they make the answer less likely than it was.
                 repeated, *others = others
@@ -192,7 +195,8 @@ class InformationGain:
     ) -> tuple[list[ScoreRequest], list[tuple[str, ...]]]:
         """The score requests of the steps and the texts of their baseline evidences.
 
-        One request per step, real branch first; for the baseline "previous" two per step: after and before the search.
+        One request per step and scored answer, real branch first; for the baseline "previous" two: after and before the
+        search. Answers of one step share what is read before them.
         """
         protocol, weight = self.protocol, self.config.head_weight
         skeletons = SkeletonReader(protocol, getattr(self.scorer, "decode", None))
@@ -201,22 +205,27 @@ class InformationGain:
         drawn = self._draw(steps, steps if pool is None else pool, read)
         requests, texts = [], []
         for step, baselines in zip(steps, drawn, strict=True):
-            real, answer = read(step), step.trajectory.question.golden_answers[0]
-            prefix, target = protocol.answer_prefix, protocol.answer_space + answer
+            real, prefix, space = read(step), protocol.answer_prefix, protocol.answer_space
             before: tuple[Segment, ...]
             if is_skeleton:
                 before, branches = (skeletons.context(step),), [*map(skeleton_segment, (real, *baselines))]
-                prefix, target = f"\n{prefix}{protocol.answer_space}", answer
+                prefix, space = f"\n{prefix}{space}", ""
             else:
                 before = context(step)
                 branches = [real_segment(real, step, protocol), *(segment(e, step, protocol) for e in baselines)]
                 prefix = "\n" + prefix if real.refine else prefix
-            requests.append(ScoreRequest(before, tuple(branches), prefix, target, weight, is_skeleton))
-            if self.config.baseline == "previous":
-                past = history(step.trajectory, step.index)
-                requests.append(ScoreRequest(past, (Segment("", ()),), prefix, target, weight))
+            for answer in self._answers(step):
+                target = space + answer
+                requests.append(ScoreRequest(before, tuple(branches), prefix, target, weight, is_skeleton))
+                if self.config.baseline == "previous":
+                    past = history(step.trajectory, step.index)
+                    requests.append(ScoreRequest(past, (Segment("", ()),), prefix, target, weight))
             texts.append(tuple(branch.text for branch in branches[1:]))
         return requests, texts
+
+    def _answers(self, step: SearchStep) -> tuple[str, ...]:
+        answers = step.trajectory.question.golden_answers
+        return answers if self.config.golden_answers == "all" else answers[:1]
 
     def _draw(self, steps: Sequence[SearchStep], pool: Sequence[SearchStep], read: Read) -> list[list[Evidence]]:
         if self.config.baseline == "previous":
@@ -252,6 +261,12 @@ class InformationGain:
             count = len(step.trajectory.turns[step.index].passages)
             chosen += corpus_evidence(real, wanted - len(chosen), count, self.protocol, self.retriever, rng)
         return chosen
+
+
+def log_sum_exp(scores: Sequence[float]) -> float:
+    """log sum_k e^score_k; of a single score it is that score exactly."""
+    highest = max(scores)
+    return highest + math.log(sum(math.exp(score - highest) for score in scores))
 
 
 def set_gains(steps: Sequence[SearchStep], gains: Sequence[Gain]) -> None:

@@ -1,7 +1,7 @@
 """Answer metrics and outcome rewards. All are pure functions of strings, floats in [0, 1].
 
 Sources: SQuAD v1.1's evaluation script (normalisation, F1), Search-R1 `qa_em.py` (EM, sub-EM),
-AutoRefine, arXiv 2505.11277, Eq. 1-3 (its reward).
+AutoRefine, arXiv 2505.11277, Eq. 1-3 (its reward), IGPO (F1 of word sets).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACES = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WHOLE = frozenset({"yes", "no", "noanswer"})  # answers that earn no partial credit
 
@@ -74,6 +75,22 @@ def _f1(predicted: str, gold: str) -> float:
         return 0.0
     precision, recall = common / len(predicted_words), common / len(gold_words)
     return 2 * precision * recall / (precision + recall)
+
+
+def set_f1(prediction: str, golden_answers: Sequence[str]) -> float:
+    """Best F1 over the golden answers, of sets of words (IGPO's `info_gain.py`).
+
+    Unlike in `f1`, punctuation separates words, articles count, and repeated words count once.
+    """
+    predicted = _word_set(prediction)
+    scores = [
+        2 * len(predicted & words) / (len(predicted) + len(words)) for words in map(_word_set, golden_answers) if words
+    ]
+    return max(scores, default=0.0)
+
+
+def _word_set(text: str) -> set[str]:
+    return set(text.lower().translate(_SPACES).split())
 
 
 def autorefine_reward(

@@ -34,8 +34,9 @@ STOP_REASONS = (ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, CONTEXT_FULL)
 class Gain:
     """Information gain of one search: `value` = `logprob_real` - `logprob_baseline`, in nats, before stabilisation.
 
-    Both are weighted mean token log-probs of the first golden answer; `baseline_evidences` are the texts
-    that the second was computed with (empty for the baseline "previous").
+    Both are weighted mean token log-probs of the first golden answer (with `golden_answers` "all", the log of the sum
+    of their exponentials over all of them, which may exceed 0); `baseline_evidences` are the texts that the second was
+    computed with (empty for the baseline "previous").
     """
 
     value: float
@@ -45,7 +46,7 @@ class Gain:
 
     @property
     def in_probability(self) -> float:
-        """The difference of the two scores as probabilities, in [-1, 1]."""
+        """The difference of the two scores as probabilities; in [-1, 1] where one answer is scored."""
         return math.exp(self.logprob_real) - math.exp(self.logprob_baseline)
 
 

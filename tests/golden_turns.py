@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 from buffers import mask_buffer
 from golden_reader import Case, NotAsked
 
-from algorithms import igpo
 from algorithms.common.training.advantages import discounted_sums
 from algorithms.common.training.anchor_states import anchor_clusters
+from algorithms.common.training.turn_rewards import curriculum_weights, normalised_returns
 from algorithms.gigpo import GiGPOConfig, episode_advantages, step_advantages, turn_advantages
+from algorithms.igpo import set_f1_outcome
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
+from igsearch.testing.buffers import PROTOCOL, trajectory
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.protocols import Answer
 from igsearch_env.scorers import weighted_mean
-from igsearch_env.trajectory import Gain
+from igsearch_env.trajectory import Gain, Turn
 
 Outputs = dict[str, Any]
 
@@ -115,9 +119,12 @@ def ratios(case: Case) -> Outputs:
 def turn_rewards(case: Case) -> Outputs:
     """IGPO's advantages per turn, from the gains and outcomes of the fixture."""
     members = case.get("trajs")
-    rewards = [[*row["ig"], row["outcome"]] for row in members]
+    of_outcomes, of_gains = 1.0, 1.0
+    if case.has("curriculum_f1_weight"):
+        of_outcomes, of_gains = case.get("curriculum_f1_weight"), case.get("curriculum_ig_weight")
+    rewards = [[*(of_gains * gain for gain in row["ig"]), of_outcomes * row["outcome"]] for row in members]
     groups = _numbers(np.array([row["group"] for row in members]))
-    ours = igpo.turn_advantages(
+    ours = normalised_returns(
         rewards,
         groups,
         case.get("info_gain_norm_mode"),
@@ -134,8 +141,27 @@ def turn_gains(case: Case) -> Outputs:
     """IGPO's gains from token log-probs before each turn."""
     (values,) = case.get("gold_token_logprobs_before_turn")
     means = [weighted_mean(row, head_weight=1.0) for row in values]
-    forms = {"prob_diff": "probability", "log_prob_diff": "log_probability"}
-    return {name: [igpo.turn_gain(a, b, form) for a, b in pairwise(means)] for name, form in forms.items()}
+    gains = [Gain(after - before, after, before) for before, after in pairwise(means)]
+    return {"prob_diff": [gain.in_probability for gain in gains], "log_prob_diff": [gain.value for gain in gains]}
+
+
+def weights(case: Case) -> Outputs:
+    """IGPO's curriculum."""
+    return {"weights": [curriculum_weights(step, case.get("total_steps")) for step in case.get("step")]}
+
+
+def set_f1_outcomes(case: Case) -> Outputs:
+    """IGPO's outcome of texts of one turn."""
+    ours: list[Any] = []
+    for text, golds in case.get("tests"):
+        action = PROTOCOL.parse(text)
+        episode = trajectory([Turn(text, action)])
+        episode.prediction = action.text if isinstance(action, Answer) else None
+        episode.question = replace(episode.question, golden_answers=tuple(golds.split("<|answer_split|>")))
+        unclosed = text.count("<think>") != text.count("</think>")
+        ours.append(NotAsked("reasoning without an end is valid here") if unclosed else set_f1_outcome(episode))
+    without = NotAsked("of their evaluation")
+    return {"f1": ours, "em": without, "noformatf1": without}
 
 
 def turn_gae(case: Case) -> Outputs:

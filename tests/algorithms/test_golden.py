@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import golden_credit as credit
-import golden_graph as graph
 import golden_gain as gain
+import golden_graph as graph
 import golden_learning as learning
+import golden_potentials as potentials
 import golden_text as text
 import golden_turns as turns
 import pytest
@@ -49,8 +50,14 @@ KINDS: dict[str, Kind] = {
     r"episode_adv_paper_eq3.*": (turns.episode_per_trajectory, SCALED),
     r"sequence_matcher_ratios.*": (turns.ratios, FLOAT32),
     r"igpo_(separate|joint)_.+": (turns.turn_rewards, SCALED),
+    r"igpo_f1.*": (turns.set_f1_outcomes, FLOAT32),
+    r"curriculum_weights.*": (turns.weights, FLOAT32),
     r"info_gain.*": (turns.turn_gains, FLOAT32),
     r"turn_gae_(agilerl|formula)_.+": (turns.turn_gae, FLOAT32),
+    r"tips_potential_.+": (potentials.potentials, FLOAT32),
+    r"tips_rewards_.+": (potentials.rewards, FLOAT32),
+    r"tips_group_.+": (potentials.segments, SCALED),
+    r"potential_.+": (potentials.shaped_returns, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"graft_.+": (graph.trajectory_graph, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
@@ -85,7 +92,7 @@ NOT_ASKED = {
     r"rfpp_HOLEBUG_.+": "REINFORCE++ as verl computed it before it corrected its returns",
     r"grpo_passk_.+": "pass@k advantages",
     r"opo_.+": "OPO",
-    r"igpo_(?!separate|joint).+": "IGPO's own outcome reward, and versions of its code before it was corrected",
+    r"igpo_(?!separate|joint|f1).+": "versions of IGPO's code before it was corrected",
     r"autorefine_document_metrics.*": "AutoRefine's logging of its documents, which earns nothing",
 }
 
@@ -110,8 +117,8 @@ def test_golden(case: Case) -> None:
 def test_an_input_that_nothing_reads_fails_its_case() -> None:
     """Otherwise a case of an option that we do not have would pass as the case without it."""
     plain = next(case for case in CASES if case.name.startswith("igpo_joint"))
-    other = replace(plain, inputs={**plain.inputs, "curriculum_ig_weight": 0.5}, used=set())
-    with pytest.raises(AssertionError, match=r"no test uses its inputs \['curriculum_ig_weight'\]"):
+    other = replace(plain, inputs={**plain.inputs, "own_option": 0.5}, used=set())
+    with pytest.raises(AssertionError, match=r"no test uses its inputs \['own_option'\]"):
         test_golden(other)
 
 
