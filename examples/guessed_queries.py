@@ -187,12 +187,14 @@ def means(console: Console, title: str, rows: Sequence[Row], value: Callable[[Ro
             ("not supported", [r for r in rows if r.query == kind and not r.supported]),
         ):
             if len(chosen) > 1:
-                table.add_row(kind, which, str(len(chosen)), *(_mean([value(r, b) for r in chosen]) for b in BASELINES))
+                table.add_row(
+                    kind, which, str(len(chosen)), *(mean_interval([value(r, b) for r in chosen]) for b in BASELINES)
+                )
     console.print(table)
 
 
-def _mean(found: Sequence[float]) -> str:
-    """The mean with its bootstrap interval; each value is of another question."""
+def mean_interval(found: Sequence[float]) -> str:
+    """The mean with its 95% bootstrap interval; each value is of another question."""
     values = np.array(found)
     rng = random_stream("bootstrap of a mean", 0)
     low, high = np.percentile(values[rng.integers(0, len(values), (2_000, len(values)))].mean(axis=1), [2.5, 97.5])

@@ -10,9 +10,9 @@ from igsearch_env.measure_gains import measure_gains
 from igsearch_env.protocols import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.reflection import ReflectionWrapper
+from igsearch_env.reward_hacking import HackingFlags, hacking_flags, names_unseen_answer
 from igsearch_env.scorers import AnswerScorer, ScoreRequest, Segment, UnigramScorer
 from igsearch_env.trajectory import Attempt, Gain, Group, Trajectory, Turn
-from igsearch_env.unseen_answers import names_unseen_answer
 from igsearch_env.vector_env import IGSearchVectorEnv
 
 ENV_ID = "IGSearch-v0"
@@ -35,6 +35,7 @@ __all__ = [
     "ConfigurationError",
     "Gain",
     "Group",
+    "HackingFlags",
     "IGSearchEnv",
     "IGSearchError",
     "IGSearchVectorEnv",
@@ -52,6 +53,7 @@ __all__ = [
     "Trajectory",
     "Turn",
     "UnigramScorer",
+    "hacking_flags",
     "load_questions",
     "measure_gains",
     "names_unseen_answer",

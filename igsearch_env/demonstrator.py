@@ -131,10 +131,11 @@ def passages_read(trajectory: Trajectory, end: int | None = None) -> list[Passag
     Observations may be cut. What a protocol writes around passages ("Doc 1", a last call) is left out, since it could
     hold an answer by chance.
     """
-    return [passage for turn in trajectory.turns[:end] for passage in _shown(turn)]
+    return [passage for turn in trajectory.turns[:end] for passage in passages_shown(turn)]
 
 
-def _shown(turn: Turn) -> list[Passage]:
+def passages_shown(turn: Turn) -> list[Passage]:
+    """The passages that a turn found, as far as its observation shows them."""
     shown: list[Passage] = []
     at = 0
     for passage in turn.passages:
@@ -168,7 +169,7 @@ def _nearest(titles: Sequence[str], trajectory: Trajectory) -> str:
 def _summary(trajectory: Trajectory) -> str:
     """The first sentence read last that holds a golden answer or names a supporting page; else the first sentence."""
     question = trajectory.question
-    read = [sentence for passage in _shown(trajectory.turns[-1]) for sentence in _SENTENCE.split(passage.text)]
+    read = [sentence for passage in passages_shown(trajectory.turns[-1]) for sentence in _SENTENCE.split(passage.text)]
     for name in (*question.golden_answers, *question.supporting_titles):
         for sentence in read:
             if occurs(name, sentence):

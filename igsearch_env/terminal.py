@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING
 
 from igsearch_env.protocols import Protocol
+from igsearch_env.reward_hacking import names_unseen_answer
 from igsearch_env.trajectory import RETRIEVAL_FAILED, Gain, Trajectory, Turn
-from igsearch_env.unseen_answers import names_unseen_answer
 from retrievers.base import Passage
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_WIDTH = 100  # columns: longer lines are hard to read
 GAIN_CELLS = 6  # width of the bar of a gain, on each side of zero
 GAIN_SCALE = 3.0  # gain in nats that fills the bar
-# Shown at the positive gain of a query that names an answer which nothing before it contained (`unseen_answers.py`).
+# Shown at the positive gain of a query that names an answer which nothing before it contained (`reward_hacking.py`).
 GUESS = (
     "The query names a golden answer that neither the question nor earlier passages contain. Passages that repeat it "
     "raise its log-probability, whether or not they support it."

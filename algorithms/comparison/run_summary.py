@@ -16,9 +16,11 @@ from algorithms.common.evaluation.results import read_result
 from algorithms.common.run.evaluation_metrics import Split
 from algorithms.common.run.metrics_log import read_metrics
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.reward_hacking import KINDS
 from retrievers.reading import FileError, read_json_lines
 
 SPLITS: dict[Split, str] = {"dev": "dev/em", "test": "test/em"}  # with their metric
+HACKING = tuple(f"searches/{kind}" for kind in KINDS)  # not in records of earlier versions
 MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
 
 
@@ -63,7 +65,10 @@ class RunSummary:
             {name: round(score.searches, 4) for name, score in result.scores.items()},
             {split: [(r["step"], round(r[key], 5)) for r in metrics if key in r] for split, key in SPLITS.items()},
             [round(row["reward"], 5) for row in steps],
-            {key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5) for key in MEANS},
+            {
+                key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5)
+                for key in (*MEANS, *(key for key in HACKING if all(key in row for row in steps)))
+            },
         )
 
 

@@ -20,6 +20,7 @@ from algorithms.common.evaluation.intervals import paired_difference, verdict
 from algorithms.common.report.charts import table_html
 from algorithms.common.report.page import page, write
 from algorithms.common.run.evaluation_metrics import Split
+from algorithms.comparison.hacking_table import hacking_table
 from algorithms.comparison.run_summary import RunSummary, SeedGroup, make_seed_groups
 from igsearch_env.errors import ConfigurationError
 
@@ -41,6 +42,7 @@ def write_report(
         entries = make_seed_groups([record for record in records if record.start == start])
         parts.append((f"Start: {start}", overview(entries)))
         parts.append((f"Start: {start}, EM by family", families(entries)))
+        parts.append((f"Start: {start}, reward hacking in training, share of searches", hacking_table(entries)))
         others = [entry for entry in entries if entry.label in against]
         parts += [(f"Start: {start}, against {other.label}", differences(entries, other)) for other in others]
         parts.append(plot(entries, start, folder / f"curves-{start}.png"))

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from algorithms.common.report.charts import Chart, Line, Values, number, smooth, width_for
 from algorithms.common.report.comparable import SeedGroup
-from algorithms.common.report.run_charts import SHARES, at_steps
+from algorithms.common.report.run_charts import HACKING, SHARES, at_steps
 
 CURVES = (  # metric, title, unit
     ("reward", "Training reward", "mean over questions"),
     ("searches", "Searches", "searches per trajectory"),
     ("information_gain/mean", "Information gain", "nats per search"),
     ("policy/entropy", "Entropy", "nats per token"),
+    *((f"searches/{kind}", f"Reward hacking: {label}", "share of searches") for kind, label in HACKING.items()),
     ("all_fail", "All-fail groups", "share of groups"),
     ("time/step", "Step time", "seconds"),
 )

@@ -11,7 +11,20 @@ from algorithms.common.run.saved_run import SavedRun
 
 SHARES = (0.0, 1.0)
 MANY = 100  # steps; longer curves are smoothed
-LEAST = {"nats per token": 1e-3, "share": 0.01, "share of tokens": 0.01}  # least range of the axis, by unit
+LEAST = {
+    "nats per token": 1e-3,
+    "share": 0.01,
+    "share of tokens": 0.01,
+    "share of searches": 0.01,
+}  # least range of the axis, by unit
+
+# Kinds of reward hacking (`igsearch_env/reward_hacking.py`).
+HACKING = {
+    "unseen_answer": "names an answer not read before",
+    "read_answer": "names an answer read before",
+    "over_search": "after sufficient evidence",
+    "redundant": "redundant",
+}
 
 # Title, unit, and (metric, label) of the lines.
 PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
@@ -25,10 +38,16 @@ PLAIN: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("searches/empty", "searches without results"),
         ),
     ),
+    ("Reward hacking", "share of searches", tuple((f"searches/{kind}", label) for kind, label in HACKING.items())),
     (
-        "Queries that name an answer not read before",
-        "share",
-        (("searches/unseen_answer", "searches"), ("information_gain/unseen_answer_share", "positive information gain")),
+        "Reward hacking: gain it earns",
+        "share of positive information gain",
+        tuple((f"information_gain/{kind}_share", label) for kind, label in HACKING.items()),
+    ),
+    (
+        "Reward hacking: advantage of its queries",
+        "mean advantage",
+        tuple((f"advantage/{kind}_mean", label) for kind, label in HACKING.items()),
     ),
     (
         "Groups with little training signal",

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import all_equal_share
+from algorithms.common.training.hacking_metrics import hacking_metrics
 from igsearch_env.protocols import Answer, Invalid
 from igsearch_env.trajectory import RETRIEVAL_FAILED, STOP_REASONS, Trajectory
-from igsearch_env.unseen_answers import names_unseen_answer
 
 Flags = NDArray[np.bool_]
 
@@ -28,9 +28,7 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
     shares of the trajectories, `searches/at_limit` of the attempts. A search after the last allowed call is not
     executed, and counts in `searches` only.
 
-    `searches/unseen_answer` is the share of searches whose query names a golden answer that the policy has not read
-    (`names_unseen_answer`). `information_gain/unseen_answer_share` is the part of the sum of all positive gains that
-    they earn, and `information_gain/unseen_answer_mean` their mean gain, which exists if any of them has one.
+    Metrics of reward hacking are those of `hacking_metrics`.
     """
     trajectories = buffer.trajectories
     turns = [turn for t in trajectories for turn in t.turns]
@@ -40,7 +38,6 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
     searches = np.array([turn.is_search for turn in turns])
     made = searches & (places <= max_searches)
     repeated = np.fromiter((again for t in trajectories for again in _repeats(t)), dtype=np.bool_, count=len(turns))
-    guesses = np.array([names_unseen_answer(t, number) for t in trajectories for number in range(len(t.turns))])
     empty = np.array([not turn.passages for turn in turns])
     measured = np.array([turn.gain is not None for turn in turns])
 
@@ -59,7 +56,6 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
         "searches/at_limit": _share(~answers, places == max_searches, places == 1),
         "searches/repeated": _share(repeated, made, made),
         "searches/empty": _share(empty, made, made),
-        "searches/unseen_answer": _share(guesses, made, made),
         "answered": stops["answered"] / len(trajectories),
         "correct": float(correct.mean()),
         "invalid_actions": float(invalid.mean()),
@@ -83,10 +79,9 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
         "advantage/zero_share": float((advantages == 0).mean()),
     }
     metrics |= {f"stop/{reason}": stops[reason] / episodes for reason in STOP_REASONS}
+    metrics |= hacking_metrics(buffer, advantages, made)
     gains = np.array([turn.gain.value for turn in turns if turn.gain is not None])
     if len(gains):
-        guessed = gains[guesses[measured]]
-        earned = gains.clip(min=0).sum()
         p10, p50, p90 = np.quantile(gains, (0.1, 0.5, 0.9))
         metrics |= {
             "information_gain/mean": float(np.mean(gains)),
@@ -96,10 +91,7 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
             "information_gain/p50": float(p50),
             "information_gain/p90": float(p90),
             "information_gain/unmeasured_share": _share(~measured, made, made),
-            "information_gain/unseen_answer_share": float(guessed.clip(min=0).sum() / earned) if earned else 0.0,
         }
-        if len(guessed):
-            metrics["information_gain/unseen_answer_mean"] = float(guessed.mean())
     return metrics
 
 

@@ -28,7 +28,8 @@ from run_folders import HOSTILE, append, training_row, write_run
 from algorithms.common.config import as_dict
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
-from algorithms.common.report.comparable import make_seed_groups
+from algorithms.common.report.comparable import SeedGroup, make_seed_groups
+from algorithms.common.report.comparison_charts import comparison_charts
 from algorithms.common.report.comparison_report import comparison_report
 from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
 from algorithms.common.report.live_state import run_state
@@ -41,6 +42,7 @@ from algorithms.common.trainer import train
 from algorithms.common.training.config import OptimizerConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.reward_hacking import KINDS
 from igsearch_env.world.bundled import bundled_world
 from retrievers.lock import OWNER, ProcessLock
 
@@ -655,3 +657,14 @@ def test_a_run_with_stale_rollouts_has_charts_of_them(tmp_path: Path) -> None:
     drawn = {line.values[0] for chart in charts for line in chart.lines}
     assert set(values.values()) <= drawn
     assert not any("same weights" in chart.title for chart in charts)
+
+
+def test_every_kind_of_reward_hacking_is_drawn_for_a_run_and_for_several(tmp_path: Path) -> None:
+    forms = ("searches/{}", "information_gain/{}_share", "advantage/{}_mean")
+    names = [form.format(kind) for form in forms for kind in KINDS]
+    values = {name: float(place) for place, name in enumerate(names, start=1)}
+    rows: list[dict[str, Any]] = [{"step": step, "reward": 0.0, **values} for step in (1, 2)]
+    run = SavedRun(tmp_path, {}, rows, None, None)
+    assert {line.values[0] for chart in run_charts(run) for line in chart.lines} - {0} == set(values.values())
+    compared = {line.values[0] for chart in comparison_charts([SeedGroup("one", (run,))]) for line in chart.lines}
+    assert compared - {0} == {values[f"searches/{kind}"] for kind in KINDS}

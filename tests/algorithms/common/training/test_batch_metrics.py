@@ -16,6 +16,7 @@ from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajec
 from igsearch_env.episode import Episode
 from igsearch_env.protocols import Invalid, Search, make_protocol
 from igsearch_env.questions import Question
+from igsearch_env.reward_hacking import KINDS
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.trajectory import CONTEXT_FULL, NO_ANSWER, STOP_REASONS, Attempt, Group, Trajectory, Turn
 
@@ -155,7 +156,7 @@ def test_names_of_gains_are_there_only_where_gains_were_measured() -> None:
     measured = described(buffer_of([[trajectory([asks("a", gain=0.0), answer_turn((1,))])]]))
     assert measured.keys() - without.keys() == GAINS | {
         "information_gain/unmeasured_share",
-        "information_gain/unseen_answer_share",
+        *(f"information_gain/{kind}_share" for kind in KINDS),
     }
 
 
@@ -175,6 +176,19 @@ def test_searches_that_name_the_answer_before_it_was_read_and_what_they_earn() -
     assert metrics["searches/unseen_answer"] == 3 / 4
     assert metrics["information_gain/unseen_answer_mean"] == -1.0
     assert metrics["information_gain/unseen_answer_share"] == pytest.approx(2 / 3)
+
+
+def test_the_advantage_of_hacking_is_that_of_its_queries_with_gains_or_without() -> None:
+    """Turns of three tokens; the query is the second one."""
+    first, again, answer = asks("Alan Brin"), asks("alan brin"), answer_turn((1,))
+    first.query_span = again.query_span = (1, 2)
+    buffer = buffer_of([[trajectory([first, again, answer])]])
+    values = np.array([0, 1, 0, 0, -2, 0, 9], dtype=np.float32)
+    metrics = batch_metrics(buffer, values, max_searches=4)
+    assert metrics["searches/redundant"] == 1 / 2
+    assert metrics["advantage/redundant_mean"] == -2
+    assert "advantage/read_answer_mean" not in metrics
+    assert "advantage/redundant_mean" not in batch_metrics(buffer, values, max_searches=1)  # it was not executed
 
 
 def test_each_attempt_has_its_own_searches() -> None:
