@@ -14,7 +14,8 @@ from igsearch_env.protocols import Answer, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.world import names
 from igsearch_env.world.bundled import world_retriever
-from igsearch_env.world.generator import Hop, World, generate_world
+from igsearch_env.world.generator import generate_world
+from igsearch_env.world.records import Hop, World
 from retrievers.base import Passage
 from retrievers.bm25 import BM25Retriever
 from retrievers.random_streams import stream_seed
@@ -181,7 +182,7 @@ def guess(rng: random.Random, world: World, question: Question, shown: list[Pass
     """An answer of the right kind from the passages shown, or `UNKNOWN`."""
     relation = question.metadata["hops"][-1].relation
     kind = {"born": ("born", "residence")}.get(relation, (relation,))
-    candidates = [world.facts[p.id].answer for p in shown if world.facts[p.id].relation in kind]
+    candidates = [fact.answer for p in shown for fact in world.facts[p.id] if fact.relation in kind]
     candidates = [c for c in candidates if c not in question.golden_answers]
     return rng.choice(candidates) if candidates and rng.random() < 0.2 else UNKNOWN
 
