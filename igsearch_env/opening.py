@@ -40,9 +40,8 @@ class Opened:
         if corpus is None and retriever is None and found is not None:
             corpus = world_of(sources)
         check_same_world(sources, corpus)
-        return cls(
-            found, open_engine(corpus, retriever, found), isinstance(corpus, (str, Path)) and not is_world(corpus)
-        )
+        owned = isinstance(corpus, (str, Path)) and not is_world(corpus)
+        return cls(found, open_engine(corpus, retriever, found), owned)
 
     def close(self) -> None:
         """Close the search engine if it was opened here."""

@@ -72,7 +72,8 @@ class Args(EpisodeConfig):
     """`bundled`, a generated world (`world:hard`), or files and folders in any published form, or hf:REPO/CONFIG:SPLIT.
     Default: bundled; with answers, the questions and golden answers in their file."""
     corpus: str | None = None
-    """`bundled` or another generated world (the default is that of the questions), a corpus file, an index folder, or the address of a retrieval service."""
+    """`bundled` or another generated world (default: that of the questions), a corpus file, an index folder, or the
+    address of a retrieval service."""
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
     rollout: EngineConfig = field(default_factory=EngineConfig)

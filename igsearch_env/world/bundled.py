@@ -1,4 +1,4 @@
-"""Generated worlds by name: `bundled`, and those of `world:OPTIONS`. Each is generated on first use, in 0.1 to 0.6 s."""
+"""Generated worlds by name: `bundled` and `world:OPTIONS`. Each is generated on first use, within a second."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def world_retriever(world: World) -> BM25Retriever:
     return BM25Retriever(world.passages, title_weight=1, stopwords="none")
 
 
+def noisy(engine: Retriever, noise: float, seed: int) -> Retriever:
+    """A search engine that loses a share of its results, by the rule of `WorldOptions.noise`."""
+    return NoisyRetriever(engine, replaced=noise / 2, dropped=noise / 2, seed=seed) if noise else engine
+
+
 def is_world(source: object) -> bool:
     """Whether a source of questions or a corpus is a generated world by name: `bundled` or `world:OPTIONS`."""
     return isinstance(source, str) and (source == BUNDLED or source.startswith(PREFIX))
@@ -59,8 +64,7 @@ def _generated(name: WorldName) -> World:
 
 @lru_cache(maxsize=4)
 def _searched(name: WorldName) -> Retriever:
-    engine, half = world_retriever(_generated(name)), name.options.noise / 2
-    return NoisyRetriever(engine, replaced=half, dropped=half, seed=name.seed) if half else engine
+    return noisy(world_retriever(_generated(name)), name.options.noise, name.seed)
 
 
 def world_of(questions: Iterable[object]) -> str | None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from igsearch_env.question_sources import SPLITS
 from igsearch_env.questions import Question
-from igsearch_env.world.records import Hop, World
+from igsearch_env.world.records import UNKNOWN, Hop, World
 from retrievers.base import Passage
 
-UNKNOWN = "unknown"
 # What tells a person from a namesake: the residence in what these say of a person, else the occupation, so that each
 # question can be asked without its answer, and each hop names the person as the next one does.
 _SUBJECT_BY_RESIDENCE = frozenset({"occupation", "residence", "teacher"})

@@ -26,7 +26,7 @@ from igsearch_env.world.draft import Draft, Statement
 from igsearch_env.world.hardening import STARTS, harden
 from igsearch_env.world.options import WorldOptions
 from igsearch_env.world.records import World
-from igsearch_env.world.wordings import CHAINS, FAMILIES, NICKNAMED, RENAMED, WORDINGS
+from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
 
 def _unique_names(rng: random.Random, count: int, *patterns: tuple[Sequence[str], ...]) -> list[str]:
@@ -159,9 +159,7 @@ def draw(seed: int, passages: int) -> Draft:
         "occupations": list(names.OCCUPATIONS),
     }
     families = {
-        family: split(
-            ask(rng, family, kinds[STARTS.get(CHAINS[family][0][0], "people")], CHAINS[family], nickname_of), rng
-        )
-        for family in FAMILIES
+        family: split(ask(rng, family, kinds[STARTS[chain[0][0]]], chain, nickname_of), rng)
+        for family, chain in CHAINS.items()
     }
     return Draft(seed, passages, kinds, writer.statements, order, families, second_name_of)

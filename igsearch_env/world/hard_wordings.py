@@ -6,6 +6,8 @@ the bundled world or its policy.
 
 from __future__ import annotations
 
+from igsearch_env.world.wordings import WORDINGS
+
 Wordings = tuple[str, ...]
 Chain = tuple[tuple[str, ...], Wordings]
 
@@ -52,11 +54,11 @@ DEEP_CHAINS: dict[str, Chain] = {
 # Family -> further wordings of its questions, and those held out for test questions.
 QUESTION_PARAPHRASES: dict[str, tuple[Wordings, Wordings]] = {
     "birthplace": (
-        ("What is the birthplace of {e}?", "{e} was born in which city?"),
+        ("What is the birthplace of {e}?", "Of which city was {e} a native?"),
         ("Name the city where {e} came into the world.",),
     ),
     "author": (
-        ("Which person wrote the novel {e}?", "{e} is a novel by whom?"),
+        ("Which person wrote the novel {e}?", "By whom is the novel {e}?"),
         ("From whose pen did {e} come?",),
     ),
     "occupation": (
@@ -72,7 +74,7 @@ QUESTION_PARAPHRASES: dict[str, tuple[Wordings, Wordings]] = {
         ("As what was the person who started {e} employed?",),
     ),
     "birth_country": (
-        ("{e} was born in a city of which country?", "What is the country of the birthplace of {e}?"),
+        ("To which country does the birthplace of {e} belong?", "What is the country of the birthplace of {e}?"),
         ("Name the country where {e} came into the world.",),
     ),
     "author_country": (
@@ -98,8 +100,8 @@ QUESTION_PARAPHRASES: dict[str, tuple[Wordings, Wordings]] = {
     ),
 }
 
-# Kind of entity -> relations that no question asks about: (relation, kind of the object, wordings). Their objects are of
-# the kinds of answers.
+# Kind of entity -> relations that no question asks about: (relation, kind of the object, wordings). Their objects are
+# of the kinds of answers.
 DISTRACTORS: dict[str, tuple[tuple[str, str, Wordings], ...]] = {
     "people": (
         ("visited", "cities", ("{s} once visited {o}.", "{s} spent a summer in {o}.")),
@@ -131,3 +133,18 @@ BY_RESIDENCE = "{s} of {o}"
 YEARS = tuple(str(year) for year in range(1900, 2000, 10))
 DATED = ("A record of {year} says that {{}}", "According to a book of {year}, {{}}")
 FORMER = ("It was formerly held that {}", "An outdated source says that {}")
+
+
+def hard_questions() -> list[str]:
+    """All wordings of questions that options add."""
+    chains = [wording for _, wordings in DEEP_CHAINS.values() for wording in wordings]
+    return chains + [text for both in QUESTION_PARAPHRASES.values() for wordings in both for text in wordings]
+
+
+def hard_texts() -> list[str]:
+    """All words of passages that options add, in wordings; the first word of a sentence also as inside a frame."""
+    sentences = [text for both in PARAPHRASES.values() for wordings in both for text in wordings]
+    sentences += [text for relations in DISTRACTORS.values() for _, _, wordings in relations for text in wordings]
+    sentences += [text for wordings in WORDINGS.values() for text in wordings]
+    framed = [text[0].lower() + text[1:] for text in sentences]
+    return [*sentences, *framed, BY_OCCUPATION, BY_RESIDENCE, *YEARS, *DATED, *FORMER]

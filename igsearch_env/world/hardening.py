@@ -28,7 +28,7 @@ from igsearch_env.world.wordings import WORDINGS
 from retrievers.random_streams import stream_seed
 
 # The kind of the entities that a relation begins at, and of those that it leads to.
-STARTS = {"author": "works", "founder": "companies"}
+STARTS = {"author": "works", "founder": "companies", "born": "people", "occupation": "people"}
 OBJECTS = {
     "born": "cities",
     "occupation": "occupations",
