@@ -33,7 +33,7 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.search_r1 import SearchR1
-from igsearch_env.world import HARD, WorldOptions, names
+from igsearch_env.world import names
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
     BUNDLED,
@@ -47,6 +47,7 @@ from igsearch_env.world.demonstrations import (
     demonstrations,
 )
 from igsearch_env.world.hard_wordings import hard_questions, hard_texts
+from igsearch_env.world.options import HARD, PLAIN
 from igsearch_env.world.records import UNKNOWN
 from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 from retrievers.random_streams import stream_seed
@@ -155,7 +156,7 @@ def encode(tokenizer: Any, demonstration: Demonstration, manner: Manner) -> tupl
 def _produce(queue: Any, manner: Manner, seed: int, batch_size: int, world: World) -> None:
     tokenizer = build_tokenizer(world)
     rng = random.Random(stream_seed("order of the batches of demonstrations", seed))
-    found = demonstrations(manner, seed, HARD if world == "hard" else WorldOptions())
+    found = demonstrations(manner, seed, HARD if world == "hard" else PLAIN)
     stream = (encode(tokenizer, demonstration, manner) for demonstration in found)
     while True:
         # Sorted by length within a pool of batches, to reduce padding; then the batches are shuffled.
@@ -237,9 +238,7 @@ class Args:
 def main(args: Args) -> None:
     """Train and save the policy."""
     if args.world == "hard" and args.output == POLICY_FOLDER:
-        raise ConfigurationError(
-            f"world=hard with output={POLICY_FOLDER}: is the bundled policy's; give --output FOLDER"
-        )
+        raise ConfigurationError("--world hard without --output would replace the bundled policy; give --output FOLDER")
     torch.manual_seed(stream_seed("weights of the bundled policy", args.seed))
     tokenizer = build_tokenizer(args.world)
     if args.reader is not None and (args.reader / "config.json").is_file():

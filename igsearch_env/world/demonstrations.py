@@ -15,7 +15,7 @@ from igsearch_env.questions import Question
 from igsearch_env.world import names
 from igsearch_env.world.bundled import noisy, world_retriever
 from igsearch_env.world.generator import generate_world
-from igsearch_env.world.options import WorldOptions
+from igsearch_env.world.options import PLAIN, WorldOptions
 from igsearch_env.world.records import UNKNOWN, Hop, World
 from retrievers.base import Passage, Retriever
 from retrievers.random_streams import stream_seed
@@ -97,7 +97,7 @@ COLD = Manner(
 )
 
 
-def demonstrations(manner: Manner, seed: int, options: WorldOptions = WorldOptions()) -> Iterator[Demonstration]:
+def demonstrations(manner: Manner, seed: int, options: WorldOptions = PLAIN) -> Iterator[Demonstration]:
     """An endless stream of demonstrations; a new world every few thousand.
 
     `options`: each world has some of these, so that a policy can read any mixture of them. Of such worlds no test
@@ -109,7 +109,7 @@ def demonstrations(manner: Manner, seed: int, options: WorldOptions = WorldOptio
         own = some_of(rng, options)
         world = generate_world(number, size, own)
         retriever = noisy(world_retriever(world), own.noise, number)
-        splits = ("train", "dev", "test") if options == WorldOptions() else ("train", "dev")
+        splits = ("train", "dev", "test") if options == PLAIN else ("train", "dev")
         questions = list(itertools.chain(*(world.questions[split] for split in splits)))
         for _ in range(6 * len(questions)):
             if rng.random() < manner.drill:
@@ -199,7 +199,7 @@ def query(rng: random.Random, manner: Manner, question: Question, hop_number: in
 
 
 def guess(rng: random.Random, world: World, question: Question, shown: list[Passage]) -> str:
-    """An answer of the right kind from the passages shown, or `UNKNOWN`, which is right if no passage has the answer."""
+    """An answer of the right kind from the passages shown, or `UNKNOWN`: right if no passage has the answer."""
     if UNKNOWN in question.golden_answers:
         return UNKNOWN
     relation = question.metadata["hops"][-1].relation

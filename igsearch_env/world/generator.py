@@ -24,7 +24,7 @@ from igsearch_env.world import names
 from igsearch_env.world.asking import ask, split
 from igsearch_env.world.draft import Draft, Statement
 from igsearch_env.world.hardening import STARTS, harden
-from igsearch_env.world.options import WorldOptions
+from igsearch_env.world.options import PLAIN, WorldOptions
 from igsearch_env.world.records import World
 from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
@@ -61,7 +61,7 @@ class _Writer:
         self.statements.append(Statement(subject, relation, obj, self.rng.choice(WORDINGS[relation]), mention))
 
 
-def generate_world(seed: int = 0, passages: int = 3000, options: WorldOptions = WorldOptions()) -> World:  # noqa: B008 (frozen)
+def generate_world(seed: int = 0, passages: int = 3000, options: WorldOptions = PLAIN) -> World:
     """Generate a world of about `passages` passages (within 2%), at least 600. The same seed gives the same world.
 
     `options` add to it and change it (`WorldOptions`); what they do not name is the same in all worlds of a seed.

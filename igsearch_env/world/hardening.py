@@ -23,7 +23,7 @@ from igsearch_env.world.hard_wordings import (
     QUESTION_PARAPHRASES,
     YEARS,
 )
-from igsearch_env.world.options import WorldOptions
+from igsearch_env.world.options import PLAIN, WorldOptions
 from igsearch_env.world.wordings import WORDINGS
 from retrievers.random_streams import stream_seed
 
@@ -42,7 +42,7 @@ OBJECTS = {
 
 def harden(draft: Draft, options: WorldOptions) -> None:
     """Apply all options that are set. The order matters: a fact that is removed has no outdated version."""
-    draft.varied = replace(options, noise=0.0) != WorldOptions()
+    draft.varied = replace(options, noise=0.0) != PLAIN
 
     def stream(option: str) -> random.Random:
         return random.Random(stream_seed("option of a generated world", draft.seed, draft.size, option))

@@ -52,6 +52,7 @@ class WorldOptions:
         check_range("facts_per_passage", self.facts_per_passage, 1, 6)
 
 
+PLAIN = WorldOptions()
 HARD = WorldOptions(
     paraphrased=0.5,
     distractors=2,
@@ -70,7 +71,7 @@ class WorldName:
 
     seed: int = 0
     passages: int = 3000
-    options: WorldOptions = WorldOptions()
+    options: WorldOptions = PLAIN
 
     @classmethod
     def read(cls, source: str) -> WorldName:
@@ -95,6 +96,6 @@ class WorldName:
                 raise ConfigurationError(f"{source}: {name}={value!r}: must be {kind}") from error
         own = {name: found.pop(name) for name in ("seed", "passages") if name in found}
         try:
-            return cls(**own, options=replace(HARD if first == PRESET else WorldOptions(), **found))
+            return cls(**own, options=replace(HARD if first == PRESET else PLAIN, **found))
         except ConfigurationError as error:
             raise ConfigurationError(f"{source}: {error}") from error
