@@ -17,6 +17,7 @@ import math
 import multiprocessing as mp
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,24 +64,21 @@ TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
 def build_tokenizer(world: World = "bundled") -> Qwen2Tokenizer:
     """One token per word of the world and bytes for everything else, so that any text can be encoded.
 
-    The words of `hard` are those of every world with options. A byte-level BPE without merges, of the class that
-    transformers loads for this architecture. Words are added tokens, each with the preceding space.
+    A byte-level BPE without merges, of the class that transformers loads for this architecture. Words are added tokens,
+    each with the preceding space. Those of `hard`, the words of all options of worlds, follow those of the bundled
+    world, so that its policy can learn them.
     """
-    words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
     texts += [NICKNAMED, RENAMED, UNKNOWN, "of", make_protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
     texts += [t for table in (KEYWORDS, VAGUE) for ts in table.values() for t in ts]
     for value in vars(names).values():
         if isinstance(value, tuple):
             texts += value
-    questions = [wording for _, wordings in CHAINS.values() for wording in wordings]
+    starts = {"Doc", "No"} | {wording.split()[0] for _, wordings in CHAINS.values() for wording in wordings}
+    pieces = [*TAGS, "\n\n", "(Title:", *_words(texts), *sorted(starts)]
     if world == "hard":
-        questions += hard_questions()
-        texts += [*hard_questions(), *hard_texts()]
-    for text in texts:
-        words.update(w.strip(".,?") for w in text.split() if "{" not in w)
-    starts = {"Doc", "No"} | {wording.split()[0] for wording in questions}
-    pieces = [*TAGS, "\n\n", "(Title:", *sorted(f" {w}" for w in words), *sorted(starts)]
+        first = sorted({wording.split()[0] for wording in hard_questions()})
+        pieces = list(dict.fromkeys([*pieces, *_words([*hard_questions(), *hard_texts()]), *first]))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
         vocab={token: i for i, token in enumerate([*alphabet, "<|endoftext|>", "<|pad|>"])},
@@ -93,6 +91,10 @@ def build_tokenizer(world: World = "bundled") -> Qwen2Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in pieces])
     return tokenizer
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    return sorted({" " + word.strip(".,?") for text in texts for word in text.split() if "{" not in word})
 
 
 # ---------------------------------------------------------------- model
@@ -115,6 +117,13 @@ def make_model(tokenizer: Any) -> Any:
     )
     model = Qwen2ForCausalLM(config)
     install_previous_token_head(model)
+    return model
+
+
+def with_words(tokenizer: Any) -> Any:
+    """The bundled policy with embeddings for the words of `hard`, initialized near the mean of its own."""
+    model = Qwen2ForCausalLM.from_pretrained(POLICY_FOLDER)
+    model.resize_token_embeddings(len(tokenizer))
     return model
 
 
@@ -218,7 +227,8 @@ class Args:
     manner: Literal["bundled", "cold"] = "bundled"
     """Starting policy to train."""
     world: World = "bundled"
-    """Worlds that it is for: `bundled`, or `hard`, with the words and demonstrations of all options of worlds."""
+    """Worlds that it is for: `bundled`, or `hard`: the bundled policy learns the words of all options of worlds, from
+    demonstrations in such worlds. It can copy: there is no copying phase, and fewer reading steps are enough."""
     reader: Path | None = None
     """Model after the reading phase: loaded if the folder exists (only the last phase runs), else saved here."""
     copying_steps: int = 400
@@ -244,9 +254,10 @@ def main(args: Args) -> None:
     if args.reader is not None and (args.reader / "config.json").is_file():
         model = Qwen2ForCausalLM.from_pretrained(args.reader)
     else:
-        model = make_model(tokenizer)
+        model = make_model(tokenizer) if args.world == "bundled" else with_words(tokenizer)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-        for number, (manner, steps) in enumerate(((COPYING, args.copying_steps), (READING, args.reading_steps))):
+        phases = [(COPYING, args.copying_steps)] if args.world == "bundled" else []
+        for number, (manner, steps) in enumerate([*phases, (READING, args.reading_steps)]):
             seed = stream_seed("phase of the bundled policy", args.seed, number)
             batch_size = (2 if manner is COPYING else 1) * args.batch_size
             train(model, tokenizer, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed, world=args.world)
