@@ -2,6 +2,7 @@
 
     python examples/make_bundled_policy.py                                      about 25 minutes on two cores
     python examples/make_bundled_policy.py --manner cold --output runs/cold     a colder start: even vaguer queries
+    python examples/make_bundled_policy.py --world hard --output runs/hard      for world:hard (docs/worlds.md)
 
 Supervised training on demonstrations in newly generated worlds (never the bundled one, whose facts it must not
 know), in three phases: first it learns to copy names; then the protocol, reading evidence and writing queries of all
@@ -16,6 +17,7 @@ import math
 import multiprocessing as mp
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.model.policy import Policy, PolicyModule
 from algorithms.common.training.supervised import weighted_cross_entropy
+from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.search_r1 import SearchR1
@@ -39,14 +42,18 @@ from igsearch_env.world.demonstrations import (
     COPYING,
     KEYWORDS,
     READING,
-    UNKNOWN,
     VAGUE,
     Demonstration,
     Manner,
     demonstrations,
 )
+from igsearch_env.world.hard_wordings import hard_questions, hard_texts
+from igsearch_env.world.options import HARD, PLAIN
+from igsearch_env.world.records import UNKNOWN
 from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 from retrievers.random_streams import stream_seed
+
+World = Literal["bundled", "hard"]
 
 # The order of the shipped vocabulary.
 TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
@@ -54,23 +61,24 @@ TAGS = list(dict.fromkeys((*SearchR1.markers[:-2], *AutoRefine.markers)))
 # ---------------------------------------------------------------- tokenizer
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
+def build_tokenizer(world: World = "bundled") -> Qwen2Tokenizer:
     """One token per word of the world and bytes for everything else, so that any text can be encoded.
 
-    A byte-level BPE without merges, of the class that transformers loads for this architecture. Words are added
-    tokens, each with the preceding space.
+    A byte-level BPE without merges, of the class that transformers loads for this architecture. Words are added tokens,
+    each with the preceding space. Those of `hard`, the words of all options of worlds, follow those of the bundled
+    world, so that its policy can learn them.
     """
-    words: set[str] = set()
     texts = [t for ws in WORDINGS.values() for t in ws] + [t for _, ws in CHAINS.values() for t in ws]
     texts += [NICKNAMED, RENAMED, UNKNOWN, "of", make_protocol().last_call(), "Doc 1 2 3 4 5 6 7 8 9 0"]
     texts += [t for table in (KEYWORDS, VAGUE) for ts in table.values() for t in ts]
     for value in vars(names).values():
         if isinstance(value, tuple):
             texts += value
-    for text in texts:
-        words.update(w.strip(".,?") for w in text.split() if "{" not in w)
     starts = {"Doc", "No"} | {wording.split()[0] for _, wordings in CHAINS.values() for wording in wordings}
-    pieces = [*TAGS, "\n\n", "(Title:", *sorted(f" {w}" for w in words), *sorted(starts)]
+    pieces = [*TAGS, "\n\n", "(Title:", *_words(texts), *sorted(starts)]
+    if world == "hard":
+        first = sorted({wording.split()[0] for wording in hard_questions()})
+        pieces = list(dict.fromkeys([*pieces, *_words([*hard_questions(), *hard_texts()]), *first]))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(
         vocab={token: i for i, token in enumerate([*alphabet, "<|endoftext|>", "<|pad|>"])},
@@ -83,6 +91,10 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in pieces])
     return tokenizer
+
+
+def _words(texts: Iterable[str]) -> list[str]:
+    return sorted({" " + word.strip(".,?") for text in texts for word in text.split() if "{" not in word})
 
 
 # ---------------------------------------------------------------- model
@@ -105,6 +117,13 @@ def make_model(tokenizer: Any) -> Any:
     )
     model = Qwen2ForCausalLM(config)
     install_previous_token_head(model)
+    return model
+
+
+def with_words(tokenizer: Any) -> Any:
+    """The bundled policy with embeddings for the words of `hard`, initialized near the mean of its own."""
+    model = Qwen2ForCausalLM.from_pretrained(POLICY_FOLDER)
+    model.resize_token_embeddings(len(tokenizer))
     return model
 
 
@@ -143,10 +162,11 @@ def encode(tokenizer: Any, demonstration: Demonstration, manner: Manner) -> tupl
     return ids, weights
 
 
-def _produce(queue: Any, manner: Manner, seed: int, batch_size: int) -> None:
-    tokenizer = build_tokenizer()
+def _produce(queue: Any, manner: Manner, seed: int, batch_size: int, world: World) -> None:
+    tokenizer = build_tokenizer(world)
     rng = random.Random(stream_seed("order of the batches of demonstrations", seed))
-    stream = (encode(tokenizer, demonstration, manner) for demonstration in demonstrations(manner, seed))
+    found = demonstrations(manner, seed, HARD if world == "hard" else PLAIN)
+    stream = (encode(tokenizer, demonstration, manner) for demonstration in found)
     while True:
         # Sorted by length within a pool of batches, to reduce padding; then the batches are shuffled.
         pool = sorted(itertools.islice(stream, 8 * batch_size), key=lambda example: len(example[0]))
@@ -168,12 +188,14 @@ def padded(batch: list[tuple[list[int], list[float]]], pad: int) -> tuple[Tensor
     return ids_BT, weights_BT
 
 
-def train(model: Any, tokenizer: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int) -> None:
+def train(
+    model: Any, tokenizer: Any, manner: Manner, *, steps: int, batch_size: int, lr: float, seed: int, world: World
+) -> None:
     """Supervised training on demonstrations of one manner; cosine schedule with warm-up."""
     module = PolicyModule(Policy(model, tokenizer))
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=32)
-    producer = context.Process(target=_produce, args=(queue, manner, seed, batch_size), daemon=True)
+    producer = context.Process(target=_produce, args=(queue, manner, seed, batch_size, world), daemon=True)
     producer.start()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = min(100, steps // 10 + 1)
@@ -204,6 +226,9 @@ class Args:
     """Folder to write the model and tokenizer to."""
     manner: Literal["bundled", "cold"] = "bundled"
     """Starting policy to train."""
+    world: World = "bundled"
+    """Worlds that it is for: `bundled`, or `hard`: the bundled policy learns the words of all options of worlds, from
+    demonstrations in such worlds. It can copy: there is no copying phase, and fewer reading steps are enough."""
     reader: Path | None = None
     """Model after the reading phase: loaded if the folder exists (only the last phase runs), else saved here."""
     copying_steps: int = 400
@@ -222,23 +247,27 @@ class Args:
 
 def main(args: Args) -> None:
     """Train and save the policy."""
+    if args.world == "hard" and args.output == POLICY_FOLDER:
+        raise ConfigurationError("--world hard without --output would replace the bundled policy; give --output FOLDER")
     torch.manual_seed(stream_seed("weights of the bundled policy", args.seed))
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(args.world)
     if args.reader is not None and (args.reader / "config.json").is_file():
         model = Qwen2ForCausalLM.from_pretrained(args.reader)
     else:
-        model = make_model(tokenizer)
+        model = make_model(tokenizer) if args.world == "bundled" else with_words(tokenizer)
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-        for number, (manner, steps) in enumerate(((COPYING, args.copying_steps), (READING, args.reading_steps))):
+        phases = [(COPYING, args.copying_steps)] if args.world == "bundled" else []
+        for number, (manner, steps) in enumerate([*phases, (READING, args.reading_steps)]):
             seed = stream_seed("phase of the bundled policy", args.seed, number)
             batch_size = (2 if manner is COPYING else 1) * args.batch_size
-            train(model, tokenizer, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed)
+            train(model, tokenizer, manner, steps=steps, batch_size=batch_size, lr=args.lr, seed=seed, world=args.world)
         if args.reader is not None:
             model.save_pretrained(args.reader)
             tokenizer.save_pretrained(args.reader)
     manner = {"bundled": BUNDLED, "cold": COLD}[args.manner]
     seed = stream_seed("last phase of the bundled policy", args.seed)
-    train(model, tokenizer, manner, steps=args.manner_steps, batch_size=args.batch_size, lr=args.lr / 2, seed=seed)
+    steps, lr = args.manner_steps, args.lr / 2
+    train(model, tokenizer, manner, steps=steps, batch_size=args.batch_size, lr=lr, seed=seed, world=args.world)
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
     print(f"saved to {args.output}")

@@ -8,11 +8,17 @@ from pathlib import Path
 
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.world.bundled import bundled_world
+from igsearch_env.world.bundled import (
+    BUNDLED,
+    bundled_world,
+    check_same_world,
+    is_world,
+    named_retriever,
+    named_world,
+    world_of,
+)
 from retrievers.base import Retriever
 from retrievers.open import open_retriever
-
-BUNDLED = "bundled"
 
 Questions = str | Path | Sequence[Question | str | Path]
 Corpus = str | Path | Retriever
@@ -30,7 +36,12 @@ class Opened:
     def of(cls, questions: Questions | None, retriever: Retriever | None, corpus: Corpus | None) -> Opened:
         """Open what is given by name. Raises the errors of `open_questions` and `open_engine`."""
         found = open_questions(questions)
-        return cls(found, open_engine(corpus, retriever, found), isinstance(corpus, (str, Path)) and corpus != BUNDLED)
+        sources = [questions] if isinstance(questions, (str, Path)) else questions or ()
+        if corpus is None and retriever is None and found is not None:
+            corpus = world_of(sources)
+        check_same_world(sources, corpus)
+        owned = isinstance(corpus, (str, Path)) and not is_world(corpus)
+        return cls(found, open_engine(corpus, retriever, found), owned)
 
     def close(self) -> None:
         """Close the search engine if it was opened here."""
@@ -40,6 +51,8 @@ class Opened:
 
 def open_questions(questions: Questions | None) -> list[Question] | None:
     """The questions of a source, of several sources, or given as objects; None for those of the bundled world.
+
+    `world:OPTIONS` is a generated world (`WorldOptions`): its training questions.
 
     Raises `QuestionError` if a source can't be read, `ConfigurationError` for a value of another type.
     """
@@ -53,8 +66,8 @@ def open_questions(questions: Questions | None) -> list[Question] | None:
     for item in questions:
         if isinstance(item, Question):
             found.append(item)
-        elif item == BUNDLED:
-            found += bundled_world().questions["train"]
+        elif isinstance(item, str) and is_world(item):
+            found += named_world(item).questions["train"]
         elif isinstance(item, (str, Path)):
             found += load_questions(item)
         else:
@@ -81,7 +94,7 @@ def open_engine(
     if isinstance(retriever, (str, Path)):
         raise ConfigurationError(f"retriever is {str(retriever)!r}: it must be a Retriever; pass this name as corpus")
     if isinstance(corpus, (str, Path)):
-        return open_retriever(str(corpus))
+        return named_retriever(str(corpus)) if is_world(corpus) else open_retriever(str(corpus))
     if corpus is not None and not isinstance(corpus, Retriever):
         raise ConfigurationError(f"corpus is {str(corpus)[:80]!r}: it must be a path, an address or a Retriever")
     found = retriever if corpus is None else corpus

@@ -34,9 +34,9 @@ class SearchSettings:
     """
 
     questions: str | tuple[str, ...] = BUNDLED
-    """Question files, as `load_questions` reads them; `bundled`: the training questions of the bundled world."""
+    """Question files, as `load_questions` reads them; `bundled` or `world:OPTIONS`: those of a world."""
     corpus: str = BUNDLED
-    """A corpus file, an index folder or the address of a retrieval service; `bundled`: the bundled world."""
+    """A corpus file, an index folder or the address of a retrieval service; `bundled`: the world of the questions."""
     scorer: str | None = "unigram"
     """`unigram`, or None for outcome rewards alone. Pass a scorer of another kind to `open`."""
     top_k: int = 3
@@ -89,7 +89,7 @@ class SearchSettings:
             outcome_reward=self.outcome_reward,
         )
         gain = InformationGainConfig.of({**self.information_gain, "random_source": "corpus"})
-        corpus = None if retriever is not None else self.corpus
+        corpus = None if retriever is not None or self.corpus == BUNDLED else self.corpus
         opened = Opened.of(self.questions, retriever, corpus)
         return EpisodeStepper(
             opened.questions,

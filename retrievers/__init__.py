@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retrievers.hybrid import HybridRetriever
     from retrievers.index.encoder import SentenceEncoder
     from retrievers.index.remote_encoder import RemoteEncoder
+    from retrievers.noisy import NoisyRetriever
     from retrievers.open import open_retriever
     from retrievers.remote import RemoteRetriever
     from retrievers.replay import RecordingRetriever, ReplayRetriever
@@ -38,6 +39,7 @@ _LATER = {
     "DictionaryRetriever": "retrievers.dictionary",
     "DiskCorpus": "retrievers.corpus",
     "HybridRetriever": "retrievers.hybrid",
+    "NoisyRetriever": "retrievers.noisy",
     "RecordingRetriever": "retrievers.replay",
     "RemoteEncoder": "retrievers.index.remote_encoder",
     "RemoteRetriever": "retrievers.remote",
@@ -58,6 +60,7 @@ __all__ = [
     "DiskCorpus",
     "HybridRetriever",
     "IndexMismatchError",
+    "NoisyRetriever",
     "Passage",
     "QueryError",
     "RecordingRetriever",

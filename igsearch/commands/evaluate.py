@@ -47,6 +47,7 @@ from igsearch.evaluation.progress import EvaluationProgress
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.question_sets import BENCHMARKS, unlike_published
 from igsearch_env.questions import Question
+from igsearch_env.world.bundled import BUNDLED, check_same_world
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import masked
 from retrievers.lock import ProcessLock
@@ -87,14 +88,15 @@ def main(args: Args, named: Collection[str] | None = None) -> None:
         check_available(args)
         processes = join(args, progress)
         progress.stage("reading the questions")
-        asked = make_questions(args.questions or ("bundled",), "test")
-        check_world(asked if args.questions else None, args.corpus)
+        asked = make_questions(args.questions or (BUNDLED,), "test")
+        check_world(asked if args.questions else None, args.corpus_or_world)
+        check_same_world(args.questions, args.corpus_or_world, "--")
         questions = choose_questions(args, asked)
         if first:
             stack.enter_context(writing(args.output))
             check_replaced(args.output, known_fingerprint(args, questions), partial=True)
         progress.stage(opening(args))
-        retriever = make_retriever(args.corpus or "bundled", args.retriever, args.rerank)
+        retriever = make_retriever(args.corpus_or_world or BUNDLED, args.retriever, args.rerank)
         stack.enter_context(closing(retriever))
         if not args.scripted:
             progress.stage("importing torch")
@@ -121,7 +123,7 @@ def main(args: Args, named: Collection[str] | None = None) -> None:
 
 def opening(args: Args) -> str:
     """What opening the corpus does, which may take minutes."""
-    corpus = args.corpus or "bundled"
+    corpus = args.corpus_or_world or BUNDLED
     file = Path(corpus).is_file() and args.retriever in ("auto", "bm25")
     return f"reading the corpus {corpus} and building BM25 for it" if file else f"opening the corpus {corpus}"
 

@@ -20,6 +20,7 @@ from igsearch_env import IGSearchEnv
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.protocols import Answer, Search
 from igsearch_env.terminal import MAX_WIDTH
+from igsearch_env.world.bundled import BUNDLED, check_same_world, world_of
 from retrievers.program import ends_in_one_line
 
 HOW = """\
@@ -35,9 +36,9 @@ class Args:
     """Options of the command."""
 
     questions: tuple[str, ...] = ()
-    """Question files, or `bundled`. Default: bundled."""
+    """Question files, `bundled`, or a generated world (`world:hard`). Default: bundled."""
     corpus: str | None = None
-    """A corpus file, a folder that BM25Retriever.save wrote, or `bundled`. Default: bundled."""
+    """A corpus file, a folder that BM25Retriever.save wrote, or a generated world. Default: that of the questions."""
     top_k: int = 3
     """Passages per search."""
     max_searches: int = 4
@@ -52,11 +53,13 @@ def main(args: Args) -> None:
     """Play the episodes."""
     check_range("seed", args.seed, 0)
     check_range("episodes", args.episodes, 1)
-    questions = make_questions(args.questions or ("bundled",), "train")
-    check_world(questions if args.questions else None, args.corpus)
+    questions = make_questions(args.questions or (BUNDLED,), "train")
+    corpus = args.corpus or world_of(args.questions)
+    check_world(questions if args.questions else None, corpus)
+    check_same_world(args.questions, corpus, "--")
     env = IGSearchEnv(
         questions,
-        make_retriever(args.corpus or "bundled"),
+        make_retriever(corpus or BUNDLED),
         top_k=args.top_k,
         max_searches=args.max_searches,
         render_mode="human",

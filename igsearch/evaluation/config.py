@@ -22,6 +22,7 @@ from igsearch_env.protocols import make_protocol
 from igsearch_env.question_sets import PUBLISHED
 from igsearch_env.questions import Question
 from igsearch_env.scripted import SCRIPTED, check_policy_name
+from igsearch_env.world.bundled import BUNDLED, world_of
 from retrievers.credentials import MaskedRepr
 
 SERVER = "vllm_server"
@@ -68,10 +69,11 @@ class Args(EpisodeConfig):
     """Options of the command."""
 
     questions: tuple[str, ...] = ()
-    """`bundled`, or files and folders in any published form, or hf:REPO/CONFIG:SPLIT. Default: bundled; with answers,
-    the questions and golden answers in their file."""
+    """`bundled`, a generated world (`world:hard`), or files and folders in any published form, or hf:REPO/CONFIG:SPLIT.
+    Default: bundled; with answers, the questions and golden answers in their file."""
     corpus: str | None = None
-    """`bundled` (the default), a corpus file, an index folder, or the address of a retrieval service."""
+    """`bundled` or another generated world (default: that of the questions), a corpus file, an index folder, or the
+    address of a retrieval service."""
     policy: str = "bundled"
     """`bundled`, search-question, oracle-titles, a folder, or a model name."""
     rollout: EngineConfig = field(default_factory=EngineConfig)
@@ -121,6 +123,11 @@ class Args(EpisodeConfig):
             dtype=self.dtype or "float32",
             context_length=self.context_length,
         )
+
+    @property
+    def corpus_or_world(self) -> str | None:
+        """The corpus that is named, or the generated world that the questions are of."""
+        return self.corpus or world_of(self.questions)
 
     @property
     def scripted(self) -> bool:
@@ -173,7 +180,7 @@ def check_available(args: Args) -> None:
     """Raise an error if the policy, the engine's package or the corpus is not there; nothing is loaded for that."""
     check_policy_name(args.policy)
     make_protocol(args.protocol, args.prompt, None, args.system_prompt)
-    check_corpus(args.corpus or "bundled", args.retriever)
+    check_corpus(args.corpus_or_world or BUNDLED, args.retriever)
     check_replaced(args.output, {}, partial=True)
     if not args.scripted and is_first_here():
         check_engine(args.rollout.engine)

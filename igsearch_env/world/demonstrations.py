@@ -8,15 +8,16 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from igsearch_env.protocols import Answer, Protocol, Search, make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.world import names
-from igsearch_env.world.bundled import world_retriever
-from igsearch_env.world.generator import Hop, World, generate_world
-from retrievers.base import Passage
-from retrievers.bm25 import BM25Retriever
+from igsearch_env.world.bundled import noisy, world_retriever
+from igsearch_env.world.generator import generate_world
+from igsearch_env.world.options import PLAIN, WorldOptions
+from igsearch_env.world.records import UNKNOWN, Hop, World
+from retrievers.base import Passage, Retriever
 from retrievers.random_streams import stream_seed
 
 KEYWORDS = {
@@ -25,6 +26,8 @@ KEYWORDS = {
     "author": ("novel", "written", "author"),
     "founder": ("founded", "founder", "company founded"),
     "country": ("city in", "country", "city country"),
+    "teacher": ("studied under", "teacher", "teacher of"),
+    "spouse": ("married", "spouse", "was married to"),
 }
 VAGUE = {
     "born": ("born city", "birthplace", "where born"),
@@ -32,8 +35,9 @@ VAGUE = {
     "author": ("novel author", "who wrote", "author"),
     "founder": ("founder company", "founder", "who founded"),
     "country": ("country", "which country", "born country"),
+    "teacher": ("teacher", "studied under", "who studied under"),
+    "spouse": ("spouse", "married", "who was married"),
 }
-UNKNOWN = "unknown"
 
 Demonstration = list[tuple[str, bool]]  # an episode as (text, written by the policy)
 
@@ -93,19 +97,32 @@ COLD = Manner(
 )
 
 
-def demonstrations(manner: Manner, seed: int) -> Iterator[Demonstration]:
-    """An endless stream of demonstrations; a new world every few thousand."""
+def demonstrations(manner: Manner, seed: int, options: WorldOptions = PLAIN) -> Iterator[Demonstration]:
+    """An endless stream of demonstrations; a new world every few thousand.
+
+    `options`: each world has some of these, so that a policy can read any mixture of them. Of such worlds no test
+    questions are asked, whose wordings are held out.
+    """
     rng = random.Random(stream_seed("demonstrations", seed))
     while True:
-        world = generate_world(rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000)))
-        retriever = world_retriever(world)
-        questions = list(itertools.chain(*world.questions.values()))
+        number, size = rng.randrange(10**6, 10**9), rng.choice((800, 1500, 3000))
+        own = some_of(rng, options)
+        world = generate_world(number, size, own)
+        retriever = noisy(world_retriever(world), own.noise, number)
+        splits = ("train", "dev", "test") if options == PLAIN else ("train", "dev")
+        questions = list(itertools.chain(*(world.questions[split] for split in splits)))
         for _ in range(6 * len(questions)):
             if rng.random() < manner.drill:
                 yield drill(rng)
                 continue
             name = "autorefine" if rng.random() < 0.2 else "search_r1"
             yield demonstrate(rng, manner, world, retriever, rng.choice(questions), make_protocol(name, "bare"))
+
+
+def some_of(rng: random.Random, options: WorldOptions) -> WorldOptions:
+    """Options of which each has its default in a quarter of the draws."""
+    given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default}
+    return WorldOptions(**{name: value for name, value in given.items() if rng.random() < 0.75})
 
 
 def drill(rng: random.Random) -> Demonstration:
@@ -119,18 +136,22 @@ def drill(rng: random.Random) -> Demonstration:
 
 
 def demonstrate(
-    rng: random.Random, manner: Manner, world: World, retriever: BM25Retriever, question: Question, protocol: Protocol
+    rng: random.Random, manner: Manner, world: World, retriever: Retriever, question: Question, protocol: Protocol
 ) -> Demonstration:
     """One demonstrated episode in the format of `protocol`."""
     hops: tuple[Hop, ...] = question.metadata["hops"]
     segments = [(protocol.question_prompt(question.text), False)]
     if rng.random() < manner.given:
-        passages = world.evidence(question) + rng.sample(world.passages, rng.randint(0, 5 - len(hops)))
+        passages = world.evidence(question)
+        confusable = world.conflicting(question)
+        if confusable:
+            passages += rng.sample(confusable, min(len(confusable), 5 - len(passages)))
+        passages += rng.sample(world.passages, rng.randint(0, 5 - len(passages)))
         rng.shuffle(passages)
         text = query(rng, manner, question, rng.randrange(len(hops)))
         segments += [(_written(protocol, Search(text)), True), (protocol.observation(passages), False)]
-        refined = _refine(protocol, [world.by_id[hops[-1].passage_id]])
-        return [*segments, (refined + _answer(protocol, hops[-1].answer), True)]
+        refined = _refine(protocol, [world.by_id[hops[-1].passage_id]] if hops[-1].passage_id else [])
+        return [*segments, (refined + _answer(protocol, question.golden_answers[0]), True)]
     done, shown, pending = 0, list[Passage](), ""
     limit, top_k = rng.randint(1, 5), rng.choice((2, 3, 3, 3, 4))
     for searches in range(1, limit + 1):
@@ -147,7 +168,7 @@ def demonstrate(
         found = [world.by_id[h.passage_id] for h in hops[before:done]]
         pending = _refine(protocol, found)
         if done == len(hops):
-            segments.append((pending + _answer(protocol, hops[-1].answer), True))
+            segments.append((pending + _answer(protocol, question.golden_answers[0]), True))
             return segments
         if searches == limit or (done == before and rng.random() < manner.give_up):
             break
@@ -166,7 +187,7 @@ def query(rng: random.Random, manner: Manner, question: Question, hop_number: in
     for share, text in (
         (manner.precise * factor, f"{entity} {keyword}"),
         (manner.name * factor, entity),
-        (manner.part, f"{rng.choice([w for w in entity.split() if w not in ('The', 'of')])} {keyword}"),
+        (manner.part, f"{rng.choice([w for w in entity.split() if w not in ('The', 'the', 'of')])} {keyword}"),
         (manner.wrong_entity * (hop_number > 0), f"{question.metadata['named']} {keyword}"),
     ):
         draw -= share
@@ -178,10 +199,12 @@ def query(rng: random.Random, manner: Manner, question: Question, hop_number: in
 
 
 def guess(rng: random.Random, world: World, question: Question, shown: list[Passage]) -> str:
-    """An answer of the right kind from the passages shown, or `UNKNOWN`."""
+    """An answer of the right kind from the passages shown, or `UNKNOWN`: right if no passage has the answer."""
+    if UNKNOWN in question.golden_answers:
+        return UNKNOWN
     relation = question.metadata["hops"][-1].relation
     kind = {"born": ("born", "residence")}.get(relation, (relation,))
-    candidates = [world.facts[p.id].answer for p in shown if world.facts[p.id].relation in kind]
+    candidates = [fact.answer for p in shown for fact in world.facts[p.id] if fact.relation in kind]
     candidates = [c for c in candidates if c not in question.golden_answers]
     return rng.choice(candidates) if candidates and rng.random() < 0.2 else UNKNOWN
 

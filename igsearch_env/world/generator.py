@@ -15,51 +15,18 @@ of several ways. Seven question families, three single-hop and four multi-hop:
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.question_sources import SPLITS
-from igsearch_env.questions import Question
 from igsearch_env.world import names
-from igsearch_env.world.wordings import CHAINS, FAMILIES, NICKNAMED, RENAMED, WORDINGS
-from retrievers.base import Passage
-
-TEST_QUESTIONS = 100  # per family
-DEV_QUESTIONS = 30  # per family
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One step of reasoning: the passage `passage_id` says that `relation` of `entity` is `answer`."""
-
-    entity: str
-    relation: str
-    answer: str
-    passage_id: str
-
-
-@dataclass
-class World:
-    """A generated encyclopaedia: `passages`, and `questions[split]` (families interleaved)."""
-
-    seed: int
-    passages: list[Passage] = field(default_factory=list)
-    facts: dict[str, Hop] = field(default_factory=dict)  # by passage id
-    questions: dict[str, list[Question]] = field(default_factory=dict)
-
-    @cached_property
-    def by_id(self) -> dict[str, Passage]:
-        """Passages by id."""
-        return {p.id: p for p in self.passages}
-
-    def evidence(self, question: Question) -> list[Passage]:
-        """The passages that answer a question, in hop order."""
-        return [self.by_id[hop.passage_id] for hop in question.metadata["hops"]]
+from igsearch_env.world.asking import ask, split
+from igsearch_env.world.draft import Draft, Statement
+from igsearch_env.world.hardening import STARTS, harden
+from igsearch_env.world.options import PLAIN, WorldOptions
+from igsearch_env.world.records import World
+from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 
 
 def _unique_names(rng: random.Random, count: int, *patterns: tuple[Sequence[str], ...]) -> list[str]:
@@ -83,22 +50,29 @@ def _combine(pattern: tuple[Sequence[str], ...], index: int) -> str:
 
 
 class _Writer:
-    """Writes one passage per fact and records which passage states it."""
+    """Draws the wording of one statement per fact."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.sentences: list[tuple[str, str]] = []
-        self.facts: dict[tuple[str, str], tuple[str, int]] = {}
+        self.statements: list[Statement] = []
 
-    def fact(self, subject: str, relation: str, obj: str, mention: str | None = None) -> None:
-        """Write a passage that states a fact. `mention`: how the text names the subject, if not by its plain name."""
-        sentence = self.rng.choice(WORDINGS[relation]).format(s=mention or subject, o=obj)
-        self.facts[subject, relation] = (obj, len(self.sentences))
-        self.sentences.append((subject, sentence[0].upper() + sentence[1:]))
+    def fact(self, subject: str, relation: str, obj: str, mention: str = "{s}") -> None:
+        """State a fact. `mention`: how the text names the subject, if not by its plain name."""
+        self.statements.append(Statement(subject, relation, obj, self.rng.choice(WORDINGS[relation]), mention))
 
 
-def generate_world(seed: int = 0, passages: int = 3000) -> World:
-    """Generate a world of about `passages` passages (within 2%), at least 600. The same seed gives the same world."""
+def generate_world(seed: int = 0, passages: int = 3000, options: WorldOptions = PLAIN) -> World:
+    """Generate a world of about `passages` passages (within 2%), at least 600. The same seed gives the same world.
+
+    `options` add to it and change it (`WorldOptions`); what they do not name is the same in all worlds of a seed.
+    """
+    draft = draw(seed, passages)
+    harden(draft, options)
+    return draft.write()
+
+
+def draw(seed: int, passages: int) -> Draft:
+    """The statements and questions of a world without options."""
     if passages < 600:
         raise ConfigurationError(f"passages={passages}: a world needs at least 600 to have all seven families")
     rng = random.Random(f"world {seed} {passages}")
@@ -152,14 +126,14 @@ def generate_world(seed: int = 0, passages: int = 3000) -> World:
     for person in people:
         nickname = nickname_of.get(person)
         writer.fact(person, "born", rng.choice(cities))
-        mention = NICKNAMED.format(s=person, n=nickname) if nickname else None
+        mention = NICKNAMED.format(s="{s}", n=nickname) if nickname else "{s}"
         writer.fact(person, "occupation", rng.choice(names.OCCUPATIONS), mention)
         writer.fact(person, "spouse", next_of[person])
         writer.fact(person, "residence", rng.choice(cities))
         writer.fact(person, "teacher", next_of[next_of[person]])
     for city in cities:
         second_name = second_name_of.get(city)
-        mention = RENAMED.format(s=city, n=second_name) if second_name else None
+        mention = RENAMED.format(s="{s}", n=second_name) if second_name else "{s}"
         writer.fact(city, "country", rng.choice(countries), mention)
         writer.fact(city, "river", rng.choice(names.RIVERS))
     for country in countries:
@@ -171,68 +145,21 @@ def generate_world(seed: int = 0, passages: int = 3000) -> World:
         writer.fact(company, "founder", rng.choice(people))
         writer.fact(company, "seat", rng.choice(cities))
 
-    order = list(range(len(writer.sentences)))
-    rng.shuffle(order)  # so that the position of a passage does not reveal its kind
-    world = World(seed)
-    id_of = {original: f"w{place}" for place, original in enumerate(order)}
-    world.passages = [Passage(id_of[i], *writer.sentences[i]) for i in order]
-    world.facts = {
-        id_of[i]: Hop(subject, relation, obj, id_of[i]) for (subject, relation), (obj, i) in writer.facts.items()
+    in_order = list(range(len(writer.statements)))
+    rng.shuffle(in_order)  # so that the position of a passage does not reveal its kind
+    order: list[float] = [0] * len(in_order)
+    for place, number in enumerate(in_order):
+        order[number] = place
+    kinds = {
+        "people": people,
+        "cities": cities,
+        "countries": countries,
+        "works": works,
+        "companies": companies,
+        "occupations": list(names.OCCUPATIONS),
     }
-
-    starts = {
-        "birthplace": people,
-        "author": works,
-        "occupation": people,
-        "author_birthplace": works,
-        "founder_occupation": companies,
-        "birth_country": people,
-        "author_country": works,
+    families = {
+        family: split(ask(rng, family, kinds[STARTS[chain[0][0]]], chain, nickname_of), rng)
+        for family, chain in CHAINS.items()
     }
-    by_family = [
-        _split(_family(rng, family, starts[family], writer, id_of, nickname_of, second_name_of), rng)
-        for family in FAMILIES
-    ]
-    for split in SPLITS:
-        columns = itertools.zip_longest(*(splits[split] for splits in by_family))
-        world.questions[split] = [q for column in columns for q in column if q is not None]
-    return world
-
-
-def _family(
-    rng: random.Random,
-    family: str,
-    starts: Sequence[str],
-    writer: _Writer,
-    id_of: dict[int, str],
-    nickname_of: dict[str, str],
-    second_name_of: dict[str, str],
-) -> list[Question]:
-    relations, wordings = CHAINS[family]
-    questions = []
-    for number, start in enumerate(starts):
-        hops, entity = [], start
-        for relation in relations:
-            answer, sentence = writer.facts[entity, relation]
-            hops.append(Hop(entity, relation, answer, id_of[sentence]))
-            entity = answer
-        named = nickname_of.get(start, start) if family == "occupation" else start
-        golds = (entity, second_name_of[entity]) if entity in second_name_of else (entity,)
-        questions.append(
-            Question(
-                id=f"{family}-{number}",
-                text=rng.choice(wordings).format(e=named),
-                golden_answers=golds,
-                dataset=family,
-                metadata={"hops": tuple(hops), "named": named, "supporting_titles": [h.entity for h in hops]},
-            )
-        )
-    return questions
-
-
-def _split(questions: list[Question], rng: random.Random) -> dict[str, list[Question]]:
-    """Shuffle and split: 100 for test, 30 for dev, the rest for train; in small worlds half, a sixth, the rest."""
-    rng.shuffle(questions)
-    test = min(TEST_QUESTIONS, len(questions) // 2)
-    dev = min(DEV_QUESTIONS, len(questions) // 6)
-    return {"test": questions[:test], "dev": questions[test : test + dev], "train": questions[test + dev :]}
+    return Draft(seed, passages, kinds, writer.statements, order, families, second_name_of)

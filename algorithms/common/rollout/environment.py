@@ -17,7 +17,7 @@ from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
-from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from igsearch_env.world.bundled import BUNDLED, check_same_world, is_world, named_retriever, named_world, world_of
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import MaskedRepr, split
 from retrievers.engines.source import is_engine
@@ -64,14 +64,16 @@ class EnvConfig(EpisodeConfig):
 
     RESUMABLE: ClassVar[frozenset[str]] = frozenset({"max_failure_rate"})
 
-    questions: tuple[str, ...] = ("bundled",)
-    """Training questions: `bundled`, or question files."""
-    eval_questions: tuple[str, ...] = ("bundled",)
-    """Questions to evaluate on before and after training: `bundled` (its test split), or files."""
+    questions: tuple[str, ...] = (BUNDLED,)
+    """Training questions: `bundled`, a generated world (`world:hard`, `world:depth=4,noise=0.1`), or question files."""
+    eval_questions: tuple[str, ...] = (BUNDLED,)
+    """Questions to evaluate on before and after training: `bundled` (of the world of `questions`: its test split), or
+    files."""
     dev_questions: tuple[str, ...] = ()
-    """Questions to evaluate on during training, like eval_questions. Empty: eval_questions (bundled: its dev split)."""
-    corpus: str = "bundled"
-    """Corpus to search: `bundled`, a corpus file, an index folder, or the address of a retrieval service."""
+    """Questions to evaluate on during training, like eval_questions. Empty: eval_questions (a world: its dev split)."""
+    corpus: str = BUNDLED
+    """Corpus to search: `bundled` (the world of `questions`), a corpus file, an index folder, or the address of a
+    retrieval service."""
     retriever: str = "auto"
     """Search backend: `auto` (BM25 for a file), `bm25`, an index folder or an address; several joined by + are combined
     by rank fusion."""
@@ -87,6 +89,13 @@ class EnvConfig(EpisodeConfig):
         for name in ("questions", "eval_questions"):
             if not getattr(self, name):
                 raise ConfigurationError(f"env.{name} is empty: name `bundled` or at least one question file")
+        world = world_of(self.questions)
+        if world is not None:
+            for name, own in (("corpus", world), ("eval_questions", (world,))):
+                if getattr(self, name) in (BUNDLED, (BUNDLED,)):
+                    object.__setattr__(self, name, own)
+        for name in ("", "eval_", "dev_"):
+            check_same_world(getattr(self, f"{name}questions"), self.corpus, "env.")
         check_literals(self, "env")
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 
@@ -113,15 +122,15 @@ def make_rules(
 
 
 def make_retriever(corpus: str, retriever: str = "auto", rerank: str = "") -> Retriever:
-    """The search engine of a configuration: BM25 over the bundled world, or what `open_retriever` opens."""
-    if corpus != "bundled":
+    """The search engine of a configuration: BM25 over a generated world, or what `open_retriever` opens."""
+    if not is_world(corpus):
         return open_retriever(corpus, retriever, rerank)
     if retriever not in ("auto", "bm25") or rerank:
         raise ConfigurationError(
-            f"retriever={retriever!r}, rerank={rerank!r}: the bundled corpus supports only BM25; "
+            f"retriever={retriever!r}, rerank={rerank!r}: the {corpus} corpus supports only BM25; "
             "give a corpus file or an index folder, or neither option"
         )
-    return bundled_retriever()
+    return named_retriever(corpus)
 
 
 def check_world(questions: Sequence[Question] | None, corpus: str | None, prefix: str = "--") -> None:
@@ -144,7 +153,7 @@ def check_world(questions: Sequence[Question] | None, corpus: str | None, prefix
 def check_named_world(config: EnvConfig, words: Sequence[str]) -> None:
     """`check_world` for the section `env` of the command line `words`, those of a configuration file included."""
     named = {word.partition("=")[0].replace("_", "-") for word in words}
-    corpus = config.corpus if "--env.corpus" in named else None
+    corpus = config.corpus if "--env.corpus" in named or config.corpus != BUNDLED else None
     questions: Sequence[Question] | None = None
     if "--env.questions" in named:
         questions = make_questions(config.questions, "train", "env.questions") if corpus is None else ()
@@ -152,11 +161,11 @@ def check_named_world(config: EnvConfig, words: Sequence[str]) -> None:
 
 
 def make_questions(sources: Sequence[str], split: str, option: str = "") -> list[Question]:
-    """The questions of a configuration; `split` applies to the bundled world only. `option`: named in errors."""
+    """The questions of a configuration; `split` applies to generated worlds only. `option`: named in errors."""
     questions: list[Question] = []
     for source in sources:
         try:
-            questions += bundled_world().questions[split] if source == "bundled" else _loaded(source, _state(source))
+            questions += named_world(source).questions[split] if is_world(source) else _loaded(source, _state(source))
         except QuestionError as error:
             if not option:
                 raise
@@ -183,7 +192,7 @@ def check_questions(sources: Sequence[str], split: str, option: str) -> None:
     """Raise as `make_questions` would, for files; folders and the Hub, which may take long, are only looked for."""
     for source in sources:
         try:
-            path = None if source == "bundled" or source.startswith("hf:") else LocalSource.read(source).path
+            path = None if is_world(source) or source.startswith("hf:") else LocalSource.read(source).path
         except QuestionError as error:
             raise QuestionError(f"{option}: {error}") from error
         if path is not None and not path.is_dir():
@@ -199,7 +208,7 @@ def check_corpus(corpus: str, retriever: str, prefix: str = "") -> None:
         prefix: of both names, for messages: `env.`.
     """
     for option, source in (("corpus", corpus), *(("retriever", part) for part in split(retriever, "+"))):
-        if source in ("bundled", "auto", "bm25") or is_address(source) or is_engine(source):
+        if is_world(source) or source in ("auto", "bm25") or is_address(source) or is_engine(source):
             continue
         try:
             check_source(source)

@@ -18,8 +18,8 @@ from igsearch_env.protocols import make_protocol
 from igsearch_env.rewards import exact_match
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
+from igsearch_env.world import Hop
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_retriever, bundled_world
-from igsearch_env.world.generator import Hop
 
 PROTOCOL = make_protocol("search_r1", "bare")
 

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from examples.make_bundled_policy import build_tokenizer
 from igsearch_env.protocols import Answer, Search, parse
 from igsearch_env.world.bundled import POLICY_FOLDER
-from igsearch_env.world.demonstrations import BUNDLED, COLD, UNKNOWN, VAGUE, Demonstration, Manner, demonstrations
+from igsearch_env.world.demonstrations import BUNDLED, COLD, VAGUE, Demonstration, Manner, demonstrations
+from igsearch_env.world.records import UNKNOWN
 
 
 def first(count: int, manner: Manner, seed: int = 3) -> list[Demonstration]:

@@ -110,7 +110,7 @@ def test_evidence_says_each_hop(world: World) -> None:
             assert question.metadata["named"] in evidence[0].text
             for hop, passage in zip(hops, evidence, strict=True):
                 assert (hop.entity in passage.text, hop.answer in passage.text) == (True, True)
-                assert world.facts[passage.id] == hop
+                assert world.facts[passage.id] == (hop,)
 
 
 def test_second_names_are_stated_somewhere(world: World) -> None:
