@@ -20,7 +20,8 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from algorithms.common.base.typed import as_type
 from algorithms.common.config import command_with_present_names
 from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
-from algorithms.comparison.run_summary import RunSummary, read_records
+from algorithms.comparison.run_summary import Key, RunSummary, add_elapsed, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
@@ -42,6 +43,7 @@ from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
+BUNDLED = "bundled"
 QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
 
 
@@ -63,6 +65,8 @@ class Args:
     """Additional command-line options for every run."""
     against: tuple[str, ...] = ("grpo", "ig_grpo")
     """Labels of the baselines that the others are compared with."""
+    reach: tuple[float, ...] = (0.5,)
+    """Values of dev EM to which training steps are counted."""
     jobs: int | None = None
     """Number of parallel runs; default: one per core."""
     output: Path = Path("runs/comparison")
@@ -94,8 +98,11 @@ class Job:
         (self.folder / "test_after.json").unlink(missing_ok=True)  # of fewer steps, not of this run
         (self.folder / "command.json").write_text(json.dumps(masked(self.command)))
         with self.log.open("ab") as log:
+            start = time.monotonic()
             processes[self.log] = subprocess.Popen([sys.executable, *self.command], stdout=log, stderr=log, cwd=ROOT)
-            return processes.pop(self.log).wait()
+            status = processes.pop(self.log).wait()
+            add_elapsed(self.folder, time.monotonic() - start)
+            return status
 
     def done(self) -> bool:
         """Whether the run is complete. Raises `ConfigurationError` if its folder holds a run of another command."""
@@ -136,29 +143,39 @@ def main(args: Args) -> None:
         check_policy(path if named else label, option=f"--starts {label}" if named else "--starts")
     console = Console()
     records = {record.key: record for path in args.records for record in read_records(path)}
-    jobs = [job for job in make_jobs(args) if not _known(job, records)]
+    jobs = [job for job in make_jobs(args) if not known(job, records)]
     failed = [] if args.report_only else train_all(jobs, args.jobs or len(os.sched_getaffinity(0)), console)
-    for job in jobs:
-        if job.done():
-            found = job.record()
-            records[found.key] = found
+    add_finished(jobs, records)
     order = {label: place for place, label in enumerate(map(_label, args.algorithms))}
     chosen = sorted(records.values(), key=lambda record: (order.get(record.label, len(order)), record.seed))
     args.output.mkdir(parents=True, exist_ok=True)
     from algorithms.comparison.seeds_report import write_report  # slow: torch
 
-    write_report(chosen, args.against, args.output, shlex.join(["python", *sys.argv]), console)
-    if failed:
-        raise ConfigurationError(
-            f"{len(failed)} runs failed; see {failed[0].log} for the cause, fix it and run the same command again"
-        )
+    write_report(chosen, args.against, args.output, shlex.join(["python", *sys.argv]), console, args.reach)
+    refuse_failed(failed)
 
 
 def _label(entry: str) -> str:
     return entry.partition("=")[0]
 
 
-def _known(job: Job, records: dict[tuple[str, int, str], RunSummary]) -> bool:
+def add_finished(jobs: Sequence[Job], records: dict[Key, RunSummary]) -> None:
+    """Add the summaries of the jobs that are done."""
+    for job in jobs:
+        if job.done():
+            found = job.record()
+            records[found.key] = found
+
+
+def refuse_failed(failed: Sequence[Job]) -> None:
+    """Raise `ConfigurationError` if there is a failed run."""
+    if failed:
+        raise ConfigurationError(
+            f"{len(failed)} runs failed; see {failed[0].log} for the cause, fix it and run the same command again"
+        )
+
+
+def known(job: Job, records: Mapping[Key, RunSummary]) -> bool:
     """Whether a record has this run. Raises `ConfigurationError` if it has a run of another command."""
     record = records.get((job.label, job.seed, job.start))
     if record is not None and _essence(record.command) != _essence(job.command):
@@ -176,6 +193,7 @@ def make_jobs(args: Args) -> list[Job]:
     for seed in args.seeds:
         for start in args.starts:
             name, _, path = start.partition("=")
+            place = os.path.abspath(path) if path not in ("", BUNDLED) else path or name
             for entry in args.algorithms:
                 label, _, command = entry.partition("=") if entry not in COMMANDS else (entry, "", COMMANDS[entry])
                 file, *options = shlex.split(command) or [""]
@@ -186,7 +204,7 @@ def make_jobs(args: Args) -> list[Job]:
                     )
                 folder = args.output.resolve() / name / f"{label}-seed{seed}"
                 common = [f"--seed={seed}", f"--steps={args.steps}", f"--eval-every={args.eval_every}", "--threads=1"]
-                common += [f"--run-dir={folder}", f"--policy.path={os.path.abspath(path) if path else name}"]
+                common += [f"--run-dir={folder}", f"--policy.path={place}"]
                 full = [str(path_of_file), *common, *shlex.split(args.options), *options]
                 jobs.append(Job(label, seed, name, folder, full, logs / f"{name}-{label}-seed{seed}.log"))
     folders = [job.folder for job in jobs]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,11 +18,16 @@ from algorithms.common.run.evaluation_metrics import Split
 from algorithms.common.run.metrics_log import read_metrics
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.reward_hacking import KINDS
-from retrievers.reading import FileError, read_json_lines
+from retrievers.reading import FileError, read_json, read_json_lines
 
+ELAPSED = "elapsed.json"
 SPLITS: dict[Split, str] = {"dev": "dev/em", "test": "test/em"}  # with their metric
 HACKING = tuple(f"searches/{kind}" for kind in KINDS)  # not in records of earlier versions
 MEANS = ("all_fail", "attempts", "searches", "time/step", "time/information_gain")
+Key = tuple[str, int, str]
+"""Label, seed and start of a run."""
+Cost = Literal["attempts", "seconds"]
+MEAN_OF: dict[Cost, str] = {"attempts": "attempts", "seconds": "time/step"}  # in `means`
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,31 @@ class RunSummary:
     """Mean outcome of each training step."""
     means: dict[str, float]
     """Metrics of the training steps, averaged over them."""
+    hardware: str = ""
+    """Processors, GPU and version of torch. This and what follows: absent from records of earlier versions."""
+    attempts: list[int] = field(default_factory=list)
+    """Rollouts of each training step, counted as attempts at a question."""
+    seconds: list[float] = field(default_factory=list)
+    """Wall-clock time of each training step, without evaluations and checkpoints."""
+    tokens_read: list[int] = field(default_factory=list)
+    """Tokens of prompts and observations in the trajectories of each step; what scoring a gain reads is not counted."""
+    tokens_written: list[int] = field(default_factory=list)
+    """Tokens that the policy generated for the trajectories of each step."""
+    elapsed: float | None = None
+    """Seconds that the command ran, with evaluations, and without pauses between interruption and resumption."""
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def steps(self) -> int:
+        """Number of training steps."""
+        return len(self.rewards)
+
+    def spent(self, cost: Cost) -> Float64s:
+        """Rollouts or seconds of training after 0, 1, ... steps; from the means where the record has no more."""
+        each: list[int] | list[float] = self.attempts if cost == "attempts" else self.seconds
+        return np.concatenate([[0.0], np.cumsum(each or [self.means[MEAN_OF[cost]]] * self.steps)])
+
+    @property
+    def key(self) -> Key:
         """Identifies the run; unique in a comparison."""
         return self.label, self.seed, self.start
 
@@ -69,7 +97,41 @@ class RunSummary:
                 key: round(float(np.mean([row.get(key, 0.0) for row in steps])), 5)
                 for key in (*MEANS, *(key for key in HACKING if all(key in row for row in steps)))
             },
+            result.header.get("hardware", ""),
+            **_costs(steps),
+            elapsed=read_elapsed(folder),
         )
+
+
+def _costs(steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Costs of the training steps, from their metrics."""
+
+    def each(of_row: Callable[[Mapping[str, float]], float], digits: int | None = None) -> list[Any]:
+        try:
+            return [round(of_row(row), digits) for row in steps]
+        except KeyError:  # a run of an earlier version
+            return []
+
+    def trajectories(row: Mapping[str, float]) -> float:
+        return row["episodes"] - row["retrieval_failures"]
+
+    return {
+        "attempts": each(lambda row: row["attempts"]),
+        "seconds": each(lambda row: row["time/step"], 3),
+        "tokens_read": each(lambda row: (row["length/total_mean"] - row["response_tokens"]) * trajectories(row)),
+        "tokens_written": each(lambda row: row["response_tokens"] * trajectories(row)),
+    }
+
+
+def add_elapsed(folder: Path, seconds: float) -> None:
+    """Add the seconds of a command to those of the same run before it was interrupted."""
+    (folder / ELAPSED).write_text(json.dumps(round((read_elapsed(folder) or 0.0) + seconds, 1)), encoding="utf-8")
+
+
+def read_elapsed(folder: Path) -> float | None:
+    """Seconds that the commands of a run took; None where it was not recorded."""
+    path = folder / ELAPSED
+    return as_type(float, read_json(path), str(path)) if path.is_file() else None
 
 
 def read_records(path: Path) -> list[RunSummary]:
@@ -133,6 +195,18 @@ class SeedGroup:
         if len(steps) < 2:
             return None
         return float((np.trapezoid(values, steps, axis=1) / (steps[-1] - steps[0])).mean())
+
+    def curve_by(self, cost: Cost, split: Split = "dev") -> tuple[Float64s, Float64s]:
+        """Rollouts or seconds of training [points], and EM [seeds, points] on these questions, interpolated linearly.
+
+        The points lie between the first and the last evaluation of every run. Without two evaluations there are none.
+        """
+        steps, values = self.curve(split)
+        spent = np.array([record.spent(cost)[steps] for record in self.records])
+        if len(steps) < 2 or spent[:, 0].max() > spent[:, -1].min():
+            return np.zeros(0), np.zeros((len(self.records), 0))
+        grid = np.linspace(spent[:, 0].max(), spent[:, -1].min(), 100)
+        return grid, np.array([np.interp(grid, x, y) for x, y in zip(spent, values, strict=True)])
 
     def per_step(self, key: str) -> float:
         """A metric of the training steps, mean over steps and runs."""
