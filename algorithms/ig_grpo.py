@@ -15,6 +15,7 @@ Variants of our own, beside the published form (results in docs/results.md):
     --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): a difference of probabilities
     --credit return       sum_{k >= t} IG~_k instead of IG~_t: a search is also credited with the gains that follow
     --gain-baseline siblings   IG~_t minus the mean over the siblings' t-th searches; 0 if no sibling has one
+    --closing-tag         Q_t includes the tag that ends the query: where only its words are rewarded, queries can run on
 
     python algorithms/ig_grpo.py --steps 60 --seed 0
 """
@@ -51,6 +52,8 @@ class IGGRPOConfig(GRPOConfig):
     """Gains credited to a search: its own (paper), or also those of later searches in its episode (ours)."""
     query_tags: bool = False
     """Include the tags around a query in Q_t (unpublished)."""
+    closing_tag: bool = False
+    """Include the tag that ends a query in Q_t, so that a query is also rewarded for ending there (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +77,8 @@ class IGGRPO(GRPO):
         options = self.options
         buffer.check_gains()
         advantages = super().advantages(buffer)
-        paid = [search for search in buffer.query_tokens(tags=options.query_tags) if search.turn.gain]
+        queries = buffer.query_tokens(tags=options.query_tags, closing_tag=options.closing_tag)
+        paid = [search for search in queries if search.turn.gain]
         gains = np.array([self._stable_gain(search.turn) for search in paid])
         if options.credit == "return":
             rows = [search.row for search in paid]

@@ -428,6 +428,7 @@ def test_tags_may_share_the_gain_of_their_query() -> None:
     buffer = buffer_of([[gained((0.0, 1.0)), gained((0.0, 0.0))]])
     assert ig_grpo(buffer)[:5] == pytest.approx([0, 0, 0.5, 0.5, 0])
     assert ig_grpo(buffer, query_tags=True)[:5] == pytest.approx([0, 0.25, 0.25, 0.25, 0.25])
+    assert ig_grpo(buffer, closing_tag=True)[:5] == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize(("algorithm", "config_class"), [(IGGRPO, IGGRPOConfig), (IGPO, IGPOConfig)])

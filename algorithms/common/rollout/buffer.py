@@ -144,13 +144,15 @@ class RolloutBuffer:
                 turn.logprobs = tuple(islice(rest, len(turn.completion_ids)))
         self.__dict__.pop("sequences", None)  # computed from the old ones; `lengths` stay
 
-    def query_tokens(self, *, tags: bool = False) -> Iterator[QueryTokens]:
-        """Every search with at least one query token. `tags`: include the tags around the query."""
+    def query_tokens(self, *, tags: bool = False, closing_tag: bool = False) -> Iterator[QueryTokens]:
+        """Every search with at least one query token; with the tags around the query, or the one that ends it."""
         for row, (trajectory, start) in enumerate(zip(self.trajectories, self.first_token.tolist(), strict=True)):
             for turn in trajectory.turns:
-                span = turn.search_span if tags else turn.query_span
+                inner, outer = turn.query_span, turn.search_span
+                span = outer if tags else inner
                 if span is not None and span[1] > span[0]:
-                    yield QueryTokens(row, turn, slice(start + span[0], start + span[1]))
+                    end = outer[1] if closing_tag and outer is not None else span[1]
+                    yield QueryTokens(row, turn, slice(start + span[0], start + end))
                 start += len(turn.completion_ids)
 
     def release_prefixes(self) -> None:
