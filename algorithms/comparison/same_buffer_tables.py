@@ -37,7 +37,7 @@ def print_report(console: Console, report: dict[str, Any], show: int) -> None:
 
 
 def print_group(console: Console, question: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """A group, one line for each turn, in a table for every `COLUMNS` algorithms; disputed turns are bold with a star."""
+    """A group, one line for each turn, in a table for every `COLUMNS` algorithms; disputed turns are bold, starred."""
     title = f"{question[0]} ({' | '.join(question[1:])})"
     names = list(rows[0]["advantage"])
     for start in range(0, len(names), COLUMNS):
