@@ -8,8 +8,7 @@ members, whose retrieval failed: then A is 0. Variants:
     Dr. GRPO (2503.20783)   --no-scale-by-std --loss.aggregation seq-mean-token-sum-norm --loss.horizon H
     DAPO (2503.14476)       --loss.clip-ratio-high 0.28 --dynamic-sampling --overlong-buffer L
                             (and token-mean aggregation, which is the default)
-    GSPO (2507.18071)       --loss.ratio sequence --loss.clip-ratio-low 3e-4 --loss.clip-ratio-high 4e-4
-                            --loss.aggregation seq-mean-token-mean
+    GSPO (2507.18071)       algorithms/gspo.py
 
     python algorithms/grpo.py --steps 60 --seed 0
 """

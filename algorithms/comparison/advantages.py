@@ -141,4 +141,6 @@ def why_alike(name: str, buffer: RolloutBuffer, gains: dict[str, Gains]) -> str:
             return "no two turns share an anchor"
         case "mr_search" if all(len(trajectory.attempts) < 2 for trajectory in buffer.trajectories):
             return "no second attempts: RLOO"
+        case "cw_grpo":
+            return "every round of every success is good"
     return entry.equality

@@ -15,7 +15,7 @@ from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 
 NOTES = (
     "PPO and Turn-PPO have a critic that returns 0 everywhere, as before its first update.",
-    "DAPO and GSPO are not included: they differ from GRPO in sampling and in the loss, not in the advantages.",
+    "DAPO is not included: it differs from GRPO in sampling and in the loss, not in the advantages.",
 )
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from algorithms.comparison.advantages import signs
 from algorithms.comparison.registry import ALGORITHMS
 
+COLUMNS = 9  # algorithms beside each other in a table; the others follow in tables below it
+
 
 def print_report(console: Console, report: dict[str, Any], show: int) -> None:
     """Print the whole report; turn by turn for the first `show` groups."""
@@ -35,24 +37,25 @@ def print_report(console: Console, report: dict[str, Any], show: int) -> None:
 
 
 def print_group(console: Console, question: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """A group, one line for each turn; disputed ones are bold and have a star."""
+    """A group, one line for each turn, in a table for every `COLUMNS` algorithms; disputed turns are bold, starred."""
     title = f"{question[0]} ({' | '.join(question[1:])})"
-    table = make_table(
-        escape(title), "", "written", "outcome", "IG", *(ALGORITHMS[name].label for name in rows[0]["advantage"])
-    )
-    table.columns[1].justify, table.columns[1].max_width = "left", 34
-    for row, following in zip_longest(rows, rows[1:]):
-        last = following is None or following["turn"] == 0
-        table.add_row(
-            f"{row['episode'] + 1}.{row['turn'] + 1}{' *' if row['disputed'] else ''}",
-            escape(row["written"]),
-            f"{row['outcome']:.2f}" if last else "",
-            shown(row["gain"]["random"], "+.2f", ""),
-            *map(coloured, row["advantage"].values()),
-            style="bold" if row["disputed"] else None,
-            end_section=last,
-        )
-    console.print(table)
+    names = list(rows[0]["advantage"])
+    for start in range(0, len(names), COLUMNS):
+        beside = names[start : start + COLUMNS]
+        table = make_table(escape(title), "", "written", "outcome", "IG", *(ALGORITHMS[name].label for name in beside))
+        table.columns[1].justify, table.columns[1].max_width = "left", 34
+        for row, following in zip_longest(rows, rows[1:]):
+            last = following is None or following["turn"] == 0
+            table.add_row(
+                f"{row['episode'] + 1}.{row['turn'] + 1}{' *' if row['disputed'] else ''}",
+                escape(row["written"]),
+                f"{row['outcome']:.2f}" if last else "",
+                shown(row["gain"]["random"], "+.2f", ""),
+                *(coloured(row["advantage"][name]) for name in beside),
+                style="bold" if row["disputed"] else None,
+                end_section=last,
+            )
+        console.print(table)
 
 
 def print_algorithms(console: Console, algorithms: dict[str, dict[str, Any]]) -> None:

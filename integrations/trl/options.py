@@ -8,22 +8,26 @@ from typing import Any
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.config import PolicyConfig
+from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
+from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
 from igsearch_env.errors import ConfigurationError, check_choice
 
 ALGORITHMS: dict[str, tuple[Any, type[TrainConfig]]] = {
+    "cw_grpo": (CWGRPO, CWGRPOConfig),
     "gigpo": (GiGPO, GiGPOConfig),
     "grpo": (GRPO, GRPOConfig),
     "ig_grpo": (IGGRPO, IGGRPOConfig),
     "igpo": (IGPO, IGPOConfig),
     "mr_search": (MRSearch, MRSearchConfig),
+    "mt_grpo": (MTGRPO, MTGRPOConfig),
     "ppo": (PPO, PPOConfig),
     "reinforce_plus_plus": (ReinforcePlusPlus, ReinforcePlusPlusConfig),
     "rloo": (RLOO, TrainConfig),

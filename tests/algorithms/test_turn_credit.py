@@ -53,7 +53,7 @@ def by_turn(advantages: Any, buffer: RolloutBuffer) -> list[list[float]]:
 
 def z(*values: float) -> list[float]:
     """MT-GRPO's comparison."""
-    return ((np.array(values) - np.mean(values)) / (np.std(values, ddof=1) + 1e-4)).tolist()
+    return [float(v) for v in (np.array(values) - np.mean(values)) / (np.std(values, ddof=1) + 1e-4)]
 
 
 # ---------------------------------------------------------------- what a search found

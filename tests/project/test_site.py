@@ -50,6 +50,9 @@ MODULES = (  # all public functions and classes of these are on the site
     "algorithms.mr_search",
     "algorithms.ppo",
     "algorithms.turn_ppo",
+    "algorithms.mt_grpo",
+    "algorithms.cw_grpo",
+    "algorithms.gspo",
 )
 CLASSES = (
     "algorithms.common.algorithm.Algorithm",
