@@ -27,6 +27,7 @@ from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from benchmarks.measure import Line, interleaved
 from igsearch_env.protocols import Answer, Search, make_protocol
 from igsearch_env.questions import Question
@@ -48,6 +49,7 @@ SIDES: dict[str, Algorithm] = {
     "REINFORCE++, group baseline": ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)),
     "PPO": PPO(PPOConfig()),
     "PPO, gamma 0.99, lambda 0.95": PPO(PPOConfig(gamma=0.99, gae_lambda=0.95)),
+    "Turn-PPO": TurnPPO(TurnPPOConfig()),
     "IGPO": IGPO(IGPOConfig()),
     "MR-Search": MRSearch(MRSearchConfig()),
     "GiGPO, equal anchors": GiGPO(GiGPOConfig(similarity=None)),
