@@ -50,7 +50,8 @@ def retrieval_credit(case: Case) -> Outputs:
         return [values[a:b] for a, b in pairwise(ends)]
 
     local = advantages("local")
-    elsewhere, queries = np.ones(len(local), dtype=bool), [[] for _ in buffer.trajectories]
+    elsewhere = np.ones(len(local), dtype=bool)
+    queries: list[list[float]] = [[] for _ in buffer.trajectories]
     for row, _, tokens in buffer.query_tokens():
         elsewhere[tokens] = False
         if np.ptp(local[tokens]) != 0:
