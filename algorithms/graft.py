@@ -22,7 +22,6 @@ The paper's ratio of whole steps (Eq. 4) is not adopted; docs/algorithms.md has 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -89,7 +88,10 @@ def states_of(trajectory: Trajectory, kind: str) -> list[str]:
     anchors = anchor_states(trajectory)
     if kind == "observation":
         return anchors
-    return list(accumulate(anchors, lambda read, anchor: f"{read}\n{anchor}" if anchor else read))
+    read = anchors[:1]
+    for anchor in anchors[1:]:
+        read.append(f"{read[-1]}\n{anchor}" if anchor else read[-1])
+    return read
 
 
 def normalised(advantages_S: Float64s, nodes_S: Ints) -> Float64s:

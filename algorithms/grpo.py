@@ -22,7 +22,7 @@ import numpy as np
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.advantages import grpo_advantages, overlong_penalty
+from algorithms.common.training.advantages import Float64s, grpo_advantages, overlong_penalty
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Group
 
@@ -62,17 +62,21 @@ class GRPO(Algorithm):
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token; exactly 0 in a group whose rewards are all equal."""
+        advantages = grpo_advantages(self.rewards(buffer), buffer.group_index, scale_by_std=self.config.scale_by_std)
+        return buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
+
+    def rewards(self, buffer: RolloutBuffer) -> Float64s:
+        """Reward of each trajectory: its outcome, less the penalty for its length."""
         config = self.config
         rewards = buffer.outcomes.astype(np.float64)
         if config.overlong_buffer:
-            rewards = rewards + overlong_penalty(
+            rewards += overlong_penalty(
                 buffer.policy_tokens,
                 max_length=config.max_response,
                 buffer_length=config.overlong_buffer,
                 factor=config.overlong_factor,
             )
-        advantages = grpo_advantages(rewards, buffer.group_index, scale_by_std=config.scale_by_std)
-        return buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
+        return rewards
 
     def keep(self, group: Group) -> bool:
         """With dynamic sampling, keep only groups whose outcomes differ."""

@@ -20,6 +20,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.gigpo import GiGPO, GiGPOConfig
+from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.igpo import IGPO, IGPOConfig
@@ -54,6 +55,8 @@ SIDES: dict[str, Algorithm] = {
     "MR-Search": MRSearch(MRSearchConfig()),
     "GiGPO, equal anchors": GiGPO(GiGPOConfig(similarity=None)),
     "GiGPO, similar anchors": GiGPO(GiGPOConfig(similarity=0.9)),
+    "GRAFT, equal states": GRAFT(GRAFTConfig(similarity=None)),
+    "GRAFT, similar states": GRAFT(GRAFTConfig(similarity=0.9)),
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement, product
 
@@ -25,6 +25,7 @@ from algorithms.common.training.loss import token_weights
 from igsearch.testing.buffers import buffer_of, question
 from igsearch_env.protocols import Answer, Search
 from igsearch_env.trajectory import ANSWERED, Attempt, Gain, Trajectory, Turn
+from retrievers.base import Passage
 
 Array = NDArray[np.float64]
 Estimator = Callable[[RolloutBuffer], NDArray[np.float32]]
@@ -32,6 +33,7 @@ Estimator = Callable[[RolloutBuffer], NDArray[np.float32]]
 ANSWER = "A"
 STATES = ("", "g", "u")
 TURNS = 3
+FACTS = ["first fact", "second fact"]
 GAINS = {"g": 0.375, "u": 0.125}  # nats; sums of eighths, so that float32 rounds nothing
 
 
@@ -48,20 +50,22 @@ def outcome(path: str) -> float:
 def episode(path: str, gains: Mapping[str, float] = GAINS, bonus: float = 0.0) -> Trajectory:
     """A path as a trajectory, as every algorithm reads it: gains of searches, and each turn an attempt that earned.
 
-    `bonus` is added to the outcome. Observations name the whole path, so that an anchor is a state.
+    `bonus` is added to the outcome. Observations name the whole path, so that an anchor is a state. A good search finds
+    the page of the first or of the second fact.
     """
     turns, before = [], -1.0
     for t, kind in enumerate(path):
         gain = Gain(gains[kind], before + gains[kind], before)
-        turns.append(
-            Turn("s", Search(kind), path[: t + 1], gain=gain, completion_ids=(2,), logprobs=(-1.0,), query_span=(0, 1))
-        )
+        fact = FACTS[path[:t].count("g")]
+        found = (Passage(fact, fact, ""),) if kind == "g" else ()
+        turns.append(Turn("s", Search(kind), path[: t + 1], found, gain, 0.0, (2,), (-1.0,), (0, 1)))
         before = gain.logprob_real
     turns.append(Turn("a", Answer("y"), completion_ids=(3,), logprobs=(-1.0,)))
     earned = outcome(path) + bonus
     rewards = [*(gains[kind] for kind in path), earned]
     attempts = [Attempt(t + 1, "y", reward) for t, reward in enumerate(rewards)]
-    return Trajectory(question(), "prompt", turns, "y", earned, ANSWERED, (1,), attempts)
+    asked = replace(question(), metadata={"supporting_titles": FACTS})
+    return Trajectory(asked, "prompt", turns, "y", earned, ANSWERED, (1,), attempts)
 
 
 @dataclass(frozen=True)

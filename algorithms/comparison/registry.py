@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
+from algorithms.cov_local import CovLocal, CovLocalConfig
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.graft import GRAFT, GRAFTConfig
@@ -62,6 +63,7 @@ ALGORITHMS = {
         Entry("ig_grpo", "IG-GRPO", IGGRPO(IGGRPOConfig()), gains=IGGRPOConfig().information_gain, on_queries=True),
         Entry("gigpo", "GiGPO", GiGPO(GiGPOConfig())),
         Entry("graft", "GRAFT", GRAFT(GRAFTConfig())),
+        Entry("cov_local", "Cov-local", CovLocal(CovLocalConfig()), on_queries=True),
         Entry("igpo", "IGPO", IGPO(IGPOConfig()), gains=IGPOConfig().information_gain),
         Entry("rloo", "RLOO", RLOO(TrainConfig()), equality="Dr. GRPO times n / (n - 1)"),
         Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus(ReinforcePlusPlusConfig()), whitened=True),

@@ -23,6 +23,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
 from algorithms.common.training.advantages import discounted_sums, gae, rloo_advantages, whiten
 from algorithms.common.training.anchor_states import anchor_clusters
+from algorithms.cov_local import CovLocal, CovLocalConfig
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_states
 from algorithms.graft import GRAFT, GRAFTConfig
@@ -50,6 +51,7 @@ EVERY: list[tuple[Any, Any]] = [
     (GRPO, GRPOConfig),
     (IGGRPO, IGGRPOConfig),
     (GiGPO, GiGPOConfig),
+    (CovLocal, CovLocalConfig),
     (GRAFT, GRAFTConfig),
     (IGPO, IGPOConfig),
     (MRSearch, MRSearchConfig),
@@ -226,6 +228,7 @@ def test_igpo_wants_the_turn_before_as_its_baseline() -> None:
     ("config_class", "options"),
     [
         (ReinforcePlusPlusConfig, {"group_baseline": True}),
+        (CovLocalConfig, {}),
         (GRAFTConfig, {}),
         (GRPOConfig, {"dynamic_sampling": True}),
         (IGGRPOConfig, {"gain_baseline": "siblings"}),
@@ -242,6 +245,7 @@ def test_what_compares_siblings_is_refused_without_siblings(config_class: Any, o
 @pytest.mark.parametrize(
     ("algorithm", "config"),
     [(GRPO, GRPOConfig()), (GRPO, GRPOConfig(scale_by_std=False)), (IGGRPO, IGGRPOConfig()), (RLOO, TrainConfig())]
+    + [(CovLocal, CovLocalConfig())]
     + [(GiGPO, GiGPOConfig(episode_statistics=over)) for over in ("turn", "trajectory")]  # type: ignore[arg-type]
     + [(MRSearch, MRSearchConfig()), (ReinforcePlusPlus, ReinforcePlusPlusConfig(group_baseline=True))]
     + [(MTGRPO, MTGRPOConfig()), (CWGRPO, CWGRPOConfig(gamma=0.0)), (GSPO, GSPOConfig())],
@@ -341,6 +345,7 @@ def small_run(config_class: Any, folder: Path) -> Any:
     questions = folder / "questions.jsonl"
     rows = [
         {"id": q.id, "question": q.text, "golden_answers": list(q.golden_answers), "dataset": q.dataset}
+        | {"supporting_titles": list(q.supporting_titles)}
         for q in bundled_world().questions["train"][:6]
     ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))

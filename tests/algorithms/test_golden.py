@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_credit as credit
+import golden_evidence as evidence
 import golden_gain as gain
 import golden_graph as graph
 import golden_learning as learning
@@ -60,6 +61,7 @@ KINDS: dict[str, Kind] = {
     r"potential_.+": (potentials.shaped_returns, FLOAT32),
     r"iggrpo_.+": (learning.modulation, SCALED),
     r"graft_.+": (graph.trajectory_graph, SCALED),
+    r"retrieval_credit_.+": (evidence.retrieval_credit, SCALED),
     r"dapo_overlong_penalty.*": (learning.length_penalty, FLOAT32),
     rf"(ppo_clip|dapo_clip_higher)_.+?__{MODE}": (learning.clipped_loss, FLOAT32),
     r"rollout_is_(loss_)?(token|sequence)_.+": (learning.importance, FLOAT32),

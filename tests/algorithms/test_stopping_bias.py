@@ -18,6 +18,7 @@ from stopping import GAINS, STATES, TURNS, Advantages, Array, Estimator, Toy, en
 
 from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.cov_local import CovLocal, CovLocalConfig
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.graft import GRAFT, GRAFTConfig
@@ -90,6 +91,7 @@ MR_SEARCH = MRSearch(MRSearchConfig()).advantages
 EPISODE_OVER_TURNS = gigpo(omega=0.0, episode_statistics="turn")
 ANCHORED = {omega: gigpo(omega=omega) for omega in (0.0, 1.0)}
 GRAFT_PLAIN = GRAFT(GRAFTConfig(normalise=False, gamma=1.0, graph_lambda=0.0, similarity=None)).advantages
+COV_SCALAR = CovLocal(CovLocalConfig(credit="scalar", scale_by_std=False)).advantages
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
 
 
@@ -156,6 +158,8 @@ def test_unbiased_estimators(theta: Array, size: int) -> None:
             FREE.gradient(theta, FREE.outcomes + FREE.gains),
         ),
         "Dr. GRPO": (every_group(FREE, DR_GRPO, size), shrunk(size), gradient),
+        # Both facts found are an outcome of 1, and all the evidence.
+        "Cov-scalar, means": (every_group(FREE, COV_SCALAR, size), shrunk(size), 1.25 * gradient),
         "GiGPO's A^E over trajectories": (every_group(FREE, ANCHORED[0.0], size), shrunk(size), gradient),
     }
     for name, (advantages, factor, expected) in cases.items():
@@ -297,6 +301,13 @@ ROWS = [
         "GRAFT, differences of values", GRAFT_PLAIN, outcomes, shrunk, ((0.206, 0.979, -0.031), (0.159, 0.988, -0.024))
     ),
     Row("GRAFT", GRAFT(GRAFTConfig()).advantages, outcomes, None, ((0.207, 0.979, 0.004), (0.189, 0.983, 0.038))),
+    Row(
+        "Cov-local",
+        CovLocal(CovLocalConfig()).advantages,
+        outcomes,
+        None,
+        ((0.155, 0.988, -0.060), (0.178, 0.985, -0.079)),
+    ),
     Row("RLOO, token-mean", PLAIN_RLOO, outcomes, None, ((0.096, 0.996, 0.033), (0.054, 0.999, 0.02)), TOKEN_MEAN),
     Row(
         "RLOO, seq-mean-token-mean",

@@ -46,6 +46,8 @@ MODULES = (  # all public functions and classes of these are on the site
     "algorithms.rloo",
     "algorithms.reinforce_plus_plus",
     "algorithms.gigpo",
+    "algorithms.graft",
+    "algorithms.cov_local",
     "algorithms.igpo",
     "algorithms.mr_search",
     "algorithms.ppo",

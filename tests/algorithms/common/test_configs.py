@@ -26,7 +26,7 @@ from algorithms.common.trainer import train
 from igsearch_env.world.bundled import POLICY_FOLDER, bundled_world
 
 FILES = {path.name: path for path in sorted((ROOT / "algorithms" / "configs").glob("*.yaml"))}
-SOURCES = ("IG-Search", "AutoRefine", "Search-R1", "GiGPO", "MR-Search", "IGPO", "verl", "ours")
+SOURCES = ("IG-Search", "AutoRefine", "Search-R1", "GiGPO", "GRAFT", "MR-Search", "IGPO", "verl", "ours")
 # For a CPU: everything else is a default.
 SMALL = {"bundled.yaml", "smollm2-135m.yaml"}
 # The setting of a paper, or ours: these say everything that a large model needs.
@@ -70,6 +70,11 @@ PUBLISHED = [
     ("gigpo-3b.yaml", "invalid_penalty", 0.01, "GiGPO, run_search.sh"),
     ("gigpo-3b.yaml", "rollout.questions_per_step", 256, "GiGPO, run_search.sh"),
     ("gigpo-3b.yaml", "optimizer.warmup_steps", int(0.1 * (169_615 // 256)), "GiGPO, run_search.sh"),
+    ("graft-3b.yaml", "gamma", 0.99, "GRAFT, 4.1"),
+    ("graft-3b.yaml", "graph_lambda", 0.6, "GRAFT, 4.1: SearchQA"),
+    ("graft-3b.yaml", "similarity", 0.9, "GRAFT, E.2: SearchQA"),
+    ("graft-3b.yaml", "rollout.group_size", 5, "GRAFT, E.2"),
+    ("graft-3b.yaml", "loss.kl_coef", 0.001, "GRAFT, E.2"),
     ("mr-search-3b.yaml", "env.attempts", 3, "MR-Search, A.1.3"),
     ("mr-search-3b.yaml", "env.max_searches", 3, "MR-Search, A.1.3"),
     ("mr-search-3b.yaml", "gamma", 1.0, "MR-Search, Eq. 8"),

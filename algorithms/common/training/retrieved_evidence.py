@@ -1,0 +1,56 @@
+"""What each search adds to the evidence found so far (arXiv 2610.10179), and its comparison with siblings' searches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
+from algorithms.common.training.advantages import Float64s, group_statistics
+from igsearch_env.rewards import normalize_answer, sub_exact_match
+from igsearch_env.trajectory import Trajectory, Turn
+
+EPS = 1e-6
+Signal = Literal["coverage", "answer_match"]
+
+
+def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn, float]]:
+    """Every search with e_t = max(0, phi(t) - best phi before), in [0, 1] (Eq. 3).
+
+    phi(t) is the share of the question's supporting titles among the passages of the first t searches (`coverage`; 0
+    where the question names none), or 1 if a passage of search t contains a golden answer (`answer_match`), else 0.
+    Titles and answers are normalised as for exact match.
+    """
+    question, best, read = trajectory.question, 0.0, set[str]()
+    titles = {normalize_answer(title) for title in question.supporting_titles}
+    for turn in trajectory.turns:
+        if not turn.is_search:
+            continue
+        if signal == "coverage":
+            read |= titles & {normalize_answer(passage.title) for passage in turn.passages}
+            potential = len(read) / max(len(titles), 1)
+        else:
+            texts = [f"{passage.title}\n{passage.text}" for passage in turn.passages]
+            potential = max((sub_exact_match(text, question.golden_answers) for text in texts), default=0.0)
+        yield turn, max(0.0, potential - best)
+        best = max(best, potential)
+
+
+def standardised(values: ArrayLike, groups: ArrayLike) -> Float64s:
+    """(v - mean) / (std + eps) within each group (Eq. 6, std with n - 1); 0 where a group has no deviation."""
+    centred = np.asarray(values, dtype=np.float64)
+    means, deviations, _ = group_statistics(centred, groups)
+    return np.where(deviations > EPS, (centred - means) / (deviations + EPS), 0.0)
+
+
+def check_evidence(buffer: RolloutBuffer, signal: Signal) -> None:
+    """Raise `RolloutBufferError` if searches found passages, but no question says which of them are evidence."""
+    found = any(turn.passages for t in buffer.trajectories for turn in t.turns)
+    if signal == "coverage" and found and not any(group.question.supporting_titles for group in buffer.groups):
+        raise RolloutBufferError(
+            f"none of {len(buffer.groups)} questions names its supporting titles, which signal='coverage' compares "
+            "with the passages: use questions that name them (supporting_titles), or set --signal answer_match"
+        )
