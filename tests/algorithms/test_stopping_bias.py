@@ -30,8 +30,8 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
-from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from algorithms.tips import TIPS, TIPSConfig
+from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
 ALPHA = 0.25
