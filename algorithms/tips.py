@@ -1,21 +1,23 @@
 """TIPS: turn-level information-potential shaping of the reward (arXiv 2603.22293, ICLR 2026), with PPO.
 
     phi_i = log sum_a exp(mean token log-prob of golden answer a, given what was read up to the i-th search)
-    r     = c (phi_i - phi_{i-1}) at the end of the i-th search;  outcome - c phi_last on the last token;  0 elsewhere
+    r     = c (phi_i - phi_{i-1}) at the end of search i;  outcome - c (phi_last - phi_0) on the last token;  else 0
     c     = 0.11 / mean |phi_i - phi_{i-1}| over the searches of the batch whose potential changed (--scale: fixed)
     A     = as in PPO, from these rewards and a critic                                   --estimator critic
     A_t   = z(mean reward per token of segment k) + z(outcome), t in segment k           --estimator group ("SGRPO")
 
-The rewards of an episode sum to outcome - c phi_0, so the optimal policy stays the same, and with an exact critic so
-do PPO's advantages: the potential replaces what the critic has not learnt yet. Segment k ends with the k-th search; the
-tokens after the last search have z(outcome) alone. z is over the siblings that have a segment k (population deviation,
-eps 1e-6; 0 where it is below 1e-6, or for one alone), after which nothing telescopes: the group form is no
-potential-based shaping, and is biased in when to stop ("Stopping bias" in docs/algorithms.md).
+phi_0 is that of the prompt. It is subtracted from all potentials, so the rewards of an episode sum to its outcome. The
+optimal policy stays the same, and with an exact critic so do PPO's advantages: the potential replaces what the critic
+has not learnt yet. Segment k ends with the k-th search; the tokens after the last search have z(outcome) alone. z is
+over the siblings that have a segment k (population deviation, eps 1e-6; 0 where it is below 1e-6, or for one alone).
+Normalised segment by segment, nothing telescopes: the group form is no potential-based shaping, and is biased in when
+to stop ("Stopping bias" in docs/algorithms.md).
 
-Differences. An episode without a search also ends with -c phi_0 here; in the code it does not, which pays -c phi_0 for
-searching at all. phi scores the answers' own tokens, in the code also the tags around them. The teacher is the policy
-of this step (paper: a frozen or periodically refreshed copy). The released code does not connect its group form with
-these rewards; the connection here is ours, and the outcome in it is not shaped.
+Differences. In the code phi_0 is not subtracted and episodes sum to outcome - c phi_0, but those without a search to
+their outcome: it pays -c phi_0, which is positive for an unlikely answer, for searching at all. phi scores the answers'
+own tokens, in the code also the tags around them. The teacher is the policy of this step (paper: a frozen or
+periodically refreshed copy). The released code does not connect its group form with these rewards; the connection here
+is ours, and the outcome in it is not shaped.
 
     python algorithms/tips.py --steps 60 --seed 0
 """

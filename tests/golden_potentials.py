@@ -45,6 +45,8 @@ def rewards(case: Case) -> Outputs:
     ours = np.split(TIPS(config).rewards(buffer), buffer.first_token[1:])
     first = episodes[0]
     scale = ours[0][first["turn_tokens"][0] - 1] / (first["phi"][1] - first["phi"][0])
+    for row, one in zip(ours, episodes, strict=True):
+        row[-1] -= scale * one["phi"][0]  # ours are relative to the potential of the prompt
     return {"rewards": [row.tolist() for row in ours], "scale": float(scale)}
 
 

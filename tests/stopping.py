@@ -167,6 +167,12 @@ class Advantages:
         np.add.at(credit_NT, self.groups_KG, chances[:, None, None] * self.weighted_KGT)
         return np.asarray(np.einsum("nt,ntsa->sa", credit_NT, self.toy.scores(theta_SA)))
 
+    def variance(self, theta_SA: Array) -> float:
+        """E[||g - E[g]||^2] over all groups: the trace of the estimate's covariance."""
+        chances = self.orders_K * self.toy.probabilities(theta_SA)[self.groups_KG].prod(axis=1)
+        estimates = np.einsum("kgt,kgtsa->ksa", self.weighted_KGT, self.toy.scores(theta_SA)[self.groups_KG])
+        return float(chances @ (estimates**2).sum(axis=(1, 2)) - (self.expected(theta_SA) ** 2).sum())
+
 
 def enumerate_groups(
     toy: Toy,

@@ -13,12 +13,14 @@ from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.tips import TIPS, TIPSConfig
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -64,6 +66,12 @@ ALGORITHMS = {
         Entry("gigpo", "GiGPO", GiGPO(GiGPOConfig())),
         Entry("graft", "GRAFT", GRAFT(GRAFTConfig())),
         Entry("cov_local", "Cov-local", CovLocal(CovLocalConfig()), on_queries=True),
+        Entry(
+            "ig_grpo_potential",
+            "IG-GRPO pot",
+            IGGRPOPotential(IGGRPOPotentialConfig()),
+            gains=IGGRPOPotentialConfig().information_gain,
+        ),
         Entry("igpo", "IGPO", IGPO(IGPOConfig()), gains=IGPOConfig().information_gain),
         Entry("rloo", "RLOO", RLOO(TrainConfig()), equality="Dr. GRPO times n / (n - 1)"),
         Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus(ReinforcePlusPlusConfig()), whitened=True),
@@ -90,6 +98,8 @@ ALGORITHMS = {
             gains=TurnPPOConfig().information_gain,
             whitened=True,
         ),
+        # On one buffer with the gains of the others over `previous`: of the first golden answer alone.
+        Entry("tips", "TIPS", TIPS(TIPSConfig()), gains=IGPOConfig().information_gain, whitened=True),
         # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
         Entry("mt_grpo", "MT-GRPO", MTGRPO(MTGRPOConfig())),

@@ -12,12 +12,14 @@ from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.tips import TIPS, TIPSConfig
 from igsearch_env.errors import ConfigurationError, check_choice
 
 ALGORITHMS: dict[str, tuple[Any, type[TrainConfig]]] = {
@@ -25,12 +27,14 @@ ALGORITHMS: dict[str, tuple[Any, type[TrainConfig]]] = {
     "gigpo": (GiGPO, GiGPOConfig),
     "grpo": (GRPO, GRPOConfig),
     "ig_grpo": (IGGRPO, IGGRPOConfig),
+    "ig_grpo_potential": (IGGRPOPotential, IGGRPOPotentialConfig),
     "igpo": (IGPO, IGPOConfig),
     "mr_search": (MRSearch, MRSearchConfig),
     "mt_grpo": (MTGRPO, MTGRPOConfig),
     "ppo": (PPO, PPOConfig),
     "reinforce_plus_plus": (ReinforcePlusPlus, ReinforcePlusPlusConfig),
     "rloo": (RLOO, TrainConfig),
+    "tips": (TIPS, TIPSConfig),
 }
 """Algorithms by name, each with the class of its options."""
 

@@ -24,12 +24,14 @@ from algorithms.gigpo import GiGPO, GiGPOConfig
 from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
+from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.tips import TIPS, TIPSConfig
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -87,6 +89,8 @@ CW_GRPO, CW_GRPO_SOFT = (
 )
 IGPO_JOINT = IGPO(IGPOConfig(gain="log_probability")).advantages
 IGPO_SEPARATE = IGPO(IGPOConfig(gain="log_probability", normalisation="separate")).advantages
+POTENTIAL = IGGRPOPotential(IGGRPOPotentialConfig(gain="log_probability")).advantages
+TIPS_GROUP = TIPS(TIPSConfig(estimator="group")).advantages
 MR_SEARCH = MRSearch(MRSearchConfig()).advantages
 EPISODE_OVER_TURNS = gigpo(omega=0.0, episode_statistics="turn")
 ANCHORED = {omega: gigpo(omega=omega) for omega in (0.0, 1.0)}
@@ -152,6 +156,7 @@ def test_unbiased_estimators(theta: Array, size: int) -> None:
     critic = enumerate_groups(FREE, ppo(PPO(PPOConfig()), FREE.values(theta), whitened=False), size)
     cases = {
         "RLOO": (every_group(FREE, PLAIN_RLOO, size), 1.0, gradient),
+        "IG-GRPO, potential": (every_group(FREE, POTENTIAL, size), 1.0, gradient),
         "RLOO of the sum": (
             every_group(FREE, PLAIN_RLOO, size, total=True),
             1.0,
@@ -341,6 +346,7 @@ ROWS = [
     Row(
         "GSPO, first update", PLAIN_GRPO, outcomes, None, ((0.312, 0.955, 0.148), (0.314, 0.954, 0.149)), SEQUENCE_MEAN
     ),
+    Row("TIPS, group", TIPS_GROUP, outcomes, None, ((0.24, 0.972, -0.128), (0.304, 0.957, -0.172))),
     Row("attempts chosen by the policy", MR_SEARCH, sums, unscaled, ((0.635, 0.944, -0.588), (0.601, 0.891, -0.588))),
 ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers import ELSEWHERE, PASSAGES, QUESTIONS, LengthScorer, answer, measured, one_search, played, read, search
 
@@ -11,6 +13,7 @@ from igsearch_env import (
     Gain,
     InformationGain,
     InformationGainConfig,
+    Question,
     Segment,
     Trajectory,
     UnigramScorer,
@@ -152,6 +155,27 @@ def test_query_baseline_pays_nothing_for_repeating_a_guess() -> None:
             gains[query, baseline] = measure.measure(search_steps([trajectory]))[0].value
     assert gains["Tolona", "query"] == 0 < gains["Tolona", "random"]
     assert gains["Alan Brin", "query"] > 0
+
+
+@pytest.mark.parametrize("baseline", ["random", "previous", "empty", "query"])
+def test_all_golden_answers_are_scored_as_the_log_of_their_summed_exponentials(baseline: str) -> None:
+    def gains(question: Question, **options: str) -> list[tuple[float, float]]:
+        turns = ((search("Mira Sorel"), PASSAGES[:2]), (search("botanist"), PASSAGES[1:3]))
+        config = InformationGainConfig(baseline=baseline, random_source="corpus", **options)  # type: ignore[arg-type]
+        measure = InformationGain(config, UnigramScorer(ELSEWHERE), make_protocol(), ELSEWHERE)
+        found = measure.measure(search_steps([played(question, *turns)]))
+        return [(gain.logprob_real, gain.logprob_baseline) for gain in found]
+
+    answers = ("Tolona", "a plant collector")
+    both = gains(replace(QUESTIONS[1], golden_answers=answers), golden_answers="all")
+    alone = [gains(replace(QUESTIONS[1], golden_answers=(answer,))) for answer in answers]
+    assert alone[0][0] != alone[1][0]
+    for step in range(2):
+        assert both[step][0] == pytest.approx(np.logaddexp(alone[0][step][0], alone[1][step][0]))
+        if baseline in ("previous", "empty"):  # the others combine several evidences, each over all answers
+            assert both[step][1] == pytest.approx(np.logaddexp(alone[0][step][1], alone[1][step][1]))
+    assert gains(replace(QUESTIONS[1], golden_answers=answers)) == alone[0]
+    assert gains(replace(QUESTIONS[1], golden_answers=answers[:1]), golden_answers="all") == alone[0]
 
 
 def test_searches_without_passages_have_no_gain() -> None:

@@ -12,6 +12,7 @@ Shapes: S turns, trajectory by trajectory.
 
 from __future__ import annotations
 
+from math import exp
 from typing import Literal
 
 import numpy as np
@@ -42,22 +43,22 @@ def check_potentials(information_gain: InformationGainConfig, env: EnvConfig, me
 
 
 def turn_potentials(buffer: RolloutBuffer, form: GainForm) -> Float64s:
-    """Phi of the state before each of S turns: a log-prob in nats, or a probability.
+    """Phi of the state before each of S turns less that of the prompt: log-probs in nats, or probabilities.
 
-    The potential of the prompt is that before the earliest measured search of the group, and 0 if there is none. A turn
-    without a gain (an invalid action, a search that found nothing) leaves the potential as it is.
+    Less that of the prompt, as it is not measured where no sibling searches; a constant of the question is a potential
+    of its own. The prompt's is the one before the earliest measured search of the group. A turn without a gain (an
+    invalid action, a search that found nothing) leaves the potential as it is.
     """
     potentials: list[float] = []
     for group in buffer.groups:
         measured = [(n, turn.gain) for t in group.trajectories for n, turn in enumerate(t.turns) if turn.gain]
-        prompt = min(measured, key=lambda found: found[0])[1].logprob_baseline if measured else None
+        prompt = min(measured, key=lambda found: found[0])[1].logprob_baseline if measured else 0.0
         for trajectory in group.trajectories:
             current = prompt
             for turn in trajectory.turns:
-                potentials.append(np.nan if current is None else current)
+                potentials.append(exp(current) - exp(prompt) if form == "probability" else current - prompt)
                 current = current if turn.gain is None else turn.gain.logprob_real
-    values = np.array(potentials, dtype=np.float64)
-    return np.nan_to_num(np.exp(values) if form == "probability" else values, nan=0.0)
+    return np.array(potentials, dtype=np.float64)
 
 
 def shaping_rewards(potentials_S: ArrayLike, lengths_N: ArrayLike, gamma: float = 1.0) -> Float64s:

@@ -99,7 +99,7 @@ def test_algorithms_that_say_the_same_are_flagged() -> None:
     assert like["igpo"] == f"equal up to a factor {np.sqrt(4 / 3):.3g}"
     assert like["dr_grpo"] == like["rloo"] == like["mr_search"] == "equal up to a factor per group"
     assert like["gigpo"] == like["reinforce_plus_plus"] == ""
-    assert algorithms["mr_search"]["same_as"] == ["rloo"]
+    assert algorithms["mr_search"]["same_as"] == ["ig_grpo_potential", "rloo"]
     assert "no second attempts" in algorithms["mr_search"]["why"]
     assert algorithms["ppo"]["same_as"] == ["reinforce_plus_plus"]
 

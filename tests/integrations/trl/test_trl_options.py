@@ -70,7 +70,7 @@ def test_contradictions_are_refused(case: str, tmp_path: Path) -> None:
         choose_algorithm(algorithm, config, arguments(tmp_path, **options))
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "ig_grpo", "rloo", "mr_search", "igpo", "gigpo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "ig_grpo", "ig_grpo_potential", "rloo", "mr_search", "igpo", "gigpo"])
 def test_a_group_of_one_is_refused_where_rollouts_are_compared(algorithm: str, tmp_path: Path) -> None:
     options = arguments(tmp_path, max_completion_length=480)
     options.num_generations = 1  # the constructor of `GRPOConfig` refuses it, too

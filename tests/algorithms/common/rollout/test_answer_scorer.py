@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -216,3 +217,21 @@ def test_branches_that_read_the_same_are_read_once(monkeypatch: pytest.MonkeyPat
         counts.append(sum(tokens for tokens, _ in passes))
     assert counts[0] == counts[1]
     np.testing.assert_allclose(values[1], values[0] * 3, atol=1e-4)
+
+
+def test_a_second_golden_answer_costs_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, trajectories = tiny_policy(), ragged_trajectories(4, count=2)
+    config = InformationGainConfig(baseline="previous", golden_answers="all")
+    counts, values = [], []
+    for answers in (("Pinrona",), ("Larreth",), ("Pinrona", "Larreth")):
+        for trajectory in trajectories:
+            trajectory.question = replace(trajectory.question, golden_answers=answers)
+        steps = search_steps(trajectories)
+        with monkeypatch.context() as patch:
+            passes = count_tokens(policy, patch)
+            values.append([g.logprob_real for g in InformationGain(config, PolicyScorer(policy), BARE).measure(steps)])
+        counts.append(sum(tokens for tokens, _ in passes))
+    np.testing.assert_allclose(values[2], np.logaddexp(values[0], values[1]), atol=1e-4)
+    requests, _ = InformationGain(config, PolicyScorer(policy), BARE).requests(steps)
+    trunks, _ = PolicyScorer(policy).plan(requests)
+    assert counts[2] == counts[0] + counts[1] - sum(map(len, trunks))
