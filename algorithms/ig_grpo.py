@@ -15,7 +15,7 @@ Variants of our own, beside the published form (results in docs/results.md):
     --gain probability    IG_t = e^s(real) - e^(mean_j s(random)): a difference of probabilities
     --credit return       sum_{k >= t} IG~_k instead of IG~_t: a search is also credited with the gains that follow
     --gain-baseline siblings   IG~_t minus the mean over the siblings' t-th searches; 0 if no sibling has one
-    --closing-tag         Q_t includes the tag that ends the query: where only its words are rewarded, queries can run on
+    --closing-tag         Q_t includes the tag that ends the query; if only its words are rewarded, queries can run on
 
     python algorithms/ig_grpo.py --steps 60 --seed 0
 """
