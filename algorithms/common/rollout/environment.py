@@ -94,8 +94,8 @@ class EnvConfig(EpisodeConfig):
             for name, own in (("corpus", world), ("eval_questions", (world,))):
                 if getattr(self, name) in (BUNDLED, (BUNDLED,)):
                     object.__setattr__(self, name, own)
-        for name in ("", "eval_", "dev_"):
-            check_same_world(getattr(self, f"{name}questions"), self.corpus, "env.")
+        for name in ("questions", "eval_questions", "dev_questions"):
+            check_same_world(getattr(self, name), self.corpus, "env.", name)
         check_literals(self, "env")
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 
