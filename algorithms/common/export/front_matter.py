@@ -9,7 +9,8 @@ from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.results_section import scored
 from igsearch_env.question_sources import HubSource
-from igsearch_env.world.bundled import BUNDLED, world_of
+from igsearch_env.world.bundled import world_of
+from igsearch_env.world.options import BUNDLED
 
 
 def front_matter(run: ExportedPolicy) -> dict[str, Any]:

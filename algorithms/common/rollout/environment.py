@@ -17,7 +17,8 @@ from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
-from igsearch_env.world.bundled import BUNDLED, check_same_world, is_world, named_retriever, named_world, world_of
+from igsearch_env.world.bundled import check_same_world, is_world, named_retriever, named_world, world_of
+from igsearch_env.world.options import BUNDLED
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import MaskedRepr, split
 from retrievers.engines.source import is_engine
