@@ -60,10 +60,10 @@ class IGSearchEnv(gymnasium.Env[str, AgentAction]):
     Args:
         questions: questions to draw from, or the path of a question file or folder, PATH:SPLIT, PATH:SPLIT[A:B] or
             hf:REPO/CONFIG:SPLIT (see `load_questions`), or a list of these; the training questions of the bundled
-            world by default.
+            world by default, or of another generated one: "world:hard", "world:depth=4,noise=0.1" (`WorldOptions`).
         retriever: the search engine; BM25 over the bundled world by default.
         corpus: instead of `retriever`, what `open_retriever` opens: a corpus file, an index folder or the address of
-            a retrieval service. Questions of other sources than the bundled world need one of the two.
+            a retrieval service. Questions of other sources than a generated world need one of the two.
         scorer: an `AnswerScorer`, or its name: "unigram" (smoothed query likelihood, needs no model), a model's name or
             folder, or the address of an OpenAI-compatible server (see `open_scorer`). None: outcome rewards only.
         top_k: passages per search.

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.questions import Question, load_questions
-from igsearch_env.world.bundled import (
-    BUNDLED,
-    bundled_world,
-    check_same_world,
-    is_world,
-    named_retriever,
-    named_world,
-    world_of,
-)
+from igsearch_env.world.bundled import bundled_world, check_same_world, is_world, named_retriever, named_world, world_of
+from igsearch_env.world.options import BUNDLED
 from retrievers.base import Retriever
 from retrievers.open import open_retriever
 

@@ -12,12 +12,13 @@ from typing import Any
 from algorithms.common.base.typed import as_type
 from igsearch_env.errors import ConfigurationError, QuestionError, check_choice
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.opening import BUNDLED, Opened
+from igsearch_env.opening import Opened
 from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.scorers import AnswerScorer
 from igsearch_env.stepper import EpisodeStepper
+from igsearch_env.world.options import BUNDLED
 from integrations.batching import StepBatcher
 from retrievers.base import Retriever
 from retrievers.reading import FileError

@@ -47,7 +47,8 @@ from igsearch.evaluation.progress import EvaluationProgress
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.question_sets import BENCHMARKS, unlike_published
 from igsearch_env.questions import Question
-from igsearch_env.world.bundled import BUNDLED, check_same_world
+from igsearch_env.world.bundled import check_same_world
+from igsearch_env.world.options import BUNDLED
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import masked
 from retrievers.lock import ProcessLock

@@ -20,7 +20,8 @@ from igsearch_env import IGSearchEnv
 from igsearch_env.errors import IGSearchError, check_range
 from igsearch_env.protocols import Answer, Search
 from igsearch_env.terminal import MAX_WIDTH
-from igsearch_env.world.bundled import BUNDLED, check_same_world, world_of
+from igsearch_env.world.bundled import check_same_world, world_of
+from igsearch_env.world.options import BUNDLED
 from retrievers.program import ends_in_one_line
 
 HOW = """\

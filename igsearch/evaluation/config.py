@@ -22,7 +22,8 @@ from igsearch_env.protocols import make_protocol
 from igsearch_env.question_sets import PUBLISHED
 from igsearch_env.questions import Question
 from igsearch_env.scripted import SCRIPTED, check_policy_name
-from igsearch_env.world.bundled import BUNDLED, world_of
+from igsearch_env.world.bundled import world_of
+from igsearch_env.world.options import BUNDLED
 from retrievers.credentials import MaskedRepr
 
 SERVER = "vllm_server"

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.world.generator import generate_world
-from igsearch_env.world.options import PREFIX, WorldName
+from igsearch_env.world.options import BUNDLED, PREFIX, WorldName
 from igsearch_env.world.records import World
 from retrievers.base import Retriever
 from retrievers.bm25 import BM25Retriever
 from retrievers.noisy import NoisyRetriever
 
 SEED = 0
-BUNDLED = "bundled"
 POLICY_FOLDER = Path(__file__).parent / "policy"
 
 
@@ -73,8 +72,10 @@ def world_of(questions: Iterable[object]) -> str | None:
     return str(names[0]) if names and is_world(names[0]) and all(name == names[0] for name in names) else None
 
 
-def check_same_world(questions: Iterable[object], corpus: object, prefix: str = "") -> None:
-    """Raise `ConfigurationError` if questions and corpus are of different worlds. `prefix`: of option names.
+def check_same_world(questions: Iterable[object], corpus: object, prefix: str = "", option: str = "questions") -> None:
+    """Raise `ConfigurationError` if questions and corpus are of different worlds.
+
+    `option`, with `prefix`: the name of the questions in messages.
 
     Worlds that differ in noise alone are the same: they have the same passages.
     """
@@ -83,11 +84,11 @@ def check_same_world(questions: Iterable[object], corpus: object, prefix: str = 
     for source in questions:
         if is_world(source) and _texts(str(source)) != _texts(str(corpus)):
             raise ConfigurationError(
-                f"{prefix}questions {source} with {prefix}corpus {corpus}: the passages of one world do not answer the "
+                f"{prefix}{option} {source} with {prefix}corpus {corpus}: the passages of one world do not answer the "
                 f"questions of another; give {prefix}corpus {source}"
             )
 
 
 def _texts(source: str) -> WorldName:
-    name = WorldName(SEED) if source == BUNDLED else WorldName.read(source)
+    name = WorldName.read(source)
     return replace(name, options=replace(name.options, noise=0.0))

@@ -191,7 +191,7 @@ class Draft:
             golds = (UNKNOWN,)
         named = asked.nickname or self.subject(asked.start, asked.relations[0])
         titles = [self.title(s.subject) for s, hop in zip(statements, hops, strict=True) if hop.passage_id]
-        metadata = {"hops": tuple(hops), "named": named, "supporting_titles": titles}
+        metadata: dict[str, object] = {"hops": tuple(hops), "named": named, "supporting_titles": titles}
         if self.varied:
             metadata |= {
                 "depth": len(asked.relations),

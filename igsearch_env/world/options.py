@@ -13,6 +13,7 @@ from typing import Any
 
 from igsearch_env.errors import ConfigurationError, check_choice, check_range
 
+BUNDLED = "bundled"
 PREFIX = "world:"
 PRESET = "hard"
 
@@ -75,7 +76,9 @@ class WorldName:
 
     @classmethod
     def read(cls, source: str) -> WorldName:
-        """Parse `world:[hard,]OPTION=VALUE,...`. Raises `ConfigurationError` for anything else."""
+        """Parse `bundled` or `world:[hard,]OPTION=VALUE,...`. Raises `ConfigurationError` for anything else."""
+        if source == BUNDLED:
+            return cls()
         first, *others = source.removeprefix(PREFIX).split(",")
         values = others if first == PRESET else [first, *others]
         types: dict[str, Callable[[str], Any]] = {"seed": int, "passages": int}

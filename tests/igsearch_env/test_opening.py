@@ -12,7 +12,7 @@ from helpers import PASSAGES, QUESTIONS, answer, search, small_retriever
 from official_files import HOTPOT, write_list
 
 from igsearch_env import ENV_ID, ConfigurationError, QuestionError
-from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from igsearch_env.world.bundled import bundled_retriever, bundled_world, named_retriever, named_world
 from retrievers import CorpusError
 
 
@@ -108,3 +108,21 @@ def test_the_bundled_world_has_a_name(options: dict[str, Any]) -> None:
 def test_other_questions_of_the_bundled_world_need_no_corpus() -> None:
     asked = bundled_world().questions["test"][:3]
     assert gymnasium.make(ENV_ID, questions=asked).unwrapped.stepper.questions == asked  # type: ignore[attr-defined]
+
+
+def test_make_takes_a_generated_world_by_name() -> None:
+    env = gymnasium.make(ENV_ID, questions="world:hard,passages=800")
+    stepper = env.unwrapped.stepper  # type: ignore[attr-defined]
+    world = named_world("world:hard,passages=800")
+    assert stepper.questions == world.questions["train"]
+    assert stepper.retriever is named_retriever("world:hard,passages=800")
+    quiet = gymnasium.make(ENV_ID, questions="world:hard,passages=800", corpus="world:hard,passages=800,noise=0")
+    assert quiet.unwrapped.stepper.retriever.passages == world.passages  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("corpus", ["bundled", "world:depth=2,seed=1"])
+def test_a_world_does_not_answer_the_questions_of_another(corpus: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"questions world:depth=2 with corpus {corpus}: the passages of one"):
+        gymnasium.make(ENV_ID, questions=["world:depth=2"], corpus=corpus)
+    with pytest.raises(ConfigurationError, match=r"no corpus is given, and question .* is not of the bundled world"):
+        gymnasium.make(ENV_ID, questions=["world:hard,passages=800", "bundled"])

@@ -9,6 +9,8 @@ from algorithms.common.evaluation.scores import Score
 from algorithms.common.export.facts import ExportedPolicy
 from algorithms.common.export.results_section import scored
 from igsearch_env.question_sources import HubSource
+from igsearch_env.world.bundled import world_of
+from igsearch_env.world.options import BUNDLED
 
 
 def front_matter(run: ExportedPolicy) -> dict[str, Any]:
@@ -33,11 +35,13 @@ def front_matter(run: ExportedPolicy) -> dict[str, Any]:
 
 def _index(run: ExportedPolicy, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
     """One result per data set that has a score."""
+    world = world_of(run.setting("env.eval_questions") or ())
     sources = {source.dataset: source for source in _hub_sources(run.setting("env.eval_questions") or ())}
     for name, score in scores.items():
         dataset = {"type": name, "name": name}
-        if run.setting("env.eval_questions") == ["bundled"]:
-            dataset = {"type": "igsearch-bundled-world", "name": f"IGSearch bundled world, {name}", "config": name}
+        if world is not None:
+            label = "bundled world" if world == BUNDLED else world
+            dataset = {"type": "igsearch-bundled-world", "name": f"IGSearch {label}, {name}", "config": name}
         elif name in sources:
             source = sources[name]
             config = {"config": source.config} if source.config else {}

@@ -25,7 +25,7 @@ from algorithms.common.export.markdown import (
 )
 from algorithms.common.export.results_section import results_section
 from algorithms.common.export.usage_section import protocol_section, use_section
-from igsearch_env.world.bundled import bundled_world
+from igsearch_env.world.bundled import is_world, named_world
 
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 REWARDS = {
@@ -92,8 +92,10 @@ def _facts(run: ExportedPolicy) -> Iterator[str]:
         yield f"**Questions**: {', '.join(map(code_span, at('env.questions')))}"
     if at("env.corpus"):
         engine = "" if at("env.retriever") in (None, "auto") else f", searched by {code_span(at('env.retriever'))}"
-        if at("env.corpus") == "bundled":
-            engine = f" ({len(bundled_world().passages):,} passages of an invented world), searched by BM25"
+        if is_world(at("env.corpus")):
+            engine = (
+                f" ({len(named_world(at('env.corpus')).passages):,} passages of an invented world), searched by BM25"
+            )
         rerank = f", reranked by {code_span(at('env.rerank'))}" if at("env.rerank") else ""
         yield (
             f"**Corpus**: {code_span(at('env.corpus'))}{engine}{rerank}"
@@ -111,7 +113,7 @@ def _limits(run: ExportedPolicy) -> Iterator[str]:
         "One run with one seed; intervals are over questions. Results differ with another corpus, search engine, "
         "prompt or number of passages."
     )
-    if run.setting("env.corpus") == "bundled":
+    if is_world(run.setting("env.corpus")):
         yield "Corpus and questions describe an invented world: the answers are not valid in the real world."
     yield "Answers are based on the retrieved passages: the model repeats errors in them."
     yield "Only the accuracy of answers was measured: neither safety nor bias, nor other languages or tasks."

@@ -28,11 +28,13 @@ from algorithms.common.rollout.decoder_memory import decoder_memory
 from algorithms.common.rollout.engines.base import GenerationSizes, engine_class
 from algorithms.common.rollout.sampler import EVAL_SLOTS, samples_from_copy
 from igsearch_env.protocols import make_protocol
+from igsearch_env.world.bundled import is_world
+from igsearch_env.world.options import WorldName
 
 PHASES = ("loading", "evaluation", "rollout", "update")
 QUESTION_TOKENS, CHARACTERS = 64, 3  # of a question with what a chat template adds; of a token of the prompt's template
-# Of a passage, where env.max_observation_tokens sets no limit: of Wikipedia's, and of the bundled world's.
-PASSAGE_TOKENS, BUNDLED_PASSAGE_TOKENS = 200, 20
+# Of a passage, where env.max_observation_tokens sets no limit: of Wikipedia's, and of a fact of a generated world.
+PASSAGE_TOKENS, FACT_TOKENS = 200, 20
 LOGITS = 3 * 4  # bytes per logit in an update: float32 logits, log-probs and their gradient
 # On a CPU: modules that are imported with the first model, and an entry of a tokenizer; measured on SmolLM2 (49,152).
 LOADED, TOKEN = 48 * 2**20, 1_024
@@ -188,7 +190,9 @@ def _update(sizes: _Sizes) -> Iterator[MemoryLine]:
 def _turns(config: TrainConfig, context: int) -> list[int]:
     """Tokens of the longest episode that the settings allow, at the end of each of its turns."""
     env = config.env
-    passage = BUNDLED_PASSAGE_TOKENS if env.corpus == "bundled" else PASSAGE_TOKENS
+    passage = PASSAGE_TOKENS
+    if is_world(env.corpus):
+        passage = FACT_TOKENS * WorldName.read(env.corpus).options.facts_per_passage
     observation = env.max_observation_tokens or env.top_k * passage
     protocol = make_protocol(env.protocol, env.prompt, system=env.system_prompt)
     prompt = QUESTION_TOKENS + (len(protocol.template) + len(protocol.system)) // CHARACTERS

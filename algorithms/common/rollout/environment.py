@@ -17,7 +17,8 @@ from igsearch_env.question_sources import LocalSource
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.rewards import OutcomeReward
 from igsearch_env.rules import EpisodeRules, check_limits
-from igsearch_env.world.bundled import BUNDLED, check_same_world, is_world, named_retriever, named_world, world_of
+from igsearch_env.world.bundled import check_same_world, is_world, named_retriever, named_world, world_of
+from igsearch_env.world.options import BUNDLED
 from retrievers import Retriever, RetrieverError
 from retrievers.credentials import MaskedRepr, split
 from retrievers.engines.source import is_engine
@@ -94,8 +95,8 @@ class EnvConfig(EpisodeConfig):
             for name, own in (("corpus", world), ("eval_questions", (world,))):
                 if getattr(self, name) in (BUNDLED, (BUNDLED,)):
                     object.__setattr__(self, name, own)
-        for name in ("", "eval_", "dev_"):
-            check_same_world(getattr(self, f"{name}questions"), self.corpus, "env.")
+        for name in ("questions", "eval_questions", "dev_questions"):
+            check_same_world(getattr(self, name), self.corpus, "env.", name)
         check_literals(self, "env")
         check_range("env.max_failure_rate", self.max_failure_rate, 0, 1)
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from algorithms.common.rollout.environment import EnvConfig, check_named_world
+from algorithms.common.rollout.environment import (
+    EnvConfig,
+    check_corpus,
+    check_named_world,
+    check_questions,
+    make_retriever,
+)
 from igsearch_env.errors import ConfigurationError, QuestionError
 from igsearch_env.world.bundled import bundled_world
 
@@ -55,3 +62,38 @@ def test_a_missing_file_names_the_option_and_how_to_make_it() -> None:
     config = EnvConfig(questions=("gone.jsonl",))
     with pytest.raises(QuestionError, match=r"env\.questions: gone\.jsonl: no such file; .*retrievers\.build_corpus"):
         check_named_world(config, ["--env.questions", "gone.jsonl"])
+
+
+def test_corpus_and_evaluation_follow_the_world_of_the_questions() -> None:
+    config = EnvConfig(questions=("world:hard",))
+    assert (config.corpus, config.eval_questions, config.dev_questions) == ("world:hard", ("world:hard",), ())
+    check_named_world(config, ["--env.questions", "world:hard"])
+    quiet = EnvConfig(questions=("world:hard",), corpus="world:hard,noise=0", eval_questions=("world:hard,noise=0",))
+    assert quiet.corpus == "world:hard,noise=0"
+    assert EnvConfig().corpus == "bundled"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"questions": ("world:hard",), "corpus": "world:depth=2"},
+            r"env\.questions world:hard with env\.corpus w",
+        ),
+        (
+            {"eval_questions": ("world:hard",)},
+            r"env\.eval_questions world:hard with env\.corpus bundled",
+        ),
+        ({"questions": ("world:hrd",)}, "world:hrd: 'hrd' is neither hard nor OPTION=VALUE"),
+    ],
+)
+def test_questions_of_another_world_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        EnvConfig(**options)
+
+
+def test_a_generated_world_has_one_search_engine() -> None:
+    with pytest.raises(ConfigurationError, match="the world:depth=2 corpus supports only BM25"):
+        make_retriever("world:depth=2", "bm25+other")
+    check_corpus("world:depth=2", "auto")
+    check_questions(("world:depth=2",), "train", "env.questions")
