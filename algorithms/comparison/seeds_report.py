@@ -99,10 +99,10 @@ def sections(entries: Sequence[SeedGroup], against: Sequence[str], title: str, r
     found = [
         Section(title, overview(entries)),
         Section(f"{title}, EM by family", families(entries)),
-        Section(f"{title}, reward hacking in training, share of searches", hacking_table(entries)),
         Section(f"{title}, learning rates", rate_table(rates) if rates else [], RATES),
         *(Section(f"{title}, against {other.label}", differences(entries, other), DIFFERENCES) for other in baselines),
         Section(f"{title}, costs", cost_table(entries, next(iter(baselines), None)), COSTS),
+        Section(f"{title}, reward hacking in training, share of searches", hacking_table(entries)),
         Section(f"{title}, steps to an EM", steps_to_em_table(entries, reach), STEPS),
     ]
     return [section for section in found if len(section.rows) > 1]
