@@ -18,6 +18,12 @@ from algorithms.comparison.run_summary import SeedGroup
 LABEL = re.compile(r"(.+)@(\d[\d.]*(?:e[+-]?\d+)?)")
 
 
+def shown_rate(rate: float) -> str:
+    """A learning rate as in labels: 1.5e-4."""
+    digits, exponent = f"{rate:.6e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 def at_rate(method: str, rate: str) -> str:
     """The label of a method's runs at a learning rate."""
     return f"{method}@{rate}"

@@ -44,7 +44,7 @@ class Stage:
     """Training steps of each run."""
     eval_every: int
     """Steps between two points of the learning curve."""
-    learning_rates: str | list[str] = field(default_factory=list)
+    learning_rates: str | list[float] = field(default_factory=list)
     """Rates to try, or the stage that chose them; none: that of the method's options."""
     against: list[str] = field(default_factory=list)
     """Methods that the others are compared with."""
