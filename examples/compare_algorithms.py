@@ -37,13 +37,13 @@ from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import Key, RunSummary, add_elapsed, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.world.bundled import BUNDLED
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
 from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
-BUNDLED = "bundled"
 QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
 
 

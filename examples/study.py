@@ -34,6 +34,7 @@ from algorithms.comparison.learning_rates import at_rate, rate_of, rates_by_meth
 from algorithms.comparison.run_summary import Key, RunSummary, make_seed_groups, read_records
 from algorithms.comparison.study_file import Stage, Study, read_study
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
+from igsearch_env.world.bundled import BUNDLED
 from retrievers.program import ends_in_one_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this folder is not installed
@@ -137,6 +138,7 @@ def jobs_of(study: Study, stage: Stage, output: Path, chosen: Mapping[tuple[str,
     """The runs of a stage, ordered by seed. A method without a chosen rate has a label of its own, for the plan."""
     jobs: list[Job] = []
     for setting in stage.settings:
+        start = study.settings[setting].start
         entries = []
         for label, words in stage.variants.items():
             method, *own = shlex.split(words)
@@ -151,7 +153,7 @@ def jobs_of(study: Study, stage: Stage, output: Path, chosen: Mapping[tuple[str,
         comparison = Comparison(
             algorithms=tuple(entries),
             seeds=tuple(stage.seeds),
-            starts=(f"{setting}={study.settings[setting].start}",),
+            starts=(f"{setting}={start if start == BUNDLED else ROOT / start}",),
             steps=stage.steps,
             eval_every=stage.eval_every,
             options=study.settings[setting].options,
@@ -194,7 +196,7 @@ def seconds_left(job: Job, part: Part, finished: Sequence[tuple[str, RunSummary]
     for like in alike:
         found = [record for name, record in finished if like(name, record)]
         if found:
-            each = [(record.elapsed or record.spent("seconds")[-1]) / record.steps for record in found]
+            each = [(record.elapsed or record.cost_of_steps("seconds").sum()) / record.steps for record in found]
             return float(np.mean(each)) * part.stage.steps
     return None
 
@@ -211,7 +213,7 @@ def train(part: Part, study: Study, args: Args, console: Console) -> list[Job]:
         )
     for name in dict.fromkeys(job.start for job in part.missing):
         setting = study.settings[name]
-        if setting.made_by and not (Path(setting.start) / "config.json").is_file():
+        if setting.made_by and not (ROOT / setting.start / "config.json").is_file():
             console.print(f"making {setting.start}: python {setting.made_by}", highlight=False)
             done = subprocess.run([sys.executable, *shlex.split(setting.made_by)], cwd=ROOT, check=False)
             if done.returncode:

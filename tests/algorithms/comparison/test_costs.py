@@ -7,7 +7,6 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,17 +29,24 @@ def test_em_at_equal_cost_is_interpolated_between_evaluations() -> None:
     assert em_at(entries[0], "seconds", 4.0).tolist() == pytest.approx([0.6])
     assert em_at(entries[1], "seconds", 4.0).tolist() == pytest.approx([0.2 + 0.4 * 1 / 7])  # 3 s at step 2, 10 at 4
     assert em_at(entries[1], "attempts", 40.0).tolist() == pytest.approx([0.2])
-    assert np.isnan(em_at(entries[1], "attempts", 39.0)).all()  # before its first evaluation
+    slower = make_seed_groups([run_summary("slow", attempts=[30] * 4)])  # evaluated first when the fast one has ended
+    assert math.isnan(common_cost([entries[0], *slower], "attempts"))
     head, *rows = cost_table(entries, entries[0])
     assert head[-2:] == ["dev EM, 40 rollouts", "dev EM, 4 s of training"]
     assert [row[head.index("times fast's")] for row in rows] == ["1.00", "2.50"]
+
+
+def test_the_time_of_a_step_is_the_median_over_runs() -> None:
+    seconds = ([1.0, 1.0, 1.0, 9.0], [1.1, 50.0, 1.0, 2.0], [0.9, 1.2, 1.0, 2.0])
+    (entry,) = make_seed_groups([run_summary(seed=n, seconds=found) for n, found in enumerate(seconds)])
+    assert entry.spent("seconds").tolist() == pytest.approx([0, 1.0, 2.2, 3.2, 5.2])
 
 
 def test_records_of_earlier_versions_have_costs_too() -> None:
     for path in ("bundled-world.jsonl", "cold-start-60-steps.jsonl"):
         entries = make_seed_groups([r for r in read_records(ROOT / "docs/results" / path) if r.start == "cold"])
         steps = entries[0].records[0].steps
-        assert entries[0].records[0].spent("attempts")[-1] == pytest.approx(128 * steps)
+        assert entries[0].spent("attempts")[-1] == pytest.approx(128 * steps)
         head, *rows = cost_table(entries, None)
         assert len(rows) == len(entries)
         assert all(row[head.index("tokens read/step")] == "" for row in rows)
