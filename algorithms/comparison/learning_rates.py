@@ -59,22 +59,21 @@ class Rates:
 
 
 def rates_by_method(entries: Sequence[SeedGroup]) -> list[Rates]:
-    """The methods with more than one learning rate, in order of first appearance."""
+    """The methods whose labels name a learning rate, in order of first appearance."""
     found: dict[str, dict[str, SeedGroup]] = {}
     for entry in entries:
         method, rate = rate_of(entry.label)
         if rate is not None:
             found.setdefault(method, {})[rate] = entry
-    ordered = {
-        method: dict(sorted(groups.items(), key=lambda pair: float(pair[0]))) for method, groups in found.items()
-    }
-    return [Rates(method, groups) for method, groups in ordered.items() if len(groups) > 1]
+    return [
+        Rates(method, {rate: groups[rate] for rate in sorted(groups, key=float)}) for method, groups in found.items()
+    ]
 
 
 def rate_table(methods: Sequence[Rates]) -> list[list[str]]:
-    """Final test EM and last dev EM by method and learning rate, after a header."""
+    """Final test EM and last dev EM of the methods with several learning rates, after a header."""
     rows = [["method", "learning rate", "seeds", "test EM", "lowest to highest", "last dev EM", "chosen"]]
-    for found in methods:
+    for found in (one for one in methods if len(one.groups) > 1):
         for rate, entry in found.groups.items():
             final = entry.final
             mark = "yes, at the edge of the grid" if found.at_edge else "yes"

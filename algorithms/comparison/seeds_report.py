@@ -96,11 +96,10 @@ def sections(entries: Sequence[SeedGroup], against: Sequence[str], title: str, r
     names = [rate_of(entry.label)[0] for entry in entries]
     alone = [name if names.count(name) == 1 else entry.label for name, entry in zip(names, entries, strict=True)]
     baselines = [e for name, e in zip(alone, entries, strict=True) if name in against or e.label in against]
-    rates = rates_by_method(entries)
     found = [
         Section(title, overview(entries)),
         Section(f"{title}, EM by family", families(entries)),
-        Section(f"{title}, learning rates", rate_table(rates) if rates else [], RATES),
+        Section(f"{title}, learning rates", rate_table(rates_by_method(entries)), RATES),
         *(Section(f"{title}, against {other.label}", differences(entries, other), DIFFERENCES) for other in baselines),
         Section(f"{title}, costs", cost_table(entries, next(iter(baselines), None)), COSTS),
         Section(f"{title}, reward hacking in training, share of searches", hacking_table(entries)),
