@@ -37,13 +37,13 @@ from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import Key, RunSummary, add_elapsed, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.world.bundled import BUNDLED
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
 from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
-BUNDLED = "bundled"
 QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
 
 
@@ -118,9 +118,14 @@ class Job:
             )
         return _essence(before) == _essence(self.command) and (self.folder / "test_after.json").is_file()
 
+    @property
+    def record_command(self) -> list[str]:
+        """The command as records have it, without paths."""
+        return _essence(self.command)
+
     def record(self) -> RunSummary:
         """The summary of the finished run for a report."""
-        return RunSummary.of_run(self.folder, self.label, self.seed, self.start, _essence(self.command))
+        return RunSummary.of_run(self.folder, self.label, self.seed, self.start, self.record_command)
 
 
 def _essence(command: Sequence[str], *also: str) -> list[str]:
@@ -178,7 +183,7 @@ def refuse_failed(failed: Sequence[Job]) -> None:
 def known(job: Job, records: Mapping[Key, RunSummary]) -> bool:
     """Whether a record has this run. Raises `ConfigurationError` if it has a run of another command."""
     record = records.get((job.label, job.seed, job.start))
-    if record is not None and _essence(record.command) != _essence(job.command):
+    if record is not None and _essence(record.command) != job.record_command:
         raise ConfigurationError(
             f"--records has {job.label}, seed {job.seed}, of another command ({shlex.join(record.command)}); "
             "give another label, or leave those records out"

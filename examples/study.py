@@ -30,10 +30,11 @@ from rich.table import Table
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.output_path import check_output_folder
-from algorithms.comparison.learning_rates import at_rate, rate_of, rates_by_method
+from algorithms.comparison.learning_rates import at_rate, rate_of, rates_by_method, shown_rate
 from algorithms.comparison.run_summary import Key, RunSummary, make_seed_groups, read_records
 from algorithms.comparison.study_file import Stage, Study, read_study
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
+from igsearch_env.world.bundled import BUNDLED
 from retrievers.program import ends_in_one_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this folder is not installed
@@ -137,20 +138,22 @@ def jobs_of(study: Study, stage: Stage, output: Path, chosen: Mapping[tuple[str,
     """The runs of a stage, ordered by seed. A method without a chosen rate has a label of its own, for the plan."""
     jobs: list[Job] = []
     for setting in stage.settings:
+        start = study.settings[setting].start
         entries = []
         for label, words in stage.variants.items():
             method, *own = shlex.split(words)
             command = shlex.join([*shlex.split(study.methods[method]), *own])
-            rates = stage.learning_rates
-            if isinstance(rates, str):  # chosen in this setting, or else in the first one
-                settings = [setting, *study.stages[rates].settings]
+            if isinstance(stage.learning_rates, str):  # chosen in this setting, or else in the first one
+                settings = [setting, *study.stages[stage.learning_rates].settings]
                 rates = [next((chosen[method, name] for name in settings if (method, name) in chosen), PLANNED)]
+            else:
+                rates = [shown_rate(rate) for rate in stage.learning_rates]
             entries += [f"{at_rate(label, rate)}={command} --optimizer.lr {rate}" for rate in rates]
             entries += [] if rates else [f"{label}={command}"]
         comparison = Comparison(
             algorithms=tuple(entries),
             seeds=tuple(stage.seeds),
-            starts=(f"{setting}={study.settings[setting].start}",),
+            starts=(f"{setting}={start if start == BUNDLED else ROOT / start}",),
             steps=stage.steps,
             eval_every=stage.eval_every,
             options=study.settings[setting].options,
@@ -163,7 +166,7 @@ def jobs_of(study: Study, stage: Stage, output: Path, chosen: Mapping[tuple[str,
 def plan_table(parts: Sequence[Part], workers: int) -> Table:
     """Runs, runs done and hours left of each stage and setting; hours by finished runs, most alike first."""
     finished = [(part.name, record) for part in parts for record in part.records.values()]
-    table = Table("stage", "setting", "runs", "done", "hours left", "waits for the learning rate of", title="Plan")
+    table = Table("stage", "setting", "runs", "done", "hours left", "waits for", title="Plan")
     total = [0, 0, 0.0]
     for part in parts:
         for setting in part.stage.settings:
@@ -173,7 +176,8 @@ def plan_table(parts: Sequence[Part], workers: int) -> Table:
             hours = sum(filter(None, seconds)) / 3600 / workers
             shown = "?" if None in seconds else f"{hours:.1f}"
             done = len(jobs) - len(missing)
-            table.add_row(part.name, setting, str(len(jobs)), str(done), shown, ", ".join(part.waits))
+            waits = str(part.stage.learning_rates) if part.waits else ""
+            table.add_row(part.name, setting, str(len(jobs)), str(done), shown, waits)
             total = [total[0] + len(jobs), total[1] + done, total[2] + hours]
     table.add_row("all", "", str(total[0]), str(total[1]), f"{total[2]:.1f}", "", style="bold")
     return table
@@ -181,7 +185,7 @@ def plan_table(parts: Sequence[Part], workers: int) -> Table:
 
 def seconds_left(job: Job, part: Part, finished: Sequence[tuple[str, RunSummary]]) -> float | None:
     """Estimated seconds of a run, by the finished ones that are most like it; None if there is none."""
-    method = rate_of(job.label)[0]
+    method = part.stage.variants[rate_of(job.label)[0]].split()[0]
     alike: tuple[Callable[[str, RunSummary], bool], ...] = (
         lambda name, record: (name, record.label, record.start) == (part.name, job.label, job.start),
         lambda name, record: (rate_of(record.label)[0], record.start) == (method, job.start),
@@ -192,7 +196,7 @@ def seconds_left(job: Job, part: Part, finished: Sequence[tuple[str, RunSummary]
     for like in alike:
         found = [record for name, record in finished if like(name, record)]
         if found:
-            each = [(record.elapsed or record.spent("seconds")[-1]) / record.steps for record in found]
+            each = [(record.elapsed or record.cost_of_steps("seconds").sum()) / record.steps for record in found]
             return float(np.mean(each)) * part.stage.steps
     return None
 
@@ -209,7 +213,7 @@ def train(part: Part, study: Study, args: Args, console: Console) -> list[Job]:
         )
     for name in dict.fromkeys(job.start for job in part.missing):
         setting = study.settings[name]
-        if setting.made_by and not (Path(setting.start) / "config.json").is_file():
+        if setting.made_by and not (ROOT / setting.start / "config.json").is_file():
             console.print(f"making {setting.start}: python {setting.made_by}", highlight=False)
             done = subprocess.run([sys.executable, *shlex.split(setting.made_by)], cwd=ROOT, check=False)
             if done.returncode:

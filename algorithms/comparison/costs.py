@@ -27,37 +27,33 @@ def cost_table(entries: Sequence[SeedGroup], baseline: SeedGroup | None) -> list
         row = [entry.label, f"{median:.2f}", f"{times.min():.2f} to {times.max():.2f}", f"{entry.gain_share:.0%}"]
         if baseline is not None:
             row.insert(3, f"{median / float(np.median(step_seconds(baseline))):.2f}")
-        row.append(f"{np.mean([record.spent('attempts')[-1] / record.steps for record in entry.records]):.0f}")
+        row.append(f"{np.mean([record.cost_of_steps('attempts').mean() for record in entry.records]):.0f}")
         for tokens in ([r.tokens_read for r in entry.records], [r.tokens_written for r in entry.records]):
             row.append(f"{np.mean([np.mean(found) for found in tokens]):,.0f}" if all(tokens) else "")
         for cost in UNITS:
             if not math.isnan(spent[cost]):
                 found = em_at(entry, cost, spent[cost])
-                row.append(
-                    "" if np.isnan(found).any() else f"{found.mean():.3f} ({found.min():.3f} to {found.max():.3f})"
-                )
+                row.append(f"{found.mean():.3f} ({found.min():.3f} to {found.max():.3f})")
         rows.append(row)
     return rows
 
 
 def step_seconds(entry: SeedGroup) -> Float64s:
-    """Median seconds of a training step of each run, which single interruptions by other programs do not change."""
-    return np.array([np.median(np.diff(record.spent("seconds"))) for record in entry.records])
+    """Median seconds of a training step of each run."""
+    return np.array([np.median(record.cost_of_steps("seconds")) for record in entry.records])
 
 
 def common_cost(entries: Sequence[SeedGroup], cost: Cost) -> float:
-    """The largest cost that every run reached by its last dev evaluation; NaN without curves."""
-    ends = [grid[-1] for grid, _ in (entry.curve_by(cost) for entry in entries) if len(grid)]
-    return float(min(ends)) if len(ends) == len(entries) else math.nan
+    """The largest cost at which every group has dev EM: that of the first to have its last evaluation; else NaN."""
+    spent = [entry.spent(cost)[entry.curve("dev")[0]] for entry in entries]
+    end = min((found[-1] for found in spent if len(found)), default=math.nan)
+    return float(end) if all(len(found) and found[0] <= end for found in spent) else math.nan
 
 
 def em_at(entry: SeedGroup, cost: Cost, spent: float) -> Float64s:
-    """Dev EM of each run at a cost, interpolated between evaluations; NaN before the first one and after the last."""
+    """Dev EM of each run at a cost between its first and last evaluation, interpolated linearly."""
     steps, values = entry.curve("dev")
-    found = [
-        np.interp(spent, r.spent(cost)[steps], y, np.nan, np.nan) for r, y in zip(entry.records, values, strict=True)
-    ]
-    return np.array(found) if steps else np.full(len(entry.records), np.nan)
+    return np.array([np.interp(spent, entry.spent(cost)[steps], ems) for ems in values])
 
 
 def steps_to(entry: SeedGroup, em: float) -> tuple[Float64s, int]:

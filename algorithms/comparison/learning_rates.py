@@ -18,6 +18,12 @@ from algorithms.comparison.run_summary import SeedGroup
 LABEL = re.compile(r"(.+)@(\d[\d.]*(?:e[+-]?\d+)?)")
 
 
+def shown_rate(rate: float) -> str:
+    """A learning rate as in labels: 1.5e-4."""
+    digits, exponent = f"{rate:.6e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 def at_rate(method: str, rate: str) -> str:
     """The label of a method's runs at a learning rate."""
     return f"{method}@{rate}"
@@ -53,22 +59,21 @@ class Rates:
 
 
 def rates_by_method(entries: Sequence[SeedGroup]) -> list[Rates]:
-    """The methods with more than one learning rate, in order of first appearance."""
+    """The methods whose labels name a learning rate, in order of first appearance."""
     found: dict[str, dict[str, SeedGroup]] = {}
     for entry in entries:
         method, rate = rate_of(entry.label)
         if rate is not None:
             found.setdefault(method, {})[rate] = entry
-    ordered = {
-        method: dict(sorted(groups.items(), key=lambda pair: float(pair[0]))) for method, groups in found.items()
-    }
-    return [Rates(method, groups) for method, groups in ordered.items() if len(groups) > 1]
+    return [
+        Rates(method, {rate: groups[rate] for rate in sorted(groups, key=float)}) for method, groups in found.items()
+    ]
 
 
 def rate_table(methods: Sequence[Rates]) -> list[list[str]]:
-    """Final test EM and last dev EM by method and learning rate, after a header."""
+    """Final test EM and last dev EM of the methods with several learning rates, after a header."""
     rows = [["method", "learning rate", "seeds", "test EM", "lowest to highest", "last dev EM", "chosen"]]
-    for found in methods:
+    for found in (one for one in methods if len(one.groups) > 1):
         for rate, entry in found.groups.items():
             final = entry.final
             mark = "yes, at the edge of the grid" if found.at_edge else "yes"

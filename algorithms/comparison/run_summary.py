@@ -67,10 +67,10 @@ class RunSummary:
         """Number of training steps."""
         return len(self.rewards)
 
-    def spent(self, cost: Cost) -> Float64s:
-        """Rollouts or seconds of training after 0, 1, ... steps; from the means where the record has no more."""
+    def cost_of_steps(self, cost: Cost) -> Float64s:
+        """Rollouts or seconds of each training step; their mean where the record has no more."""
         each: list[int] | list[float] = self.attempts if cost == "attempts" else self.seconds
-        return np.concatenate([[0.0], np.cumsum(each or [self.means[MEAN_OF[cost]]] * self.steps)])
+        return np.array(each or [self.means[MEAN_OF[cost]]] * self.steps, dtype=np.float64)
 
     @property
     def key(self) -> Key:
@@ -196,17 +196,14 @@ class SeedGroup:
             return None
         return float((np.trapezoid(values, steps, axis=1) / (steps[-1] - steps[0])).mean())
 
-    def curve_by(self, cost: Cost, split: Split = "dev") -> tuple[Float64s, Float64s]:
-        """Rollouts or seconds of training [points], and EM [seeds, points] on these questions, interpolated linearly.
+    def spent(self, cost: Cost) -> Float64s:
+        """Rollouts or seconds of training after 0, 1, ... steps; of each step, the median over the runs.
 
-        The points lie between the first and the last evaluation of every run. Without two evaluations there are none.
+        The median leaves out what other programs on the machine did to single runs.
         """
-        steps, values = self.curve(split)
-        spent = np.array([record.spent(cost)[steps] for record in self.records])
-        if len(steps) < 2 or spent[:, 0].max() > spent[:, -1].min():
-            return np.zeros(0), np.zeros((len(self.records), 0))
-        grid = np.linspace(spent[:, 0].max(), spent[:, -1].min(), 100)
-        return grid, np.array([np.interp(grid, x, y) for x, y in zip(spent, values, strict=True)])
+        steps = min(record.steps for record in self.records)
+        each = np.median([record.cost_of_steps(cost)[:steps] for record in self.records], axis=0)
+        return np.concatenate([[0.0], np.cumsum(each)])
 
     def per_step(self, key: str) -> float:
         """A metric of the training steps, mean over steps and runs."""

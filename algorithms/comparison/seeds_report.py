@@ -32,7 +32,8 @@ STYLE = "main img { max-width: 100%; background: white; }"  # the curves are dra
 COSTS = (
     "Time is that of training steps, without evaluations; it can be compared where the runs were trained alone on the "
     "same machine (--jobs 1). Rollouts count attempts; tokens read do not include what scoring information gain reads. "
-    "EM is of dev questions, at the largest cost that every run reached, interpolated between evaluations."
+    "EM is of dev questions, at the largest cost that every method reached, interpolated between evaluations; the time "
+    "of a step is the median over the runs there."
 )
 STEPS = (
     "The first evaluation at which dev EM is at least this high. The mean counts runs that do not reach it as if they "
@@ -95,17 +96,16 @@ def sections(entries: Sequence[SeedGroup], against: Sequence[str], title: str, r
     names = [rate_of(entry.label)[0] for entry in entries]
     alone = [name if names.count(name) == 1 else entry.label for name, entry in zip(names, entries, strict=True)]
     baselines = [e for name, e in zip(alone, entries, strict=True) if name in against or e.label in against]
-    rates = rates_by_method(entries)
     found = [
         Section(title, overview(entries)),
         Section(f"{title}, EM by family", families(entries)),
-        Section(f"{title}, reward hacking in training, share of searches", hacking_table(entries)),
-        Section(f"{title}, learning rates", rate_table(rates) if rates else [], RATES),
+        Section(f"{title}, learning rates", rate_table(rates_by_method(entries)), RATES),
         *(Section(f"{title}, against {other.label}", differences(entries, other), DIFFERENCES) for other in baselines),
         Section(f"{title}, costs", cost_table(entries, next(iter(baselines), None)), COSTS),
+        Section(f"{title}, reward hacking in training, share of searches", hacking_table(entries)),
         Section(f"{title}, steps to an EM", steps_to_em_table(entries, reach), STEPS),
     ]
-    return [section for section in found if len(section.rows) > 1]
+    return [section for section in found if any(any(row[1:]) for row in section.rows[1:])]  # some have no figures
 
 
 def overview(entries: Sequence[SeedGroup]) -> list[list[str]]:
@@ -162,8 +162,8 @@ def _interval(found: Interval | None) -> str:
 def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
     """Evaluations by rollouts and by seconds of training, and training by steps: means over seeds.
 
-    Bands go from the lowest to the highest seed. The evaluations are those on dev questions, or by step on test
-    questions where a group has no dev evaluation.
+    Bands go from the lowest to the highest seed. The evaluations are those on dev questions, or on test questions where
+    a group has no dev evaluation.
     """
     import matplotlib
 
@@ -176,10 +176,10 @@ def plot(entries: Sequence[SeedGroup], start: str, path: Path) -> Path:
     for number, entry in enumerate(entries):
         look: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         for cost, axis in axes.items():
-            spent, values = entry.curve_by(cost, split)
-            if len(spent):
-                axis.plot(spent, values.mean(axis=0), label=entry.label, **look)
-                axis.fill_between(spent, values.min(axis=0), values.max(axis=0), alpha=0.12, color=look["color"])
+            steps, values = entry.curve(split)
+            spent = entry.spent(cost)[steps]
+            axis.plot(spent, values.mean(axis=0), label=entry.label, **look)
+            axis.fill_between(spent, values.min(axis=0), values.max(axis=0), alpha=0.12, color=look["color"])
         shortest = min(record.steps for record in entry.records)
         mean = np.mean([record.rewards[:shortest] for record in entry.records], axis=0)
         width = min(5, len(mean))

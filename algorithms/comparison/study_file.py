@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from algorithms.common.base.typed import as_type
 from igsearch_env.errors import check_choice
+from igsearch_env.world.bundled import BUNDLED
 from retrievers.reading import read_yaml
 
-BUNDLED = "bundled"
 STRICT = {"extra": "forbid"}  # a key that is not a field is an error
 
 
@@ -21,7 +21,7 @@ class Setting:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     start: str = BUNDLED
-    """`bundled`, or the folder of a policy."""
+    """`bundled`, or the folder of a policy in the repository."""
     made_by: str = ""
     """Python file and options that write the folder `start`, run where it is missing."""
     options: str = ""
@@ -44,7 +44,7 @@ class Stage:
     """Training steps of each run."""
     eval_every: int
     """Steps between two points of the learning curve."""
-    learning_rates: str | list[str] = field(default_factory=list)
+    learning_rates: str | list[float] = field(default_factory=list)
     """Rates to try, or the stage that chose them; none: that of the method's options."""
     against: list[str] = field(default_factory=list)
     """Methods that the others are compared with."""
