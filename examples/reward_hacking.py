@@ -78,7 +78,7 @@ class Row:
     nats: dict[str, float]
     probability: dict[str, float]
     pay: dict[str, float]
-    """By algorithm; empty for the honest search."""
+    """By algorithm; left out where it is 0, and for the honest search."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,24 @@ class Method:
     on_queries: bool = False
 
 
-FORMS: dict[str, dict[str, Any]] = {  # of IG-GRPO, each measured over the baselines that may serve as controls
-    "ig_grpo": {},
-    "ig_grpo siblings": {"gain_baseline": "siblings"},
-    "ig_grpo return": {"gain": "probability", "alpha": 3.0, "credit": "return"},
-}
 CONTROLS: tuple[Baseline, ...] = ("random", "previous", "query")
+FORMS: dict[str, dict[str, Any]] = {
+    "": {},
+    "siblings, ": {"gain_baseline": "siblings"},
+    "return, ": {"gain": "probability", "alpha": 3.0, "credit": "return"},
+}
+VARIANTS: dict[str, IGGRPOConfig] = {  # of IG-GRPO, beside the algorithms that are compared
+    f"ig_grpo {form}{baseline}": IGGRPOConfig(**options, information_gain=InformationGainConfig(baseline=baseline))
+    for form, options in FORMS.items()
+    for baseline in CONTROLS
+    if form or baseline != InformationGainConfig.baseline
+}
 
 
 def methods() -> dict[str, Method]:
-    """All algorithms that are compared, and each form of IG-GRPO with each of the `CONTROLS`."""
+    """All algorithms that are compared, and the `VARIANTS`."""
     found = {name: Method(entry.algorithm, entry.gains, entry.on_queries) for name, entry in ALGORITHMS.items()}
-    for form, options in FORMS.items():
-        for baseline in CONTROLS:
-            config = IGGRPOConfig(information_gain=InformationGainConfig(baseline=baseline), **options)
-            found[f"{form}, {baseline}"] = Method(IGGRPO(config), config.information_gain, on_queries=True)
-    return found
+    return found | {name: Method(IGGRPO(c), c.information_gain, on_queries=True) for name, c in VARIANTS.items()}
 
 
 def queries_of(question: Question, kind: str, other_title: str) -> list[str]:
@@ -184,8 +186,10 @@ def _as_planned(group: Group) -> bool:
     return True
 
 
-def measured(policy: Policy, stepper: EpisodeStepper, groups: Sequence[Group], seed: int) -> list[Row]:
-    """The rows of all questions: gains over each baseline, then the pay of each algorithm."""
+def measured(
+    policy: Policy, stepper: EpisodeStepper, groups: Sequence[Group], seed: int
+) -> tuple[list[Row], list[str]]:
+    """The rows of all questions, with gains over each baseline and the pay of each algorithm; and its algorithms."""
     buffer = RolloutBuffer(list(groups))
     buffer.values = np.zeros(int(buffer.policy_tokens.sum()), dtype=np.float32)
     gains: dict[InformationGainConfig, Gains] = {}
@@ -207,18 +211,20 @@ def measured(policy: Policy, stepper: EpisodeStepper, groups: Sequence[Group], s
         for row, (place, _) in zip(rows, places, strict=True):
             gain = found[place]
             assert gain is not None  # it found passages
-            row.nats[baseline] = round(gain.value, 3)
-            row.probability[baseline] = round(gain.in_probability, 4)
+            row.nats[baseline] = round(gain.value, 2)
+            row.probability[baseline] = round(gain.in_probability, 3)
+    names = []
     for name, method in methods().items():
         if method.gains is not None:
             set_gains(buffer, measure(method.gains))
         with suppress(RolloutBufferError):  # it needs something else than these episodes have
             by_turn = turn_means(buffer, method.algorithm.advantages(buffer), on_queries=method.on_queries)
             unit = float(np.abs(by_turn).mean())
+            names.append(name)
             for row, (place, honest) in zip(rows, places, strict=True):
-                if row.search != LAST_TITLE:
-                    row.pay[name] = round((by_turn[place] - by_turn[honest]) / unit, 2)
-    return rows
+                if pay := round((by_turn[place] - by_turn[honest]) / unit, 2):
+                    row.pay[name] = pay
+    return rows, names
 
 
 def _rows(buffer: RolloutBuffer) -> tuple[list[Row], list[tuple[int, int]]]:
@@ -247,11 +253,12 @@ def print_gains(console: Console, title: str, rows: Sequence[Row], value: Callab
     console.print(table)
 
 
-def print_pay(console: Console, rows: Sequence[Row]) -> None:
+def print_pay(console: Console, rows: Sequence[Row], names: Sequence[str]) -> None:
     """A table of mean pay by algorithm and kind of hack."""
     table = Table("algorithm", *HACKS, title="Pay, in mean absolute advantages of a turn", title_justify="left")
-    for name in next(row.pay for row in rows if row.search != LAST_TITLE):
-        table.add_row(name, *(mean_interval([row.pay[name] for row in rows if row.search == hack]) for hack in HACKS))
+    for name in names:
+        by_hack = ([row.pay.get(name, 0.0) for row in rows if row.search == hack] for hack in HACKS)
+        table.add_row(name, *map(mean_interval, by_hack))
     console.print(table)
 
 
@@ -271,7 +278,7 @@ def main(args: Args) -> None:
             raise ConfigurationError(
                 f"the titles of {len(groups)} questions find sufficient evidence: use more questions"
             )
-        rows = measured(policy, stepper, groups, args.seed)
+        rows, names = measured(policy, stepper, groups, args.seed)
     if args.output is not None:
         with atomic_write(args.output) as partial:
             partial.write_text(
@@ -281,7 +288,7 @@ def main(args: Args) -> None:
     print_gains(console, "Gain, nats", rows, lambda row, baseline: row.nats[baseline])
     print_gains(console, "Stabilised gain", rows, lambda row, baseline: float(STABILISE(row.nats[baseline])))
     print_gains(console, "Gain in probability", rows, lambda row, baseline: row.probability[baseline])
-    print_pay(console, rows)
+    print_pay(console, rows, names)
 
 
 if __name__ == "__main__":

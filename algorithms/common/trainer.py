@@ -22,7 +22,7 @@ from algorithms.common.run.layout import resumption, run_folder
 from algorithms.common.run.run import Run
 from algorithms.common.run.setup import make_torch_deterministic
 from algorithms.common.run.time_estimate import estimate_time
-from algorithms.common.run.tracked import TrackedQuestions
+from algorithms.common.run.tracked import TrackedQuestions, is_due
 from algorithms.common.training.batch_metrics import batch_metrics, throughput
 from algorithms.common.training.policy_update import policy_update, recompute_logprobs, reference_logprobs
 from algorithms.common.warm_start.warm_start import warm_started
@@ -111,9 +111,10 @@ def print_estimate(run: Run, algorithm: Algorithm, *, recomputes: bool) -> None:
     validations = config.steps // config.eval_every - run.steps_done // config.eval_every if config.eval_every else 0
     tests = 1 + (run.steps_done == 0 and not config.skip_initial_evaluation)
     estimate = estimate_time(run, needs_information_gain=algorithm.needs_information_gain, recomputes=recomputes)
-    message = estimate.message(
-        left, validations * len(run.evaluator.dev_questions), tests * len(run.evaluator.test_questions)
-    )
+    questions = validations * len(run.evaluator.dev_questions) + tests * len(run.evaluator.test_questions)
+    # Those of the step that is resumed are there already.
+    tracked = sum(is_due(step, config) for step in range(run.steps_done + (run.steps_done > 0), config.steps + 1))
+    message = estimate.message(left, questions, tracked)
     run.console.print(message, soft_wrap=True, highlight=False)
 
 

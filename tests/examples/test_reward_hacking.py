@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithms.comparison.registry import ALGORITHMS
 from examples.reward_hacking import HACKS, LAST_TITLE, Args, main
 
 
@@ -20,15 +19,14 @@ def test_each_hack_is_paid_by_some_baseline_and_not_by_its_control(tmp_path: Pat
         return float(np.mean([row["probability"][baseline] for row in rows if row["search"] == search]))
 
     def pay(search: str, algorithm: str) -> float:
-        return float(np.mean([row["pay"][algorithm] for row in rows if row["search"] == search]))
+        return float(np.mean([row["pay"].get(algorithm, 0.0) for row in rows if row["search"] == search]))
 
     assert all(gain(LAST_TITLE, baseline) > 0.4 for baseline in ("random", "previous", "query"))
     assert gain("unseen_answer", "random") > 0.2 > 0 > gain("unseen_answer", "query")
     assert gain("redundant", "random") > 0.2 > gain("redundant", "previous")
     assert gain("read_answer", "random") > gain("read_answer", "previous")
     assert pay("redundant", "ig_grpo return, random") > 2 * pay("redundant", "ig_grpo return, previous")
-    assert pay("unseen_answer", "ig_grpo, random") > 0 > pay("unseen_answer", "ig_grpo, query")
+    assert pay("unseen_answer", "ig_grpo") > 0 > pay("unseen_answer", "ig_grpo query")
     for name in ("grpo", "rloo", "ppo", "reinforce_plus_plus"):
-        assert {row["pay"][name] for row in rows if row["search"] != LAST_TITLE} == {0}
-    paid = next(row["pay"] for row in rows if row["search"] != LAST_TITLE)
-    assert paid.keys() >= set(ALGORITHMS)
+        assert not any(name in row["pay"] for row in rows)
+    assert not any(row["pay"] for row in rows if row["search"] == LAST_TITLE)

@@ -6,7 +6,7 @@ const ALIKE = 0.3; // share of common words from which a query counts as a chang
 // The share of words that two texts have in common, in order: 1 if they are equal, 0 if there is none.
 function likeness(pieces) {
   const counts = {same: 0, del: 0, ins: 0};
-  for (const [kind, text] of pieces) counts[kind] += text.split(' ').length;
+  for (const {kind, words} of pieces) counts[kind] += words;
   return 2 * counts.same / Math.max(1, 2 * counts.same + counts.del + counts.ins);
 }
 
@@ -19,12 +19,6 @@ function origin(query, earlier) {
     if (found > most || (found === 1 && other.key === query.key)) [best, most] = [{query: other, pieces}, found];
   }
   return best;
-}
-
-function changed(pieces) {
-  return pieces.flatMap(([kind, text], place) => [
-    place > 0 ? ' ' : '', kind === 'same' ? text : make(kind, {}, text),
-  ]);
 }
 
 function counted(query, ...text) {

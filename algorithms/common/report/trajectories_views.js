@@ -34,12 +34,6 @@ function previousSearch(row, turn) {
   return asked[asked.indexOf(turn) - 1];
 }
 
-// What changed from one query to another, word by word.
-function changes(before, after) {
-  const pieces = wordDiff(before, after);
-  return pieces.flatMap(([kind, text], place) => [place > 0 && ' ', kind === 'same' ? text : make(kind, {}, text)]);
-}
-
 function changesFromPrevious(row, turn) {
   const previous = previousSearch(row, turn);
   if (!previous) return null;

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.config import TrainConfig
-from algorithms.common.evaluation.scores import macro_average
+from algorithms.common.evaluation.scores import Score, macro_average
 from algorithms.common.model.policy import Policy
 from algorithms.common.run.checkpoint import write_policy
 from algorithms.common.run.collector import Collector
@@ -60,10 +60,20 @@ class Evaluations:
         if step == self.config.steps and ("test", step) not in self._done:
             self.test(step)
 
+    def before(self) -> None:
+        """Evaluate on the test questions before training, unless an interrupted start of the run has done so."""
+        scores = self.learner.processes.run_on_main(self.evaluator.scores_before)
+        if scores is None:
+            self.test(0)
+        else:
+            self._log_test(0, scores)
+
     def test(self, step: int) -> None:
         """Evaluate on the test questions and log the scores."""
         self._begin("test", self.evaluator.test_questions)
-        scores = self.evaluator.evaluate(step, self.progress.question_ended)
+        self._log_test(step, self.evaluator.evaluate(step, self.progress.question_ended))
+
+    def _log_test(self, step: int, scores: Mapping[str, Score]) -> None:
         if self.log is not None:
             self.log.write(step, score_metrics("test", scores))
         self.progress.evaluated(step, "test", macro_average(scores))

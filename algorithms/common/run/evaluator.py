@@ -10,13 +10,15 @@ from algorithms.common.base.hardware import hardware
 from algorithms.common.config import TrainConfig
 from algorithms.common.distributed.processes import Processes
 from algorithms.common.evaluation.fingerprint import Fingerprint, make_fingerprint
-from algorithms.common.evaluation.results import write_result
+from algorithms.common.evaluation.results import read_result, write_result
 from algorithms.common.evaluation.scores import QuestionResult, Score, score_rows
 from algorithms.common.rollout.collect import play
 from algorithms.common.rollout.sampler import EVAL_SLOTS, Sampler
 from igsearch_env.questions import Question
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
+
+BEFORE = "test_before.json"
 
 
 def play_greedy(
@@ -68,20 +70,25 @@ class Evaluator:
         rows = self.play(self.test_questions, on_end)
         scores = score_rows(rows)
         if self.processes.is_main:
-            limit = self.config.test_limit
-            some: dict[str, Any] = {"test_limit": limit} if limit else {}
-            write_result(
-                self.run_dir / ("test_before.json" if step == 0 else "test_after.json"),
-                rows,
-                scores,
-                algorithm=self.algorithm,
-                seed=self.config.seed,
-                step=step,
-                **some,
-                hardware=hardware(),
-                fingerprint=self.fingerprint(step),
-            )
+            path = self.run_dir / (BEFORE if step == 0 else "test_after.json")
+            facts = {**self._of_run(step), "hardware": hardware(), "fingerprint": self.fingerprint(step)}
+            write_result(path, rows, scores, **facts)
         return scores
+
+    def scores_before(self) -> dict[str, Score] | None:
+        """Scores of RUN_DIR/test_before.json, which an interrupted start of this run left; None if it is not of it."""
+        path = self.run_dir / BEFORE
+        if not path.is_file():
+            return None
+        result = read_result(path)
+        expected = {**self._of_run(0), "fingerprint": self.fingerprint(0)}
+        of_run = {key: value for key, value in result.header.items() if key in (*expected, "test_limit")}
+        return result.scores if of_run == expected else None
+
+    def _of_run(self, step: int) -> dict[str, Any]:
+        limit = self.config.test_limit
+        of_run = {"algorithm": self.algorithm, "seed": self.config.seed, "step": step}
+        return {**of_run, "test_limit": limit} if limit else of_run
 
     def play(self, questions: Sequence[Question], on_end: Callable[[], None] = lambda: None) -> list[QuestionResult]:
         """Play one greedy episode per question."""

@@ -205,7 +205,7 @@ class Run:
             if self.steps_done:
                 self.evaluations.after(self.steps_done)  # what an interruption prevented
             elif not config.skip_initial_evaluation:
-                self.evaluations.test(0)
+                self.evaluations.before()
             also(self.steps_done)
             for step in range(self.steps_done + 1, config.steps + 1):
                 yield step

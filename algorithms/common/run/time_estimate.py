@@ -22,26 +22,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Seconds of the parts of a step, and of an evaluated question."""
+    """Seconds of the parts of a step, of an evaluated question, and of all tracked questions at one step."""
 
     rollout: float
     information_gain: float
     update: float
     question: float
+    tracked: float
 
     @property
     def step(self) -> float:
         """Seconds of a step."""
         return self.rollout + self.information_gain + self.update
 
-    def message(self, steps: int, dev_questions: int, test_questions: int) -> str:
-        """One line for `steps` steps and the evaluation of so many questions in all."""
-        total = steps * self.step + (dev_questions + test_questions) * self.question
+    def message(self, steps: int, questions: int, tracked: int) -> str:
+        """One line for `steps` steps, the evaluation of so many questions in all, and tracked ones at so many steps."""
+        total = steps * self.step + questions * self.question + tracked * self.tracked
         parts = f"rollout {self.rollout:.1f}, information gain {self.information_gain:.1f}, update {self.update:.1f}"
-        return (
-            f"time: about {timedelta(seconds=round(total))} for {steps:,} steps of {self.step:.1f} s ({parts}) and "
-            f"{dev_questions + test_questions:,} evaluated questions, as measured on {FEW + MORE} questions"
-        )
+        shown = [f"{steps:,} steps of {self.step:.1f} s ({parts})", f"{questions:,} evaluated questions"]
+        if tracked and self.tracked:
+            shown.append(f"{tracked:,} rollouts of the tracked questions ({self.tracked:.1f} s each)")
+        listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
+        measured = f"as measured on {FEW + MORE} questions"
+        return f"time: about {timedelta(seconds=round(total))} for {listed}, {measured}"
 
 
 def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -> TimeEstimate:
@@ -57,12 +60,15 @@ def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -
     episodes = len(run.processes.share(config.questions_per_step)) * config.group_size
     per_episode = max(0.0, more_seconds - few_seconds) / (len(more.trajectories) - len(few.trajectories))
     rollout = few_seconds + per_episode * (episodes - len(few.trajectories))
+    of_tracked = len(run.processes.share(run.config.tracked_questions)) * config.group_size
+    tracked = few_seconds + per_episode * (of_tracked - len(few.trajectories)) if of_tracked else 0.0
     scale = episodes / len(more.trajectories)
     gain = 0.0
     if needs_information_gain:
         measured = run.information_gain(0, more.prefixes)
         _, seconds = _timed(lambda: measure_information_gain(more, measured))
         gain = seconds * scale
+        tracked += seconds * of_tracked / len(more.trajectories)
     for buffer in (few, more):
         buffer.release_prefixes()
     learner = run.learner
@@ -73,7 +79,7 @@ def estimate_time(run: Run, *, needs_information_gain: bool, recomputes: bool) -
     passes = (1 + BACKWARD) * optimizer.epochs + recomputes
     # All processes have read the same share of a buffer that each of them holds.
     update = passes * forward * scale
-    return TimeEstimate(rollout, gain, update, per_episode or few_seconds / len(few.trajectories))
+    return TimeEstimate(rollout, gain, update, per_episode or few_seconds / len(few.trajectories), tracked)
 
 
 def _collect(run: Run, count: int) -> RolloutBuffer:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.base.hardware import release_memory
+from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.rollout.collect import collect
 from algorithms.common.run.recorded_trajectories import record_trajectories
@@ -41,6 +42,11 @@ def tracked_questions(questions: Sequence[Question], count: int, seed: int) -> l
     return [question for question in turns if question is not None][:count]
 
 
+def is_due(step: int, config: TrainConfig) -> bool:
+    """Whether they are rolled out after a step: before training (0), at every evaluation and after the last step."""
+    return step in (0, config.steps) or (config.eval_every > 0 and step % config.eval_every == 0)
+
+
 class TrackedQuestions:
     """Rolls out and records the tracked questions of a run. Every process must call its methods."""
 
@@ -49,14 +55,13 @@ class TrackedQuestions:
         self.questions = tracked_questions(run.train_questions, run.config.tracked_questions, run.config.seed)
 
     def after(self, step: int) -> None:
-        """Record them after a step: before training (0), at every evaluation and after the last step.
+        """Record them after a step, if they are due then.
 
         What a resumed run has recorded after its last step is kept.
         """
-        run, config = self.run, self.run.config
-        due = step in (0, config.steps) or (config.eval_every > 0 and step % config.eval_every == 0)
+        run = self.run
         there = run.processes.run_on_main(lambda: step == run.steps_done > 0 and self._path(step).is_file())
-        if self.questions and due and not there:
+        if self.questions and is_due(step, run.config) and not there:
             start = time.perf_counter()
             self._record(step)
             if run.log is not None:

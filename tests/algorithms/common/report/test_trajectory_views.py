@@ -142,16 +142,34 @@ def test_a_diff_rebuilds_both_texts_and_keeps_as_much_as_possible(page: Any) -> 
         pairs, page.evaluate("pairs => pairs.map((p) => wordDiff(...p))", pairs), strict=True
     ):
 
-        def words(*kinds: str, pieces: list[list[str]] = pieces) -> list[str]:
-            return " ".join(text for kind, text in pieces if kind in kinds).split()
+        def words(*kinds: str, pieces: list[dict[str, Any]] = pieces) -> list[str]:
+            return " ".join(piece["text"] for piece in pieces if piece["kind"] in kinds).split()
 
         assert words("same", "del") == before.split()
         assert words("same", "ins") == after.split()
         assert len(words("same")) == common_words(before.split(), after.split())
-        kinds = [kind for kind, _ in pieces]
+        kinds = [piece["kind"] for piece in pieces]
         assert {*kinds} <= {"same", "del", "ins"}
-        assert all(text for _, text in pieces)
+        assert all(len(piece["text"].split()) == piece["words"] > 0 for piece in pieces)
         assert all(one != other and (one, other) != ("ins", "del") for one, other in pairwise(kinds))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("日本の首都はどこですか", "日本の人口はどこですか", "日本の[-首都]{+人口}はどこですか"),
+        ("法国的首都是哪里", "法国的人口是哪里", "法国的[-首都]{+人口}是哪里"),
+        ("เมืองหลวงของไทย", "เมืองหลวงของลาว", "เมืองหลวงของ[-ไทย]{+ลาว}"),
+        ("capital of 日本 today", "capital of 日本の today", "capital of 日本{+の} today"),
+    ],
+)
+def test_scripts_without_spaces_are_compared_word_by_word(page: Any, before: str, after: str, expected: str) -> None:
+    pieces = page.evaluate("pair => wordDiff(...pair)", [before, after])
+    marks = {"same": "{}", "del": "[-{}]", "ins": "{{+{}}}"}
+    shown = "".join(" " * piece["spaced"] + marks[piece["kind"]].format(piece["text"]) for piece in pieces)
+    assert shown == expected
+    drawn = page.evaluate("pair => make('p', {}, ...changes(...pair)).textContent", [before, after])
+    assert drawn == "".join(" " * piece["spaced"] + piece["text"] for piece in pieces)
 
 
 def test_a_search_shows_what_changed_from_the_previous_query(page: Any) -> None:

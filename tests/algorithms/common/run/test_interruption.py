@@ -116,6 +116,32 @@ def test_an_interrupted_run_saves_what_is_complete_and_ends_as_an_uninterrupted_
         assert ours == theirs
 
 
+@pytest.mark.parametrize("of_this_run", [True, False])
+def test_the_evaluation_before_training_is_made_once(
+    of_this_run: bool, small: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless its file is of another evaluation, such as of questions that have been replaced since."""
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupts(patch, trainer, "collect_batch", 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run_ig_grpo(small, run_dir)
+    before = json.loads((run_dir / "test_before.json").read_text())
+    if not of_this_run:
+        before["fingerprint"]["questions"] = {}
+        (run_dir / "test_before.json").write_text(json.dumps(before))
+    evaluate, evaluated = Evaluator.evaluate, []
+
+    def counted(evaluator: Evaluator, step: int, *arguments: Any) -> dict[str, Score]:
+        evaluated.append(step)
+        return evaluate(evaluator, step, *arguments)
+
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
+    run_ig_grpo(small, run_dir)
+    assert evaluated == ([4] if of_this_run else [0, 4])
+    assert without_times(run_dir) == without_times(whole)
+
+
 def test_an_error_saves_too_and_says_what_resumes(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
