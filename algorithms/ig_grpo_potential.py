@@ -9,12 +9,13 @@
 Each search earns its gain over the context before it, and the last turn pays back the potential that was reached.
 IG-GRPO and IGPO do not take it back: a policy that only raises the probability of the answer is better off there. Here
 the sum over the turns that follow is a function of the state alone, so the expected gradient is that of RLOO on the
-outcome for any potential and any alpha: shaping can reduce the variance of the estimate and nothing else. It does where
-Phi resembles the value of a state, the expected outcome from there on: a critic without training. The probability of
-the golden answer estimates just that for an answer given now, in the units of exact match, hence the defaults.
+outcome for any potential: shaping can reduce the variance of the estimate and nothing else. It does where
+Phi(s_t) - Phi(s_0) resembles what the searches so far have changed in the expected outcome.
 
-Nothing is divided by a standard deviation and no gain is stabilised: either would make the sum depend on the actions.
-See "Potential-based shaping" in docs/algorithms.md for the variance that was measured.
+alpha is fitted by default, as that resemblance differs between policies: for each group, the alpha of least squares
+that minimises the squared advantages of the other groups of the batch (a control variate's coefficient, Cov / Var).
+The group's own actions do not influence it, so nothing is biased. Neither are gains stabilised, nor is anything divided
+by a standard deviation: either would make the sum depend on the actions.
 
     python algorithms/ig_grpo_potential.py --steps 60 --seed 0
 """
@@ -24,12 +25,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.advantages import discounted_sums, rloo_advantages
-from algorithms.common.training.potentials import GainForm, check_potentials, shaping_rewards, turn_potentials
+from algorithms.common.training.advantages import Float64s, discounted_sums, rloo_advantages
+from algorithms.common.training.potentials import GainForm, check_potentials, turn_potentials
 from igsearch_env.errors import check_range
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -38,8 +40,8 @@ from igsearch_env.information_gain import InformationGainConfig
 class IGGRPOPotentialConfig(TrainConfig):
     """Options of IG-GRPO with potential-based shaping."""
 
-    alpha: float = 1.0
-    """Weight of the potential; at 0 this is RLOO."""
+    alpha: float | None = None
+    """Weight of the potential; None: fitted on the other groups of the batch; at 0 this is RLOO."""
     gain: GainForm = "probability"
     """Potential: the probability of the golden answer (e^s), or its mean token log-prob s, in nats."""
     gamma: float = 1.0
@@ -50,7 +52,7 @@ class IGGRPOPotentialConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("alpha", self.alpha, 0)
+        check_range("alpha", self.alpha or 0.0, 0)
         check_range("gamma", self.gamma, 0, 1)
         check_potentials(self.information_gain, self.env, "IG-GRPO with potential-based shaping")
         check_siblings(self.rollout.group_size, "ig_grpo_potential", "train with algorithms/ppo.py")
@@ -68,16 +70,35 @@ class IGGRPOPotential(Algorithm):
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         buffer.check_gains()
-        config, counts = self.config, buffer.turn_counts
-        potentials = config.alpha * turn_potentials(buffer, config.gain)
-        rewards = shaping_rewards(potentials, counts, config.gamma)
+        counts, of_turns = buffer.turn_counts, np.repeat(buffer.group_index, buffer.turn_counts)
         last = np.cumsum(counts) - 1
-        rewards[last] += buffer.outcomes
-        returns = discounted_sums(rewards, counts, config.gamma)
+        rewards = np.zeros(int(counts.sum()))
+        rewards[last] = buffer.outcomes
+        returns = discounted_sums(rewards, counts, self.config.gamma)
         of_episodes = returns[last - counts + 1]
         siblings = of_episodes - rloo_advantages(of_episodes, buffer.group_index)  # mean over them; 0 without any
-        per_turn = np.where(np.repeat(buffer.lost_siblings, counts), 0.0, returns - np.repeat(siblings, counts))
-        return buffer.broadcast_turns(per_turn)
+        credit = returns - np.repeat(siblings, counts)
+        potentials = turn_potentials(buffer, self.config.gain)  # the sums of F that follow, with the other sign
+        alpha = self.config.alpha
+        if alpha is None:
+            weights = fitted_weights(credit, potentials, buffer.turn_tokens, of_turns)
+        else:
+            weights = np.full(len(credit), alpha)
+        shaped = credit - weights * potentials
+        return buffer.broadcast_turns(np.where(np.repeat(buffer.lost_siblings, counts), 0.0, shaped))
+
+
+def fitted_weights(credit_S: ArrayLike, potentials_S: ArrayLike, tokens_S: ArrayLike, groups_S: ArrayLike) -> Float64s:
+    """alpha of each of S turns, that minimises sum tokens (credit - alpha potential)^2 over all other groups.
+
+    0 where no other group has a potential.
+    """
+    credit, potentials, groups = np.asarray(credit_S), np.asarray(potentials_S), np.asarray(groups_S)
+    weighted = np.asarray(tokens_S) * potentials
+    products, squares = np.bincount(groups, weighted * credit), np.bincount(groups, weighted * potentials)
+    others = squares.sum() - squares
+    alphas = np.where(others > 1e-9, (products.sum() - products) / np.maximum(others, 1e-9), 0.0)
+    return np.asarray(alphas[groups])
 
 
 if __name__ == "__main__":

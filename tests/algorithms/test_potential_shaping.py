@@ -7,6 +7,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.training.potentials import shaping_rewards, turn_potentials
 from algorithms.common.training.segments import segment_advantages, segment_numbers
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
-from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
+from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig, fitted_weights
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.rloo import RLOO
 from algorithms.tips import TIPS, TIPSConfig
@@ -40,8 +41,8 @@ PLAIN_RLOO = RLOO(TrainConfig()).advantages
 
 
 def potential(**options: Any) -> Estimator:
-    """IG-GRPO with potential-based shaping."""
-    return IGGRPOPotential(IGGRPOPotentialConfig(**options)).advantages
+    """IG-GRPO with potential-based shaping, of weight 1 by default."""
+    return IGGRPOPotential(IGGRPOPotentialConfig(**{"alpha": 1.0, **options})).advantages
 
 
 def played(gains: Mapping[str, float]) -> list[Trajectory]:
@@ -121,6 +122,40 @@ def test_a_scale_that_is_computed_from_the_batch_is_slightly_biased() -> None:
         for size in (2, 4)
     ]
     assert biases == pytest.approx([0.0222, 0.0139], abs=1e-4)
+
+
+@EITHER
+@pytest.mark.parametrize("gains", [GAINS, GUESSES], ids=["honest", "guesses"])
+def test_a_weight_that_is_fitted_on_other_groups_is_unbiased(gains: dict[str, float], theta: Array) -> None:
+    """Over all batches of two groups of two episodes."""
+    episodes, size = played(gains), 2
+    pairs = list(product(range(len(TOY.paths)), repeat=size))
+    chances, scores, exact = TOY.probabilities(theta), TOY.scores(theta), TOY.gradient(theta, TOY.outcomes)
+    lengths = [len(path) + 1 for path in TOY.paths]
+    estimates, squares = np.zeros((2, *theta.shape)), np.zeros(2)
+    for one, other in product(pairs, repeat=2):
+        buffer, batch = buffer_of([[episodes[n] for n in pair] for pair in (one, other)]), (*one, *other)
+        chance = chances[list(batch)].prod()
+        for k, estimator in enumerate((potential(alpha=None), potential(alpha=0.0))):
+            rows = np.split(estimator(buffer), np.cumsum([lengths[n] for n in batch])[:-1])
+            terms = [np.einsum("t,tsa->sa", row, scores[n, : len(row)]) for row, n in zip(rows, batch, strict=True)]
+            estimates[k] += chance * sum(terms) / len(batch)
+            squares[k] += chance * (sum(terms) ** 2).sum() / len(batch) ** 2
+    assert relative(estimates[0] - exact, exact) < 1e-6
+    assert relative(estimates[1] - exact, exact) < 1e-6
+    assert abs(squares[0] / squares[1] - 1) > 1e-3  # though its advantages are others
+
+
+def test_a_fitted_weight_is_that_of_least_squares_on_the_other_groups() -> None:
+    credit, potentials, tokens, groups = (
+        [1.0, 0.0, 3.0, 2.0, 5.0],
+        [1.0, 2.0, 1.0, 4.0, 0.0],
+        [1, 1, 2, 1, 1],
+        [0, 0, 1, 1, 2],
+    )
+    ours = fitted_weights(credit, potentials, tokens, groups)
+    assert ours.tolist() == pytest.approx([14 / 18, 14 / 18, 1 / 5, 1 / 5, 15 / 23])
+    assert fitted_weights([1.0, 2.0], [0.0, 3.0], [1, 1], [0, 1]).tolist() == pytest.approx([2 / 3, 0.0])
 
 
 # ---------------------------------------------------------------- variance

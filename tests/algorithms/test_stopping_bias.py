@@ -89,7 +89,7 @@ CW_GRPO, CW_GRPO_SOFT = (
 )
 IGPO_JOINT = IGPO(IGPOConfig(gain="log_probability")).advantages
 IGPO_SEPARATE = IGPO(IGPOConfig(gain="log_probability", normalisation="separate")).advantages
-POTENTIAL = IGGRPOPotential(IGGRPOPotentialConfig(gain="log_probability")).advantages
+POTENTIAL = IGGRPOPotential(IGGRPOPotentialConfig(alpha=1.0, gain="log_probability")).advantages
 TIPS_GROUP = TIPS(TIPSConfig(estimator="group")).advantages
 MR_SEARCH = MRSearch(MRSearchConfig()).advantages
 EPISODE_OVER_TURNS = gigpo(omega=0.0, episode_statistics="turn")
