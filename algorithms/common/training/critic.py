@@ -79,8 +79,7 @@ class Critic:
     ) -> dict[str, float]:
         """Gradient steps towards `targets`, one per policy token; `buffer.values` are the old values.
 
-        `mask`: the policy tokens that the loss and the explained variance are means over; None: all. Every trajectory
-        has at least one.
+        `mask`: the policy tokens that the loss and the explained variance are means over; None: all.
         """
         old = buffer.values
         assert old is not None
@@ -93,7 +92,7 @@ class Critic:
             losses = value_loss(values, before, wanted, self.config.value_clip)
             if mask is not None:
                 losses = losses[torch.from_numpy(mask[index]).to(device)]
-            loss = losses.sum() / tokens
+            loss = losses.sum() / max(tokens, 1)
             return loss, {"loss": loss.detach()}
 
         steps = run_epochs(
@@ -108,8 +107,7 @@ class Critic:
             counts_N=None if mask is None else np.add.reduceat(mask.astype(np.int64), buffer.first_token),
         )
         losses = [sums["loss"] for _, sums in steps]
-        if mask is not None:
-            old, targets = old[mask], targets[mask]
-        variance = float(np.var(targets))
-        explained = 1 - float(np.var(targets - old)) / variance if variance > 0 else 0.0
+        wanted, errors = (x if mask is None else x[mask] for x in (targets, targets - old))
+        variance = float(np.var(wanted))
+        explained = 1 - float(np.var(errors)) / variance if variance > 0 else 0.0
         return {"loss/value": float(np.mean(losses)), "critic/explained_variance": explained}
