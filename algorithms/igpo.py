@@ -92,7 +92,7 @@ class IGPO(Algorithm):
         of_outcomes, of_gains = curriculum_weights(buffer.metadata.get("step"), config.curriculum_steps)
         rewards = []
         for trajectory in buffer.trajectories:
-            gains = [t.gain and of_gains * self._gain(t.gain) for t in trajectory.turns[:-1]]
+            gains = [None if t.gain is None else of_gains * self._gain(t.gain) for t in trajectory.turns[:-1]]
             outcome = trajectory.outcome if config.outcome == "environment" else set_f1_outcome(trajectory)
             rewards.append([*gains, of_outcomes * float(outcome)])
         per_turn = normalised_returns(

@@ -37,7 +37,7 @@ from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import Key, RunSummary, add_elapsed, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
-from igsearch_env.world.bundled import BUNDLED
+from igsearch_env.world.options import BUNDLED
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
 from retrievers.reading import FileError, read_json

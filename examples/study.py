@@ -34,7 +34,7 @@ from algorithms.comparison.learning_rates import at_rate, rate_of, rates_by_meth
 from algorithms.comparison.run_summary import Key, RunSummary, make_seed_groups, read_records
 from algorithms.comparison.study_file import Stage, Study, read_study
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
-from igsearch_env.world.bundled import BUNDLED
+from igsearch_env.world.options import BUNDLED
 from retrievers.program import ends_in_one_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this folder is not installed

@@ -55,7 +55,7 @@ class Rates:
     @property
     def at_edge(self) -> bool:
         """Whether the chosen rate is the lowest or the highest of several, so that a better one may lie beyond it."""
-        return len(self.groups) > 1 and self.chosen in (next(iter(self.groups)), next(reversed(self.groups)))
+        return len(self.groups) > 1 and self.chosen in (next(iter(self.groups)), list(self.groups)[-1])
 
 
 def rates_by_method(entries: Sequence[SeedGroup]) -> list[Rates]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from algorithms.common.base.typed import as_type
 from igsearch_env.errors import check_choice
-from igsearch_env.world.bundled import BUNDLED
+from igsearch_env.world.options import BUNDLED
 from retrievers.reading import read_yaml
 
 STRICT = {"extra": "forbid"}  # a key that is not a field is an error

@@ -130,7 +130,8 @@ def pages(site: Path) -> list[Path]:
 
 
 def test_every_page_of_the_documentation_is_there(site: Path) -> None:
-    sources = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    names = {path: "index" if path.stem == "README" else path.stem for path in (ROOT / "docs").rglob("*.md")}
+    sources = {path.relative_to(ROOT / "docs").with_name(f"{name}.html") for path, name in names.items()}
     others = map(Path, ("CONTRIBUTING.html", "CHANGELOG.html", "first_steps.html", "LICENSE"))
     gallery = (Path("gallery", f"{name}.html") for name in ("report", "trajectories", "comparison"))
     for path in (*sources, *others, *gallery):
