@@ -99,12 +99,3 @@ def mcnemar(gained: int, lost: int) -> float:
         term = term * (pairs - k) // (k + 1)
         tail += term
     return min(1.0, 2 * tail / (1 << pairs))
-
-
-def verdict(found: Difference) -> str:
-    """better or worse only if every interval excludes 0 and there is more than one seed."""
-    if found.t is None:
-        return "one seed: no verdict"
-    if not found.clear:
-        return "inside the noise"
-    return "better" if found.mean > 0 else "worse"

@@ -10,9 +10,10 @@ from typing import Any
 from algorithms.common.base.flat import flat
 from algorithms.common.config import TrainConfig
 from algorithms.common.evaluation.fingerprint import MODEL, differences
-from algorithms.common.evaluation.intervals import Difference
+from algorithms.common.evaluation.intervals import Difference, Float64s, paired_difference
 from algorithms.common.evaluation.results import Result
-from algorithms.common.report.figures import common, difference
+from algorithms.common.evaluation.simultaneous import Paired, simultaneous_differences
+from algorithms.common.report.figures import exact_matches
 from algorithms.common.run.folder import EARLIER, resumable_settings
 from algorithms.common.run.saved_run import SavedRun
 
@@ -85,30 +86,45 @@ def _stem(run: SavedRun) -> str:
     return re.sub(rf"[-_.]?(seed)?[-_]?{run.seed}$", "", run.name) or run.name
 
 
-def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Result]]:
-    """Results of both, paired by seed, or by order if they share no seed."""
+def _pairs(ours: SeedGroup, theirs: SeedGroup) -> tuple[list[Result], list[Result], list[int]]:
+    """Results of both, paired by seed, or by order if they share no seed; and the seeds of `ours`."""
     left, right = ours.results, theirs.results
     seeds = [(seed, seed) for seed in left if seed in right] or list(zip(left, right, strict=False))
-    return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds]
+    return [left[seed] for seed, _ in seeds], [right[seed] for _, seed in seeds], [seed for seed, _ in seeds]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A group compared with another one: pairs of runs, questions that all of them have, and the difference of EM."""
+    """A group compared with another one: the seeds of its runs, and EM [seeds, questions] less that of the other."""
 
-    pairs: int
-    questions: int
-    difference: Difference | None
+    seeds: list[int]
+    ours: dict[str, Float64s]
+    """By data set, on the questions that all of these runs have in common."""
+    theirs: dict[str, Float64s]
+
+    @property
+    def questions(self) -> int:
+        """Number of common questions."""
+        return sum(values.shape[1] for values in self.ours.values())
+
+    @property
+    def difference(self) -> Difference | None:
+        """The difference with its bootstrap interval; None without a common question."""
+        return paired_difference(self.ours, self.theirs) if self.ours else None
 
 
 def against(entry: SeedGroup, first: SeedGroup, names: Sequence[str] | None = None) -> Compared:
     """`entry` minus `first`, macro-averaged over the data sets `names` (default: all)."""
-    ours, theirs = _pairs(entry, first)
-    if not ours:
-        return Compared(0, 0, None)
-    shared = common([*ours, *theirs])
-    questions = sum(len(ids) for name, ids in shared.items() if names is None or name in names)
-    return Compared(len(ours), questions, difference(ours, theirs, names))
+    ours, theirs, seeds = _pairs(entry, first)
+    return Compared(seeds, *exact_matches(ours, theirs, names)) if ours else Compared([], {}, {})
+
+
+def together(found: Sequence[Compared]) -> list[Paired | None]:
+    """Intervals that hold for all of these comparisons at once; None for those without a common question."""
+    kept = [one for one in found if one.ours]
+    values = [{name: one.ours[name] - one.theirs[name] for name in one.ours} for one in kept]
+    paired = iter(simultaneous_differences(values, [one.seeds for one in kept]))
+    return [next(paired) if one.ours else None for one in found]
 
 
 def warnings(runs: Sequence[SavedRun]) -> Iterator[tuple[str, str, list[str]]]:

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from algorithms.common.base.flat import flat
-from algorithms.common.evaluation.intervals import verdict
+from algorithms.common.evaluation.simultaneous import Paired
 from algorithms.common.report.charts import Cell, charts_html, css, js, number, table_html
-from algorithms.common.report.comparable import Compared, SeedGroup, against, make_seed_groups, warnings
+from algorithms.common.report.comparable import Compared, SeedGroup, against, make_seed_groups, together, warnings
 from algorithms.common.report.comparison_charts import comparison_charts
 from algorithms.common.report.figures import em_of, macro_em, shown, shown_difference, shown_em
 from algorithms.common.report.page import header, navigation, page
@@ -75,34 +75,37 @@ def _differences(entries: Sequence[SeedGroup]) -> str:
     first = entries[0]
     if len(entries) == 1:
         return _spread(first)
-    found = {entry.label: against(entry, first) for entry in entries if entry is not first}
-    with_t = any(one.difference is not None and one.difference.t is not None for one in found.values())
-    head: list[Cell] = ["group", "seeds", "test EM", (f"minus {first.label}", "[95%, questions and seeds]")]
-    head += [("t interval", "[95%, seeds]")] if with_t else []
+    found = [against(entry, first) for entry in entries[1:]]
+    paired = together(found)
+    several = sum(one is not None and one.seeds > 1 for one in paired)
+    head: list[Cell] = ["group", "seeds", "test EM", (f"minus {first.label}", "[95%]")]
+    head += [("all rows together", "[95%]")] if several > 1 else []
     head += ["verdict", "common questions", "pairs of runs"]
-    rows: list[list[Cell]] = []
-    for entry in entries:
-        row: list[Cell] = [entry.label, _seeds(entry), _mean_em(entry)]
-        if entry is not first:
-            row += _against_first(found[entry.label], with_t)
-        rows.append(row + [""] * (len(head) - len(row)))
+    rows: list[list[Cell]] = [[first.label, _seeds(first), _mean_em(first)]]
+    for entry, one, pair in zip(entries[1:], found, paired, strict=True):
+        rows.append([entry.label, _seeds(entry), _mean_em(entry), *_against_first(one, pair, several > 1)])
+    rows[0] += [""] * (len(head) - len(rows[0]))
     title = "Test EM and differences"
     return (
         f"<h2>{title}</h2>{table_html(title, head, rows)}"
         '<p class="quiet">EM is macro-averaged over data sets. A single run has an interval over questions, '
         "combined from the Wilson intervals of its data sets; several runs have their range. Differences are paired by "
         "question and by seed (by order if no seed is common), over the questions that all of these runs have in "
-        "common. Their interval is a bootstrap over questions and seeds; the t interval (Student's) covers other seeds "
-        "on the same questions. A verdict requires that both exclude 0, and more than one seed.</p>"
+        "common. The interval of a single pair of runs is a bootstrap over questions; that of several covers new seeds "
+        "and new questions. Where several groups are compared, the interval of all rows together holds for all of them "
+        "at once. A verdict requires that it excludes 0, and more than one seed.</p>"
     )
 
 
-def _against_first(found: Compared, with_t: bool) -> list[Cell]:
-    """The cells of a group's comparison with the first one."""
-    gap = found.difference
-    t: list[Cell] = ["" if gap is None or gap.t is None else shown(gap.t, "+.3f")] if with_t else []
-    said = "not comparable" if gap is None else verdict(gap)
-    return [shown_difference(gap), *t, said, f"{found.questions:,}", str(found.pairs)]
+def _against_first(found: Compared, paired: Paired | None, wide: bool) -> list[Cell]:
+    """The cells of a group's comparison with the first one; `wide`: with the interval of all rows together."""
+    if paired is None or paired.alone is None or paired.simultaneous is None:
+        cells: list[Cell] = [shown_difference(found.difference), *([""] if wide else [])]
+    else:
+        alone, simultaneous = (shown(interval, "+.3f") for interval in (paired.alone, paired.simultaneous))
+        cells = [(f"{paired.mean:+.3f}", alone), *([simultaneous] if wide else [])]
+    said = "not comparable" if paired is None else paired.verdict
+    return [*cells, said, f"{found.questions:,}", str(len(found.seeds))]
 
 
 def _seeds(entry: SeedGroup) -> Cell:

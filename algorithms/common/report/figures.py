@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from algorithms.common.evaluation.intervals import Difference, paired_difference
+from algorithms.common.evaluation.intervals import Difference, Float64s, paired_difference
 from algorithms.common.evaluation.results import Result
 from algorithms.common.evaluation.scores import MacroAverage, QuestionResult, Score
 from algorithms.common.report.charts import Cell
@@ -45,21 +45,27 @@ def _same(row: QuestionResult, other: QuestionResult | None) -> bool:
     return other is not None and (row.question, row.golden_answers) == (other.question, other.golden_answers)
 
 
+def exact_matches(
+    ours: Sequence[Result], theirs: Sequence[Result], names: Collection[str] | None = None
+) -> tuple[dict[str, Float64s], dict[str, Float64s]]:
+    """EM [runs, questions] of both on their common questions, by data set of `names` (default: all) that has one.
+
+    Results are paired by position, one per seed.
+    """
+    questions = {name: ids for name, ids in common([*ours, *theirs]).items() if names is None or name in names}
+    left, right = ([scored(result) for result in side] for side in (ours, theirs))
+    return (
+        {name: np.array([[r[name][i].em for i in ids] for r in left]) for name, ids in questions.items()},
+        {name: np.array([[r[name][i].em for i in ids] for r in right]) for name, ids in questions.items()},
+    )
+
+
 def difference(
     ours: Sequence[Result], theirs: Sequence[Result], names: Collection[str] | None = None
 ) -> Difference | None:
-    """EM of `ours` minus `theirs`, macro-averaged over the data sets `names` (default: all), on common questions.
-
-    Results are paired by position, one per seed. None if there is no common question.
-    """
-    questions = {name: ids for name, ids in common([*ours, *theirs]).items() if names is None or name in names}
-    if not questions:
-        return None
-    values = []
-    for side in (ours, theirs):
-        rows = [scored(result) for result in side]
-        values.append({name: np.array([[r[name][i].em for i in ids] for r in rows]) for name, ids in questions.items()})
-    return paired_difference(*values)
+    """EM of `ours` minus `theirs`, macro-averaged over the data sets, on common questions; None if there is none."""
+    sides = exact_matches(ours, theirs, names)
+    return paired_difference(*sides) if sides[0] else None
 
 
 def shown(interval: tuple[float, float], form: str = ".3f") -> str:

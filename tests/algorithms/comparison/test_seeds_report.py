@@ -21,7 +21,7 @@ from paths import ROOT
 from algorithms.common import command as training
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, parse_config
-from algorithms.common.evaluation.intervals import Difference, paired_difference, verdict
+from algorithms.common.evaluation.intervals import paired_difference
 from algorithms.common.evaluation.results import read_result, write_result
 from algorithms.common.evaluation.scores import QuestionResult, score
 from algorithms.comparison.registry import ALGORITHMS
@@ -92,22 +92,6 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
         low, high = paired_difference(values, {"a": np.zeros((12, 80))}, resamples=400).bootstrap
         covered += low <= 0.1 <= high
     assert 50 <= covered <= 60
-
-
-@pytest.mark.parametrize(
-    ("bootstrap", "t", "expected"),
-    [
-        ((0.1, 0.3), (0.05, 0.35), "better"),
-        ((-0.3, -0.1), (-0.4, -0.1), "worse"),
-        ((0.1, 0.3), (-0.1, 0.5), "inside the noise"),
-        ((-0.1, 0.3), (0.1, 0.2), "inside the noise"),
-        ((0.1, 0.3), None, "one seed: no verdict"),
-    ],
-)
-def test_no_winner_inside_the_noise(
-    bootstrap: tuple[float, float], t: tuple[float, float] | None, expected: str
-) -> None:
-    assert verdict(Difference(sum(bootstrap) / 2, bootstrap, t)) == expected
 
 
 # ---------------------------------------------------------------- result files

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from algorithms.common.evaluation.simultaneous import critical_value, simultaneous_differences, variance_of_mean
+from algorithms.common.evaluation.simultaneous import critical_value, simultaneous_differences, variances_of_mean
 
 Floats = NDArray[np.float64]
 
@@ -28,10 +28,10 @@ def test_the_variance_is_that_of_a_balanced_random_effects_model() -> None:
     ) / ((seeds - 1) * (questions - 1))
     assert ms_question > ms_rest
     expected = (ms_seed + ms_question - ms_rest) / (seeds * questions)
-    assert variance_of_mean({"a": np.array(values)}) == pytest.approx(expected)
+    assert sum(variances_of_mean({"a": np.array(values)})) == pytest.approx(expected)
     twice = {"a": np.array(values), "b": np.array(values)}  # seeds shared by both, questions not
     expected = (ms_seed + (ms_question - ms_rest) / 2) / (seeds * questions)
-    assert variance_of_mean(twice) == pytest.approx(expected)
+    assert sum(variances_of_mean(twice)) == pytest.approx(expected)
 
 
 def test_without_effects_of_questions_the_interval_alone_is_that_of_scipys_paired_t_test() -> None:
@@ -42,12 +42,21 @@ def test_without_effects_of_questions_the_interval_alone_is_that_of_scipys_paire
     assert found.simultaneous == found.alone  # one comparison needs no correction
 
 
+def test_of_seeds_that_agree_the_interval_is_the_normal_one_over_questions() -> None:
+    questions = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    (found,) = simultaneous_differences([{"a": np.array([questions, questions])}], [range(2)])
+    half = 1.959964 * questions.std(ddof=1) / 8**0.5
+    assert found.alone == pytest.approx((questions.mean() - half, questions.mean() + half))
+
+
 @pytest.mark.parametrize(("seeds", "comparisons"), [(10, 8), (5, 3)])
 def test_the_critical_value_of_independent_and_of_equal_comparisons(seeds: int, comparisons: int) -> None:
     sidak = stats.t.ppf((1 + 0.95 ** (1 / comparisons)) / 2, seeds - 1)
     assert critical_value(np.eye(comparisons), seeds) == pytest.approx(sidak, rel=0.03)
     same = np.ones((comparisons, comparisons))
     assert critical_value(same, seeds) == pytest.approx(stats.t.ppf(0.975, seeds - 1), rel=0.03)
+    sidak = stats.norm.ppf((1 + 0.95 ** (1 / comparisons)) / 2)
+    assert critical_value(np.eye(comparisons), None) == pytest.approx(sidak, rel=0.02)
 
 
 @settings(max_examples=12)
@@ -58,7 +67,7 @@ def test_the_corrected_interval_holds_the_other_and_turns_with_the_sides(seeds: 
     for place, found in enumerate(simultaneous_differences(values, [range(seeds)] * count)):
         assert found.alone is not None
         assert found.simultaneous is not None
-        bonferroni = stats.t.ppf(1 - 0.025 / count, seeds - 1) * variance_of_mean(values[place]) ** 0.5
+        bonferroni = stats.t.ppf(1 - 0.025 / count, seeds - 1) * sum(variances_of_mean(values[place])) ** 0.5
         assert found.simultaneous[0] < found.alone[0] < found.mean < found.alone[1] < found.simultaneous[1]
         assert found.simultaneous[1] - found.mean < bonferroni * 1.05
     turned = [{name: -v for name, v in found.items()} for found in values]

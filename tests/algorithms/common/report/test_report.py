@@ -409,8 +409,12 @@ def test_a_comparison_has_a_verdict_only_with_seeds(tmp_path: Path) -> None:
     assert "better 100 2" in both
     single = Document(comparison_report([folders[0], folders[2]])).text
     assert "one seed: no verdict" in single
-    alike = Document(comparison_report([*folders[:2], *copies(folders[:2], tmp_path)])).text
+    twins = copies(folders[:2], tmp_path)
+    alike = Document(comparison_report([*folders[:2], *twins])).text
     assert "inside the noise" in alike
+    assert "all rows together [95%]" not in alike
+    three = Document(comparison_report([*folders, *twins])).text
+    assert "all rows together [95%] verdict" in three
 
 
 def copies(folders: list[Path], target: Path) -> list[Path]:
