@@ -11,11 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mistake:
-    """A command, what its message must contain, and packages that are not installed."""
+    """A command, what its message must contain, and what is wrong with the machine."""
 
     command: str
     says: tuple[str, ...]
     without: tuple[str, ...] = ()
+    """Packages that are not installed."""
+    full_disk: bool = False
+    """No file or folder can be written below the folder `full`."""
+    silent_hub: bool = False
+    """The Hub accepts connections and never answers."""
 
 
 def _of(program: str, *mistakes: tuple[str, ...]) -> list[Mistake]:
@@ -54,6 +59,7 @@ WORDS = [
         ("--steps 1e3", "--steps 1e3: must be a whole number", "write 1000"),
         ("--optimizer.lr abc", "--optimizer.lr abc: must be a number"),
         ("--env.top-k 0", "env.top_k=0: must be at least 1"),
+        ("--threads 100000", "threads=100000: must be from 1 to 1024"),
         ("--loss.clip-ratio-low 5", "loss.clip_ratio_low=5.0: must be from 0 to 1"),
         ("--policy.dtype bf16", "policy.dtype='bf16'", "did you mean 'bfloat16'?"),
         ("--config nowhere.yaml", "--config nowhere.yaml: no such file", "smollm2-135m"),
@@ -160,6 +166,7 @@ INPUTS = [
         COMPARES,
         ("--algorithms nosuch", "--algorithms 'nosuch'", "grpo"),
         ("--seeds a", "--seeds a: must be a whole number"),
+        ("--jobs 100000", "--jobs=100000: must be from 1 to"),
         ("--quik", "--quik: no such option", "did you mean --quick?"),
         ("--starts cold=./nowhere", "--starts cold='./nowhere'", "no such folder"),
     ),
@@ -197,13 +204,36 @@ OUTPUTS = [
         ("report run --output notes.txt/x.html", "notes.txt is not a folder", "give another"),
         ("report run --live --port {port}", "--port {port}", "give another one"),
         ("report run --live --port 99999", "99999", "from 0 to 65535"),
+        ("report run --output /proc/x.html", "/proc can't be written to", "give another"),
         ("export run --output notes.txt", "notes.txt"),
+        ("export run --output /proc/out", "/proc", "give another"),
         ("export run --output out --private", "--private without --push"),
         ("index --corpus corpus.jsonl --index bm25 --output index", "index exists", "choose another folder"),
         ("index --corpus corpus.jsonl --index bm25 --output /proc/out", "/proc", "write elsewhere"),
         ("serve --corpus corpus.jsonl --port {port}", "port {port}", "use another --port"),
     ),
-    *_of(COMPARES, ("--output notes.txt", "--output notes.txt: a file", "give a folder")),
+    *_of(
+        COMPARES,
+        ("--output notes.txt", "--output notes.txt: a file", "give a folder"),
+        ("--output /proc/out", "/proc can't be written to", "give another"),
+    ),
 ]
 
-MISTAKES = (*WORDS, *INPUTS, *OUTPUTS)
+NO_SPACE = "No space left on device"
+MACHINE = [
+    *(
+        Mistake(command, says, full_disk=True)
+        for command, *says in (  # type: ignore[assignment]
+            (f"{TRAIN} --run-dir full/run", NO_SPACE, "give another"),
+            (f"{ASKS} questions.jsonl --output full/out.json", NO_SPACE, "give another"),
+            ("igsearch report run --output full/x.html", NO_SPACE, "give another"),
+            ("igsearch index --corpus corpus.jsonl --index bm25 --output full/index", NO_SPACE, "write elsewhere"),
+            (f"{COMPARES} --output full/out", NO_SPACE, "give another"),
+        )
+    ),
+    Mistake(
+        f"{TRAIN} --policy.path some/model", ("some/model", "the Hub does not answer", "hf download"), silent_hub=True
+    ),
+]
+
+MISTAKES = (*WORDS, *INPUTS, *OUTPUTS, *MACHINE)

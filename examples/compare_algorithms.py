@@ -36,7 +36,7 @@ from algorithms.common.config import command_with_present_names
 from algorithms.common.model.available import check_policy
 from algorithms.comparison.registry import ALGORITHMS
 from algorithms.comparison.run_summary import Key, RunSummary, add_elapsed, read_records
-from igsearch_env.errors import ConfigurationError, IGSearchError
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_range
 from igsearch_env.world.options import BUNDLED
 from retrievers.credentials import masked, without_credentials
 from retrievers.program import ends_in_one_line
@@ -149,7 +149,8 @@ def main(args: Args) -> None:
     console = Console()
     records = {record.key: record for path in args.records for record in read_records(path)}
     jobs = [job for job in make_jobs(args) if not known(job, records)]
-    failed = [] if args.report_only else train_all(jobs, args.jobs or len(os.sched_getaffinity(0)), console)
+    processors = len(os.sched_getaffinity(0))
+    failed = [] if args.report_only else train_all(jobs, processors if args.jobs is None else args.jobs, console)
     add_finished(jobs, records)
     order = {label: place for place, label in enumerate(map(_label, args.algorithms))}
     chosen = sorted(records.values(), key=lambda record: (order.get(record.label, len(order)), record.seed))
@@ -220,6 +221,7 @@ def make_jobs(args: Args) -> list[Job]:
 
 def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
     """Run the jobs in parallel; returns those that failed. Ctrl-C stops all of them; they can be resumed later."""
+    check_range("--jobs", workers, 1, len(os.sched_getaffinity(0)))  # each is a process that trains with a thread
     for job in jobs[:1]:
         job.log.parent.mkdir(parents=True, exist_ok=True)
     processes: dict[Path, subprocess.Popen[bytes]] = {}

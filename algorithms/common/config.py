@@ -50,6 +50,9 @@ RENAMED = {
 }
 
 
+MAX_THREADS = 1024  # far more than help; a system that can't start a thread ends the process without a message
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of every algorithm."""
@@ -125,6 +128,8 @@ class TrainConfig:
         check_range("tracked_questions", self.tracked_questions, 0)
         check_range("save_every", self.save_every, 1)
         check_range("save_total_limit", self.save_total_limit, 1)
+        if self.threads is not None:
+            check_range("threads", self.threads, 1, MAX_THREADS)
         smallest = self.rollout.questions_per_step * self.rollout.group_size
         if self.optimizer.num_minibatches > smallest:
             raise ConfigurationError(
