@@ -225,6 +225,45 @@ def test_igpo_wants_the_turn_before_as_its_baseline() -> None:
         IGPOConfig(information_gain=InformationGainConfig())
 
 
+def test_igpo_moves_the_weight_from_gains_to_outcomes() -> None:
+    """An early step follows the gain, the last one the outcome."""
+    buffer = buffer_of([[with_gains(0.8, [(0.0, 0.0)]), with_gains(0.0, [(0.0, 0.8)])]])
+    config = IGPOConfig(curriculum_steps=10, gain="log_probability", scale_by_std=False)
+    firsts = []
+    for step in (1, 10, 20):
+        buffer.metadata["step"] = step
+        ours = IGPO(config).advantages(buffer)
+        firsts.append(float(ours[0] - ours[9]))
+    assert firsts == pytest.approx([0.8 * (0.55 - 0.95), 0.8 * (1.0 - 0.5), 0.8 * (1.0 - 0.5)], abs=1e-6)
+    buffer.metadata.clear()
+    with pytest.raises(RolloutBufferError, match=r"metadata\['step'\]"):
+        IGPO(config).advantages(buffer)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"curriculum_steps": -1}, "curriculum_steps"),
+        ({"curriculum_steps": 5, "normalisation": "separate"}, "cancels the weights"),
+        ({"outcome": "em"}, "outcome='em'"),
+    ],
+)
+def test_options_of_igpo_are_checked(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        IGPOConfig(**options)
+
+
+def test_igpos_own_outcome_punishes_a_bad_format() -> None:
+    good, slipped, silent = (episode(0.0, ["x"]) for _ in range(3))
+    good.prediction = slipped.prediction = "alias, alias of another"  # golden answers: "answer 0" and "alias"
+    slipped.turns[0].action = Invalid("no tag")
+    silent.prediction = None
+    buffer = buffer_of([[good, slipped, silent]])
+    ours = IGPO(IGPOConfig(outcome="set_f1", scale_by_std=False)).advantages(buffer)
+    earned = np.array([2 * (1 / 3) * 1 / (1 / 3 + 1), -2.0, -2.0])  # precision: alias, of, another; recall 1
+    np.testing.assert_allclose(ours[[0, 9, 18]], earned - earned.mean(), atol=1e-6)
+
+
 # ---------------------------------------------------------------- groups of one
 
 
