@@ -4,7 +4,8 @@
     distance     1 - d / d_0: d mentions of page titles lead from the pages found to a page that answers, at first d_0
     similarity   mean over the supporting passages of the highest TF-IDF cosine with a passage found (StepSearch)
 
-All are functions of the question and of the passages found so far; none falls as more are found.
+All are functions of the question and of the passages found so far; none falls as more are found. Of a question that
+nothing in the corpus supports (an empty list of supporting titles, as of unanswerable ones), it is always 0.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ def support(question: Question, found: Sequence[Passage]) -> float:
     """Share of the supporting passages among those found, or of the pages (by title) if no ids are known."""
     check_supporting(question, "support")
     if question.supporting_ids:
-        return len({p.id for p in found} & set(question.supporting_ids)) / len(set(question.supporting_ids))
-    wanted = set(map(normalize_answer, question.supporting_titles))
-    return len({normalize_answer(p.title) for p in found} & wanted) / len(wanted)
+        wanted, there = set(question.supporting_ids), {passage.id for passage in found}
+    else:
+        wanted = set(map(normalize_answer, question.supporting_titles))
+        there = {normalize_answer(passage.title) for passage in found}
+    return len(wanted & there) / len(wanted) if wanted else 0.0
 
 
 def similarity(pages: CorpusPages, question: Question, found: Sequence[Passage]) -> float:
     """Mean over the supporting passages of the highest TF-IDF cosine of their text with that of a passage found."""
     supporting = _supporting(pages, question, "similarity")
-    if not found:
+    if not found or not supporting:
         return 0.0
     wanted = tuple(normalize_answer(passage.text) for passage in supporting)
     best = best_cosines([normalize_answer(passage.text) for passage in found], wanted)
@@ -63,7 +66,7 @@ def distance(pages: CorpusPages, question: Question, found: Sequence[Passage]) -
     page. If the question names no page that leads there, the way is as long as the supporting pages are many.
     """
     supporting = _supporting(pages, question, "distance")
-    if not found:
+    if not found or not supporting:
         return 0.0
     answering = [p for p in supporting if any(occurs(answer, p.text) for answer in question.golden_answers)]
     hops = pages.hops(frozenset(normalize_answer(p.title) for p in answering or supporting[-1:]))
@@ -76,7 +79,7 @@ def distance(pages: CorpusPages, question: Question, found: Sequence[Passage]) -
 def _supporting(pages: CorpusPages, question: Question, source: str) -> list[Passage]:
     check_supporting(question, source)
     passages = pages.supporting(question)
-    if not passages:
+    if question.supporting_titles and not passages:
         raise ConfigurationError(
             f"information_gain.source={source!r}: the corpus has none of the supporting pages "
             f"{question.supporting_titles[:3]} of question {question.id!r} of data set {question.dataset!r}; use the "
@@ -86,8 +89,8 @@ def _supporting(pages: CorpusPages, question: Question, source: str) -> list[Pas
 
 
 def check_supporting(question: Question, source: str) -> None:
-    """Raise `ConfigurationError` unless the data name the supporting pages of a question."""
-    if not any(map(normalize_answer, question.supporting_titles)):
+    """Raise `ConfigurationError` unless the data name the supporting pages of a question, or say that it has none."""
+    if question.metadata.get("supporting_titles") is None:
         raise ConfigurationError(
             f"information_gain.source={source!r}: question {question.id!r} of data set {question.dataset!r} has no "
             "supporting_titles; use questions that name them (the bundled world, hotpotqa, 2wikimultihopqa, musique), "

@@ -31,7 +31,8 @@ def tfidf_cosines(text: str, others: tuple[str, ...]) -> list[float]:
 
 def _cosine(one: dict[str, float], other: dict[str, float]) -> float:
     lengths = math.hypot(*one.values()) * math.hypot(*other.values())
-    return sum(weight * other.get(word, 0.0) for word, weight in one.items()) / lengths if lengths else 0.0
+    product = sum(weight * other.get(word, 0.0) for word, weight in one.items())
+    return min(1.0, product / lengths) if lengths else 0.0
 
 
 def best_cosines(texts: Sequence[str], others: tuple[str, ...]) -> list[float]:
