@@ -68,9 +68,9 @@ def progress_gain(before: float, after: float) -> Gain:
     return Gain(real - baseline, real, baseline)
 
 
-def progress_made(gain: Gain) -> float:
-    """The progress that a search with this gain of an oracle made, in [-1, 1]."""
-    return gain.in_probability / (1 - FLOOR)
+def progress_made(gain: Gain, source: str = "support") -> float:
+    """The progress that a search with this gain of an oracle made; of another source, its gain in probability."""
+    return gain.in_probability / (1 - FLOOR) if source in ORACLES else gain.in_probability
 
 
 def check_source(source: Source, questions: Sequence[Question], retriever: Retriever | None = None) -> None:
