@@ -1,7 +1,8 @@
 """The pages of a corpus: which passages each has, and which pages mention which others by their titles.
 
 A page is all passages of one title, normalised as answers are. One page mentions another if the words of the other's
-title, without what stands in brackets after it, stand in one of its passages, one after another.
+title (or those before the brackets at its end, if these are several) stand in one of its passages, one after another,
+the first of them not in lower case.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from weakref import WeakKeyDictionary
 
 from igsearch_env.errors import ConfigurationError
@@ -17,7 +18,7 @@ from igsearch_env.questions import Question
 from igsearch_env.rewards import normalize_answer
 from retrievers.base import Passage, Retriever
 
-MAX_PASSAGES = 1_000_000  # all of them are read: about a minute
+MAX_PASSAGES = 1_000_000  # all of them are read: minutes
 KEPT = 32  # results of `hops`, each of up to all pages
 _BRACKETS = re.compile(r"\s*\([^)]*\)$")
 
@@ -43,13 +44,19 @@ class CorpusPages:
             numbers = [number for title in titles for number in self._numbers.get(title, ())]
         return [self._passages[number] for number in numbers]
 
-    def named_in(self, text: str) -> set[str]:
-        """The titles, normalised, of the pages that a text mentions."""
-        words = normalize_answer(text).split()
+    def named_in(self, text: str, *, names_only: bool = False) -> set[str]:
+        """The titles, normalised, of the pages that a text mentions.
+
+        `names_only`: leave out mentions that begin with a lower-case letter, which are common words in running text.
+        """
+        words = [word for token in text.split() for word in _words_of(token)]
         found = set[str]()
-        for start, word in enumerate(words):
+        for start, (word, is_lower) in enumerate(words):
+            if names_only and is_lower:
+                continue
             for length in self._lengths.get(word, ()):
-                found.update(self._titles.get(" ".join(words[start : start + length]), ()))
+                name = " ".join([other for other, _ in words[start : start + length]])
+                found.update(self._titles.get(name, ()))
         return found
 
     def hops(self, targets: frozenset[str]) -> dict[str, int]:
@@ -74,8 +81,10 @@ class CorpusPages:
         titles: dict[str, list[str]] = defaultdict(list)
         for numbers in self._numbers.values():
             title = self._passages[numbers[0]].title
-            for name in {normalize_answer(title), normalize_answer(_BRACKETS.sub("", title))} - {""}:
-                titles[name].append(normalize_answer(title))
+            whole, name = normalize_answer(title), normalize_answer(_BRACKETS.sub("", title))
+            # A single word without its brackets, such as that of "Red (album)", is no name that tells pages apart.
+            for known in {whole, name if " " in name else whole} - {""}:
+                titles[known].append(whole)
         return titles
 
     @cached_property
@@ -92,9 +101,18 @@ class CorpusPages:
         """For each page, the pages that mention it."""
         mentioned: dict[str, list[str]] = defaultdict(list)
         for title, numbers in self._numbers.items():
-            for other in set.union(*(self.named_in(self._passages[number].text) for number in numbers)):
+            for other in set.union(
+                *(self.named_in(self._passages[number].text, names_only=True) for number in numbers)
+            ):
                 mentioned[other].append(title)
         return mentioned
+
+
+@lru_cache(maxsize=1_000_000)
+def _words_of(token: str) -> tuple[tuple[str, bool], ...]:
+    """The words of a text between two spaces, normalised, each with whether the first letter is a lower-case one."""
+    is_lower = token.lstrip("\"'([{“‘«").strip()[:1].islower()
+    return tuple((word, is_lower) for word in normalize_answer(token).split())
 
 
 _pages: WeakKeyDictionary[Retriever, CorpusPages] = WeakKeyDictionary()

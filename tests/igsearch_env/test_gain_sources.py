@@ -116,11 +116,23 @@ def test_distance_pays_for_hops_to_the_page_that_answers() -> None:
     assert [progress_made(gain) for gain in gains] == pytest.approx([0, 1 / 2, 1 / 2])  # of two supporting pages
 
 
-def test_mentions_leave_out_what_stands_in_brackets() -> None:
-    passages = [Passage("a", "Karith (film)", "About a river."), Passage("b", "Ostue", "It is seen in Karith, a film.")]
+def test_mentions_are_names_and_leave_out_what_stands_in_brackets() -> None:
+    passages = [
+        Passage("a", "Red Karith (film)", "About a river. Red (album) is its music."),
+        Passage("b", "Ostue", "It is seen in Red Karith, a film."),
+        Passage("c", "Red (album)", "It is as red karith is, and red (album) too."),
+    ]
     pages = CorpusPages(passages)
-    assert pages.named_in("Who made the KARITH?") == {"karith film"}
-    assert pages.hops(frozenset({"karith film"})) == {"karith film": 0, "ostue": 1}
+    assert pages.named_in("who made the red karith?") == {"red karith film"}
+    assert pages.hops(frozenset({"red karith film"})) == {"red karith film": 0, "ostue": 1}
+    assert pages.hops(frozenset({"red album"})) == {"red album": 0, "red karith film": 1, "ostue": 2}
+
+
+def test_questions_that_nothing_supports_pay_nothing() -> None:
+    question = Question("u", "Where was Nobody born?", ("unknown",), "made", {"supporting_titles": []})
+    for source in ORACLES:
+        gains = batch(source, [episode(question, [BRIN])], retriever=BM25Retriever(PASSAGES))
+        assert [gain.value for gain in gains] == [0]
 
 
 def test_similarity_pays_for_the_rise_of_the_highest_cosine() -> None:
