@@ -68,8 +68,8 @@ def turn_ppo(**options: Any) -> TurnPPO:
 
 
 def step_search(values: Mapping[str, float], *, whitened: bool = True) -> Estimator:
-    """StepSearch, to which a search brings as much progress as it has gain."""
-    estimator = ppo(StepSearch(StepSearchConfig()), values, whitened=whitened)
+    """StepSearch without redundancy, to which a search brings as much progress as it has gain."""
+    estimator = ppo(StepSearch(StepSearchConfig(redundancy=False)), values, whitened=whitened)
 
     def advantages(buffer: RolloutBuffer) -> Float32s:
         for trajectory in buffer.trajectories:
