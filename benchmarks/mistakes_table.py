@@ -106,6 +106,12 @@ INPUTS = [
         ("--env.questions questions.jsonl", "no corpus is given", "give --env.corpus"),
         ("--env.corpus corpus.jsonl", "--env.corpus corpus.jsonl", "give --env.questions"),
         ("--env.corpus corpus.jsonl --env.questions nowhere.jsonl", "nowhere.jsonl: no such file", "env.questions"),
+        (
+            "--env.corpus corpus.jsonl --env.questions questions.jsonl --information-gain.source support",
+            "source='support': question",
+            "has no supporting_titles",
+            "or another source",
+        ),
         ("--env.corpus corpus.jsonl --env.questions empty.jsonl", "empty.jsonl: contains no questions"),
         ("--env.corpus corpus.jsonl --env.questions broken.jsonl", "broken.jsonl, line 5: not a JSON object"),
         ("--env.corpus corpus.jsonl --env.questions no-answers.jsonl", "line 1: no field with answers", "add one of"),

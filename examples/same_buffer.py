@@ -115,8 +115,8 @@ def write_page(path: Path, buffer: RolloutBuffer, gains: dict[str, Gains], polic
     set_gains(buffer, gains["random"])
     with TemporaryDirectory() as folder:
         recorded = Path(folder) / "recorded.json.gz"
-        reads = {name: entry.gains.baseline for name, entry in ALGORITHMS.items() if entry.gains is not None}
-        other = {name: gains[baseline] for name, baseline in reads.items() if baseline != "random"}
+        reads = {name: entry.reads for name, entry in ALGORITHMS.items() if entry.reads is not None}
+        other = {name: gains[read] for name, read in reads.items() if read != "random"}
         record_trajectories(recorded, buffer, advantages, policy.tokenizer, gains=other, limit=MAX_SHOWN)
         write(path, fitting_page([load_recorded(recorded)], "every algorithm on one buffer"))
 

@@ -6,7 +6,7 @@ from igsearch_env.async_env import AsyncIGSearch, AsyncIGSearchEnv
 from igsearch_env.env import IGSearchEnv
 from igsearch_env.errors import ConfigurationError, IGSearchError, QuestionError, ScoringError
 from igsearch_env.information_gain import InformationGain, InformationGainConfig
-from igsearch_env.measure_gains import measure_gains
+from igsearch_env.measuring import measure_gains
 from igsearch_env.protocols import Answer, Invalid, Protocol, Search
 from igsearch_env.questions import Question, load_questions
 from igsearch_env.reflection import ReflectionWrapper

@@ -2,9 +2,9 @@
 
     shuffled   the measured gains, permuted among all searches of a batch: the right sizes for the wrong searches
     random     log u - log v with u, v uniform in (0, 1]: no information; nothing is scored
-    support    oracle: the share of the supporting pages that a search is the first of its episode to find
+    support, distance, similarity    oracles: the progress that the search makes, as `oracles.py` defines it
 
-An oracle knows the progress of an episode, from 0 to 1. Its gain is that of a potential p which is linear in it:
+Progress is from 0 to 1. The gain of an oracle is that of a potential p which is linear in it:
 
     p = FLOOR + (1 - FLOOR) progress,   in probability p_t - p_{t-1} = (1 - FLOOR) x progress made by search t
                                         in nats log(p_t / p_{t-1}): from no progress to all of it -log FLOOR = 2
@@ -22,12 +22,13 @@ import numpy as np
 
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.evidence import SearchStep
+from igsearch_env.oracles import ORACLES, check_supporting, progress_by
 from igsearch_env.questions import Question
-from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import Gain
+from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
-Source = Literal["policy", "shuffled", "random", "support"]
+Source = Literal["policy", "shuffled", "random", "support", "distance", "similarity"]
 SCORED: tuple[Source, ...] = ("policy", "shuffled")  # need a scorer
 OF_BATCHES: tuple[Source, ...] = ("shuffled", "random")  # a gain says nothing about its own search
 FLOOR = math.exp(-2)  # potential of an episode that has found nothing: 2 nats, where the soft clip begins
@@ -48,14 +49,16 @@ def random_gains(count: int, seed: int) -> list[Gain]:
     return [Gain(real - baseline, real, baseline) for real, baseline in logs.tolist()]
 
 
-def oracle_gains(steps: Iterable[SearchStep]) -> list[Gain]:
-    """The gain of each search by the supporting pages that its episode has found, before and after it."""
+def oracle_gains(steps: Iterable[SearchStep], source: str, retriever: Retriever | None) -> list[Gain]:
+    """The gain of each search by the progress of its episode (`oracles.py`), before and after it."""
+    progress = progress_by(source, retriever)
     gains = []
     for step in steps:
-        wanted = supporting_pages(step.trajectory.question)
-        before = _pages_found(step, step.index) & wanted
-        after = _pages_found(step, step.index + 1) & wanted
-        gains.append(progress_gain(len(before) / len(wanted), len(after) / len(wanted)))
+        found = [
+            [p for turn in step.trajectory.turns[:end] for p in turn.passages] for end in (step.index, step.index + 1)
+        ]
+        before, after = (progress(step.trajectory.question, passages) for passages in found)
+        gains.append(progress_gain(before, after))
     return gains
 
 
@@ -65,35 +68,31 @@ def progress_gain(before: float, after: float) -> Gain:
     return Gain(real - baseline, real, baseline)
 
 
-def supporting_pages(question: Question) -> set[str]:
-    """The titles of the supporting pages, normalised. Raises `ConfigurationError` if the data name none."""
-    pages = {normalize_answer(title) for title in question.supporting_titles}
-    if not pages:
-        raise ConfigurationError(
-            f"information_gain.source='support': question {question.id!r} of data set {question.dataset!r} has no "
-            "supporting_titles; use questions that name them (the bundled world, hotpotqa, 2wikimultihopqa, musique), "
-            "or another source"
-        )
-    return pages
+def progress_made(gain: Gain, source: str = "support") -> float:
+    """The progress that a search with this gain of an oracle made; of another source, its gain in probability."""
+    return gain.in_probability / (1 - FLOOR) if source in ORACLES else gain.in_probability
 
 
-def _pages_found(step: SearchStep, end: int) -> set[str]:
-    return {normalize_answer(passage.title) for turn in step.trajectory.turns[:end] for passage in turn.passages}
+def check_source(source: Source, questions: Sequence[Question], retriever: Retriever | None = None) -> None:
+    """Raise `ConfigurationError` if a source of gains can't be computed for one of the questions.
 
-
-def check_source(source: Source, questions: Sequence[Question]) -> None:
-    """Raise `ConfigurationError` if a source of gains can't be computed for one of the questions."""
-    if source == "support":
+    Without a retriever, only the questions are looked at, not the corpus.
+    """
+    if source not in ORACLES:
+        return
+    for question in questions:
+        check_supporting(question, source)
+    if retriever is not None:
+        progress = progress_by(source, retriever)
         for question in questions:
-            supporting_pages(question)
+            progress(question, ())
 
 
-def check_source_of_episodes(source: Source, questions: Sequence[Question]) -> None:
+def check_source_of_episodes(source: Source, questions: Sequence[Question], retriever: Retriever) -> None:
     """As `check_source`, for gains that are known while an episode runs, without a batch."""
     if source in OF_BATCHES:
         raise ConfigurationError(
-            f"information_gain.source={source!r}: is drawn for the searches of a whole batch, and an "
-            "environment pays each search at once; use it in training or with measure_gains; set 'policy' or 'support' "
-            "here"
+            f"information_gain.source={source!r}: is drawn for the searches of a whole batch, and an environment pays "
+            f"each search at once; use it in training or with measure_gains; set 'policy' or one of {ORACLES} here"
         )
-    check_source(source, questions)
+    check_source(source, questions, retriever)

@@ -60,7 +60,9 @@ class InformationGainConfig:
 
     source: Source = "policy"
     """Where gains come from: measured by the policy (paper; another scorer in environments), or a control: measured but
-    shuffled among the searches of the batch, random numbers, or the supporting pages found (support; an oracle)."""
+    shuffled among the searches of the batch; random numbers; or of an oracle, by the supporting passages found
+    (support), the hops to a page that answers (distance), or TF-IDF similarity to the supporting passages
+    (similarity)."""
     baseline: Baseline = "random"
     """What the real evidence is compared with: random evidence, the context before the search (previous), a block
     without passages (empty), or the better of random evidence and passages that repeat the query (query; ours)."""
@@ -171,7 +173,7 @@ class InformationGain:
         Of the source `shuffled`, the gains before they are shuffled; `random` has none (`of_batch`).
         """
         if not self.config.needs_scorer:
-            return oracle_gains(steps)
+            return oracle_gains(steps, self.config.source, self.retriever)
         assert self.scorer is not None
         requests, evidences = self.requests(steps, pool)
         scores = checked_scores(self.scorer.score(requests), requests)

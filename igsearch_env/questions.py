@@ -69,6 +69,11 @@ class Question:
         """Titles of the pages that hold the answer and what leads to it; empty where the data do not name them."""
         return tuple(dict.fromkeys(self.metadata.get("supporting_titles") or ()))
 
+    @property
+    def supporting_ids(self) -> tuple[str, ...]:
+        """Ids of the passages that hold the answer and what leads to it; empty where the data do not name them."""
+        return tuple(self.metadata.get("supporting_ids") or ())
+
     @classmethod
     def from_dict(cls, row: Mapping[str, Any], *, dataset: str = "custom") -> Question:
         """The question of one row, in any published form that `load_questions` reads, by the same rules.

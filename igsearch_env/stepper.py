@@ -52,7 +52,7 @@ class EpisodeStepper:
         self.rules = rules = rules or EpisodeRules()
         self.retriever.check_count(rules.top_k, "top_k")
         config = InformationGainConfig.of(information_gain)
-        check_source_of_episodes(config.source, self.questions)
+        check_source_of_episodes(config.source, self.questions, self.retriever)
         self.scorer = open_scorer(scorer, self.retriever) if scorer is not None and config.needs_scorer else None
         self._opened = self.scorer is not scorer  # here, by its name
         self.information_gain = (

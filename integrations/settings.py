@@ -23,6 +23,7 @@ from integrations.batching import StepBatcher
 from retrievers.base import Retriever
 from retrievers.reading import FileError
 
+_SUPPORTING = ("supporting_titles", "supporting_ids")
 _opened: dict[str, StepBatcher] = {}
 _opening = threading.Lock()
 
@@ -111,12 +112,17 @@ class SearchSettings:
 
 
 def question_row(question: Question) -> dict[str, Any]:
-    """A question as plain data, for the datasets of trainers; `question_of` reads it."""
+    """A question as plain data, for the datasets of trainers; `question_of` reads it.
+
+    Of its metadata, only what sources of gains read (`information_gain.source`).
+    """
+    known = {key: list(question.metadata[key]) for key in _SUPPORTING if question.metadata.get(key) is not None}
     return {
         "id": question.id,
         "text": question.text,
         "golden_answers": list(question.golden_answers),
         "dataset": question.dataset,
+        **known,
     }
 
 
@@ -125,6 +131,8 @@ def question_of(row: Any, where: str) -> Question:
     try:
         values = dict(row)
         values["golden_answers"] = tuple(values["golden_answers"])  # an array, if the row is from a parquet file
+        known = {key: values.pop(key, None) for key in _SUPPORTING}
+        values["metadata"] = {key: [str(name) for name in names] for key, names in known.items() if names is not None}
         return as_type(Question, values, where)
     except (FileError, KeyError, TypeError, ValueError) as error:
         raise QuestionError(

@@ -121,6 +121,10 @@ class Retriever(ABC):
     def __len__(self) -> int:
         """Number of passages."""
 
+    def all_passages(self) -> Sequence[Passage] | None:
+        """Every passage, in the order of the corpus; None if this search engine can't list them, as a service can't."""
+        return None
+
     def fingerprint(self) -> dict[str, Any]:
         """The settings that determine the results, as JSON values: results are comparable only if these are equal.
 
@@ -179,6 +183,9 @@ class CorpusRetriever(Retriever):
         self.check_count(n, "n")
         return [self.passages[int(i)] for i in rng.choice(len(self.passages), n, replace=False)]
 
+    def all_passages(self) -> Sequence[Passage] | None:
+        return self.passages
+
     def __len__(self) -> int:
         return len(self.passages)
 
@@ -190,6 +197,9 @@ class WrappingRetriever(Retriever):
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
         return self.retriever.sample(n, rng)
+
+    def all_passages(self) -> Sequence[Passage] | None:
+        return self.retriever.all_passages()
 
     def check_count(self, count: int, name: str) -> None:
         """See `Retriever`; delegates to the wrapped retriever."""

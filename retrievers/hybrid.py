@@ -71,6 +71,9 @@ class HybridRetriever(Retriever):
     def sample(self, n: int, rng: np.random.Generator) -> list[Passage]:
         return self.retrievers[0].sample(n, rng)
 
+    def all_passages(self) -> Sequence[Passage] | None:
+        return self.retrievers[0].all_passages()
+
     def fingerprint(self) -> dict[str, Any]:
         return {
             "engine": "reciprocal-rank fusion",

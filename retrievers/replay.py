@@ -68,6 +68,9 @@ class RecordingRetriever(Retriever):
             self._add({"sample": n, "rng": before, "after": rng.bit_generator.state, "found": _rows(found)})
         return found
 
+    def all_passages(self) -> Sequence[Passage] | None:
+        return self.retriever.all_passages()
+
     def __len__(self) -> int:
         return len(self.retriever)
 

@@ -28,8 +28,8 @@ def all_advantages(buffer: RolloutBuffer, gains: dict[str, Gains]) -> dict[str, 
     buffer.values = np.zeros(int(buffer.policy_tokens.sum()), dtype=np.float32)
     result = {}
     for name, entry in ALGORITHMS.items():
-        if entry.gains is not None:
-            set_gains(buffer, gains[entry.gains.baseline])
+        if entry.reads is not None:
+            set_gains(buffer, gains[entry.reads])
         with suppress(RolloutBufferError):
             result[name] = entry.algorithm.advantages(buffer)
     return result
@@ -128,8 +128,8 @@ def relation(ours: Float32s, theirs: Float32s, groups: NDArray[np.int64]) -> str
 def why_alike(name: str, buffer: RolloutBuffer, gains: dict[str, Gains]) -> str:
     """Why an algorithm may have the same advantages as another one, if known."""
     entry = ALGORITHMS[name]
-    if entry.gains is not None:
-        known = [gain.value for gain in gains[entry.gains.baseline] if gain]
+    if entry.gains is not None and entry.reads is not None:
+        known = [gain.value for gain in gains[entry.reads] if gain]
         if not known:
             return "no search has an information gain"
         if name == "ig_grpo" and not any(map(entry.gains.stabilise, known)):

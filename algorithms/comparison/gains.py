@@ -1,10 +1,14 @@
-"""The information gains of a buffer over each baseline that an algorithm uses: measured, stored and read back."""
+"""The information gains of a buffer that algorithms use, by baseline or source: measured, stored and read back."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from algorithms.common.rollout.answer_scorer import measure_information_gain
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.comparison.registry import INFORMATION_GAINS
+from igsearch_env.errors import ConfigurationError
+from igsearch_env.gain_sources import check_source
 from igsearch_env.information_gain import InformationGain
 from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import AnswerScorer
@@ -13,7 +17,7 @@ from retrievers import Retriever
 
 Gains = list[Gain | None]  # of every turn of a buffer, in its order
 
-STORED = "gains_over_previous"  # in the metadata of a saved buffer, whose turns hold the gains over random evidence
+STORED = "gains_over_{}"  # in the metadata of a saved buffer, whose turns hold the gains over random evidence
 
 
 def turns_of(buffer: RolloutBuffer) -> list[Turn]:
@@ -30,27 +34,35 @@ def set_gains(buffer: RolloutBuffer, gains: Gains) -> None:
 def measured_gains(
     buffer: RolloutBuffer, scorer: AnswerScorer, protocol: Protocol, retriever: Retriever, seed: int
 ) -> dict[str, Gains]:
-    """The information gains measured by a scorer, over each baseline of `INFORMATION_GAINS`."""
+    """The information gains of `INFORMATION_GAINS`; None for those that the questions or the corpus don't allow."""
     gains: dict[str, Gains] = {}
-    for baseline, config in INFORMATION_GAINS.items():
+    questions = [group.question for group in buffer.groups]
+    for name, config in INFORMATION_GAINS.items():
         set_gains(buffer, [None] * len(turns_of(buffer)))
-        measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, seed))
-        gains[baseline] = [turn.gain for turn in turns_of(buffer)]
+        with suppress(ConfigurationError):
+            check_source(config.source, questions, retriever)
+            measure_information_gain(buffer, InformationGain(config, scorer, protocol, retriever, seed))
+        gains[name] = [turn.gain for turn in turns_of(buffer)]
     return gains
 
 
 def store_gains(buffer: RolloutBuffer, gains: dict[str, Gains]) -> None:
-    """Store the gains over both baselines where `RolloutBuffer.save` saves them."""
+    """Store the gains where `RolloutBuffer.save` saves them."""
     set_gains(buffer, gains["random"])
-    buffer.metadata[STORED] = [g and [g.value, g.logprob_real, g.logprob_baseline] for g in gains["previous"]]
+    for name in gains.keys() - {"random"}:
+        rows = [g and [g.value, g.logprob_real, g.logprob_baseline] for g in gains[name]]
+        buffer.metadata[STORED.format(name)] = rows
 
 
 def stored_gains(buffer: RolloutBuffer) -> dict[str, Gains]:
     """The information gains in a saved buffer; None for a turn without one."""
     held = [turn.gain for turn in turns_of(buffer)]
-    previous: Gains = [row and Gain(*row) for row in buffer.metadata.get(STORED, ())]
+    gains: dict[str, Gains] = {}
+    for name in INFORMATION_GAINS:
+        rows = buffer.metadata.get(STORED.format(name), [None] * len(held))
+        gains[name] = [row and Gain(*row) for row in rows]
     # Only a gain over random evidence records its evidences.
-    return {
-        "random": [gain if gain and gain.baseline_evidences else None for gain in held],
-        "previous": previous or [None if gain and gain.baseline_evidences else gain for gain in held],
-    }
+    gains["random"] = [gain if gain and gain.baseline_evidences else None for gain in held]
+    if not any(gains["previous"]):
+        gains["previous"] = [None if gain and gain.baseline_evidences else gain for gain in held]
+    return gains

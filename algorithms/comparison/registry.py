@@ -20,6 +20,7 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.step_search import StepSearch, StepSearchConfig
 from algorithms.tips import TIPS, TIPSConfig
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch_env.information_gain import InformationGainConfig
@@ -44,6 +45,13 @@ class Entry:
     """Whether it whitens over the batch, which shifts all advantages equally, also across 0."""
     equality: str = ""
     """Why its advantages equal those of another algorithm, up to a factor, on every buffer."""
+
+    @property
+    def reads(self) -> str | None:
+        """Which gains it uses, a key of `INFORMATION_GAINS`: the baseline of measured ones, else the source."""
+        if self.gains is None:
+            return None
+        return self.gains.baseline if self.gains.needs_scorer else self.gains.source
 
     @property
     def command(self) -> str | None:
@@ -100,6 +108,13 @@ ALGORITHMS = {
         ),
         # On one buffer with the gains of the others over `previous`: of the first golden answer alone.
         Entry("tips", "TIPS", TIPS(TIPSConfig()), gains=IGPOConfig().information_gain, whitened=True),
+        Entry(
+            "step_search",
+            "StepS",
+            StepSearch(StepSearchConfig()),
+            gains=StepSearchConfig().information_gain,
+            whitened=True,
+        ),
         # Its episodes have three attempts: a third of the questions is an equal budget.
         Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
         Entry("mt_grpo", "MT-GRPO", MTGRPO(MTGRPOConfig())),
@@ -108,5 +123,5 @@ ALGORITHMS = {
     )
 }
 
-# Settings of the information gains that the algorithms use, by baseline.
-INFORMATION_GAINS = {entry.gains.baseline: entry.gains for entry in ALGORITHMS.values() if entry.gains is not None}
+# Settings of the information gains that the algorithms use.
+INFORMATION_GAINS = {entry.reads: entry.gains for entry in ALGORITHMS.values() if entry.reads and entry.gains}

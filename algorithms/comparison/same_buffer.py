@@ -14,8 +14,8 @@ from algorithms.comparison.gains import Gains
 from algorithms.comparison.registry import ALGORITHMS, INFORMATION_GAINS
 
 NOTES = (
-    "PPO and Turn-PPO have a critic that returns 0 everywhere, as before its first update.",
     "DAPO is not included: it differs from GRPO in sampling and in the loss, not in the advantages.",
+    "PPO, Turn-PPO and StepSearch have a critic that returns 0 everywhere, as before its first update.",
 )
 
 
@@ -42,8 +42,8 @@ def notes(buffer: RolloutBuffer, gains: dict[str, Gains]) -> list[str]:
     """Notes that explain the numbers."""
     found = list(NOTES)
     for name, entry in ALGORITHMS.items():
-        if entry.gains is not None and not any(gains[entry.gains.baseline]):
-            lacking = f"No information gain over {entry.gains.baseline!r} in this buffer"
+        if entry.reads is not None and not any(gains[entry.reads]):
+            lacking = f"No information gain over {entry.reads!r} in this buffer"
             found.append(f"{lacking}, so {name} is left out; see --policy.")
     if any(len(trajectory.attempts) > 1 for trajectory in buffer.trajectories):
         found.append("Outcomes are those of last attempts; only MR-Search uses earlier ones.")

@@ -191,7 +191,13 @@ class Draft:
             golds = (UNKNOWN,)
         named = asked.nickname or self.subject(asked.start, asked.relations[0])
         titles = [self.title(s.subject) for s, hop in zip(statements, hops, strict=True) if hop.passage_id]
-        metadata: dict[str, object] = {"hops": tuple(hops), "named": named, "supporting_titles": titles}
+        ids = list(dict.fromkeys(hop.passage_id for hop in hops if hop.passage_id))
+        metadata: dict[str, object] = {
+            "hops": tuple(hops),
+            "named": named,
+            "supporting_titles": titles,
+            "supporting_ids": ids,
+        }
         if self.varied:
             metadata |= {
                 "depth": len(asked.relations),

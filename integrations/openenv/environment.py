@@ -16,7 +16,7 @@ from integrations.batching import StepBatcher
 from integrations.episodes import plain_info
 from integrations.openenv.models import SearchAction, SearchObservation
 from integrations.records import dump_episode
-from integrations.settings import question_of, question_row
+from integrations.settings import question_of
 
 SPLIT = "train"
 
@@ -103,10 +103,8 @@ class SearchEnvironment(Environment):  # type: ignore[misc] # untyped base class
         """A question without its answers. Raises `IndexError` for an index out of range."""
         if not 0 <= index < self.num_tasks(split):
             raise IndexError(f"index={index}: must be in 0 to {self.num_tasks(split) - 1}")
-        return {
-            "index": index,
-            **{k: v for k, v in question_row(self._questions[index]).items() if k != "golden_answers"},
-        }
+        question = self._questions[index]
+        return {"index": index, "id": question.id, "text": question.text, "dataset": question.dataset}
 
     def list_tasks(self, split: str) -> list[dict[str, Any]]:
         """All questions without their answers."""

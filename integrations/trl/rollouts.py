@@ -72,7 +72,7 @@ class Rollouts:
         self.retriever = retriever or make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.stepper = EpisodeStepper(questions, self.retriever, None, self.rules)
         if algorithm.needs_information_gain:
-            check_source(config.information_gain.source, questions)
+            check_source(config.information_gain.source, questions, self.retriever)
         self.reference: Policy | BasePolicy | None = None
         if algorithm.needs_reference:
             self.reference = make_reference(policy, config)

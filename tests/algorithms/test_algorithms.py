@@ -37,6 +37,7 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.step_search import StepSearch, StepSearchConfig
 from algorithms.tips import TIPS, TIPSConfig
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
@@ -64,6 +65,7 @@ EVERY: list[tuple[Any, Any]] = [
     (TurnPPO, TurnPPOConfig),
     (IGGRPOPotential, IGGRPOPotentialConfig),
     (TIPS, TIPSConfig),
+    (StepSearch, StepSearchConfig),
 ]
 every_algorithm = pytest.mark.parametrize(("algorithm", "config_class"), EVERY, ids=[a.name for a, _ in EVERY])
 VALUES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=1, max_size=12)
@@ -388,7 +390,7 @@ def small_run(config_class: Any, folder: Path) -> Any:
     questions = folder / "questions.jsonl"
     rows = [
         {"id": q.id, "question": q.text, "golden_answers": list(q.golden_answers), "dataset": q.dataset}
-        | {"supporting_titles": list(q.supporting_titles)}
+        | {"supporting_titles": list(q.supporting_titles), "supporting_ids": list(q.supporting_ids)}
         for q in bundled_world().questions["train"][:6]
     ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -19,6 +19,7 @@ import golden_gain as gain
 import golden_graph as graph
 import golden_learning as learning
 import golden_potentials as potentials
+import golden_step_search as step_search
 import golden_text as text
 import golden_turns as turns
 import pytest
@@ -82,6 +83,7 @@ KINDS: dict[str, Kind] = {
     r"passages2string.*": (text.documents, 0.0),
     r"actions.*": (text.actions, 0.0),
     r"info_mask_concat.*": (text.loss_mask, 0.0),
+    r"stepsearch_.+": (step_search.step_scores, FLOAT32),
     r"igsearch_parse.*": (gain.transcript_steps, 0.0),
     r"igsearch_contexts.*": (gain.contexts, 0.0),
     r"igsearch_sequences.*": (gain.sequences, 0.0),

@@ -31,8 +31,10 @@ from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
 from algorithms.rloo import RLOO
+from algorithms.step_search import StepSearch, StepSearchConfig
 from algorithms.tips import TIPS, TIPSConfig
 from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
+from igsearch_env.gain_sources import progress_gain
 from igsearch_env.information_gain import InformationGainConfig
 
 ALPHA = 0.25
@@ -63,6 +65,21 @@ def ppo(algorithm: PPO, values: Mapping[str, float], *, whitened: bool = True) -
 def turn_ppo(**options: Any) -> TurnPPO:
     """Turn-PPO without stabilisers of the gain."""
     return TurnPPO(TurnPPOConfig(information_gain=AS_MEASURED, **options))
+
+
+def step_search(values: Mapping[str, float], *, whitened: bool = True) -> Estimator:
+    """StepSearch without redundancy, to which a search brings as much progress as it has gain."""
+    estimator = ppo(StepSearch(StepSearchConfig(redundancy=False)), values, whitened=whitened)
+
+    def advantages(buffer: RolloutBuffer) -> Float32s:
+        for trajectory in buffer.trajectories:
+            made = 0.0
+            for turn in trajectory.turns[:-1]:
+                before, made = made, made + GAINS[turn.query or ""]
+                turn.gain = progress_gain(before, made)
+        return estimator(buffer)
+
+    return advantages
 
 
 UNTRAINED = dict.fromkeys(FREE.paths, 0.0)
@@ -154,6 +171,7 @@ def test_the_exact_gradient_is_that_of_finite_differences(toy: Toy) -> None:
 def test_unbiased_estimators(theta: Array, size: int) -> None:
     gradient = FREE.gradient(theta, FREE.outcomes)
     critic = enumerate_groups(FREE, ppo(PPO(PPOConfig()), FREE.values(theta), whitened=False), size)
+    steps = enumerate_groups(FREE, step_search(FREE.values(theta, gain_weight=1.0), whitened=False), size)
     cases = {
         "RLOO": (every_group(FREE, PLAIN_RLOO, size), 1.0, gradient),
         "IG-GRPO, potential": (every_group(FREE, POTENTIAL, size), 1.0, gradient),
@@ -172,6 +190,8 @@ def test_unbiased_estimators(theta: Array, size: int) -> None:
         assert bias < EXACT[size], name
     # Before whitening; THETA's values are float32 numbers, others' are rounded.
     assert norm(critic.expected(theta) - gradient) / norm(gradient) < (1e-9 if theta is THETA else 1e-6)
+    of_sum = FREE.gradient(theta, FREE.outcomes + FREE.gains)
+    assert norm(steps.expected(theta) - of_sum) / norm(of_sum) < 1e-6
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9, 1.0])
@@ -268,6 +288,13 @@ ROWS = [
         outcomes,
         None,
         ((0.255, 0.969, -0.122), (0.101, 0.995, -0.028)),
+    ),
+    Row(
+        "StepSearch",
+        step_search(FREE.values(THETA, gain_weight=1.0)),
+        sums,
+        None,
+        ((0.121, 0.993, 0.037), (0.1, 0.995, 0.037)),
     ),
     Row(
         "Turn-PPO",

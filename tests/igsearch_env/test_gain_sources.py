@@ -7,17 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from helpers import PASSAGES, LengthScorer, make_env, played, search
+from helpers import PASSAGES, CountingRetriever, LengthScorer, make_env, played, search
 
 from igsearch_env import ConfigurationError, Gain, InformationGain, InformationGainConfig, Trajectory, measure_gains
+from igsearch_env.corpus_pages import CorpusPages
 from igsearch_env.evidence import search_steps
-from igsearch_env.gain_sources import FLOOR, OF_BATCHES
+from igsearch_env.gain_sources import FLOOR, OF_BATCHES, progress_made
+from igsearch_env.oracles import ORACLES, progress_by
 from igsearch_env.protocols import make_protocol
 from igsearch_env.questions import Question
-from retrievers import BM25Retriever, Passage
+from igsearch_env.world.bundled import bundled_retriever, bundled_world
+from retrievers import BM25Retriever, Passage, Retriever
 
 BRIN, TOLONA, RIVER, SOREL, *_ = PASSAGES
-BRIDGE = Question("b", "In which city?", ("Veria",), "bridge", {"supporting_titles": ["Alan Brin", "The Tolona"]})
+BRIDGE = Question("b", "In which city?", ("Veria",), "bridge", {"supporting_titles": ["Alan Brin", "The  tolona"]})
+TITLES = {"supporting_titles": ["Alan Brin", "Tolona"]}
+KNOWN = Question("c", "In which city?", ("Veria",), "bridge", TITLES)
+ELSEWHERE = Question("e", "In which city?", ("Veria",), "bridge", {"supporting_titles": ["The River"]})
 BARE = Question("n", "Who?", ("Mira Sorel",), "natural")
 
 
@@ -26,10 +32,16 @@ def episode(question: Question, *found: Sequence[Passage]) -> Trajectory:
     return played(question, *((search(f"query {number}"), passages) for number, passages in enumerate(found)))
 
 
-def batch(source: str, trajectories: Sequence[Trajectory], seed: int = 0, baseline: str = "empty") -> list[Gain]:
+def batch(
+    source: str,
+    trajectories: Sequence[Trajectory],
+    seed: int = 0,
+    baseline: str = "empty",
+    retriever: Retriever | None = None,
+) -> list[Gain]:
     """The gains of all searches, in order."""
     config = InformationGainConfig.of({"source": source, "baseline": baseline})
-    gain = InformationGain(config, LengthScorer() if config.needs_scorer else None, make_protocol(), None, seed)
+    gain = InformationGain(config, LengthScorer() if config.needs_scorer else None, make_protocol(), retriever, seed)
     return gain.of_batch(search_steps(trajectories))
 
 
@@ -74,15 +86,83 @@ def test_support_pays_each_supporting_page_once_per_episode() -> None:
     found = [[SOREL], [BRIN, RIVER], [BRIN], [SOREL, TOLONA]]
     trajectories = [episode(BRIDGE, *found), episode(BRIDGE, [TOLONA, BRIN])]
     gains = batch("support", trajectories)
-    share = [gain.in_probability / (1 - FLOOR) for gain in gains]
-    assert share == pytest.approx([0, 0.5, 0, 0.5, 1])
+    assert [progress_made(gain) for gain in gains] == pytest.approx([0, 0.5, 0, 0.5, 1])
     half = math.log((1 + FLOOR) / 2)
     assert [gain.value for gain in gains] == pytest.approx([0, half + 2, 0, -half, 2])
 
 
-def test_support_needs_supporting_titles() -> None:
+def test_support_pays_for_passages_where_their_ids_are_known() -> None:
+    other = Passage("p9", "Alan Brin", "Alan Brin lived in Karith.")
+    question = Question("i", "?", ("Veria",), "bridge", {**BRIDGE.metadata, "supporting_ids": ["p0", "p1"]})
+    gains = batch("support", [episode(question, [other], [BRIN], [TOLONA])])
+    assert [progress_made(gain) for gain in gains] == pytest.approx([0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("source", ORACLES)
+def test_oracles_need_supporting_titles(source: str) -> None:
     with pytest.raises(ConfigurationError, match="data set 'natural' has no supporting_titles"):
-        batch("support", [episode(BRIDGE, [BRIN]), episode(BARE, [BRIN])])
+        batch(source, [episode(BRIDGE, [BRIN]), episode(BARE, [BRIN])], retriever=BM25Retriever(PASSAGES))
+
+
+def test_distance_pays_for_hops_to_the_page_that_answers() -> None:
+    # The river's page mentions Brin's, which mentions Tolona's, which holds the answer.
+    question = Question("d", "In which country was the author of The Silent River born?", ("Veria",), "d", TITLES)
+    retriever = BM25Retriever(PASSAGES)
+    found = [[SOREL], [RIVER, SOREL], [RIVER], [TOLONA], [BRIN]]
+    gains = batch("distance", [episode(question, *found), episode(question, [BRIN])], retriever=retriever)
+    assert [progress_made(gain) for gain in gains] == pytest.approx([0, 1 / 3, 0, 2 / 3, 0, 2 / 3])
+    unnamed = Question("d", "In which country was he born?", ("Veria",), "d", TITLES)
+    gains = batch("distance", [episode(unnamed, [SOREL], [BRIN], [TOLONA])], retriever=retriever)
+    assert [progress_made(gain) for gain in gains] == pytest.approx([0, 1 / 2, 1 / 2])  # of two supporting pages
+
+
+def test_mentions_are_names_and_leave_out_what_stands_in_brackets() -> None:
+    passages = [
+        Passage("a", "Red Karith (film)", "About a river. Red (album) is its music."),
+        Passage("b", "Ostue", "It is seen in Red Karith, a film."),
+        Passage("c", "Red (album)", "It is as red karith is, and red (album) too."),
+    ]
+    pages = CorpusPages(passages)
+    assert pages.named_in("who made the red karith?") == {"red karith film"}
+    assert pages.hops(frozenset({"red karith film"})) == {"red karith film": 0, "ostue": 1}
+    assert pages.hops(frozenset({"red album"})) == {"red album": 0, "red karith film": 1, "ostue": 2}
+
+
+def test_questions_that_nothing_supports_pay_nothing() -> None:
+    question = Question("u", "Where was Nobody born?", ("unknown",), "made", {"supporting_titles": []})
+    for source in ORACLES:
+        gains = batch(source, [episode(question, [BRIN])], retriever=BM25Retriever(PASSAGES))
+        assert [gain.value for gain in gains] == [0]
+
+
+def test_similarity_pays_for_the_rise_of_the_highest_cosine() -> None:
+    found = [[SOREL], [RIVER], [BRIN], [BRIN, TOLONA]]
+    (first, second, third, fourth) = batch("similarity", [episode(KNOWN, *found)], retriever=BM25Retriever(PASSAGES))
+    assert 0 <= progress_made(first) < progress_made(second) < 0.5
+    total = [progress_made(gain) for gain in (first, second, third, fourth)]
+    assert sum(total) == pytest.approx(1)
+    assert min(total) >= 0
+
+
+@pytest.mark.parametrize("source", ["distance", "similarity"])
+def test_oracles_of_the_corpus_refuse_one_that_cannot_be_listed(source: str) -> None:
+    hidden = CountingRetriever(BM25Retriever(PASSAGES))
+    with pytest.raises(ConfigurationError, match=r"a CountingRetriever can't list them.*or use 'support'"):
+        make_env(questions=[KNOWN], retriever=hidden, scorer=None, information_gain={"source": source})
+    with pytest.raises(ConfigurationError, match=r"the corpus has none of the supporting pages \('The River',"):
+        make_env(questions=[ELSEWHERE], scorer=None, information_gain={"source": source})
+
+
+@pytest.mark.parametrize("source", ORACLES)
+def test_every_oracle_sees_all_evidence_of_the_bundled_world_as_all_of_the_way(source: str) -> None:
+    world = bundled_world()
+    progress = progress_by(source, bundled_retriever())
+    for question in world.questions["dev"][:28]:
+        evidence = world.evidence(question)
+        values = [progress(question, evidence[:count]) for count in range(len(evidence) + 1)]
+        assert values[0] == 0
+        assert values[-1] == pytest.approx(1)
+        assert values == sorted(values)
 
 
 @pytest.mark.parametrize("protocol", ["search_r1", "autorefine"])

@@ -86,7 +86,9 @@ def test_wrong_settings_are_refused(values: dict[str, Any], message: str) -> Non
 
 def test_questions_as_plain_data() -> None:
     for question in some_questions():
-        assert question_of(question_row(question), "row") == question
+        read = question_of(question_row(question), "row")
+        assert read == question
+        assert (read.supporting_titles, read.supporting_ids) == (question.supporting_titles, question.supporting_ids)
     for row in (None, "Who?", {"text": "Who?"}, {"golden_answers": 3}):
         with pytest.raises(QuestionError, match="row: "):
             question_of(row, "row")

@@ -60,6 +60,7 @@ MODULES = (  # all public functions and classes of these are on the site
     "algorithms.mt_grpo",
     "algorithms.cw_grpo",
     "algorithms.gspo",
+    "algorithms.step_search",
 )
 CLASSES = (
     "algorithms.common.algorithm.Algorithm",

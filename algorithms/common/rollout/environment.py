@@ -189,15 +189,20 @@ def _state(source: str) -> object:
     return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 
-def check_questions(sources: Sequence[str], split: str, option: str) -> None:
-    """Raise as `make_questions` would, for files; folders and the Hub, which may take long, are only looked for."""
+def check_questions(sources: Sequence[str], split: str, option: str) -> list[Question]:
+    """Raise as `make_questions` would, for files; folders and the Hub, which may take long, are only looked for.
+
+    Returns the questions of the files.
+    """
+    read: list[Question] = []
     for source in sources:
         try:
             path = None if is_world(source) or source.startswith("hf:") else LocalSource.read(source).path
         except QuestionError as error:
             raise QuestionError(f"{option}: {error}") from error
         if path is not None and not path.is_dir():
-            make_questions([source], split, option)
+            read += make_questions([source], split, option)
+    return read
 
 
 def check_corpus(corpus: str, retriever: str, prefix: str = "") -> None:

@@ -15,6 +15,7 @@ from algorithms.common.rollout.environment import check_corpus, check_named_worl
 from algorithms.common.run.folder import check_folder, with_saved_threads
 from algorithms.common.run.layout import run_folder
 from igsearch_env.errors import ConfigurationError
+from igsearch_env.gain_sources import check_source
 from igsearch_env.protocols import make_protocol
 from retrievers.lock import LockedError, check_unlocked
 
@@ -45,8 +46,8 @@ def check_inputs(config: TrainConfig, words: Sequence[str], algorithm: str = "")
     check_engine(config.rollout.engine)
     check_device(config.policy.device)
     check_named_world(env, words)
+    check_source(config.information_gain.source, check_questions(env.questions, "train", "env.questions"))
     for sources, split, option in (
-        (env.questions, "train", "env.questions"),
         (env.dev_questions, "dev", "env.dev_questions"),
         (env.eval_questions, "test", "env.eval_questions"),
     ):

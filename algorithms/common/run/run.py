@@ -93,12 +93,12 @@ class Run:
         config, processes = self.config, self.processes
         needs_reference = config.loss.kl_coef > 0 or algorithm.needs_reference
         self.train_questions, self.dev_questions, self.test_questions = questions_of_run(config)
-        if algorithm.needs_information_gain:
-            check_source(config.information_gain.source, self.train_questions)
         check_model(config, processes.device)  # before a corpus is loaded, which may take minutes
         if retriever is None:
             retriever = make_retriever(config.env.corpus, config.env.retriever, config.env.rerank)
         self.retriever = retriever
+        if algorithm.needs_information_gain:
+            check_source(config.information_gain.source, self.train_questions, retriever)
         print_plan(
             self.console,
             config,

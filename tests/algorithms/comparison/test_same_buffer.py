@@ -40,9 +40,9 @@ def episode(outcome: float, gains: Sequence[float | None] = (), number: int = 0,
 
 
 def held(buffer: RolloutBuffer) -> dict[str, list[Gain | None]]:
-    """The gains on the turns as those over random evidence, and the same ones over the turn before."""
+    """The gains on the turns as those over random evidence, and the same ones as all others."""
     gains = [turn.gain for t in buffer.trajectories for turn in t.turns]
-    return {"random": gains, "previous": gains}
+    return dict.fromkeys(INFORMATION_GAINS, gains)
 
 
 def analyse(buffer: RolloutBuffer) -> dict[str, Any]:
