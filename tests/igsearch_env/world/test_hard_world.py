@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.question_lists import check_unique
 from igsearch_env.questions import Question
+from igsearch_env.scripted import OracleTitles, play_scripted
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world import HARD, Hop, World, WorldOptions, generate_world
-from igsearch_env.world.bundled import bundled_world, named_retriever, named_world
+from igsearch_env.world.bundled import bundled_world, named_retriever, named_world, world_retriever
 from igsearch_env.world.hard_wordings import DEEP_CHAINS, PARAPHRASES, QUESTION_PARAPHRASES
 from igsearch_env.world.options import PLAIN, WorldName
 from igsearch_env.world.wordings import CHAINS
@@ -242,6 +244,13 @@ def test_no_passage_answers_an_unanswerable_question() -> None:
     for question in questions(world):
         if not question.metadata["unanswerable"]:
             assert {(hop.entity, hop.relation) for hop in question.metadata["hops"]} <= stated
+
+
+def test_the_oracle_answers_unknown_where_no_passage_answers() -> None:
+    world = world_with(unanswerable=0.2)
+    asked = [q for q in world.questions["test"] if q.metadata["unanswerable"]][:20]
+    stepper = EpisodeStepper(asked, world_retriever(world), None)
+    assert [t.outcome for t in play_scripted(OracleTitles(), stepper, asked)] == [1.0] * len(asked)
 
 
 @pytest.mark.parametrize(("depth", "families"), [(1, 3), (2, 6), (3, 7), (4, 9)])
