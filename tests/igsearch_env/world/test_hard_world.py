@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cache
 
@@ -20,7 +21,7 @@ from igsearch_env.world import HARD, Hop, World, WorldOptions, generate_world
 from igsearch_env.world.bundled import bundled_world, named_retriever, named_world, world_retriever
 from igsearch_env.world.hard_wordings import DEEP_CHAINS, PARAPHRASES, QUESTION_PARAPHRASES
 from igsearch_env.world.options import PLAIN, WorldName
-from igsearch_env.world.wordings import CHAINS
+from igsearch_env.world.wordings import CHAINS, WORDINGS
 from retrievers import NoisyRetriever, Passage
 
 SIZE = 1000
@@ -161,6 +162,22 @@ def test_paraphrases_of_test_questions_and_their_facts_are_held_out() -> None:
         texts = [text.format(s=hop.entity, o=hop.answer) for text in PARAPHRASES[hop.relation][passage.id in only_test]]
         if ", known as " not in passage.text and ", also called " not in passage.text:
             assert passage.text in [text[0].upper() + text[1:] for text in texts]
+
+
+def test_held_out_wordings_have_no_word_of_their_own() -> None:
+    def words(texts: Iterable[str]) -> set[str]:
+        return {word.strip(".,?") for text in texts for word in text.split() if "{" not in word}
+
+    shown = [
+        *itertools.chain(*WORDINGS.values()),
+        *(text for _, texts in (CHAINS | DEEP_CHAINS).values() for text in texts),
+    ]
+    held_out: list[str] = []
+    for seen, unseen in (PARAPHRASES | QUESTION_PARAPHRASES).values():
+        shown += seen
+        held_out += unseen
+    assert words(held_out) <= words(shown)
+    assert not set(held_out) & set(shown)
 
 
 def test_distractors_are_further_facts_about_the_same_entities() -> None:
