@@ -75,7 +75,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"benchmarks\.(on_gpu|large)", GPU),
     (r"Qwen/Qwen2\.5-0\.5B|e5-base-v2|indexes/e5 ", HUB),
     (r"benchmarks\.(retrieval|scale|async_rollouts)|make bench|benchmarks\.step_model --shape", LONG),
-    (r"compare_algorithms.py --(starts|output)|examples/study.py [a-z]", LONG),
+    (r"compare_algorithms.py --(starts|output)|examples/study.py [a-z]|examples/world_difficulty", LONG),
     (r"examples/retrieval_quality|examples/make_bundled_policy", LONG),
     (r"^make (test|check)$", no("the test suite itself, which CI runs")),
     (r"^make train-real$|DATA=FOLDER", no("another command of this kind is typed")),

@@ -34,6 +34,7 @@ from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import make_protocol
 from igsearch_env.protocols.autorefine import AutoRefine
 from igsearch_env.protocols.search_r1 import SearchR1
+from igsearch_env.questions import UNKNOWN
 from igsearch_env.world import names
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
@@ -49,7 +50,6 @@ from igsearch_env.world.demonstrations import (
 )
 from igsearch_env.world.hard_wordings import hard_questions, hard_texts
 from igsearch_env.world.options import HARD, PLAIN
-from igsearch_env.world.records import UNKNOWN
 from igsearch_env.world.wordings import CHAINS, NICKNAMED, RENAMED, WORDINGS
 from retrievers.random_streams import stream_seed
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 
 from igsearch_env.errors import check_range
 from igsearch_env.protocols import Answer, Protocol, Search
-from igsearch_env.questions import Question
+from igsearch_env.questions import UNKNOWN, Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.trajectory import ANSWERED, Trajectory, Turn
 from retrievers.base import Passage
 from retrievers.random_streams import random_stream
 
 YES_NO = ("yes", "no")
-UNKNOWN = "unknown"
 SHORT = 2  # characters of an answer that many passages hold by chance: "7", "II"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
 # Words of a question that are no query.
@@ -89,8 +88,13 @@ class Demonstrator:
 
 
 def succeeded(trajectory: Trajectory) -> bool:
-    """Whether an episode ended with a golden answer that it had read, so that it teaches no guess."""
-    return trajectory.stop_reason == ANSWERED and trajectory.outcome == 1.0 and answer_read(trajectory) is not None
+    """Whether an episode ended with a golden answer that it had read, so that it teaches no guess.
+
+    "unknown" needs no reading, where that is the golden answer: no passage answers the question.
+    """
+    if trajectory.stop_reason != ANSWERED or trajectory.outcome != 1.0:
+        return False
+    return trajectory.question.golden_answers == (UNKNOWN,) or answer_read(trajectory) is not None
 
 
 def answer_read(trajectory: Trajectory) -> str | None:

@@ -20,6 +20,8 @@ from igsearch_env.rewards import normalize_answer
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"  # the golden answer of a question that no passage answers
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

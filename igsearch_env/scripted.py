@@ -16,7 +16,7 @@ from typing import Protocol
 
 from igsearch_env.errors import ConfigurationError, check_choice
 from igsearch_env.protocols import Answer, Search
-from igsearch_env.questions import Question
+from igsearch_env.questions import UNKNOWN, Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.trajectory import Trajectory
@@ -50,7 +50,7 @@ def best_supported_span(question: str, passages: Sequence[Passage]) -> str:
     """The capitalised span (a year, if the question asks when) with most support, none of it from the question.
 
     Support: the sum of 1 / rank over the passages that contain it. "yes" to a question that begins with a verb;
-    "unknown" if there is no span.
+    `UNKNOWN` if there is no span.
     """
     if _YES_NO.match(question):
         return "yes"
@@ -61,7 +61,7 @@ def best_supported_span(question: str, passages: Sequence[Passage]) -> str:
         for span in {match.group().strip(".") for match in pattern.finditer(f"{passage.title}. {passage.text}")}:
             if not set(normalize_answer(span).split()) <= asked:
                 support[span] += 1 / rank
-    return max(support, key=lambda span: (support[span], len(span), span), default="unknown")
+    return max(support, key=lambda span: (support[span], len(span), span), default=UNKNOWN)
 
 
 def _seen(trajectory: Trajectory) -> list[Passage]:
@@ -87,6 +87,8 @@ class OracleTitles:
         found = self._answer_in_sight(question, passages)
         if len(trajectory.turns) < len(queries) and may_search and found is None:
             return Search(queries[len(trajectory.turns)])
+        if question.golden_answers == (UNKNOWN,):  # no passage holds the answer
+            return Answer(UNKNOWN)
         return Answer(found or best_supported_span(question.text, passages))
 
     @staticmethod

@@ -85,7 +85,7 @@ def check_same_world(questions: Iterable[object], corpus: object, prefix: str = 
         if is_world(source) and _texts(str(source)) != _texts(str(corpus)):
             raise ConfigurationError(
                 f"{prefix}{option} {source} with {prefix}corpus {corpus}: the passages of one world do not answer the "
-                f"questions of another; give {prefix}corpus {source}"
+                f"questions of another; give {prefix}corpus {source} or {prefix}{option} {corpus}"
             )
 
 

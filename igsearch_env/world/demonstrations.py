@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from igsearch_env.protocols import Answer, Protocol, Search, make_protocol
-from igsearch_env.questions import Question
+from igsearch_env.questions import UNKNOWN, Question
 from igsearch_env.world import names
 from igsearch_env.world.bundled import noisy, world_retriever
 from igsearch_env.world.generator import generate_world
 from igsearch_env.world.options import PLAIN, WorldOptions
-from igsearch_env.world.records import UNKNOWN, Hop, World
+from igsearch_env.world.records import Hop, World
 from retrievers.base import Passage, Retriever
 from retrievers.random_streams import stream_seed
 

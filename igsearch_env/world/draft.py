@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from igsearch_env.question_sources import SPLITS
-from igsearch_env.questions import Question
-from igsearch_env.world.records import UNKNOWN, Hop, World
+from igsearch_env.questions import UNKNOWN, Question
+from igsearch_env.world.records import Hop, World
 from retrievers.base import Passage
 
 # What tells a person from a namesake: the residence in what these say of a person, else the occupation, so that each

@@ -11,32 +11,30 @@ from igsearch_env.world.wordings import WORDINGS
 Wordings = tuple[str, ...]
 Chain = tuple[tuple[str, ...], Wordings]
 
-# Relation -> wordings for passages, and those held out for facts that only test questions ask about.
+# Relation -> wordings for passages, and those held out for facts that only test questions ask about. Held-out wordings
+# consist of words that the others have, so that a policy with a closed vocabulary can know all words.
 PARAPHRASES: dict[str, tuple[Wordings, Wordings]] = {
     "born": (
         ("{s} came into the world in {o}.", "{s}, a native of {o}, grew up there."),
-        ("It was in {o} that {s} first saw the light of day.",),
+        ("{o} is where {s} came into the world.",),
     ),
     "occupation": (
         ("{s} made a career as a {o}.", "The trade of {s} was that of a {o}."),
-        ("{s} was employed for decades as a {o}.",),
+        ("The career of {s} was that of a {o}.",),
     ),
-    "residence": (("{s} made a home in {o}.",), ("The house of {s} stood in {o}.",)),
-    "teacher": (("{s} was a pupil of {o}.", "{o} taught {s}."), ("{s} learned everything from {o}.",)),
-    "spouse": (
-        ("{s} and {o} were husband and wife.", "{s} married {o}."),
-        ("{o} shared a life with {s} as spouse.",),
-    ),
-    "country": (("{s} is found in {o}.", "{s} belongs to {o}."), ("On the map, {s} is inside {o}.",)),
-    "river": (("The {o} runs past {s}.",), ("The water of the {o} reaches {s}.",)),
-    "capital": (("{o} is the seat of government of {s}.",), ("The government of {s} meets in {o}.",)),
+    "residence": (("{s} made a home in {o}.",), ("{s} lived a long life in {o}.",)),
+    "teacher": (("{s} was a pupil of {o}.", "{o} taught {s}."), ("{s} was taught by {o}.",)),
+    "spouse": (("{s} and {o} were husband and wife.", "{s} married {o}."), ("{o} was the spouse of {s}.",)),
+    "country": (("{s} is found in {o}.", "{s} belongs to {o}."), ("The city of {s} belongs to {o}.",)),
+    "river": (("The {o} runs past {s}.",), ("The river {o} runs past {s}.",)),
+    "capital": (("{o} is the seat of government of {s}.",), ("The seat of government of {s} is {o}.",)),
     "author": (
         ("{o} is the author of {s}.", "{s} came from the pen of {o}."),
-        ("Readers owe {s} to {o}.",),
+        ("The author of {s} is {o}.",),
     ),
-    "hero": (("At the centre of {s} stands a {o}.",), ("{s} follows a {o}.",)),
-    "founder": (("{o} set up {s}.", "{s} owes its start to {o}."), ("It was {o} who started {s}.",)),
-    "seat": (("{s} is run from {o}.",), ("The head office of {s} is in {o}.",)),
+    "hero": (("At the centre of {s} stands a {o}.",), ("The story of {s} is that of a {o}.",)),
+    "founder": (("{o} set up {s}.", "{s} owes its start to {o}."), ("The company {s} was set up by {o}.",)),
+    "seat": (("{s} is run from {o}.",), ("The company {s} is run from {o}.",)),
 }
 
 # Families of four hops, in the form of `wordings.CHAINS`.
@@ -55,48 +53,48 @@ DEEP_CHAINS: dict[str, Chain] = {
 QUESTION_PARAPHRASES: dict[str, tuple[Wordings, Wordings]] = {
     "birthplace": (
         ("What is the birthplace of {e}?", "Of which city was {e} a native?"),
-        ("Name the city where {e} came into the world.",),
+        ("In which city is the birthplace of {e}?",),
     ),
     "author": (
         ("Which person wrote the novel {e}?", "By whom is the novel {e}?"),
-        ("From whose pen did {e} come?",),
+        ("Which person is the author of {e}?",),
     ),
     "occupation": (
         ("What was the profession of {e}?", "How did {e} earn a living?"),
-        ("As what was {e} employed?",),
+        ("What did {e} earn a living as?",),
     ),
     "author_birthplace": (
         ("What is the birthplace of the author of {e}?", "The person who wrote {e} was born in which city?"),
-        ("Name the city where the writer of {e} came into the world.",),
+        ("Where was the person who wrote {e} born?",),
     ),
     "founder_occupation": (
         ("What was the profession of the founder of {e}?", "How did the person who founded {e} earn a living?"),
-        ("As what was the person who started {e} employed?",),
+        ("What did the person who founded {e} work as?",),
     ),
     "birth_country": (
         ("To which country does the birthplace of {e} belong?", "What is the country of the birthplace of {e}?"),
-        ("Name the country where {e} came into the world.",),
+        ("In which country is the birthplace of {e}?",),
     ),
     "author_country": (
         (
             "The author of {e} was born in a city of which country?",
             "What is the country of the birthplace of the author of {e}?",
         ),
-        ("Name the country where the writer of {e} came into the world.",),
+        ("In which country was the person who wrote {e} born?",),
     ),
     "teacher_country": (
         (
-            "The founder of {e} was taught by a person born in which country?",
+            "The founder of {e} was taught by a person who was born in which country?",
             "What is the country of the birthplace of the teacher of the founder of {e}?",
         ),
-        ("Name the country where the teacher of the person who started {e} came into the world.",),
+        ("In which country was the person who taught the founder of {e} born?",),
     ),
     "spouse_country": (
         (
             "The author of {e} was married to a person born in which country?",
             "What is the country of the birthplace of the spouse of the author of {e}?",
         ),
-        ("Name the country where the person whom the writer of {e} married came into the world.",),
+        ("In which country is the birthplace of the spouse of the author of {e}?",),
     ),
 }
 

@@ -8,8 +8,6 @@ from functools import cached_property
 from igsearch_env.questions import Question
 from retrievers.base import Passage
 
-UNKNOWN = "unknown"  # the answer to a question that no passage answers
-
 
 @dataclass(frozen=True, slots=True)
 class Hop:

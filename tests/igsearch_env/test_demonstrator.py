@@ -10,10 +10,10 @@ from helpers import PASSAGES, answer, played, search, small_retriever
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igsearch_env.demonstrator import UNKNOWN, Demonstrator, answer_read, occurs, passages_read, succeeded
+from igsearch_env.demonstrator import Demonstrator, answer_read, occurs, passages_read, succeeded
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Answer, Invalid, Search, make_protocol
-from igsearch_env.questions import Question
+from igsearch_env.questions import UNKNOWN, Question
 from igsearch_env.rewards import normalize_answer
 from igsearch_env.rules import EpisodeRules
 from igsearch_env.stepper import EpisodeStepper
@@ -163,6 +163,14 @@ def test_an_answer_that_was_guessed_has_not_succeeded() -> None:
     trajectory = played(question, (search("Mira Sorel"), [PASSAGES[3]]), (answer("Tolona"), []))
     trajectory.outcome, trajectory.stop_reason = 1.0, ANSWERED
     assert not succeeded(trajectory)
+
+
+def test_unknown_succeeds_where_no_passage_answers() -> None:
+    question = Question("q", "Where was Alan Brin born?", (UNKNOWN,), "x")
+    trajectory = demonstrate(ASKS, question)
+    assert trajectory.prediction == UNKNOWN
+    assert succeeded(trajectory)
+    assert not succeeded(replace(trajectory, outcome=0.0))
 
 
 # ---------------------------------------------------------------- what was read

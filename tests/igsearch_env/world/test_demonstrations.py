@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from examples.make_bundled_policy import build_tokenizer
 from igsearch_env.protocols import Answer, Search, parse
+from igsearch_env.questions import UNKNOWN
 from igsearch_env.world import HARD, WorldOptions, generate_world
 from igsearch_env.world.bundled import POLICY_FOLDER
 from igsearch_env.world.demonstrations import (
@@ -23,7 +24,6 @@ from igsearch_env.world.demonstrations import (
     some_of,
 )
 from igsearch_env.world.options import PLAIN
-from igsearch_env.world.records import UNKNOWN
 
 
 def first(count: int, manner: Manner, seed: int = 3, options: WorldOptions = PLAIN) -> list[Demonstration]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cache
 
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.question_lists import check_unique
 from igsearch_env.questions import Question
+from igsearch_env.scripted import OracleTitles, play_scripted
+from igsearch_env.stepper import EpisodeStepper
 from igsearch_env.world import HARD, Hop, World, WorldOptions, generate_world
-from igsearch_env.world.bundled import bundled_world, named_retriever, named_world
+from igsearch_env.world.bundled import bundled_world, named_retriever, named_world, world_retriever
 from igsearch_env.world.hard_wordings import DEEP_CHAINS, PARAPHRASES, QUESTION_PARAPHRASES
 from igsearch_env.world.options import PLAIN, WorldName
-from igsearch_env.world.wordings import CHAINS
+from igsearch_env.world.wordings import CHAINS, WORDINGS
 from retrievers import NoisyRetriever, Passage
 
 SIZE = 1000
@@ -161,6 +164,19 @@ def test_paraphrases_of_test_questions_and_their_facts_are_held_out() -> None:
             assert passage.text in [text[0].upper() + text[1:] for text in texts]
 
 
+def test_held_out_wordings_have_no_word_of_their_own() -> None:
+    def words(texts: Iterable[str]) -> set[str]:
+        return {word.strip(".,?") for text in texts for word in text.split() if "{" not in word}
+
+    shown = list(itertools.chain(*WORDINGS.values(), *(texts for _, texts in (CHAINS | DEEP_CHAINS).values())))
+    held_out: list[str] = []
+    for seen, unseen in (*PARAPHRASES.values(), *QUESTION_PARAPHRASES.values()):
+        shown += seen
+        held_out += unseen
+    assert words(held_out) <= words(shown)
+    assert not set(held_out) & set(shown)
+
+
 def test_distractors_are_further_facts_about_the_same_entities() -> None:
     plain, world = generate_world(5, SIZE), world_with(distractors=2)
     assert {p.id for p in plain.passages} < set(world.by_id)
@@ -242,6 +258,13 @@ def test_no_passage_answers_an_unanswerable_question() -> None:
     for question in questions(world):
         if not question.metadata["unanswerable"]:
             assert {(hop.entity, hop.relation) for hop in question.metadata["hops"]} <= stated
+
+
+def test_the_oracle_answers_unknown_where_no_passage_answers() -> None:
+    world = world_with(unanswerable=0.2)
+    asked = [q for q in world.questions["test"] if q.metadata["unanswerable"]][:20]
+    stepper = EpisodeStepper(asked, world_retriever(world), None)
+    assert [t.outcome for t in play_scripted(OracleTitles(), stepper, asked)] == [1.0] * len(asked)
 
 
 @pytest.mark.parametrize(("depth", "families"), [(1, 3), (2, 6), (3, 7), (4, 9)])
