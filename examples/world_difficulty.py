@@ -11,6 +11,8 @@ bundled world in other forms (docs/worlds.md), so that worlds differ in what the
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,12 +20,14 @@ from rich.console import Console
 
 from algorithms.common.base.command_line import parse_options
 from algorithms.common.base.files import atomic_write
-from algorithms.common.evaluation.intervals import paired_difference, verdict
-from algorithms.comparison.run_summary import make_seed_groups, read_records
-from examples import compare_algorithms
+from algorithms.common.evaluation.simultaneous import Float64s, Paired, simultaneous_differences
+from algorithms.comparison.run_summary import SeedGroup, make_seed_groups, read_records
 from igsearch_env.errors import ConfigurationError, IGSearchError
 from igsearch_env.world.options import HARD, WorldName
 from retrievers.program import ends_in_one_line
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this folder is not installed
+from examples import compare_algorithms
 
 WORLDS = ("bundled", *(f"world:{f.name}={getattr(HARD, f.name)}" for f in fields(HARD)), "world:hard")
 
@@ -56,8 +60,9 @@ def main(args: Args) -> None:
         raise ConfigurationError(f"algorithms={args.algorithms}: must be two; the first is compared with the second")
     names = [(world, WorldName.read(world)) for world in args.worlds]  # wrong names fail before the first run
     against = args.algorithms[1].partition("=")[0]
-    rows = [["world", "before", *(entry.partition("=")[0] for entry in args.algorithms), "difference"]]
-    rows[0] += ["95% bootstrap (seeds, questions)", "verdict"]
+    head = ["world", "before", *(entry.partition("=")[0] for entry in args.algorithms), "difference"]
+    head += ["95%, this row alone", "95%, all rows", "verdict"]
+    pairs: list[tuple[SeedGroup, SeedGroup]] = []
     for world, _ in names:
         folder = args.output / world.removeprefix("world:").replace("/", "-")
         comparison = compare_algorithms.Args(
@@ -71,29 +76,28 @@ def main(args: Args) -> None:
             output=folder,
         )
         compare_algorithms.main(comparison)
-        rows.append(row_of(world, folder, args))
-        table = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+        groups = {group.label: group for group in make_seed_groups(read_records(folder / "runs.jsonl"))}
+        pairs.append((groups[args.algorithms[0].partition("=")[0]], groups[against]))
+        found = simultaneous_differences([minus(*pair, args.seeds) for pair in pairs], [args.seeds] * len(pairs))
+        rows = [row_of(name, *pair, one) for name, pair, one in zip(args.worlds, pairs, found, strict=False)]
+        table = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
         with atomic_write(args.output / "worlds.md") as partial:
             partial.write_text("\n".join([*table, ""]), encoding="utf-8")
     Console().print("\n".join(table), soft_wrap=True, markup=False)
 
 
-def row_of(world: str, folder: Path, args: Args) -> list[str]:
+def minus(ours: SeedGroup, theirs: SeedGroup, seeds: Sequence[int]) -> dict[str, Float64s]:
+    """Difference in exact match [seeds, questions], by data set."""
+    left, right = ours.exact_matches(seeds), theirs.exact_matches(seeds)
+    return {name: left[name] - right[name] for name in left}
+
+
+def row_of(world: str, ours: SeedGroup, theirs: SeedGroup, found: Paired) -> list[str]:
     """Exact match before training and with each algorithm, and the difference between the two."""
-    groups = {group.label: group for group in make_seed_groups(read_records(folder / "runs.jsonl"))}
-    ours, theirs = (groups[entry.partition("=")[0]] for entry in args.algorithms)
     before = [record.curves["test"][0][1] for record in ours.records]
-    found = paired_difference(ours.exact_matches(args.seeds), theirs.exact_matches(args.seeds))
-    low, high = found.bootstrap
-    return [
-        world,
-        f"{sum(before) / len(before):.3f}",
-        f"{ours.final.mean():.3f}",
-        f"{theirs.final.mean():.3f}",
-        f"{found.mean:+.3f}",
-        f"{low:+.3f} to {high:+.3f}",
-        verdict(found),
-    ]
+    means = [f"{sum(before) / len(before):.3f}", f"{ours.final.mean():.3f}", f"{theirs.final.mean():.3f}"]
+    intervals = ("" if one is None else f"{one[0]:+.3f} to {one[1]:+.3f}" for one in (found.alone, found.simultaneous))
+    return [world, *means, f"{found.mean:+.3f}", *intervals, found.verdict]
 
 
 if __name__ == "__main__":
