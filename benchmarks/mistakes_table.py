@@ -228,13 +228,13 @@ OUTPUTS = [
 NO_SPACE = "No space left on device"
 MACHINE = [
     *(
-        Mistake(command, says, full_disk=True)
-        for command, *says in (  # type: ignore[assignment]
-            (f"{TRAIN} --run-dir full/run", NO_SPACE, "give another"),
-            (f"{ASKS} questions.jsonl --output full/out.json", NO_SPACE, "give another"),
-            ("igsearch report run --output full/x.html", NO_SPACE, "give another"),
-            ("igsearch index --corpus corpus.jsonl --index bm25 --output full/index", NO_SPACE, "write elsewhere"),
-            (f"{COMPARES} --output full/out", NO_SPACE, "give another"),
+        Mistake(command, (NO_SPACE, repair), full_disk=True)
+        for command, repair in (
+            (f"{TRAIN} --run-dir full/run", "give another"),
+            (f"{ASKS} questions.jsonl --output full/out.json", "give another"),
+            ("igsearch report run --output full/x.html", "give another"),
+            ("igsearch index --corpus corpus.jsonl --index bm25 --output full/index", "write elsewhere"),
+            (f"{COMPARES} --output full/out", "give another"),
         )
     ),
     Mistake(
