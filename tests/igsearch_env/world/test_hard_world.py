@@ -82,9 +82,13 @@ def test_the_world_without_options_is_the_one_that_the_bundled_policy_and_all_re
     assert bundled_world().rivals == {}
 
 
-def test_no_metadata_are_added_without_options() -> None:
-    assert {name for q in questions(bundled_world()) for name in q.metadata} == {"hops", "named", "supporting_titles"}
-    assert {"ambiguous", "depth"} < set(questions(world_with(depth=2))[0].metadata)
+def test_the_metadata_of_options_are_those_of_worlds_with_options() -> None:
+    properties = {"depth", "unanswerable", "ambiguous", "outdated", "paraphrased"}
+    assert not {name for q in questions(bundled_world()) for name in q.metadata} & properties
+    assert all(properties <= q.metadata.keys() for q in questions(world_with(depth=2)))
+    for question in questions(world_with(unanswerable=0.2)):
+        hops = question.metadata["hops"]
+        assert question.metadata["supporting_ids"] == [hop.passage_id for hop in hops if hop.passage_id]
 
 
 # ---------------------------------------------------------------- any options
