@@ -1,4 +1,4 @@
-"""IG-GRPO with potential-based shaping: information gain that cannot change which policy is optimal (ours).
+"""IG-GRPO (arXiv 2604.15148) with potential-based shaping: gain that cannot change which policy is optimal (ours).
 
     Phi(s_t)  = alpha p(a* | what the policy has read before turn t)             (--gain log_probability: log p)
     F_t       = gamma Phi(s_{t+1}) - Phi(s_t),   Phi(terminal) = 0               (Ng, Harada, Russell 1999)

@@ -6,9 +6,9 @@
     A_h     = delta_h + gamma lambda A_{h+1}, whitened over the turns of the batch; on every token of turn h
     R_h     = A_h + V_h, before whitening: the critic's target at the first policy token of turn h, and nowhere else
 
-The recursion is GAE (arXiv 1506.02438, Eq. 12 and 16) over turns. log pi(a_h | s_h) is the sum over the tokens of a
-turn, so one advantage on all of them is the policy gradient of this decision process. Sources: Turn-PPO (2512.17008:
-critic and GAE per turn, gamma 0.99, lambda 0.9); ArCHer (2402.19446: a critic per utterance, there off-policy, whose
+The recursion is GAE (1506.02438, Eq. 12 and 16) over turns. log pi(a_h | s_h) is the sum over the tokens of a turn, so
+one advantage on all of them is the policy gradient of this decision process. Sources: Turn-PPO, arXiv 2512.17008
+(critic and GAE per turn, gamma 0.99, lambda 0.9); ArCHer (2402.19446: a critic per utterance, there off-policy, whose
 advantage is the reward of an utterance's tokens); the code of VAGEN (`turn_level_gae`: value at the first token of a
 turn, whitened over tokens) and AgileRL (`LLMPPO`: value at the last token, whitened over turns). Turn-PPO clips one
 ratio per turn, the product over its tokens; here `--loss` clips token by token, which makes no difference where each

@@ -32,6 +32,7 @@ from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajec
 from igsearch.testing.retriever_contract import CORPUS, RetrieverContract
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.protocols import Invalid
+from igsearch_env.reward_hacking import KINDS
 from igsearch_env.trajectory import Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import CorpusError, Passage
@@ -149,9 +150,10 @@ def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> Non
 
 
 def metrics_of_the_page() -> set[str]:
-    """The names in the table of `metrics.jsonl`."""
+    """The names in the table of `metrics.jsonl` that every run has: means over searches of a kind need such a search."""
     table = PAGE.split("| in `metrics.jsonl`")[1].split("\n\n")[0]
-    return {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", line)}
+    names = {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", line.split(" | ")[0])}
+    return {name.replace("KIND", kind) for name in names if not name.endswith("KIND_mean") for kind in KINDS}
 
 
 def test_it_trains_as_a_command_and_leaves_the_metrics_that_the_page_reads(
@@ -275,7 +277,7 @@ def test_the_training_of_the_page(folder: Path, questions: str, monkeypatch: pyt
     rows = read_metrics(folder / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "reward" in row] == [1]
     gains = {name for name in metrics_of_the_page() if name.startswith("information_gain/")}
-    assert gains - {"information_gain/unseen_answer_mean"} <= {key for row in rows for key in row}  # if there are any
+    assert gains <= {key for row in rows for key in row}
     assert "weight: 0.2" in (folder / "run" / "config.yaml").read_text(encoding="utf-8")
 
 

@@ -41,14 +41,18 @@ function reading(turn, index, place) {
   const span = turn.query_span ?? [0, 0];
   const logprob = turn.logprobs[place];
   const names = [state.algorithm, ...DATA.algorithms.filter((name) => name !== state.algorithm)];
-  const told = names.filter((name) => advantages(turn, name).length)
-    .map((name) => `${name} ${signed(advantages(turn, name)[place], 4)}`);
+  const byValue = new Map(); // algorithms with equal advantages are listed together
+  for (const name of names.filter((one) => advantages(turn, one).length)) {
+    const value = signed(advantages(turn, name)[place], 4);
+    byValue.set(value, [...byValue.get(value) ?? [], name]);
+  }
+  const listed = [...byValue].map(([value, equal]) => `${equal.join(', ')} ${value}`);
   return [
     `turn ${index + 1}, token ${place + 1} of ${turn.tokens.length}`,
     turn.tokens[place] ? `“${turn.tokens[place]}”` : 'part of a character',
     place >= span[0] && place < span[1] && 'query',
     logprob != null && `log-prob ${number(logprob)} (p ${number(Math.exp(logprob), 2)})`,
-    `advantage ${told.join(', ') || 'not recorded'}`,
+    `advantage ${listed.join('; ') || 'not recorded'}`,
   ].filter(Boolean).join(' · ');
 }
 

@@ -408,7 +408,7 @@ def test_another_algorithm_shows_other_advantages(page: Any) -> None:
     page.select_option(".toolbar select", "igpo")
     igpo = badges()
     page.keyboard.press("c")
-    page.get_by_role("button", name="ig_grpo").click()
+    page.get_by_role("button", name="ig_grpo", exact=True).click()
     page.keyboard.press("t")
     assert page.input_value(".toolbar select") == "ig_grpo"
     assert badges() != igpo
