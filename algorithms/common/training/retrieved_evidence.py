@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
 from algorithms.common.training.advantages import Float64s, group_statistics
-from igsearch_env.rewards import normalize_answer, sub_exact_match
+from igsearch_env.oracles import support
+from igsearch_env.rewards import sub_exact_match
 from igsearch_env.trajectory import Trajectory, Turn
+from retrievers.base import Passage
 
 EPS = 1e-6
 Signal = Literal["coverage", "answer_match"]
@@ -20,18 +22,17 @@ Signal = Literal["coverage", "answer_match"]
 def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn, float]]:
     """Every search with e_t = max(0, phi(t) - best phi before), in [0, 1] (Eq. 3).
 
-    phi(t) is the share of the question's supporting titles among the passages of the first t searches (`coverage`; 0
-    where the question names none), or 1 if a passage of search t contains a golden answer (`answer_match`), else 0.
-    Titles and answers are normalised as for exact match.
+    phi(t) is the share of the question's supporting passages that the first t searches found (`coverage`, as in
+    `igsearch_env.oracles.support`; 0 where the question names none), or 1 if a passage of search t contains a golden
+    answer, normalised as for exact match (`answer_match`), else 0.
     """
-    question, best, read = trajectory.question, 0.0, set[str]()
-    titles = {normalize_answer(title) for title in question.supporting_titles}
+    question, best, read = trajectory.question, 0.0, list[Passage]()
     for turn in trajectory.turns:
         if not turn.is_search:
             continue
         if signal == "coverage":
-            read |= titles & {normalize_answer(passage.title) for passage in turn.passages}
-            potential = len(read) / max(len(titles), 1)
+            read += turn.passages
+            potential = support(question, read) if question.supporting_titles else 0.0
         else:
             texts = [f"{passage.title}\n{passage.text}" for passage in turn.passages]
             potential = max((sub_exact_match(text, question.golden_answers) for text in texts), default=0.0)

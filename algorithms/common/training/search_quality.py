@@ -6,7 +6,7 @@ Passages count as far as observations show them; texts are compared as for exact
 from __future__ import annotations
 
 from igsearch_env.demonstrator import answer_in, passages_read
-from igsearch_env.rewards import normalize_answer
+from igsearch_env.oracles import support
 from igsearch_env.trajectory import Trajectory
 from retrievers.base import Passage
 
@@ -20,14 +20,14 @@ def found_answer(trajectory: Trajectory, turn: int) -> bool:
 
 
 def found_new_support(trajectory: Trajectory, turn: int) -> bool:
-    """Whether turn `turn` found the page of a supporting title that no earlier turn found.
+    """Whether turn `turn` found a supporting passage (`igsearch_env.oracles.support`) that no earlier turn found.
 
     False where the question's data name no supporting titles.
     """
-    supporting = {normalize_answer(title) for title in trajectory.question.supporting_titles}
-    before = {normalize_answer(passage.title) for passage in passages_read(trajectory, turn)}
-    found = {normalize_answer(passage.title) for passage in _passages(trajectory, turn)}
-    return bool((found & supporting) - before)
+    question = trajectory.question
+    if not question.supporting_titles:
+        return False
+    return support(question, passages_read(trajectory, turn + 1)) > support(question, passages_read(trajectory, turn))
 
 
 def _passages(trajectory: Trajectory, turn: int) -> list[Passage]:
