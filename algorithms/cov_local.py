@@ -47,7 +47,7 @@ class CovLocalConfig(GRPOConfig):
     """Options of Cov-local; the defaults are those of the paper."""
 
     signal: Signal = "coverage"
-    """Evidence: the pages of the supporting titles (Cov), or a passage that contains a golden answer (AM)."""
+    """Evidence: the supporting passages, or pages by title (Cov), or a passage that contains a golden answer (AM)."""
     credit: Literal["local", "scalar"] = "local"
     """Where new evidence is credited: on the query that found it, or in the reward of the whole episode."""
     local_weight: float = 0.5

@@ -13,7 +13,7 @@ The paper asks a language model whether a round found relevant new passages, and
 the product. There is no such model here, so the judgement is ours:
 
     --judge gain      the stabilised information gain of the search is positive
-    --judge support   the search found a page of the question's supporting titles that no earlier search found;
+    --judge support   the search found a supporting passage (or page, by its title) that no earlier search found;
                       a question whose data name no supporting titles keeps GRPO's advantages
 
 Their loss: KL term --loss.kl-coef 0.001, four mini-batches (--optimizer.num-minibatches 4).
