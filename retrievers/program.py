@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,6 +27,7 @@ from retrievers.credentials import mask
 from retrievers.extras import missing_package
 
 FAILED, REFUSED, CUT = 1, 2, 141
+GRACE = 10.0  # seconds in which the first of several processes prints why all of them stop
 
 
 @contextmanager
@@ -64,6 +66,9 @@ def end(message: str, status: int) -> NoReturn:
 def refuse(error: Exception) -> NoReturn:
     """Print an error of the command line or of what it names, and exit. Of several processes the first one prints."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
+        # A launcher terminates all processes as soon as one has exited: not before the first one has printed.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(GRACE)
         raise SystemExit(REFUSED)
     end(f"error: {mask(str(error))}", status_of(error))
 
