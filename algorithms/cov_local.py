@@ -16,9 +16,11 @@ The other conditions of the paper (`--signal`, `--credit`):
     answer_match   phi(t) is 1 once a passage, in its title or text, contains a golden answer; needs no annotation
     scalar         A = z(r_i + alpha sum_t e_t) on all tokens, alpha 0.25 (Eq. 4), instead of local credit
 
+`--signal information_gain` is ours: e_t is the information gain of the search, as a difference of probabilities.
+
 The paper annotates sub-questions with the passages that support them, for questions that an LLM and Wikidata built.
-Here every supporting title of a question is one such piece of evidence, found when a passage of that title is; so data
-that name supporting pages are enough (HotpotQA, 2WikiMultiHopQA, MuSiQue, the bundled world). Not adopted: Cov-Dep,
+Here a supporting passage is one such piece of evidence, or a page, found with any passage of its title, where data name
+titles alone (HotpotQA, 2WikiMultiHopQA, MuSiQue; the bundled world names passages). Not adopted: Cov-Dep,
 which needs the dependencies between sub-questions, and rounding phi to four decimals, after which a first and a second
 third of the evidence differ by 1e-4, and z makes that a full difference. The paper's outcome is F1:
 `--env.outcome-reward f1`. Its code is not public.
@@ -47,7 +49,8 @@ class CovLocalConfig(GRPOConfig):
     """Options of Cov-local; the defaults are those of the paper."""
 
     signal: Signal = "coverage"
-    """Evidence: the supporting passages, or pages by title (Cov), or a passage that contains a golden answer (AM)."""
+    """Evidence: the supporting passages, or pages by title (Cov), a passage that contains a golden answer (AM), or the
+    gain in probability, from 0.1 on (ours)."""
     credit: Literal["local", "scalar"] = "local"
     """Where new evidence is credited: on the query that found it, or in the reward of the whole episode."""
     local_weight: float = 0.5
@@ -70,6 +73,7 @@ class CovLocal(GRPO):
     def __init__(self, config: CovLocalConfig) -> None:
         super().__init__(config)
         self.options = config
+        self.needs_information_gain = config.signal == "information_gain"
 
     def rewards(self, buffer: RolloutBuffer) -> Float64s:
         """GRPO's rewards; with scalar credit, plus the weighted evidence found."""
@@ -82,6 +86,8 @@ class CovLocal(GRPO):
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """GRPO's advantages, with local credit on query tokens."""
         options = self.options
+        if self.needs_information_gain:
+            buffer.check_gains()
         check_evidence(buffer, options.signal)
         advantages = super().advantages(buffer)
         if options.credit == "scalar":

@@ -75,6 +75,14 @@ ALGORITHMS = {
         Entry("graft", "GRAFT", GRAFT(GRAFTConfig())),
         Entry("cov_local", "Cov-local", CovLocal(CovLocalConfig()), on_queries=True),
         Entry(
+            "ig_local",
+            "IG-local",
+            CovLocal(CovLocalConfig(signal="information_gain")),
+            options="--signal information_gain",
+            gains=CovLocalConfig().information_gain,
+            on_queries=True,
+        ),
+        Entry(
             "ig_grpo_potential",
             "IG-GRPO pot",
             IGGRPOPotential(IGGRPOPotentialConfig()),

@@ -150,7 +150,7 @@ def run_script(name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> Non
 
 
 def metrics_of_the_page() -> set[str]:
-    """The names in the table of `metrics.jsonl` that every run has: means over searches of a kind need such a search."""
+    """The names in the table of `metrics.jsonl` that every run has: means of a kind need a search of that kind."""
     table = PAGE.split("| in `metrics.jsonl`")[1].split("\n\n")[0]
     names = {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w/]+)`", line.split(" | ")[0])}
     return {name.replace("KIND", kind) for name in names if not name.endswith("KIND_mean") for kind in KINDS}

@@ -16,7 +16,10 @@ from igsearch_env.trajectory import Trajectory, Turn
 from retrievers.base import Passage
 
 EPS = 1e-6
-Signal = Literal["coverage", "answer_match"]
+FLOOR = (
+    0.1  # a smaller rise of the answer's probability counts as 0: standardised, noise would count as much as evidence
+)
+Signal = Literal["coverage", "answer_match", "information_gain"]
 
 
 def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn, float]]:
@@ -24,11 +27,16 @@ def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn,
 
     phi(t) is the share of the question's supporting passages that the first t searches found (`coverage`, as in
     `igsearch_env.oracles.support`; 0 where the question names none), or 1 if a passage of search t contains a golden
-    answer, normalised as for exact match (`answer_match`), else 0.
+    answer, normalised as for exact match (`answer_match`), else 0. `information_gain` (ours): e_t is the gain of
+    search t in probability, if it is at least 0.1, else 0.
     """
     question, best, read = trajectory.question, 0.0, list[Passage]()
     for turn in trajectory.turns:
         if not turn.is_search:
+            continue
+        if signal == "information_gain":
+            gain = turn.gain.in_probability if turn.gain else 0.0
+            yield turn, gain if gain >= FLOOR else 0.0
             continue
         if signal == "coverage":
             read += turn.passages
