@@ -31,6 +31,7 @@ from algorithms.common.rollout.buffer import Flags, Float32s, Ints, RolloutBuffe
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import discounted_sums, group_statistics, grpo_advantages
 from algorithms.common.training.anchor_states import anchor_clusters
+from algorithms.common.training.turn_rewards import invalid_turns
 from igsearch_env.errors import check_range
 from igsearch_env.protocols import Invalid
 from igsearch_env.trajectory import Trajectory
@@ -73,8 +74,7 @@ class GiGPO(Algorithm):
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """One advantage per policy token."""
         counts, trajectories = buffer.turn_counts, buffer.trajectories
-        invalid = np.array([isinstance(turn.action, Invalid) for t in trajectories for turn in t.turns])
-        penalties = self.config.invalid_penalty * invalid
+        penalties = self.config.invalid_penalty * invalid_turns(buffer)
         rewards = np.zeros(len(penalties))
         rewards[np.cumsum(counts) - 1] = buffer.outcomes
         per_turn = turn_advantages(

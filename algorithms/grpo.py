@@ -23,6 +23,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, grpo_advantages, overlong_penalty
+from algorithms.common.training.turn_rewards import invalid_turns
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Group
 
@@ -39,10 +40,13 @@ class GRPOConfig(TrainConfig):
     """DAPO: the length penalty starts this many tokens below the maximum response length; 0: no penalty."""
     overlong_factor: float = 1.0
     """DAPO: penalty of a response of maximum length."""
+    invalid_penalty: float = 0.0
+    """Subtracted from the advantages of a turn that neither searches nor answers; 0: no penalty (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("overlong_buffer", self.overlong_buffer, 0, self.max_response)
+        check_range("invalid_penalty", self.invalid_penalty, 0)
         if self.dynamic_sampling:
             check_siblings(self.rollout.group_size, "dynamic_sampling=True", "set --no-dynamic-sampling")
 
@@ -61,9 +65,12 @@ class GRPO(Algorithm):
         self.config = config
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
-        """One advantage per policy token; exactly 0 in a group whose rewards are all equal."""
+        """One advantage per policy token; without a penalty exactly 0 in a group whose rewards are all equal."""
         advantages = grpo_advantages(self.rewards(buffer), buffer.group_index, scale_by_std=self.config.scale_by_std)
-        return buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
+        per_token = buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
+        if self.config.invalid_penalty:
+            per_token -= buffer.broadcast_turns(self.config.invalid_penalty * invalid_turns(buffer))
+        return per_token
 
     def rewards(self, buffer: RolloutBuffer) -> Float64s:
         """Reward of each trajectory: its outcome, less the penalty for its length."""

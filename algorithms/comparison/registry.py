@@ -77,8 +77,8 @@ ALGORITHMS = {
         Entry(
             "ig_local",
             "IG-local",
-            CovLocal(CovLocalConfig(signal="information_gain")),
-            options="--signal information_gain",
+            CovLocal(CovLocalConfig(signal="information_gain", invalid_penalty=0.5)),
+            options="--signal information_gain --invalid-penalty 0.5",
             gains=CovLocalConfig().information_gain,
             on_queries=True,
         ),

@@ -474,6 +474,16 @@ def test_options_of_ig_grpo_are_checked(option: str) -> None:
         IGGRPOConfig(**{option: "x"})
 
 
+def test_a_turn_that_neither_searches_nor_answers_may_cost_something() -> None:
+    slipped = replace(search_turn(range(3), (1, 2)), action=Invalid("no tag"))
+    buffer = buffer_of([[trajectory([slipped, answer_turn((1,))]), trajectory([answer_turn((1, 2))], 1.0)]])
+    plain = GRPO(GRPOConfig()).advantages(buffer)
+    punished = GRPO(GRPOConfig(invalid_penalty=0.5)).advantages(buffer)
+    assert (punished - plain).tolist() == pytest.approx([-0.5, -0.5, -0.5, 0, 0, 0])
+    with pytest.raises(ConfigurationError, match="invalid_penalty=-1"):
+        GRPOConfig(invalid_penalty=-1.0)
+
+
 def test_tags_may_share_the_gain_of_their_query() -> None:
     buffer = buffer_of([[gained((0.0, 1.0)), gained((0.0, 0.0))]])
     assert ig_grpo(buffer)[:5] == pytest.approx([0, 0, 0.5, 0.5, 0])

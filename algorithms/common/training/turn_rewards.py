@@ -1,4 +1,4 @@
-"""Turn rewards of IGPO (arXiv 2510.14967): their returns, normalised within the group first, and their curriculum."""
+"""Rewards of turns: the returns of IGPO (arXiv 2510.14967), normalised first, its curriculum, and invalid turns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from algorithms.common.rollout.buffer import RolloutBufferError
+from algorithms.common.rollout.buffer import Flags, RolloutBuffer, RolloutBufferError
 from algorithms.common.training.advantages import Float64s, discounted_sums, group_statistics
+from igsearch_env.protocols import Invalid
 
 
 def normalised_returns(
@@ -55,3 +56,8 @@ def curriculum_weights(step: int | None, steps: int) -> tuple[float, float]:
         raise RolloutBufferError("the buffer has no metadata['step']: set it, or set curriculum_steps to 0")
     progress = min(step / steps, 1.0)
     return 0.5 + 0.5 * progress, 1.0 - 0.5 * progress
+
+
+def invalid_turns(buffer: RolloutBuffer) -> Flags:
+    """Whether each turn neither searches nor answers, trajectory by trajectory."""
+    return np.array([isinstance(turn.action, Invalid) for t in buffer.trajectories for turn in t.turns], dtype=bool)
