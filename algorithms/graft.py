@@ -72,7 +72,7 @@ class GRAFT(Algorithm):
         self.config = config
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
-        """One advantage per policy token, the same on all tokens of a turn."""
+        """One advantage per policy token, the same on all tokens of a turn; 0 where all siblings were lost."""
         config, counts = self.config, buffer.turn_counts
         groups = np.repeat(buffer.group_index, counts)
         states = [state for t in buffer.trajectories for state in states_of(t, config.state)]
@@ -80,7 +80,9 @@ class GRAFT(Algorithm):
         nodes = anchor_clusters(states, groups, config.similarity)
         outcomes = buffer.outcomes.astype(np.float64)
         advantages = graph_gae(nodes, actions, counts, outcomes, groups, gamma=config.gamma, lam=config.graph_lambda)
-        return buffer.broadcast_turns(normalised(advantages, nodes) if config.normalise else advantages)
+        if config.normalise:
+            advantages = normalised(advantages, nodes)
+        return buffer.broadcast_turns(np.where(np.repeat(buffer.lost_siblings, counts), 0.0, advantages))
 
 
 def states_of(trajectory: Trajectory, kind: str) -> list[str]:

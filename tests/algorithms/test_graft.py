@@ -41,6 +41,17 @@ def test_a_state_met_again_has_one_value() -> None:
     np.testing.assert_allclose(ours, [0.0, 0.0, 0.5, 0.0, -0.5], atol=1e-6)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_an_episode_whose_siblings_failed_is_not_compared_with_itself(normalise: bool) -> None:
+    """Its search "a" is repeated, and the second one is nearer to the outcome."""
+    buffer = buffer_of([[episode(1.0, "aa")], [episode(1.0, "a", 1), episode(0.0, "b", 1)]])
+    assert np.abs(plain(buffer, gamma=0.5, normalise=normalise)[:3]).max() > 0.1
+    buffer.groups[0].failed = 3
+    ours = plain(RolloutBuffer(buffer.groups), gamma=0.5, normalise=normalise)
+    assert ours[:3].tolist() == [0.0] * 3
+    assert np.abs(ours[3:]).max() > 0.1
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_values_solve_the_bellman_equation(gamma: float) -> None:
     """Through cycles too; "0 1 0 2" and "0 2 1" as episodes with outcomes 1 and 0."""
