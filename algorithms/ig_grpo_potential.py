@@ -71,6 +71,7 @@ class IGGRPOPotential(Algorithm):
         """One advantage per policy token."""
         buffer.check_gains()
         counts, of_turns = buffer.turn_counts, np.repeat(buffer.group_index, buffer.turn_counts)
+        lost = np.repeat(buffer.lost_siblings, counts)
         last = np.cumsum(counts) - 1
         rewards = np.zeros(int(counts.sum()))
         rewards[last] = buffer.outcomes
@@ -81,11 +82,12 @@ class IGGRPOPotential(Algorithm):
         potentials = turn_potentials(buffer, self.config.gain)  # the sums of F that follow, with the other sign
         alpha = self.config.alpha
         if alpha is None:
-            weights = fitted_weights(credit, potentials, buffer.turn_tokens, of_turns)
+            compared = np.where(lost, 0, buffer.turn_tokens)  # the others have no advantages to be minimised
+            weights = fitted_weights(credit, potentials, compared, of_turns)
         else:
             weights = np.full(len(credit), alpha)
         shaped = credit - weights * potentials
-        return buffer.broadcast_turns(np.where(np.repeat(buffer.lost_siblings, counts), 0.0, shaped))
+        return buffer.broadcast_turns(np.where(lost, 0.0, shaped))
 
 
 def fitted_weights(credit_S: ArrayLike, potentials_S: ArrayLike, tokens_S: ArrayLike, groups_S: ArrayLike) -> Float64s:

@@ -158,6 +158,18 @@ def test_a_fitted_weight_is_that_of_least_squares_on_the_other_groups() -> None:
     assert fitted_weights([1.0, 2.0], [0.0, 3.0], [1, 1], [0, 1]).tolist() == pytest.approx([2 / 3, 0.0])
 
 
+def test_a_weight_is_not_fitted_on_an_episode_whose_siblings_failed() -> None:
+    """Its credit is a whole outcome, compared with none."""
+    whole = [
+        [moved(-3.0, -1.0, outcome=1.0), moved(-3.0, -2.5)],
+        [moved(-2.0, -1.5, outcome=1.0), moved(-2.0, -1.9)],
+    ]
+    ours, alone = buffer_of([*whole, [moved(-4.0, -0.1, outcome=1.0)]]), buffer_of(whole)
+    ours.groups[2].failed = 1
+    expected = [*potential(alpha=None)(alone), *[0.0] * 5]
+    np.testing.assert_allclose(potential(alpha=None)(ours), expected, atol=1e-6)
+
+
 # ---------------------------------------------------------------- variance
 
 
