@@ -64,12 +64,15 @@ def end(message: str, status: int) -> NoReturn:
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Print an error of the command line or of what it names, and exit. Of several processes the first one prints."""
+    """Print an error of the command line or of what it names, and exit.
+
+    If all processes of a machine refuse the command, the first one prints and its launcher terminates the others while
+    they wait. One that is still there afterwards has an error of its own, such as a file that it alone can't read.
+    """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # A launcher terminates all processes as soon as one has exited: not before the first one has printed.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(GRACE)
-        raise SystemExit(REFUSED)
     end(f"error: {mask(str(error))}", status_of(error))
 
 
