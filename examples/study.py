@@ -33,7 +33,7 @@ from algorithms.common.base.output_path import check_output_folder
 from algorithms.comparison.learning_rates import at_rate, rate_of, rates_by_method, shown_rate
 from algorithms.comparison.run_summary import Key, RunSummary, make_seed_groups, read_records
 from algorithms.comparison.study_file import Stage, Study, read_study
-from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice
+from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range
 from igsearch_env.world.options import BUNDLED
 from retrievers.program import ends_in_one_line
 
@@ -86,6 +86,7 @@ def main(args: Args) -> None:
     study = read_study(args.study)
     for name in args.stage:
         check_choice("stage", name, study.stages)
+    check_range("--jobs", args.jobs, 1)
     check_output_folder(args.output)
     console = Console()
     console.print(plan_table(plan(study, args), args.jobs), highlight=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from algorithms.common.base.typed import as_type
-from igsearch_env.errors import check_choice
+from algorithms.comparison.learning_rates import rate_of
+from igsearch_env.errors import check_choice, check_range
 from igsearch_env.world.options import BUNDLED
 from retrievers.reading import read_yaml
 
@@ -77,7 +78,10 @@ def read_study(path: Path) -> Study:
         for setting in stage.settings:
             check_choice(f"{path}: settings of stage {name}", setting, study.settings)
         for words in stage.variants.values():
-            check_choice(f"{path}: methods of stage {name}", words.split(maxsplit=1)[0], study.methods)
+            check_choice(f"{path}: methods of stage {name}", (words.split() or [""])[0], study.methods)
+        for label in stage.against:
+            check_choice(f"{path}: against of stage {name}", rate_of(label)[0], stage.variants)
+        check_range(f"{path}: steps of stage {name}", stage.steps, 1)
         if isinstance(stage.learning_rates, str):
             earlier = list(study.stages)[: list(study.stages).index(name)]
             check_choice(f"{path}: learning_rates of stage {name}", stage.learning_rates, earlier)

@@ -19,7 +19,7 @@ from algorithms.common.config import TrainConfig, parse_config
 from algorithms.comparison.run_summary import read_records
 from algorithms.comparison.study_file import read_study
 from examples.compare_algorithms import Job
-from examples.study import Args, plan, seconds_left
+from examples.study import Args, main, plan, seconds_left
 from igsearch_env.errors import ConfigurationError
 from retrievers.reading import FileError
 
@@ -115,6 +115,9 @@ def test_hours_are_estimated_by_the_runs_most_alike(args: Args) -> None:
         ("steps: 1,", "steps: 1, step: 2,", r"rates\.step"),
         ("settings: [bundled], seeds: [0]", "settings: [hot], seeds: [0]", "hot"),
         ("same: ig_grpo,", "same: igrpo,", "igrpo"),
+        ("same: ig_grpo,", 'same: "",', "methods of stage parts=''"),
+        ("against: [same]", "against: [ig_grop]", "against of stage parts='ig_grop'"),
+        ("seeds: [100], learning_rates: [3.0e-4, 6e-4], steps: 1", "seeds: [100], steps: 0", "steps of stage rates=0"),
         (
             "learning_rates: rates, steps: 2, eval_every: 1,\n",
             "learning_rates: parts, steps: 2, eval_every: 1,\n",
@@ -127,6 +130,12 @@ def test_mistakes_in_the_file_are_named(args: Args, old: str, new: str, message:
     assert args.study.read_text() != SMALL
     with pytest.raises((ConfigurationError, FileError), match=message):
         read_study(args.study)
+
+
+def test_the_number_of_jobs_is_checked_before_hours_are_divided_by_it(args: Args) -> None:
+    args.jobs, args.plan_only = 0, True
+    with pytest.raises(ConfigurationError, match="--jobs=0: must be at least 1"):
+        main(args)
 
 
 def run(*options: object) -> subprocess.CompletedProcess[str]:
