@@ -50,8 +50,8 @@ class IGSearchTrainer(GRPOTrainer):  # type: ignore[misc] # trl has no types
             over that. Options that contradict rollouts of this project are refused.
         train_dataset: made by `question_dataset`.
         eval_dataset: likewise.
-        algorithm: an `Algorithm`, or a name (gigpo, grpo, ig_grpo, ig_grpo_potential, igpo, mr_search,
-            reinforce_plus_plus, rloo).
+        algorithm: an `Algorithm`, or a name (cw_grpo, gigpo, grpo, ig_grpo, ig_grpo_potential, igpo, mr_search,
+            mt_grpo, reinforce_plus_plus, rloo).
         config: options of the algorithm, the environment, the rollouts and the information gain; default: those of the
             algorithm. Required with an instance. Group size, temperature and seed are those of `args`.
         retriever: replaces the search engine of `config.env`.

@@ -16,9 +16,8 @@ from igsearch_env.trajectory import Trajectory, Turn
 from retrievers.base import Passage
 
 EPS = 1e-6
-FLOOR = (
-    0.1  # a smaller rise of the answer's probability counts as 0: standardised, noise would count as much as evidence
-)
+# A smaller rise of the answer's probability counts as 0: standardised, noise would count as much as evidence.
+FLOOR = 0.1
 Signal = Literal["coverage", "answer_match", "information_gain"]
 
 
