@@ -215,9 +215,10 @@ def measured(
             row.probability[baseline] = round(gain.in_probability, 3)
     names = []
     for name, method in methods().items():
-        if method.gains is not None:
-            set_gains(buffer, measure(method.gains))
-        with suppress(RolloutBufferError):  # it needs something else than these episodes have
+        # Left out if it needs something else than these questions, their corpus or these episodes have.
+        with suppress(ConfigurationError, RolloutBufferError):
+            if method.gains is not None:
+                set_gains(buffer, measure(method.gains))
             by_turn = turn_means(buffer, method.algorithm.advantages(buffer), on_queries=method.on_queries)
             unit = float(np.abs(by_turn).mean())
             names.append(name)

@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from examples import reward_hacking
 from examples.reward_hacking import HACKS, LAST_TITLE, Args, main
+from igsearch_env import corpus_pages
+from retrievers.bm25 import BM25Retriever
 
 
 def test_each_hack_is_paid_by_some_baseline_and_not_by_its_control(tmp_path: Path) -> None:
@@ -30,3 +34,17 @@ def test_each_hack_is_paid_by_some_baseline_and_not_by_its_control(tmp_path: Pat
     for name in ("grpo", "rloo", "ppo", "reinforce_plus_plus"):
         assert not any(name in row["pay"] for row in rows)
     assert not any(row["pay"] for row in rows if row["search"] == LAST_TITLE)
+
+
+def test_algorithms_that_read_the_corpus_are_left_out_where_it_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a retrieval service; their error would end the script after everything else was measured."""
+    few = {name: method for name, method in reward_hacking.methods().items() if name in ("step_search", "gigpo")}
+    monkeypatch.setattr(reward_hacking, "methods", lambda: few)
+    monkeypatch.setattr(reward_hacking, "BASELINES", ("previous",))
+    monkeypatch.setattr(BM25Retriever, "all_passages", lambda self: None)
+    monkeypatch.setattr(corpus_pages, "_pages", {})
+    main(Args(per_dataset=2, output=tmp_path / "rows.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {name for row in rows for name in row["pay"]} == {"gigpo"}
