@@ -88,7 +88,8 @@ class CovLocal(GRPO):
         options = self.options
         if self.needs_information_gain:
             buffer.check_gains()
-        check_evidence(buffer, options.signal)
+        if options.signal == "coverage":
+            check_evidence(buffer, "signal='coverage'", "--signal answer_match")
         advantages = super().advantages(buffer)
         if options.credit == "scalar":
             return advantages

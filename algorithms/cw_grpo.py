@@ -14,7 +14,8 @@ the product. There is no such model here, so the judgement is ours:
 
     --judge gain      the stabilised information gain of the search is positive
     --judge support   the search found a supporting passage (or page, by its title) that no earlier search found;
-                      a question whose data name no supporting titles keeps GRPO's advantages
+                      a question whose data name no supporting titles keeps GRPO's advantages; a batch of such
+                      questions alone is an error
 
 Their loss: KL term --loss.kl-coef 0.001, four mini-batches (--optimizer.num-minibatches 4).
 
@@ -35,6 +36,7 @@ from algorithms.common.config import TrainConfig
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import grpo_advantages
+from algorithms.common.training.retrieved_evidence import check_evidence
 from algorithms.common.training.search_quality import found_new_support
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Trajectory
@@ -72,6 +74,8 @@ class CWGRPO(Algorithm):
         config = self.config
         if self.needs_information_gain:
             buffer.check_gains()
+        else:
+            check_evidence(buffer, "judge='support'", "--judge gain")
         plain = grpo_advantages(buffer.outcomes, buffer.group_index, scale_by_std=config.scale_by_std)
         judged = [self._judge(trajectory) for trajectory in buffer.trajectories]
         per_turn = turn_advantages(np.where(buffer.lost_siblings, 0.0, plain), judged, config.gamma)

@@ -113,6 +113,9 @@ def advantages(members: Sequence[Trajectory], **options: Any) -> Float32s:
 
 def test_questions_that_name_no_evidence_are_refused_unless_answers_are_matched() -> None:
     members = [episode([["a"]], titles=()), episode([["alias"]], titles=())]
+    assert not advantages(members).any()  # of an unanswerable question, which nothing supports
+    for played in members:
+        played.question = replace(played.question, metadata={})
     with pytest.raises(RolloutBufferError, match=r"none of 1 questions names its supporting titles.*answer_match"):
         advantages(members)
     assert advantages(members, signal="answer_match").any()

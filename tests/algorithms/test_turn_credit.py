@@ -154,8 +154,12 @@ def test_cw_grpo_judges_by_new_support_where_it_is_known() -> None:
     plain = by_turn(GRPO(GRPOConfig()).advantages(buffer), buffer)[0][0]
     ours = by_turn(algorithm.advantages(buffer), buffer)[0]
     assert ours == pytest.approx([1.5 * plain, 0, 1.5 * plain, plain], abs=1e-5)
-    unknown = buffer_of([[searched(1.0, (HILL,), (HILL,)), searched(0.0, (HILL,))]])
-    np.testing.assert_array_equal(algorithm.advantages(unknown), GRPO(GRPOConfig()).advantages(unknown))
+    unknown = [searched(1.0, (HILL,), (HILL,)), searched(0.0, (HILL,))]
+    mixed = buffer_of([unknown, members])
+    tokens = sum(len(turn.completion_ids) for t in unknown for turn in t.turns)
+    np.testing.assert_array_equal(algorithm.advantages(mixed)[:tokens], GRPO(GRPOConfig()).advantages(mixed)[:tokens])
+    with pytest.raises(RolloutBufferError, match=r"none of 1 questions.*judge='support'.*set --judge gain"):
+        algorithm.advantages(buffer_of([unknown]))  # it would be GRPO
 
 
 # ---------------------------------------------------------------- GSPO

@@ -54,11 +54,19 @@ def standardised(values: ArrayLike, groups: ArrayLike) -> Float64s:
     return np.where(deviations > EPS, (centred - means) / (deviations + EPS), 0.0)
 
 
-def check_evidence(buffer: RolloutBuffer, signal: Signal) -> None:
-    """Raise `RolloutBufferError` if searches found passages, but no question says which of them are evidence."""
+def check_evidence(buffer: RolloutBuffer, setting: str, instead: str) -> None:
+    """Raise `RolloutBufferError` if searches found passages, but the data of no question say which are evidence.
+
+    They may say that there is none, as of an unanswerable question (an empty list of supporting titles).
+
+    Args:
+        buffer: its questions and passages.
+        setting: option that compares them, and its value, named in the error.
+        instead: option and value to set instead.
+    """
     found = any(turn.passages for t in buffer.trajectories for turn in t.turns)
-    if signal == "coverage" and found and not any(group.question.supporting_titles for group in buffer.groups):
+    if found and all(group.question.metadata.get("supporting_titles") is None for group in buffer.groups):
         raise RolloutBufferError(
-            f"none of {len(buffer.groups)} questions names its supporting titles, which signal='coverage' compares "
-            "with the passages: use questions that name them (supporting_titles), or set --signal answer_match"
+            f"none of {len(buffer.groups)} questions names its supporting titles, which {setting} compares "
+            f"with the passages: use questions that name them (supporting_titles), or set {instead}"
         )
