@@ -57,7 +57,7 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
 }
 # Sections and options of `TrainConfig` for which TRL has its own.
 OF_TRL = {
-    "loss": "loss_type, epsilon, epsilon_high, delta, beta, entropy_coef",
+    "loss": "loss_type, importance_sampling_level, epsilon, epsilon_high, delta, beta, entropy_coef",
     "optimizer": "learning_rate, lr_scheduler_type, warmup_steps, max_grad_norm, num_iterations, steps_per_generation",
     "distributed": "nothing: accelerate launch configures it",
     "warm_start": "nothing: begin with a policy that igsearch warm-start has made",
@@ -131,8 +131,13 @@ def check_arguments(arguments: Any) -> None:
 
 def with_arguments(config: TrainConfig, arguments: Any) -> TrainConfig:
     """The options, with the group size, batch size, temperature and seed of TRL's arguments."""
-    default = type(config)()
+    default, plain = type(config)(), TrainConfig()
     for name, instead in OF_TRL.items():
+        if getattr(default, name) != getattr(plain, name):  # as the loss of GSPO
+            raise ConfigurationError(
+                f"config is a {type(config).__name__}, which has its own {name}, but TRL trains: choose an algorithm "
+                f"without, such as grpo, and set options of GRPOConfig ({instead})"
+            )
         if getattr(config, name) != getattr(default, name):
             raise ConfigurationError(f"config.{name} is set, but TRL trains: set options of GRPOConfig ({instead})")
     for field in dataclasses.fields(PolicyConfig):

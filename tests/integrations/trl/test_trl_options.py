@@ -14,6 +14,7 @@ from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.training.config import LossConfig, OptimizerConfig
 from algorithms.grpo import GRPO, GRPOConfig
+from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ppo import PPO, PPOConfig
 from igsearch_env.errors import ConfigurationError
@@ -46,6 +47,7 @@ REFUSED: dict[str, tuple[Any, TrainConfig | None, dict[str, Any], str]] = {
     "instance alone": (GRPO(GRPOConfig()), None, {}, "config is None: pass the options"),
     "options of another": ("ig_grpo", GRPOConfig(), {}, "must be a IGGRPOConfig"),
     "loss": ("grpo", GRPOConfig(loss=LossConfig(kl_coef=0.1)), {}, r"config\.loss is set.*beta"),
+    "own loss": (GSPO(GSPOConfig()), GSPOConfig(), {}, "GSPOConfig, which has its own loss.*importance_sampling_level"),
     "optimizer": ("grpo", GRPOConfig(optimizer=OptimizerConfig(lr=1.0)), {}, "learning_rate"),
     "model": ("grpo", GRPOConfig(policy=PolicyConfig(path="other")), {}, r"config\.policy\.path='other'"),
     "group size": ("grpo", GRPOConfig(rollout=RolloutConfig(group_size=3)), {}, "num_generations of GRPOConfig is 8"),
