@@ -77,12 +77,18 @@ def read_study(path: Path) -> Study:
     for name, stage in study.stages.items():
         for setting in stage.settings:
             check_choice(f"{path}: settings of stage {name}", setting, study.settings)
-        for words in stage.variants.values():
-            check_choice(f"{path}: methods of stage {name}", (words.split() or [""])[0], study.methods)
+        methods = [(words.split() or [""])[0] for words in stage.variants.values()]
+        for method in methods:
+            check_choice(f"{path}: methods of stage {name}", method, study.methods)
         for label in stage.against:
             check_choice(f"{path}: against of stage {name}", rate_of(label)[0], stage.variants)
         check_range(f"{path}: steps of stage {name}", stage.steps, 1)
         if isinstance(stage.learning_rates, str):
-            earlier = list(study.stages)[: list(study.stages).index(name)]
+            before = list(study.stages)[: list(study.stages).index(name)]
+            earlier = [other for other in before if study.stages[other].learning_rates]
             check_choice(f"{path}: learning_rates of stage {name}", stage.learning_rates, earlier)
+            tried = study.stages[stage.learning_rates]
+            for method in methods:
+                what = f"{path}: methods of stage {name}, whose rates {stage.learning_rates} tries"
+                check_choice(what, method, tried.variants)
     return study

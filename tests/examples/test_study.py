@@ -116,6 +116,8 @@ def test_hours_are_estimated_by_the_runs_most_alike(args: Args) -> None:
         ("settings: [bundled], seeds: [0]", "settings: [hot], seeds: [0]", "hot"),
         ("same: ig_grpo,", "same: igrpo,", "igrpo"),
         ("same: ig_grpo,", 'same: "",', "methods of stage parts=''"),
+        ("rates: {methods: [grpo, ig_grpo]", "rates: {methods: [grpo]", "whose rates rates tries='ig_grpo'"),
+        ("learning_rates: [3.0e-4, 6e-4], ", "", "learning_rates of stage main='rates'"),
         ("against: [same]", "against: [ig_grop]", "against of stage parts='ig_grop'"),
         ("seeds: [100], learning_rates: [3.0e-4, 6e-4], steps: 1", "seeds: [100], steps: 0", "steps of stage rates=0"),
         (
