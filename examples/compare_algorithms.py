@@ -152,6 +152,8 @@ def main(args: Args) -> None:
     processors = len(os.sched_getaffinity(0))
     failed = [] if args.report_only else train_all(jobs, processors if args.jobs is None else args.jobs, console)
     add_finished(jobs, records)
+    if not records:
+        refuse_failed(failed)
     order = {label: place for place, label in enumerate(map(_label, args.algorithms))}
     chosen = sorted(records.values(), key=lambda record: (order.get(record.label, len(order)), record.seed))
     args.output.mkdir(parents=True, exist_ok=True)

@@ -96,6 +96,8 @@ def main(args: Args) -> None:
             continue
         failed = [] if args.report_only else train(part, study, args, console)
         add_finished(part.missing, part.records)
+        if not part.records:
+            refuse_failed(failed)
         from algorithms.comparison.seeds_report import write_report  # slow: torch
 
         folder, stage = args.output / name, part.stage

@@ -91,4 +91,7 @@ def read_study(path: Path) -> Study:
             for method in methods:
                 what = f"{path}: methods of stage {name}, whose rates {stage.learning_rates} tries"
                 check_choice(what, method, tried.variants)
+        else:
+            for rate in stage.learning_rates:
+                check_range(f"{path}: learning_rates of stage {name}", rate, 1e-12, 1)
     return study

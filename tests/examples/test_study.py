@@ -118,6 +118,7 @@ def test_hours_are_estimated_by_the_runs_most_alike(args: Args) -> None:
         ("same: ig_grpo,", 'same: "",', "methods of stage parts=''"),
         ("rates: {methods: [grpo, ig_grpo]", "rates: {methods: [grpo]", "whose rates rates tries='ig_grpo'"),
         ("learning_rates: [3.0e-4, 6e-4], ", "", "learning_rates of stage main='rates'"),
+        ("[3.0e-4, 6e-4]", "[-3.0e-4]", r"learning_rates of stage rates=-0\.0003: must be from"),
         ("against: [same]", "against: [ig_grop]", "against of stage parts='ig_grop'"),
         ("seeds: [100], learning_rates: [3.0e-4, 6e-4], steps: 1", "seeds: [100], steps: 0", "steps of stage rates=0"),
         (
@@ -137,6 +138,13 @@ def test_mistakes_in_the_file_are_named(args: Args, old: str, new: str, message:
 def test_the_number_of_jobs_is_checked_before_hours_are_divided_by_it(args: Args) -> None:
     args.jobs, args.plan_only = 0, True
     with pytest.raises(ConfigurationError, match="--jobs=0: must be at least 1"):
+        main(args)
+
+
+def test_a_stage_whose_runs_all_fail_names_the_log(args: Args) -> None:
+    args.study.write_text(SMALL.replace("{grpo: grpo, ", "{grpo: grpo --steps-, ").replace("alpha 1}", "alpha- 1}"))
+    args.stage, args.records = ("rates",), None
+    with pytest.raises(ConfigurationError, match=r"4 runs failed; see .*\.log for the cause"):
         main(args)
 
 
