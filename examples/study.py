@@ -87,6 +87,8 @@ def main(args: Args) -> None:
     for name in args.stage:
         check_choice("stage", name, study.stages)
     check_range("--jobs", args.jobs, 1)
+    if args.records is not None and not args.records.is_dir():
+        raise ConfigurationError(f"--records {args.records}: no such folder; give one with STAGE/runs.jsonl")
     check_output_folder(args.output)
     console = Console()
     console.print(plan_table(plan(study, args), args.jobs), highlight=False)

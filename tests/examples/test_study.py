@@ -141,6 +141,12 @@ def test_the_number_of_jobs_is_checked_before_hours_are_divided_by_it(args: Args
         main(args)
 
 
+def test_a_folder_of_records_that_does_not_exist_is_not_taken_for_an_empty_one(args: Args) -> None:
+    args.plan_only = True
+    with pytest.raises(ConfigurationError, match="records: no such folder"):
+        main(args)
+
+
 def test_a_stage_whose_runs_all_fail_names_the_log(args: Args) -> None:
     args.study.write_text(SMALL.replace("{grpo: grpo, ", "{grpo: grpo --steps-, ").replace("alpha 1}", "alpha- 1}"))
     args.stage, args.records = ("rates",), None

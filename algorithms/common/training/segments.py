@@ -27,7 +27,8 @@ def segment_numbers(searches: Sequence[Sequence[bool]]) -> NDArray[np.int64]:
     """Number of searches before each turn; -1 after the last search.
 
     Args:
-        searches: for each trajectory, whether each of its turns is a search. One in the last turn found nothing.
+        searches: for each trajectory, whether each of its turns is a search. One in the last turn ends no segment: the
+            policy wrote nothing after it.
     """
     numbers: list[int] = []
     for turns in searches:
