@@ -77,7 +77,11 @@ class GRAFT(Algorithm):
         groups = np.repeat(buffer.group_index, counts)
         states = [state for t in buffer.trajectories for state in states_of(t, config.state)]
         actions = [turn.action for t in buffer.trajectories for turn in t.turns]
-        nodes = anchor_clusters(states, groups, config.similarity)
+        compared = groups
+        if config.state == "history":  # a long text is similar to itself with one more observation, but no state is
+            read = np.concatenate([np.cumsum([bool(a) for a in anchor_states(t)]) for t in buffer.trajectories])
+            compared = groups * (int(read.max()) + 1) + read
+        nodes = anchor_clusters(states, compared, config.similarity)
         outcomes = buffer.outcomes.astype(np.float64)
         advantages = graph_gae(nodes, actions, counts, outcomes, groups, gamma=config.gamma, lam=config.graph_lambda)
         if config.normalise:

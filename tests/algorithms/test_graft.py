@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,8 @@ from igsearch_env.protocols import Invalid, Search
 from igsearch_env.trajectory import Trajectory, Turn
 
 
-def episode(outcome: float, found: str, number: int = 0) -> Trajectory:
-    """A search per letter, whose query and result are the letter; every turn has one token."""
+def episode(outcome: float, found: Sequence[str], number: int = 0) -> Trajectory:
+    """A search per letter (or text), whose query and result are the letter; every turn has one token."""
     turns = [replace(search_turn((1,)), action=Search(letter), observation=letter) for letter in found]
     return trajectory([*turns, answer_turn((1,))], outcome, number)
 
@@ -50,6 +51,15 @@ def test_an_episode_whose_siblings_failed_is_not_compared_with_itself(normalise:
     ours = plain(RolloutBuffer(buffer.groups), gamma=0.5, normalise=normalise)
     assert ours[:3].tolist() == [0.0] * 3
     assert np.abs(ours[3:]).max() > 0.1
+
+
+def test_a_long_history_is_another_state_than_its_continuation() -> None:
+    """The seventh observation adds less than a tenth to what was read before."""
+    long = [letter * 40 for letter in "abcdefghi"]
+    buffer = buffer_of([[episode(1.0, long[:8]), episode(0.0, long[8:])]])
+    ours = plain(buffer, gamma=0.9, state="history", similarity=0.9)
+    assert abs(ours[0]) > 1e-3
+    np.testing.assert_allclose(ours[1:9], 0.0, atol=1e-6)  # a chain that no sibling shares
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
