@@ -37,8 +37,8 @@ import numpy as np
 
 from algorithms.common.config import check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.advantages import Float64s
-from algorithms.common.training.retrieved_evidence import Signal, check_evidence, new_evidence, standardised
+from algorithms.common.training.advantages import Float64s, standardised
+from algorithms.common.training.retrieved_evidence import Signal, check_evidence, new_evidence
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import CONTEXT_FULL

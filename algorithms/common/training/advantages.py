@@ -42,6 +42,16 @@ def grpo_advantages(
     return centred / (np.where(alone, 1.0, deviations) + eps) if scale_by_std else centred
 
 
+def standardised(values_N: ArrayLike, groups_N: ArrayLike, *, ddof: int = 1, eps: float = 1e-6) -> Float64s:
+    """(x - mean) / (std + eps) within each group; 0 in a group of one, or whose deviation (over n - ddof) is below eps.
+
+    Unlike in `grpo_advantages`, a group of one has nothing.
+    """
+    means, deviations, _ = group_statistics(values_N, groups_N, ddof=ddof)
+    centred = np.asarray(values_N, dtype=np.float64) - means
+    return np.where(deviations < eps, 0.0, centred / (deviations + eps))
+
+
 def rloo_advantages(rewards_N: ArrayLike, groups_N: ArrayLike) -> Float64s:
     """RLOO (arXiv 2402.14740, section 2.3): A_i = r_i - mean of the others' rewards in the group.
 

@@ -1,21 +1,16 @@
-"""What each search adds to the evidence found so far (arXiv 2610.10179), and its comparison with siblings' searches."""
+"""What each search adds to the evidence found so far (arXiv 2610.10179)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from algorithms.common.rollout.buffer import RolloutBuffer, RolloutBufferError
-from algorithms.common.training.advantages import Float64s, group_statistics
 from igsearch_env.oracles import support
 from igsearch_env.rewards import sub_exact_match
 from igsearch_env.trajectory import Trajectory, Turn
 from retrievers.base import Passage
 
-EPS = 1e-6
 # A smaller rise of the answer's probability counts as 0: standardised, noise would count as much as evidence.
 FLOOR = 0.1
 Signal = Literal["coverage", "answer_match", "information_gain"]
@@ -45,13 +40,6 @@ def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn,
             potential = max((sub_exact_match(text, question.golden_answers) for text in texts), default=0.0)
         yield turn, max(0.0, potential - best)
         best = max(best, potential)
-
-
-def standardised(values: ArrayLike, groups: ArrayLike) -> Float64s:
-    """(v - mean) / (std + eps) within each group (Eq. 6, std with n - 1); 0 where a group has no deviation."""
-    centred = np.asarray(values, dtype=np.float64)
-    means, deviations, _ = group_statistics(centred, groups)
-    return np.where(deviations > EPS, (centred - means) / (deviations + EPS), 0.0)
 
 
 def check_evidence(buffer: RolloutBuffer, setting: str, instead: str) -> None:

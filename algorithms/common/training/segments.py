@@ -11,16 +11,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from algorithms.common.training.advantages import Float64s, group_statistics
-
-EPS = 1e-6
-
-
-def standardised(values_N: ArrayLike, groups_N: ArrayLike) -> Float64s:
-    """(x - mean) / (std + 1e-6) within each group, population deviation; 0 in a group of one, or where std < 1e-6."""
-    means, deviations, _ = group_statistics(values_N, groups_N, ddof=0)
-    centred = np.asarray(values_N, dtype=np.float64) - means
-    return np.where(deviations < EPS, 0.0, centred / (deviations + EPS))
+from algorithms.common.training.advantages import Float64s, standardised
 
 
 def segment_numbers(searches: Sequence[Sequence[bool]]) -> NDArray[np.int64]:
@@ -56,12 +47,12 @@ def segment_advantages(
         groups_N: group number of each trajectory.
     """
     numbers, owners = segment_numbers(searches), np.repeat(np.arange(len(searches)), [len(turns) for turns in searches])
-    advantages = standardised(outcomes_N, groups_N)[owners]
+    advantages = standardised(outcomes_N, groups_N, ddof=0)[owners]
     inside = np.flatnonzero(numbers >= 0)
     width = int(numbers.max(initial=0)) + 1
     _, first, segment = np.unique(owners[inside] * width + numbers[inside], return_index=True, return_inverse=True)
     tokens = np.bincount(segment, np.asarray(tokens_S)[inside])
     scores = np.bincount(segment, np.asarray(rewards_S)[inside]) / np.maximum(tokens, 1)
     compared = np.asarray(groups_N)[owners[inside[first]]] * width + numbers[inside[first]]
-    advantages[inside] += standardised(scores, compared)[segment]
+    advantages[inside] += standardised(scores, compared, ddof=0)[segment]
     return advantages
