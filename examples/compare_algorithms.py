@@ -43,6 +43,7 @@ from retrievers.program import ends_in_one_line
 from retrievers.reading import FileError, read_json
 
 ROOT = Path(__file__).parent.parent
+STOP_SECONDS = 60  # in which a run that is stopped saves and ends; then it is killed
 COMMANDS = {name: entry.command for name, entry in ALGORITHMS.items() if entry.command is not None}
 QUICK = {"algorithms": ("grpo", "ig_grpo", "gigpo"), "seeds": (0, 1, 2), "steps": 12}
 
@@ -237,8 +238,12 @@ def train_all(jobs: list[Job], workers: int, console: Console) -> list[Job]:
                     failed.append(futures[future])
         except BaseException:
             stopped.set()
-            for process in list(processes.values()):
-                process.terminate()
+            # Repeatedly: a run may be about to start, or the signal lost in an import. A killed run resumes, too.
+            deadline = time.monotonic() + STOP_SECONDS
+            while not all(future.done() for future in futures):
+                for process in list(processes.values()):
+                    process.terminate() if time.monotonic() < deadline else process.kill()
+                time.sleep(0.5)
             raise
     return failed
 
