@@ -109,8 +109,8 @@ def test_of_two_statements_the_demonstrator_reads_the_later_one() -> None:
     both = 0
     for demonstration in first(300, given, options=WorldOptions(outdated=1.0)):
         answer = answer_of(demonstration)
-        told = [line for line in demonstration[-2][0].splitlines() if answer in line.partition(") ")[2]]
-        assert not all("formerly" in line or "outdated source" in line for line in told)
+        naming = [line for line in demonstration[-2][0].splitlines() if answer in line.partition(") ")[2]]
+        assert not all("formerly" in line or "outdated source" in line for line in naming)
         both += "formerly" in demonstration[-2][0] or "outdated source" in demonstration[-2][0]
     assert both > 50
 
