@@ -87,8 +87,8 @@ class CWGRPO(Algorithm):
         if self.config.judge == "support":
             known = bool(trajectory.question.supporting_titles)
             return [float(found_new_support(trajectory, number) if known else True) for number in rounds]
-        gains = [trajectory.turns[number].gain for number in rounds]
-        return [float(g is not None and self.config.information_gain.stabilise(g.value) > 0) for g in gains]
+        stabilised = self.config.information_gain.stabilised
+        return [float(stabilised(trajectory.turns[number].gain) > 0) for number in rounds]
 
 
 def turn_advantages(advantages_N: ArrayLike, judged: Sequence[Sequence[float]], gamma: float) -> Values:

@@ -33,7 +33,7 @@ from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics, rloo_advantages
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
-from igsearch_env.trajectory import Turn
+from igsearch_env.trajectory import GainForm
 
 is_search = attrgetter("is_search")
 
@@ -44,7 +44,7 @@ class IGGRPOConfig(GRPOConfig):
 
     alpha: float = 0.3
     """Weight of the information gain of a search (paper: 0.3)."""
-    gain: Literal["log_probability", "probability"] = "log_probability"
+    gain: GainForm = "log_probability"
     """Information gain as a difference of mean log-probs, in nats (paper), or of their exponentials (ours)."""
     gain_baseline: Literal["none", "siblings"] = "none"
     """Subtract from the gain of a search: nothing (paper), or the mean gain of its siblings' searches (ours)."""
@@ -79,7 +79,7 @@ class IGGRPO(GRPO):
         advantages = super().advantages(buffer)
         queries = buffer.query_tokens(tags=options.query_tags, closing_tag=options.closing_tag)
         paid = [search for search in queries if search.turn.gain]
-        gains = np.array([self._stable_gain(search.turn) for search in paid])
+        gains = np.array([options.information_gain.stabilised(search.turn.gain, options.gain) for search in paid])
         if options.credit == "return":
             rows = [search.row for search in paid]
             gains = discounted_sums(gains, np.bincount(rows, minlength=1), gamma=1.0)
@@ -91,11 +91,6 @@ class IGGRPO(GRPO):
         for (_, _, tokens), gain in zip(paid, gains, strict=True):
             advantages[tokens] += options.alpha * gain / (tokens.stop - tokens.start)
         return advantages
-
-    def _stable_gain(self, turn: Turn) -> float:
-        assert turn.gain is not None
-        gain = turn.gain.in_probability if self.options.gain == "probability" else turn.gain.value
-        return self.options.information_gain.stabilise(gain)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,10 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, discounted_sums, rloo_advantages
-from algorithms.common.training.potentials import GainForm, check_potentials, turn_potentials
+from algorithms.common.training.potentials import check_potentials, turn_potentials
 from igsearch_env.errors import check_range
 from igsearch_env.information_gain import InformationGainConfig
+from igsearch_env.trajectory import GainForm
 
 
 @dataclass(frozen=True)

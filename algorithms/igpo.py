@@ -35,7 +35,7 @@ from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocols import Invalid
 from igsearch_env.rewards import set_f1
-from igsearch_env.trajectory import Gain, Trajectory
+from igsearch_env.trajectory import GainForm, Trajectory
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class IGPOConfig(TrainConfig):
 
     gamma: float = 1.0
     """Discount factor per turn."""
-    gain: Literal["probability", "log_probability"] = "probability"
+    gain: GainForm = "probability"
     """Information gain as a difference of probabilities (paper), or of mean log-probs, in nats."""
     normalisation: Literal["joint", "separate"] = "joint"
     """Normalise gains and outcomes together (code) or separately (the authors' training script)."""
@@ -92,16 +92,13 @@ class IGPO(Algorithm):
         of_outcomes, of_gains = curriculum_weights(buffer.metadata.get("step"), config.curriculum_steps)
         rewards = []
         for trajectory in buffer.trajectories:
-            gains = [None if t.gain is None else of_gains * self._gain(t.gain) for t in trajectory.turns[:-1]]
+            gains = [None if t.gain is None else of_gains * t.gain.in_form(config.gain) for t in trajectory.turns[:-1]]
             outcome = trajectory.outcome if config.outcome == "environment" else set_f1_outcome(trajectory)
             rewards.append([*gains, of_outcomes * float(outcome)])
         per_turn = normalised_returns(
             rewards, buffer.group_index, config.normalisation, config.gamma, scale_by_std=config.scale_by_std
         )
         return buffer.broadcast_turns(np.concatenate(per_turn))
-
-    def _gain(self, gain: Gain) -> float:
-        return gain.in_probability if self.config.gain == "probability" else gain.value
 
 
 def set_f1_outcome(trajectory: Trajectory) -> float:

@@ -86,8 +86,7 @@ class MTGRPO(Algorithm):
     def _reward(self, trajectory: Trajectory, turn: int) -> float:
         if self.config.turn_reward == "found_answer":
             return 0.5 * found_answer(trajectory, turn)
-        gain = trajectory.turns[turn].gain
-        return 0.0 if gain is None else self.config.information_gain.stabilise(gain.value)
+        return self.config.information_gain.stabilised(trajectory.turns[turn].gain)
 
 
 def turn_advantages(

@@ -83,6 +83,11 @@ def critic_values(buffer: RolloutBuffer) -> Float32s:
     return buffer.values
 
 
+def add_to_turns(rewards: Values, buffer: RolloutBuffer, per_turn: Values) -> None:
+    """Add a reward for each turn to its last policy token, in place."""
+    np.add.at(rewards, np.cumsum(buffer.turn_tokens) - 1, per_turn)
+
+
 def token_rewards(buffer: RolloutBuffer, beta: float) -> Values:
     """r_t of each policy token: the outcome on the last one of each trajectory, minus the KL penalty."""
     rewards = np.zeros(int(buffer.policy_tokens.sum()))

@@ -24,7 +24,7 @@ import numpy as np
 
 from algorithms.common.rollout.buffer import RolloutBuffer
 from algorithms.common.training.advantages import Float64s as Values
-from algorithms.ppo import PPO, PPOConfig
+from algorithms.ppo import PPO, PPOConfig, add_to_turns
 from igsearch_env.errors import check_range
 from igsearch_env.gain_sources import progress_made
 from igsearch_env.information_gain import InformationGainConfig
@@ -63,9 +63,7 @@ class StepSearch(PPO):
         """r_t of each policy token: PPO's, and that of each search on the last token of its turn."""
         buffer.check_gains()
         rewards = super().rewards(buffer)
-        last_of_turns = np.cumsum(buffer.turn_tokens) - 1
-        per_turn = np.concatenate([self.turn_rewards(trajectory) for trajectory in buffer.trajectories])
-        np.add.at(rewards, last_of_turns, per_turn)
+        add_to_turns(rewards, buffer, np.concatenate([self.turn_rewards(t) for t in buffer.trajectories]))
         return rewards
 
     def turn_rewards(self, trajectory: Trajectory) -> Values:

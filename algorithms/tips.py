@@ -34,7 +34,7 @@ from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s
 from algorithms.common.training.potentials import check_potentials, shaping_rewards, turn_potentials
 from algorithms.common.training.segments import segment_advantages
-from algorithms.ppo import PPO, PPOConfig
+from algorithms.ppo import PPO, PPOConfig, add_to_turns
 from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
 
@@ -81,7 +81,7 @@ class TIPS(PPO):
     def rewards(self, buffer: RolloutBuffer) -> Float64s:
         """PPO's rewards, and c F of each turn on its last token."""
         rewards = super().rewards(buffer)
-        np.add.at(rewards, np.cumsum(buffer.turn_tokens) - 1, self._shaping(buffer))
+        add_to_turns(rewards, buffer, self._shaping(buffer))
         return rewards
 
     def advantages(self, buffer: RolloutBuffer) -> Float32s:

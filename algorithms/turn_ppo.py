@@ -96,7 +96,7 @@ class TurnPPO(PPO):
         """Stabilised information gain of each turn with a policy token; 0 where there is none."""
         buffer.check_gains()
         gains = [turn.gain for t in buffer.trajectories for turn in t.turns if turn.completion_ids]
-        return np.array([self.options.information_gain.stabilise(gain.value) if gain else 0.0 for gain in gains])
+        return np.array([self.options.information_gain.stabilised(gain) for gain in gains])
 
 
 def written(buffer: RolloutBuffer) -> Ints:

@@ -40,7 +40,7 @@ from igsearch_env.gain_sources import SCORED, Source, oracle_gains, random_gains
 from igsearch_env.protocols import Protocol
 from igsearch_env.scorers import HEAD_WEIGHT, AnswerScorer, ScoreRequest, Segment, checked_scores
 from igsearch_env.skeleton import SkeletonReader
-from igsearch_env.trajectory import Gain
+from igsearch_env.trajectory import Gain, GainForm
 from retrievers.base import Retriever
 from retrievers.random_streams import random_stream
 
@@ -113,6 +113,10 @@ class InformationGainConfig:
         for key in sorted(set(given) - set(cls.__dataclass_fields__), key=str):
             check_choice("information_gain key", key, cls.__dataclass_fields__)
         return cls(**given)
+
+    def stabilised(self, gain: Gain | None, form: GainForm = "log_probability") -> float:
+        """IG~ of a search; 0 without a gain."""
+        return 0.0 if gain is None else self.stabilise(gain.in_form(form))
 
     def stabilise(self, gain: float) -> float:
         """IG -> IG~: dead zone, then negative scaling, then soft clip. 0 stays 0 and signs never change."""

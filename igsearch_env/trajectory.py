@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from igsearch_env.protocols import Action, Role, Search
 from igsearch_env.protocols.messages import AssistantMessage, message_row
@@ -28,6 +28,8 @@ NO_ANSWER = "no_answer"  # the turn after the last call contained no answer
 RETRIEVAL_FAILED = "retrieval_failed"
 CONTEXT_FULL = "context_full"  # set by a rollout if the next turn does not fit into the policy's context
 STOP_REASONS = (ANSWERED, NO_ANSWER, RETRIEVAL_FAILED, CONTEXT_FULL)
+
+GainForm = Literal["log_probability", "probability"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Gain:
     def in_probability(self) -> float:
         """The difference of the two scores as probabilities; in [-1, 1] where one answer is scored."""
         return math.exp(self.logprob_real) - math.exp(self.logprob_baseline)
+
+    def in_form(self, form: GainForm) -> float:
+        """The difference of log-probs, in nats, or of probabilities."""
+        return self.in_probability if form == "probability" else self.value
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ Shapes: S turns, trajectory by trajectory.
 from __future__ import annotations
 
 from math import exp
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,8 +23,7 @@ from algorithms.common.training.advantages import Float64s
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.protocols import PROTOCOLS
-
-GainForm = Literal["log_probability", "probability"]
+from igsearch_env.trajectory import GainForm
 
 
 def check_potentials(information_gain: InformationGainConfig, env: EnvConfig, method: str) -> None:

@@ -5,10 +5,9 @@ Passages count as far as observations show them; texts are compared as for exact
 
 from __future__ import annotations
 
-from igsearch_env.demonstrator import answer_in, passages_read
+from igsearch_env.demonstrator import answer_in, passages_read, passages_shown
 from igsearch_env.oracles import support
 from igsearch_env.trajectory import Trajectory
-from retrievers.base import Passage
 
 
 def found_answer(trajectory: Trajectory, turn: int) -> bool:
@@ -16,7 +15,7 @@ def found_answer(trajectory: Trajectory, turn: int) -> bool:
 
     Yes and no can't be read: they are found with the pages of all supporting titles.
     """
-    return answer_in(trajectory.question, _passages(trajectory, turn)) is not None
+    return answer_in(trajectory.question, passages_shown(trajectory.turns[turn])) is not None
 
 
 def found_new_support(trajectory: Trajectory, turn: int) -> bool:
@@ -28,7 +27,3 @@ def found_new_support(trajectory: Trajectory, turn: int) -> bool:
     if not question.supporting_titles:
         return False
     return support(question, passages_read(trajectory, turn + 1)) > support(question, passages_read(trajectory, turn))
-
-
-def _passages(trajectory: Trajectory, turn: int) -> list[Passage]:
-    return passages_read(trajectory, turn + 1)[len(passages_read(trajectory, turn)) :]
