@@ -39,6 +39,7 @@ from algorithms.common.config import check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, standardised
 from algorithms.common.training.retrieved_evidence import Signal, check_evidence, new_evidence
+from algorithms.common.training.sibling_searches import sibling_searches
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import CONTEXT_FULL
@@ -93,11 +94,10 @@ class CovLocal(GRPO):
         advantages = super().advantages(buffer)
         if options.credit == "scalar":
             return advantages
-        evidence = (enumerate(new_evidence(t, options.signal)) for t in buffer.trajectories)
-        found = {id(turn): (n, event) for searches in evidence for n, (turn, event) in searches}
+        found = {id(turn): event for t in buffer.trajectories for turn, event in new_evidence(t, options.signal)}
         searches = [s for s in buffer.query_tokens() if buffer.trajectories[s.row].stop_reason != CONTEXT_FULL]
-        same_step = [found[id(turn)][0] * len(buffer.groups) + buffer.group_index[row] for row, turn, _ in searches]
-        local = standardised(standardised([found[id(s.turn)][1] for s in searches], same_step), same_step)
+        same_step = sibling_searches(buffer, searches)
+        local = standardised(standardised([found[id(s.turn)] for s in searches], same_step), same_step)
         for (_, turn, tokens), credit in zip(searches, local, strict=True):
             query = tokens.stop - tokens.start
             start, end = turn.search_span or (0, query)

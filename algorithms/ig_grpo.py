@@ -23,7 +23,6 @@ Variants of our own, beside the published form (results in docs/results.md):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -31,11 +30,10 @@ import numpy as np
 from algorithms.common.config import check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import discounted_sums, group_statistics, rloo_advantages
+from algorithms.common.training.sibling_searches import sibling_searches
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import GainForm
-
-is_search = attrgetter("is_search")
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ class IGGRPO(GRPO):
             rows = [search.row for search in paid]
             gains = discounted_sums(gains, np.bincount(rows, minlength=1), gamma=1.0)
         if options.gain_baseline == "siblings" and paid:
-            number = {id(turn): n for t in buffer.trajectories for n, turn in enumerate(filter(is_search, t.turns))}
-            compared = [number[id(turn)] * len(buffer.groups) + buffer.group_index[row] for row, turn, _ in paid]
+            compared = sibling_searches(buffer, paid)
             _, _, sizes = group_statistics(gains, compared)
             gains = np.where(sizes > 1, rloo_advantages(gains, compared), 0.0)
         for (_, _, tokens), gain in zip(paid, gains, strict=True):
