@@ -30,6 +30,7 @@ import numpy as np
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
+from algorithms.common.training.potentials import check_previous
 from algorithms.common.training.turn_rewards import curriculum_weights, normalised_returns
 from igsearch_env.errors import ConfigurationError, check_range
 from igsearch_env.information_gain import InformationGainConfig
@@ -69,11 +70,7 @@ class IGPOConfig(TrainConfig):
                     f"curriculum_steps={self.curriculum_steps} with normalisation='separate': dividing each by its own "
                     "deviation cancels the weights; set --normalisation joint or --no-scale-by-std"
                 )
-        if self.information_gain.baseline != "previous":
-            raise ConfigurationError(
-                f"information_gain.baseline={self.information_gain.baseline!r}: IGPO compares with the previous turn; "
-                "set 'previous', or train with algorithms/ig_grpo.py"
-            )
+        check_previous(self.information_gain, "IGPO compares with the previous turn")
 
 
 class IGPO(Algorithm):

@@ -26,13 +26,18 @@ from igsearch_env.protocols import PROTOCOLS
 from igsearch_env.trajectory import GainForm
 
 
-def check_potentials(information_gain: InformationGainConfig, env: EnvConfig, method: str) -> None:
-    """Raise `ConfigurationError` unless the gains of a search are differences of potentials of states."""
+def check_previous(information_gain: InformationGainConfig, why: str) -> None:
+    """Raise `ConfigurationError` unless a search is compared with the context before it; `why` is in the message."""
     if information_gain.baseline != "previous":
         raise ConfigurationError(
-            f"information_gain.baseline={information_gain.baseline!r}: {method} needs the golden answer's probability "
-            "before and after each search; set 'previous', or train with algorithms/ig_grpo.py"
+            f"information_gain.baseline={information_gain.baseline!r}: {why}; set 'previous', or train with "
+            "algorithms/ig_grpo.py"
         )
+
+
+def check_potentials(information_gain: InformationGainConfig, env: EnvConfig, method: str) -> None:
+    """Raise `ConfigurationError` unless the gains of a search are differences of potentials of states."""
+    check_previous(information_gain, f"{method} needs the golden answer's probability before and after each search")
     if PROTOCOLS[env.protocol].refines:
         raise ConfigurationError(
             f"env.protocol={env.protocol!r}: the probability after a search includes the refinement that the policy "
