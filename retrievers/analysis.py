@@ -79,13 +79,19 @@ class Analyzer:
         stemmer: a Snowball algorithm of PyStemmer by its name ("english", "german", ...), or "none".
         stopwords: "english" leaves function words out of queries of at least `LONG_QUERY` words that have others, too,
             but not those with a capital inside the query, which are names. "none" keeps all. An index has all words.
+        min_length: characters of the shortest word that is a term, in passages and queries.
     """
 
-    def __init__(self, stemmer: str = NONE, stopwords: str = ENGLISH) -> None:
+    def __init__(self, stemmer: str = NONE, stopwords: str = ENGLISH, min_length: int = 1) -> None:
         if stopwords not in STOPWORDS:
             raise AnalysisError(f"stopwords={stopwords!r}: must be one of {', '.join(STOPWORDS)}")
-        self.stemmer, self.stopwords = stemmer, stopwords
+        self.stemmer, self.stopwords, self.min_length = stemmer, stopwords, min_length
         self._stem = None if stemmer == NONE else _snowball(stemmer)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, before stop words and stems, without those that are too short."""
+        found = words(text)
+        return found if self.min_length == 1 else [word for word in found if len(word) >= self.min_length]
 
     def stems(self, found: Sequence[str]) -> Sequence[str]:
         """The stem of each word."""
@@ -93,7 +99,7 @@ class Analyzer:
 
     def query(self, text: str) -> Sequence[str]:
         """The terms of a query, stemmed."""
-        found = words(text)
+        found = self.words(text)
         if len(found) >= LONG_QUERY:
             stop = STOPWORDS[self.stopwords].difference(map(str.lower, _CAPITALISED.findall(text)))
             found = [word for word in found if word not in stop] or found

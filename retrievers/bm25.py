@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from retrievers.analysis import ENGLISH, NONE, Analyzer, words
+from retrievers.analysis import ENGLISH, NONE, Analyzer
 from retrievers.base import CorpusError, CorpusRetriever, IndexMismatchError, Passage, RetrieverError
 from retrievers.corpus import DiskCorpus, corpus_hash, load_corpus, write_corpus
 from retrievers.formats.folders import has_parts, is_saved_dataset
@@ -46,12 +46,15 @@ class BM25Settings:
     """A Snowball algorithm of PyStemmer (english, german, ...), or none."""
     stopwords: str = ENGLISH
     """Words left out of questions: english or none."""
+    min_length: int = 1
+    """Characters of the shortest word that is indexed and searched; 2 is the rule of bm25s and scikit-learn."""
 
     def __post_init__(self) -> None:
         for name, types, least, most, rule in (
             ("k1", (int, float), 0, sys.float_info.max, "a number of at least 0"),
             ("b", (int, float), 0, 1, "a number from 0 to 1"),
             ("title_weight", int, 1, math.inf, "a whole number of at least 1"),
+            ("min_length", int, 1, math.inf, "a whole number of at least 1"),
         ):
             value = getattr(self, name)
             if isinstance(value, np.generic):
@@ -59,6 +62,10 @@ class BM25Settings:
                 object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, types) or not least <= value <= most:
                 raise BM25Error(f"{name}={value!r}: must be {rule}")
+
+    def analyzer(self) -> Analyzer:
+        """What turns passages and queries into terms."""
+        return Analyzer(self.stemmer, self.stopwords, self.min_length)
 
 
 class BM25Retriever(CorpusRetriever):
@@ -79,16 +86,17 @@ class BM25Retriever(CorpusRetriever):
         title_weight: int = BM25Settings.title_weight,
         stemmer: str = BM25Settings.stemmer,
         stopwords: str = BM25Settings.stopwords,
+        min_length: int = BM25Settings.min_length,
     ) -> None:
         if not passages:
             raise CorpusError("no passages: a BM25 index needs at least one")
         self.passages: Sequence[Passage] = passages
-        self.settings = BM25Settings(k1, b, title_weight, stemmer, stopwords)
-        self.analyzer = Analyzer(self.settings.stemmer, self.settings.stopwords)
+        self.settings = BM25Settings(k1, b, title_weight, stemmer, stopwords, min_length)
+        self.analyzer = self.settings.analyzer()
         self._corpus_hash: str | None = None
-        weight, vocabulary = self.settings.title_weight, dict[str, int]()
+        weight, find, vocabulary = self.settings.title_weight, self.analyzer.words, dict[str, int]()
         documents = [
-            [vocabulary.setdefault(word, len(vocabulary)) for word in words(p.title) * weight + words(p.text)]
+            [vocabulary.setdefault(word, len(vocabulary)) for word in find(p.title) * weight + find(p.text)]
             for p in passages
         ]
         if not vocabulary:
@@ -199,7 +207,7 @@ class BM25Retriever(CorpusRetriever):
         try:
             self.index = bm25s.BM25.load(folder / "bm25s", mmap=mmap, show_progress=False)
             self.settings = BM25Settings(**manifest["settings"])
-            self.analyzer = Analyzer(self.settings.stemmer, self.settings.stopwords)
+            self.analyzer = self.settings.analyzer()
         except MissingPackageError:
             self.passages.close()
             raise

@@ -33,7 +33,7 @@ def bundled_retriever() -> BM25Retriever:
 
 def world_retriever(world: World) -> BM25Retriever:
     """BM25 over a generated world, with the settings of the bundled policy and of docs/results.md."""
-    return BM25Retriever(world.passages, title_weight=1, stopwords="none")
+    return BM25Retriever(world.passages, title_weight=1, stopwords="none", min_length=2)
 
 
 def noisy(engine: Retriever, noise: float, seed: int) -> Retriever:
