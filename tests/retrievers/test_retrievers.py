@@ -162,6 +162,8 @@ def test_bm25_finds_short_names_and_other_spellings(query: str, found: str) -> N
         ({"k1": "high"}, "k1='high': must be a number of at least 0"),
         ({"title_weight": 1.5}, "title_weight=1.5: must be a whole number of at least 1"),
         ({"title_weight": 0}, "title_weight=0: must be a whole number of at least 1"),
+        ({"min_length": 0}, "min_length=0: must be a whole number of at least 1"),
+        ({"min_length": True}, "min_length=True: must be a whole number of at least 1"),
         ({"stopwords": "en"}, "stopwords='en': must be one of none, english"),
         ({"stemmer": "englisch"}, "stemmer='englisch': must be one of none, .*english"),
     ],
@@ -187,6 +189,17 @@ def test_bm25_counts_the_words_of_titles() -> None:
     assert equal[0].score == equal[1].score
 
 
+def test_bm25_ignores_short_words_in_passages_and_queries_if_asked() -> None:
+    passages = [Passage("one letter", "", "Ostue was a b c d"), Passage("none", "", "Ostue was")]
+    assert BM25Retriever(passages).search(["a"], 2)[0][0].id == "one letter"
+    equal = BM25Retriever(passages, min_length=2)
+    assert equal.search(["a", "d b"], 2) == [[], []]
+    scores = [passage.score for passage in equal.search(["Ostue a"], 2)[0]]
+    assert len(scores) == 2
+    assert scores[0] == scores[1]  # of the same length
+    assert BM25Retriever(passages, min_length=4).search(["was"], 2) == [[]]
+
+
 def test_bm25_keeps_a_passage_without_words() -> None:
     retriever = BM25Retriever([*CORPUS, Passage("18", "?", "!")])
     assert len(retriever) == len(CORPUS) + 1
@@ -201,11 +214,11 @@ def test_bm25_refuses_a_corpus_with_nothing_to_index(passages: list[Passage]) ->
 
 def test_saving_keeps_settings(tmp_path: Path) -> None:
     pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
-    saved = BM25Retriever(CORPUS, k1=np.float32(2.0), b=0.1, stopwords="none", stemmer="english", title_weight=3)
+    saved = BM25Retriever(CORPUS, k1=np.float32(2.0), b=0.1, stopwords="none", stemmer="english", min_length=3)
     saved.save(tmp_path / "deep" / "index")
     loaded = BM25Retriever.load(str(tmp_path / "deep" / "index"))
     assert loaded.fingerprint() == saved.fingerprint()
-    assert loaded.search([*QUERIES, "the"], 5) == saved.search([*QUERIES, "the"], 5)
+    assert loaded.search([*QUERIES, "the", "of", "a"], 5) == saved.search([*QUERIES, "the", "of", "a"], 5)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["index"]
     close(loaded)
 
