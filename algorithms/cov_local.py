@@ -35,7 +35,7 @@ from typing import Literal
 
 import numpy as np
 
-from algorithms.common.config import check_siblings
+from algorithms.common.config import check_siblings, check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, standardised
 from algorithms.common.training.retrieved_evidence import Signal, check_evidence, new_evidence
@@ -55,7 +55,7 @@ class CovLocalConfig(GRPOConfig):
     credit: Literal["local", "scalar"] = "local"
     """Where new evidence is credited: on the query that found it, or in the reward of the whole episode."""
     local_weight: float = 0.5
-    """Weight of local credit (lambda)."""
+    """Weight of local credit (lambda); only with credit 'local'."""
     alpha: float = 0.25
     """Weight of the evidence found, in the reward; only with credit 'scalar'."""
 
@@ -64,6 +64,8 @@ class CovLocalConfig(GRPOConfig):
         check_siblings(self.rollout.group_size, "Cov-local", "use another algorithm")
         check_range("local_weight", self.local_weight, 0)
         check_range("alpha", self.alpha, 0)
+        other, unused = ("scalar", "alpha") if self.credit == "local" else ("local", "local_weight")
+        check_unused(self, f"credit={self.credit!r}", unused, instead=f"set --credit {other}")
 
 
 class CovLocal(GRPO):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from algorithms.common.algorithm import Algorithm
-from algorithms.common.config import TrainConfig, check_siblings
+from algorithms.common.config import TrainConfig, check_siblings, check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, grpo_advantages, overlong_penalty
 from algorithms.common.training.turn_rewards import invalid_turns
@@ -47,6 +47,8 @@ class GRPOConfig(TrainConfig):
         super().__post_init__()
         check_range("overlong_buffer", self.overlong_buffer, 0, self.max_response)
         check_range("invalid_penalty", self.invalid_penalty, 0)
+        if not self.overlong_buffer:
+            check_unused(self, "overlong_buffer=0", "overlong_factor", instead="set --overlong-buffer")
         if self.dynamic_sampling:
             check_siblings(self.rollout.group_size, "dynamic_sampling=True", "set --no-dynamic-sampling")
 

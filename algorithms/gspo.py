@@ -9,7 +9,7 @@ y_i are the policy tokens of an episode, without what it read. The loss is the p
 is GSPO-token: with one advantage per episode, values and gradients are those of GSPO. The defaults of `loss` are the
 paper's: low 3e-4, high 4e-4, seq-mean-token-mean. What is compared is chosen by
 
-    --advantages grpo      A_i of GRPO (GSPO, as published); the options of information gain have no effect
+    --advantages grpo      A_i of GRPO (GSPO, as published)
     --advantages ig_grpo   A_{i,t} of IG-GRPO, whose query tokens differ from the others (GSPO-token)
 
 In the first update after a rollout every ratio is 1 and GSPO is GRPO with this aggregation, so use several updates per
@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from algorithms.common.config import check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.config import LossConfig
 from algorithms.grpo import GRPO
@@ -40,6 +41,12 @@ class GSPOConfig(IGGRPOConfig):
             ratio="sequence", clip_ratio_low=3e-4, clip_ratio_high=4e-4, aggregation="seq-mean-token-mean"
         )
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.advantages == "grpo":
+            of_gains = ("alpha", "gain", "gain_baseline", "credit", "query_tags", "closing_tag")
+            check_unused(self, "advantages='grpo'", *of_gains, instead="set --advantages ig_grpo")
 
 
 class GSPO(IGGRPO):

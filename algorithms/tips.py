@@ -29,13 +29,13 @@ from typing import Literal
 
 import numpy as np
 
-from algorithms.common.config import check_siblings
+from algorithms.common.config import check_siblings, check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s
 from algorithms.common.training.potentials import check_potentials, shaping_rewards, turn_potentials
 from algorithms.common.training.segments import segment_advantages
 from algorithms.ppo import PPO, PPOConfig, add_to_turns
-from igsearch_env.errors import ConfigurationError, check_range
+from igsearch_env.errors import check_range
 from igsearch_env.information_gain import InformationGainConfig
 
 
@@ -60,10 +60,10 @@ class TIPSConfig(PPOConfig):
         check_potentials(self.information_gain, self.env, "TIPS")
         if self.estimator == "group":
             check_siblings(self.rollout.group_size, "estimator='group'", "set --estimator critic")
-            if (self.gamma, self.gae_lambda, self.kl_in_reward) != (1.0, 1.0, 0.0):
-                raise ConfigurationError(
-                    "gamma, gae_lambda and kl_in_reward are options of estimator='critic': leave them out, or set that"
-                )
+            of_critic = ("gamma", "gae_lambda", "kl_in_reward", "critic")
+            check_unused(self, "estimator='group'", *of_critic, instead="set --estimator critic")
+        if self.scale is not None:
+            check_unused(self, f"scale={self.scale}", "target_scale", instead="leave scale out")
 
 
 class TIPS(PPO):

@@ -24,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 
+from algorithms.common.config import check_unused
 from algorithms.common.rollout.buffer import Flags, Float32s, Ints, RolloutBuffer
 from algorithms.common.training.advantages import Float64s as Values
 from algorithms.common.training.advantages import gae, whiten
@@ -49,6 +50,8 @@ class TurnPPOConfig(PPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("gain_weight", self.gain_weight, 0)
+        if self.turn_reward == "none":
+            check_unused(self, "turn_reward='none'", "gain_weight", instead="set --turn-reward gain")
 
 
 class TurnPPO(PPO):

@@ -42,7 +42,9 @@ def retrieval_credit(case: Case) -> Outputs:
     signal, counts = case.get("signal"), np.cumsum([len(group["rollouts"]) for group in groups])[:-1]
 
     def advantages(credit: Any) -> Any:
-        config = CovLocalConfig(signal=signal, credit=credit, local_weight=case.get("lambda"), alpha=case.get("alpha"))
+        local_weight, alpha = case.get("lambda"), case.get("alpha")
+        own = {"local_weight": local_weight} if credit == "local" else {"alpha": alpha}
+        config = CovLocalConfig(signal=signal, credit=credit, **own)
         return CovLocal(config).advantages(buffer)
 
     def by_group(values: list[Any]) -> list[list[Any]]:

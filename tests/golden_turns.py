@@ -177,7 +177,7 @@ def turn_gae(case: Case) -> Outputs:
         gamma=case.get("gamma"),
         gae_lambda=case.get("lam"),
         whiten=case.get("whiten"),
-        turn_reward="gain" if case.get("gain_weight") else "none",
+        turn_reward="gain",
         gain_weight=case.get("gain_weight"),
         information_gain=InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none"),
     )

@@ -237,6 +237,19 @@ def check_siblings(group_size: int, option: str, instead: str) -> None:
         )
 
 
+def check_unused(config: TrainConfig, condition: str, *names: str, instead: str) -> None:
+    """Raise `ConfigurationError` if options that have no effect under a condition differ from their defaults."""
+    defaults = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(config)
+    }
+    for name in names:
+        value = getattr(config, name)
+        if value != defaults[name]:
+            shown = name if dataclasses.is_dataclass(value) else f"{name}={value!r}"
+            raise ConfigurationError(f"{shown} with {condition}: has no effect; leave it out, or {instead}")
+
+
 def with_present_names(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings of a config.yaml of any version, under the current option names."""
     result = {}

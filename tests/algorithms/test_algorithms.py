@@ -23,6 +23,7 @@ from algorithms.common.run.run import Run
 from algorithms.common.trainer import collect_batch, train
 from algorithms.common.training.advantages import discounted_sums, gae, rloo_advantages, whiten
 from algorithms.common.training.anchor_states import anchor_clusters
+from algorithms.common.training.config import CriticConfig
 from algorithms.cov_local import CovLocal, CovLocalConfig
 from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
 from algorithms.gigpo import GiGPO, GiGPOConfig, anchor_states
@@ -264,6 +265,38 @@ def test_igpos_own_outcome_punishes_a_bad_format() -> None:
     ours = IGPO(IGPOConfig(outcome="set_f1", scale_by_std=False)).advantages(buffer)
     earned = np.array([2 * (1 / 3) * 1 / (1 / 3 + 1), -2.0, -2.0])  # precision: alias, of, another; recall 1
     np.testing.assert_allclose(ours[[0, 9, 18]], earned - earned.mean(), atol=1e-6)
+
+
+# ---------------------------------------------------------------- options without effect
+
+
+@pytest.mark.parametrize(
+    ("config_class", "condition", "unused", "repair"),
+    [
+        (TIPSConfig, {"scale": 0.02}, {"target_scale": 0.2}, {"scale": None}),
+        (TIPSConfig, {"estimator": "group"}, {"kl_in_reward": 0.1}, {"estimator": "critic"}),
+        (TIPSConfig, {"estimator": "group"}, {"critic": CriticConfig(lr=1e-6)}, {"estimator": "critic"}),
+        (CovLocalConfig, {"credit": "scalar"}, {"local_weight": 1.0}, {"credit": "local"}),
+        (CovLocalConfig, {}, {"alpha": 0.5}, {"credit": "scalar"}),
+        (TurnPPOConfig, {}, {"gain_weight": 1.0}, {"turn_reward": "gain"}),
+        (GRPOConfig, {}, {"overlong_factor": 0.5}, {"overlong_buffer": 8}),
+        (IGGRPOConfig, {}, {"overlong_factor": 0.5}, {"overlong_buffer": 8}),
+        (GSPOConfig, {}, {"alpha": 3.0}, {"advantages": "ig_grpo"}),
+        (GSPOConfig, {}, {"credit": "return"}, {"advantages": "ig_grpo"}),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    config_class: Any, condition: dict[str, Any], unused: dict[str, Any], repair: dict[str, Any]
+) -> None:
+    config_class(**condition)
+    config_class(**condition | unused | repair)
+    name, value = next(iter(unused.items()))
+    with pytest.raises(ConfigurationError) as refused:
+        config_class(**condition, **unused)
+    said, option = str(refused.value), next(iter(repair))
+    assert said.startswith(name if name == "critic" else f"{name}={value!r}")
+    assert "has no effect; leave it out, or " in said
+    assert option in said.split("leave it out, or ")[1].replace("-", "_")
 
 
 # ---------------------------------------------------------------- groups of one

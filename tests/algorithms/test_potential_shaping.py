@@ -319,7 +319,7 @@ def test_a_segment_ends_with_a_search() -> None:
         (TIPSConfig, {"estimator": "x"}, "estimator='x'"),
         (TIPSConfig, {"scale": -0.1}, "scale"),
         (TIPSConfig, {"target_scale": -0.1}, "target_scale"),
-        (TIPSConfig, {"estimator": "group", "gae_lambda": 0.9}, "options of estimator='critic'"),
+        (TIPSConfig, {"estimator": "group", "gae_lambda": 0.9}, "gae_lambda=0.9 with estimator='group': has no effect"),
         (TIPSConfig, {"estimator": "group", "rollout": RolloutConfig(group_size=1)}, "rollout.group_size is 1"),
         (IGGRPOPotentialConfig, {"rollout": RolloutConfig(group_size=1)}, "rollout.group_size is 1"),
     ]
