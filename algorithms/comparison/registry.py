@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
@@ -33,8 +36,10 @@ class Entry:
     name: str
     label: str
     """Title of its column in tables."""
-    algorithm: Algorithm
-    """The algorithm with its default options."""
+    kind: Callable[[Any], Algorithm]
+    """Class of the algorithm."""
+    config: TrainConfig
+    """Its options."""
     options: str | None = ""
     """Options of its command in comparisons of runs; None: it is compared only on one buffer."""
     gains: InformationGainConfig | None = None
@@ -45,6 +50,11 @@ class Entry:
     """Whether it whitens over the batch, which shifts all advantages equally, also across 0."""
     equality: str = ""
     """Why its advantages equal those of another algorithm, up to a factor, on every buffer."""
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The algorithm with these options."""
+        return self.kind(self.config)
 
     @property
     def reads(self) -> str | None:
@@ -62,22 +72,24 @@ class Entry:
 ALGORITHMS = {
     entry.name: entry
     for entry in (
-        Entry("grpo", "GRPO", GRPO(GRPOConfig())),
+        Entry("grpo", "GRPO", GRPO, GRPOConfig()),
         Entry(
             "dr_grpo",
             "Dr.GRPO",
-            GRPO(GRPOConfig(scale_by_std=False)),
+            GRPO,
+            GRPOConfig(scale_by_std=False),
             options=None,
             equality="GRPO without the division by the group's deviation",
         ),
-        Entry("ig_grpo", "IG-GRPO", IGGRPO(IGGRPOConfig()), gains=IGGRPOConfig().information_gain, on_queries=True),
-        Entry("gigpo", "GiGPO", GiGPO(GiGPOConfig())),
-        Entry("graft", "GRAFT", GRAFT(GRAFTConfig())),
-        Entry("cov_local", "Cov-local", CovLocal(CovLocalConfig()), on_queries=True),
+        Entry("ig_grpo", "IG-GRPO", IGGRPO, IGGRPOConfig(), gains=IGGRPOConfig().information_gain, on_queries=True),
+        Entry("gigpo", "GiGPO", GiGPO, GiGPOConfig()),
+        Entry("graft", "GRAFT", GRAFT, GRAFTConfig()),
+        Entry("cov_local", "Cov-local", CovLocal, CovLocalConfig(), on_queries=True),
         Entry(
             "ig_local",
             "IG-local",
-            CovLocal(CovLocalConfig(signal="information_gain", invalid_penalty=0.5)),
+            CovLocal,
+            CovLocalConfig(signal="information_gain", invalid_penalty=0.5),
             options="--signal information_gain --invalid-penalty 0.5",
             gains=CovLocalConfig().information_gain,
             on_queries=True,
@@ -85,49 +97,54 @@ ALGORITHMS = {
         Entry(
             "ig_grpo_potential",
             "IG-GRPO pot",
-            IGGRPOPotential(IGGRPOPotentialConfig()),
+            IGGRPOPotential,
+            IGGRPOPotentialConfig(),
             gains=IGGRPOPotentialConfig().information_gain,
         ),
-        Entry("igpo", "IGPO", IGPO(IGPOConfig()), gains=IGPOConfig().information_gain),
-        Entry("rloo", "RLOO", RLOO(TrainConfig()), equality="Dr. GRPO times n / (n - 1)"),
-        Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus(ReinforcePlusPlusConfig()), whitened=True),
+        Entry("igpo", "IGPO", IGPO, IGPOConfig(), gains=IGPOConfig().information_gain),
+        Entry("rloo", "RLOO", RLOO, TrainConfig(), equality="Dr. GRPO times n / (n - 1)"),
+        Entry("reinforce_plus_plus", "R++", ReinforcePlusPlus, ReinforcePlusPlusConfig(), whitened=True),
         Entry(
             "reinforce_plus_plus_baseline",
             "R++base",
-            ReinforcePlusPlus(ReinforcePlusPlusConfig(group_baseline=True)),
+            ReinforcePlusPlus,
+            ReinforcePlusPlusConfig(group_baseline=True),
             options="--group-baseline",
             whitened=True,
         ),
         Entry(
             "ppo",
             "PPO",
-            PPO(PPOConfig()),
+            PPO,
+            PPOConfig(),
             whitened=True,
             equality="its critic returns 0 and nothing is discounted",
         ),
-        Entry("turn_ppo", "T-PPO", TurnPPO(TurnPPOConfig()), whitened=True),
+        Entry("turn_ppo", "T-PPO", TurnPPO, TurnPPOConfig(), whitened=True),
         Entry(
             "turn_ppo_gain",
             "T-PPO+IG",
-            TurnPPO(TurnPPOConfig(turn_reward="gain")),
+            TurnPPO,
+            TurnPPOConfig(turn_reward="gain"),
             options="--turn-reward gain",
             gains=TurnPPOConfig().information_gain,
             whitened=True,
         ),
         # On one buffer with the gains of the others over `previous`: of the first golden answer alone.
-        Entry("tips", "TIPS", TIPS(TIPSConfig()), gains=IGPOConfig().information_gain, whitened=True),
+        Entry("tips", "TIPS", TIPS, TIPSConfig(), gains=IGPOConfig().information_gain, whitened=True),
         Entry(
             "step_search",
             "StepS",
-            StepSearch(StepSearchConfig()),
+            StepSearch,
+            StepSearchConfig(),
             gains=StepSearchConfig().information_gain,
             whitened=True,
         ),
         # Its episodes have three attempts: a third of the questions is an equal budget.
-        Entry("mr_search", "MR", MRSearch(MRSearchConfig()), options="--rollout.questions-per-step 5"),
-        Entry("mt_grpo", "MT-GRPO", MTGRPO(MTGRPOConfig())),
-        Entry("cw_grpo", "CW-GRPO", CWGRPO(CWGRPOConfig()), gains=CWGRPOConfig().information_gain),
-        Entry("gspo", "GSPO", GSPO(GSPOConfig()), equality="GRPO: GSPO differs in the loss"),
+        Entry("mr_search", "MR", MRSearch, MRSearchConfig(), options="--rollout.questions-per-step 5"),
+        Entry("mt_grpo", "MT-GRPO", MTGRPO, MTGRPOConfig()),
+        Entry("cw_grpo", "CW-GRPO", CWGRPO, CWGRPOConfig(), gains=CWGRPOConfig().information_gain),
+        Entry("gspo", "GSPO", GSPO, GSPOConfig(), equality="GRPO: GSPO differs in the loss"),
     )
 }
 

@@ -8,35 +8,8 @@ from typing import Any
 from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig
 from algorithms.common.model.config import PolicyConfig
-from algorithms.cw_grpo import CWGRPO, CWGRPOConfig
-from algorithms.gigpo import GiGPO, GiGPOConfig
-from algorithms.grpo import GRPO, GRPOConfig
-from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
-from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
-from algorithms.igpo import IGPO, IGPOConfig
-from algorithms.mr_search import MRSearch, MRSearchConfig
-from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
-from algorithms.ppo import PPO, PPOConfig
-from algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
-from algorithms.rloo import RLOO
-from algorithms.tips import TIPS, TIPSConfig
+from algorithms.comparison.registry import ALGORITHMS
 from igsearch_env.errors import ConfigurationError, check_choice
-
-ALGORITHMS: dict[str, tuple[Any, type[TrainConfig]]] = {
-    "cw_grpo": (CWGRPO, CWGRPOConfig),
-    "gigpo": (GiGPO, GiGPOConfig),
-    "grpo": (GRPO, GRPOConfig),
-    "ig_grpo": (IGGRPO, IGGRPOConfig),
-    "ig_grpo_potential": (IGGRPOPotential, IGGRPOPotentialConfig),
-    "igpo": (IGPO, IGPOConfig),
-    "mr_search": (MRSearch, MRSearchConfig),
-    "mt_grpo": (MTGRPO, MTGRPOConfig),
-    "ppo": (PPO, PPOConfig),
-    "reinforce_plus_plus": (ReinforcePlusPlus, ReinforcePlusPlusConfig),
-    "rloo": (RLOO, TrainConfig),
-    "tips": (TIPS, TIPSConfig),
-}
-"""Algorithms by name, each with the class of its options."""
 
 # Options of `GRPOConfig` that would do nothing or something else here: the value that they must have, and the repair.
 ARGUMENTS: dict[str, tuple[Any, str]] = {
@@ -83,13 +56,14 @@ def choose_algorithm(
         config = with_arguments(config, arguments)
     else:
         check_choice("algorithm", algorithm, ALGORITHMS)
-        algorithm_class, config_class = ALGORITHMS[algorithm]
-        if config is not None and not isinstance(config, config_class):
+        entry = ALGORITHMS[algorithm]
+        if config is not None and not isinstance(config, type(entry.config)):
             raise ConfigurationError(
-                f"config is a {type(config).__name__}: for algorithm={algorithm!r} it must be a {config_class.__name__}"
+                f"config is a {type(config).__name__}: for algorithm={algorithm!r} it must be a "
+                f"{type(entry.config).__name__}"
             )
-        config = with_arguments(config_class() if config is None else config, arguments)
-        algorithm = algorithm_class(config)
+        config = with_arguments(entry.config if config is None else config, arguments)
+        algorithm = entry.kind(config)
     assert isinstance(algorithm, Algorithm)
     if algorithm.critic is not None:
         raise ConfigurationError(

@@ -6,7 +6,7 @@ python integrations/trl/train.py --algorithm ig_grpo --steps 10
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from algorithms.common.base.command_line import command_line, parse_options  # n
 from algorithms.common.model.config import PolicyConfig  # noqa: E402
 from algorithms.common.rollout.environment import EnvConfig, check_named_world  # noqa: E402
 from algorithms.common.run.setup import choose_threads  # noqa: E402
+from algorithms.comparison.registry import ALGORITHMS  # noqa: E402
 from igsearch_env.errors import ConfigurationError, IGSearchError, check_choice, check_range  # noqa: E402
 from integrations.trl.dataset import question_dataset  # noqa: E402
-from integrations.trl.options import ALGORITHMS  # noqa: E402
 from retrievers.program import ends_in_one_line  # noqa: E402
 from retrievers.reading import import_optional  # noqa: E402
 
@@ -81,9 +81,9 @@ def main(args: Args) -> None:
         )
     torch.set_num_threads(choose_threads()[0])
     check_choice("algorithm", args.algorithm, ALGORITHMS)
-    config_class = ALGORITHMS[args.algorithm][1]
     sections: dict[str, Any] = {} if args.env == EnvConfig() else {"env": args.env}
-    config = config_class(**sections, policy=PolicyConfig(context_length=args.context_length))
+    policy = PolicyConfig(context_length=args.context_length)
+    config = replace(ALGORITHMS[args.algorithm].config, **sections, policy=policy)
     longest = config.rollout.max_new_tokens * (config.env.max_searches + 1) * config.env.attempts
     options = trl.GRPOConfig(
         str(args.output),
