@@ -260,7 +260,7 @@ def _fields(row: Row, shaped: Shaped, source: Source, where: str) -> Row:
         dataset = shaped.benchmark
     id = plain_value(shaped.id)
     fields = {**shaped.rest, "id": None if id is None else str(id), "question": str(shaped.question)}
-    if shaped.titles:
+    if shaped.titles or row.get("supporting_titles") is not None:  # an empty list says that no page answers
         fields["supporting_titles"] = shaped.titles
     for split in (evaluation_split(shaped.split, dataset), split_in(named) if named else None, source.split):
         fields = with_split(fields, split)

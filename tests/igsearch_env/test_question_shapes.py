@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from official_files import HOTPOT, MUSIQUE, WIKI2, flashrag_form, hub_form, json_strings
 
-from igsearch_env import QuestionError, load_questions
+from igsearch_env import ConfigurationError, QuestionError, load_questions
 from igsearch_env.answer_values import AnswerValues
+from igsearch_env.oracles import check_supporting
 
 Writer = Callable[[Path, Any], object]
 
@@ -412,6 +413,17 @@ def test_a_folder_of_several_data_sets(tmp_path: Path) -> None:
         ("hotpotqa", "test"),
         ("mine", "test"),
     }
+
+
+@pytest.mark.parametrize("answers", [{"golden_answers": ["unknown"]}, {"answer": "unknown"}])
+def test_a_question_can_say_that_no_page_answers_it(tmp_path: Path, answers: dict[str, Any]) -> None:
+    """Not the same as a question whose data do not name the pages: the oracles refuse that one."""
+    rows = [{"question": "Who?", **answers, "supporting_titles": []}, {"question": "What?", **answers}]
+    as_lines(tmp_path / "x.jsonl", rows)
+    none, unnamed = load_questions(tmp_path / "x.jsonl")
+    check_supporting(none, "support")
+    with pytest.raises(ConfigurationError, match="has no supporting_titles"):
+        check_supporting(unnamed, "support")
 
 
 def test_supporting_titles_of_any_form(tmp_path: Path) -> None:
