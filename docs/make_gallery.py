@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from algorithms.common.evaluation.scores import limit_per_dataset
+from algorithms.common.report.live import LiveServer
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
-from docs.site_pages import RUNS, gallery
+from docs.site_pages import ROOT, RUNS, gallery
 from examples import same_buffer
 from igsearch_env.world.bundled import bundled_world
 
@@ -66,8 +74,39 @@ def train_runs() -> None:
         keep(train(GRPO(grpo), grpo).dir)
 
 
+@contextlib.contextmanager
+def training(run_dir: Path) -> Iterator[None]:
+    """A run that trains in another process, from its first file on."""
+    command = [sys.executable, str(ROOT / "algorithms" / "ig_grpo.py"), "--steps=12", "--eval-every=4"]
+    command += ["--test-limit=5", "--threads=1", f"--run-dir={run_dir}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            while not (run_dir / "config.yaml").is_file():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{command} has ended with {process.returncode}")
+                time.sleep(0.5)
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def draw_live(window: Page) -> None:
+    """A picture of the live report in the middle of a run."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        run_dir = Path("ig_grpo-seed0")
+        with training(run_dir), LiveServer(run_dir, 0) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            window.goto(server.url)
+            window.get_by_text("Running, at step 7 of 12").wait_for(timeout=600_000)
+            window.screenshot(path=RUNS.parent / "live.png")
+            server.shutdown()
+            thread.join()
+
+
 def draw_pictures() -> None:
-    """A wide light and a narrow dark picture of each page of the gallery, and pictures of two views."""
+    """A wide light and a narrow dark picture of each page of the gallery, and pictures of views and the live report."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         window = browser.new_page(viewport={"width": 1200, "height": 750})
@@ -79,6 +118,7 @@ def draw_pictures() -> None:
                 screen.goto(page.as_uri())
                 screen.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
                 screen.screenshot(path=RUNS.parent / f"{page.stem}{kind}.png")
+        draw_live(window)
         same_buffer.main(same_buffer.Args(show=0, page=Path(folder, "same_buffer.html")))
         window.set_viewport_size({"width": 1280, "height": 900})
         for name, view in VIEWS.items():
