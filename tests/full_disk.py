@@ -48,7 +48,7 @@ def main(folder: str, where: str) -> None:
     try:
         save_checkpoint(Path(folder), policy, learner, None, 1, {}, 2)
     except CheckpointError as error:
-        print(f"told {processes.rank}: {error}", flush=True)
+        print(f"reported {processes.rank}: {error}", flush=True)
     processes.close()
 
 

@@ -144,8 +144,8 @@ def actions(case: Case) -> Outputs:
             return ""
         sentence = protocol.correction(action)
         # The wording is our own; it has to be there, apart from what comes before, and show both ways out.
-        told = sentence.startswith("\n\n") and sentence.endswith("\n\n") and "<search>" in sentence
-        return INVALID if told and "<answer>" in sentence else sentence
+        corrected = sentence.startswith("\n\n") and sentence.endswith("\n\n") and "<search>" in sentence
+        return INVALID if corrected and "<answer>" in sentence else sentence
 
     done = [int(isinstance(action, Answer)) for action in parsed]
     idle = NotAsked("an episode that is over leaves the batch; no action is read for it")

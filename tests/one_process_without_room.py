@@ -56,12 +56,12 @@ def main(where: str, rank: str, output: str) -> None:
         loss = (chosen * batch.advantages_BT[batch.mask_BT]).sum()
         return loss, {"loss": loss.detach()}
 
-    told = []
+    steps_done = []
     for step in (1, 2):
         norm, sums = learner.step(buffer, advantages, range(len(buffer.trajectories)), loss_of, lr=1e-3, what="a step")
         weights = sum(float(p.detach().double().abs().sum()) for p in learner.parameters)
-        told.append([processes.rank, step, norm, sums["loss"], weights])
-    everybody = processes.all_gather_flat(told)
+        steps_done.append([processes.rank, step, norm, sums["loss"], weights])
+    everybody = processes.all_gather_flat(steps_done)
     if processes.is_main:  # alone: lines of two would run into each other
         Path(output).write_text(json.dumps(everybody))
     processes.close()

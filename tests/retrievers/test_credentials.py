@@ -105,11 +105,11 @@ def failures(address: str) -> list[Any]:
 def test_errors_name_the_address_without_its_credentials(place: int) -> None:
     with pytest.raises((QueryError, RetrievalError)) as caught:
         failures(f"http://user:{SECRET}@127.0.0.1:{free_port()}")[place]()
-    told = "".join(traceback.format_exception(caught.value.with_traceback(None)))
+    trace = "".join(traceback.format_exception(caught.value.with_traceback(None)))
     assert "http://127.0.0.1:" in str(caught.value)
     assert SECRET not in f"{caught.value!r} {caught.value.args}"
     if place in (0, 2, 4):  # the others repeat what a transport of the test says
-        assert SECRET not in told
+        assert SECRET not in trace
 
 
 @pytest.mark.parametrize(

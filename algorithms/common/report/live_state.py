@@ -41,8 +41,8 @@ def run_state(run: SavedRun) -> RunState:
         return RunState("interrupted", f"Interrupted {place}; the command that started the run resumes it", age)
     usual = _usual_step(run)
     if usual is not None and age > max(SILENT_SECONDS, SILENT_STEPS * usual):
-        told = f"nothing has been logged for {_shown(age)}; a step usually takes {_shown(usual)}, evaluations longer"
-        return RunState("silent", f"Running, but silent {place}: {told}", age)
+        detail = f"nothing has been logged for {_shown(age)}; a step usually takes {_shown(usual)}, evaluations longer"
+        return RunState("silent", f"Running, but silent {place}: {detail}", age)
     return RunState("running", f"Running, {place}", age)
 
 

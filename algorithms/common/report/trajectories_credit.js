@@ -21,8 +21,8 @@ function columnText({turn, place, gap}) {
 
 function columnReading({turn, index, place, gap}) {
   if (gap) {
-    const told = turn.passages.length ? plural(turn.passages.length, 'passage') : DATA.texts[turn.observation].trim();
-    return `turn ${index + 1} · observation: ${told} · masked, no advantage`;
+    const content = turn.passages.length ? plural(turn.passages.length, 'passage') : DATA.texts[turn.observation].trim();
+    return `turn ${index + 1} · observation: ${content} · masked, no advantage`;
   }
   return place === undefined ? `turn ${index + 1} · no tokens` : reading(turn, index, place);
 }
@@ -94,8 +94,8 @@ function tokenRow(columns) {
       const asked = !column.gap && column.place >= start && column.place < end;
       const starts = at > 0 && column.index !== columns[at - 1].index;
       const kinds = [column.gap ? 'gap' : 'token', asked && 'query', starts && 'starts'].filter(Boolean).join(' ');
-      const told = column.gap ? {'aria-label': columnReading(column)} : {};
-      return make('td', {class: kinds, tabindex: at ? -1 : 0, 'data-at': at, ...told}, columnText(column));
+      const label = column.gap ? {'aria-label': columnReading(column)} : {};
+      return make('td', {class: kinds, tabindex: at ? -1 : 0, 'data-at': at, ...label}, columnText(column));
     }));
 }
 
@@ -202,11 +202,11 @@ function creditLegend(item) {
     parts.content.querySelector('.shared input').focus({preventScroll: true});
   };
   const box = make('input', {type: 'checkbox', change: toggle, checked: state.shared});
-  const told = state.shared
+  const scale = state.shared
     ? `one scale, ±${number(creditScale(item.group))}: the largest advantage of all algorithms in this group`
     : 'each row has its own scale: the largest advantage of its algorithm in this group';
   return make('div', {class: 'legend'},
-    make('span', {}, '−', make('span', {class: 'ramp', 'aria-hidden': 'true'}), `+ advantage; ${told}`),
+    make('span', {}, '−', make('span', {class: 'ramp', 'aria-hidden': 'true'}), `+ advantage; ${scale}`),
     SEVERAL && make('label', {class: 'shared'}, box, ' shared scale'),
     make('span', {}, make('span', {class: 'token query'}, 'query'), ' query tokens'),
     make('span', {}, make('span', {class: 'gap key', 'aria-hidden': 'true'}), ' observation, masked, not in the loss'),

@@ -58,10 +58,10 @@ function reading(turn, index, place) {
 
 function summary(turn, algorithm) {
   const [query, rest] = split(turn, advantages(turn, algorithm));
-  const told = [];
-  if (query.length) told.push(['query', mean(query)]);
-  if (rest.length) told.push([query.length ? 'rest' : 'all tokens', mean(rest)]);
-  return told;
+  const means = [];
+  if (query.length) means.push(['query', mean(query)]);
+  if (rest.length) means.push([query.length ? 'rest' : 'all tokens', mean(rest)]);
+  return means;
 }
 
 function badges(turn, group) {

@@ -53,8 +53,8 @@ function nodeOf(row, turn, index) {
   const last = index === row.turns.length - 1;
   const [, , outcome] = row.attempts.find(([end]) => end === index + 1) ?? [0, null, row.outcome];
   const judged = last ? row.correct : outcome > 0;
-  const told = last ? verdict(row) : `attempt, outcome ${number(outcome)}`;
-  return [`answer ${turn.merged} ${told}`, {kind: 'answer', text, told, correct: judged}];
+  const result = last ? verdict(row) : `attempt, outcome ${number(outcome)}`;
+  return [`answer ${turn.merged} ${result}`, {kind: 'answer', text, result, correct: judged}];
 }
 
 function gainsAt(node) {
@@ -101,7 +101,7 @@ function nodeTitle(node) {
   const empty = node.kind === 'search' && node.through.every(([, turn]) => !turn.passages.length);
   if (empty) return 'search · no passages';
   if (node.kind === 'invalid' && node.through.length > 1) return `invalid turn, first of ${node.through.length}`;
-  return {answer: node.told, invalid: 'invalid turn'}[node.kind] ?? node.kind;
+  return {answer: node.result, invalid: 'invalid turn'}[node.kind] ?? node.kind;
 }
 
 function nodeReading(node, group) {
@@ -127,8 +127,8 @@ function drawThrough() {
     filter();
   };
   const {text} = state.through ?? {};
-  const told = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
-  parts.through.replaceChildren(...told ?? []);
+  const filter = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
+  parts.through.replaceChildren(...filter ?? []);
 }
 
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.

@@ -222,20 +222,20 @@ def test_a_process_of_several_ends_whatever_the_threads_of_gloo_do(message: str 
 def test_a_full_disk_ends_a_sharded_run_at_once_and_leaves_nothing(where: str, tmp_path: Path) -> None:
     output = launched(str(ROOT / "tests" / "full_disk.py"), str(tmp_path), where).stdout
     for rank in range(2):
-        assert f"told {rank}: " in output
+        assert f"reported {rank}: " in output
     assert output.count("not written (OSError: [Errno 28] No space left on device)") == 2
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_a_process_that_runs_out_of_memory_goes_on_in_smaller_pieces(where: str, tmp_path: Path) -> None:
-    told = []
+    logged = []
     for rank in ("none", "0"):
         script, output = str(ROOT / "tests" / "one_process_without_room.py"), tmp_path / rank
         assert ("out of memory at" in launched(script, where, rank, str(output)).stdout) == (rank == "0")
-        told.append(json.loads(output.read_text()))
-    assert len(told[0]) == 4  # two steps of two processes
-    np.testing.assert_allclose(told[0], told[1], rtol=1e-5)
+        logged.append(json.loads(output.read_text()))
+    assert len(logged[0]) == 4  # two steps of two processes
+    np.testing.assert_allclose(logged[0], logged[1], rtol=1e-5)
 
 
 def test_what_ends_a_run_is_explained_unless_it_is_a_mistake_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

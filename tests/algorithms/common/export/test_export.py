@@ -142,8 +142,8 @@ def test_a_process_without_this_project_writes_the_same_tokens(trained: Path, tm
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    turn, told, adapter_turn, adapter_told = done.stdout.strip().splitlines()
-    found, other = json.loads(told), json.loads(adapter_told)
+    turn, metadata, adapter_turn, adapter_metadata = done.stdout.strip().splitlines()
+    found, other = json.loads(metadata), json.loads(adapter_metadata)
     assert found["tokens"] == [list(ids) for ids in expected]
     assert found["dtype"] == "torch.float32"
     assert not [name for name in found["modules"] if name.startswith(TRACES)]

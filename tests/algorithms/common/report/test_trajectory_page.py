@@ -137,8 +137,8 @@ def test_a_record_holds_what_the_buffer_does(rollout: Rollout, recorded: Recorde
                 assert written["gain"]["value"] == pytest.approx(turn.gain.value, rel=1e-3)
                 assert tuple(written["gain"]["baseline_evidences"]) == turn.gain.baseline_evidences
     for name, values in rollout.advantages.items():
-        told = [value for row in rows for turn in row["turns"] for value in turn["advantages"][name]]
-        np.testing.assert_allclose(told, values, rtol=6e-4)
+        shown = [value for row in rows for turn in row["turns"] for value in turn["advantages"][name]]
+        np.testing.assert_allclose(shown, values, rtol=6e-4)
 
 
 def test_supporting_passages_are_those_that_the_question_names(rollout: Rollout, recorded: RecordedStep) -> None:
@@ -278,7 +278,7 @@ def test_a_token_tells_its_numbers_to_mouse_and_keyboard(page: Any, recorded: Re
     turn = rows_of(recorded)[0]["turns"][0]
     page.locator(".tokens .token").nth(1).hover()
     by_mouse = page.inner_text(".status")
-    page.mouse.move(0, 0)  # or a token that scrolls under the pointer would be told in between
+    page.mouse.move(0, 0)  # or a token that scrolls under the pointer would be announced in between
     page.locator(".tokens").first.locator("[tabindex='0']").focus()
     page.keyboard.press("ArrowRight")
     assert page.inner_text(".status") == by_mouse
@@ -333,8 +333,8 @@ def test_search_and_order(page: Any, recorded: RecordedStep) -> None:
     pick(page, "Order", "gain")
     best = max(map(largest, rows_of(recorded)))
     # Not inner_text: a row that is out of sight, or not drawn yet, has no layout and so no inner text.
-    told = page.text_content(".best >> nth=0")
-    assert float(told.removeprefix("best IG +")) == pytest.approx(best, rel=1e-2)
+    shown = page.text_content(".best >> nth=0")
+    assert float(shown.removeprefix("best IG +")) == pytest.approx(best, rel=1e-2)
     assert selected(page) == page.get_attribute("[role=option] >> nth=0", "id")
     page.keyboard.press("/")
     answer = recorded.groups[0]["question"]["golden_answers"][0]
@@ -430,7 +430,7 @@ def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rol
     first = next(turn.gain for turn in turns if turn.gain is not None)
     with opened(browser, tmp_path / "page.html") as page:
 
-        def told() -> list[str]:
+        def shown() -> list[str]:
             return [page.locator(".gain strong").first.inner_text(), page.locator(".gain p").nth(2).inner_text()]
 
         for name, value, baseline in (
@@ -438,7 +438,7 @@ def test_each_algorithm_is_shown_beside_the_gain_that_it_reads(browser: Any, rol
             ("ig_grpo", first.value, "after baseline evidence"),
         ):
             page.select_option(".toolbar select", name)
-            gain, words = told()
+            gain, words = shown()
             assert float(gain.removesuffix(" nats").replace("−", "-")) == pytest.approx(value, rel=1e-2)
             assert baseline in words
             listed = page.locator("[role=option] .best").first.text_content()

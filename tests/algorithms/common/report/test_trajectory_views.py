@@ -43,8 +43,8 @@ def turn(action: str, content: str | None, advantages: Sequence[Sequence[float]]
 
 
 def search(query: str, gain: float, advantages: Sequence[Sequence[float]] = (), **more: Any) -> dict[str, Any]:
-    told = {"value": gain, "logprob_real": gain - 3, "logprob_baseline": -3.0, "baseline_evidences": ["Doc"]}
-    return turn("search", query, advantages, gain=told, **more)
+    info = {"value": gain, "logprob_real": gain - 3, "logprob_baseline": -3.0, "baseline_evidences": ["Doc"]}
+    return turn("search", query, advantages, gain=info, **more)
 
 
 def trajectory(*turns: dict[str, Any], correct: bool = False, stop: str = "answered") -> dict[str, Any]:
@@ -244,14 +244,14 @@ def test_a_column_tells_its_numbers_to_mouse_and_keyboard(page: Any) -> None:
         "PageDown": "turn 2, token 1",
         "ArrowLeft": "turn 1 · observation: 1 passage",
     }
-    for key, told in {
+    for key, shown in {
         **expected,
         "End": "turn 3, token 3",
         "PageUp": "turn 2, token 1",
         "Home": "turn 1, token 1",
     }.items():
         page.keyboard.press(key)
-        assert told in page.inner_text(".status"), key
+        assert shown in page.inner_text(".status"), key
         assert page.locator(".matrix [tabindex='0']").count() == 1
     assert page.get_attribute("[role=option][aria-selected=true]", "id") == "row-0"
 
@@ -304,7 +304,7 @@ def nodes(page: Any) -> list[str]:
 def test_a_group_is_merged_by_its_queries(page: Any) -> None:
     page.keyboard.press("s")
     found = nodes(page)
-    for told in (
+    for shown in (
         "question: “What is the capital of Italy?” · 6 of 6 trajectories · 3 correct",
         # Case, punctuation and articles aside, three first queries are equal.
         "search: “capital of Italy” · 3 of 6 trajectories · mean information gain +2.00 nats · 3 correct",
@@ -316,7 +316,7 @@ def test_a_group_is_merged_by_its_queries(page: Any) -> None:
         "invalid turn: “<invalid>hm!” · 1 of 6 trajectories · 0 correct",
         "end: “no answer” · 1 of 6 trajectories · 0 correct",
     ):
-        assert found.count(told) == 1, told
+        assert found.count(shown) == 1, shown
     assert len(found) == 12
     assert "IG +2.0 · 3×" in page.locator(".tree text").all_text_contents()
     widths = [

@@ -210,7 +210,7 @@ def rich_buffer() -> RolloutBuffer:
     passage = Passage("p1", 'T"', "one\ntwo\r\n\u2028", 1 / 3)
     gain = Gain(0.1, -0.2, -0.3, ("\n\n<information>x</information>\n\n", ""))
     found = Turn("<search>q</search>", Search("q"), "seen", (passage,), gain, 0.1, (1, 2), (-0.1, -1e-9), (0, 1), (3,))
-    wrong = Turn("what", Invalid("neither"), "told", completion_ids=(4,), logprobs=(-0.7,), observation_ids=(5, 6))
+    wrong = Turn("what", Invalid("neither"), "usage", completion_ids=(4,), logprobs=(-0.7,), observation_ids=(5, 6))
     wrong.weights_version = 3
     last = Turn("<answer>Å</answer>", Answer("Å"), reward=1.0, completion_ids=(8, 9), logprobs=(-0.25, 0.0))
     episode = Trajectory(asked, "p\n", [found, wrong, last], "Å", 1.0, "answered", (7, 7))

@@ -620,8 +620,8 @@ def test_a_server_without_the_folder_says_so(policy: Policy, monkeypatch: pytest
     monkeypatch.setattr(server.core, "reload_weights", lambda weights_path: reload(weights_path="/elsewhere/weights"))
     with serving(server.app) as address:
         engine = VllmServerEngine(policy, turn_end(policy), settings(server_url=address))
-        told = r"/collective_rpc with status 500.*Cannot find any.*can read .*igsearch-weights-.*/000001 .*TMPDIR"
-        with pytest.raises(EngineError, match=told):
+        message = r"/collective_rpc with status 500.*Cannot find any.*can read .*igsearch-weights-.*/000001 .*TMPDIR"
+        with pytest.raises(EngineError, match=message):
             engine.update_weights(policy.model.state_dict().items())
         engine.close()
 

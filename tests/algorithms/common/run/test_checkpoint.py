@@ -262,9 +262,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_the_checkpoint_before_a_damaged_one_is_taken_and_this_is_said(kind: str, three: Path) -> None:
     DAMAGE[kind](three / "step-000003")
-    found, told = latest_intact(three)
+    found, warnings = latest_intact(three)
     assert found == three / "step-000002"
-    (line,) = told
+    (line,) = warnings
     assert re.fullmatch(r"step-000003 is damaged \(.+\): renamed to damaged-step-000003", line)
     assert load_weights(found, tiny_policy(seed=1)) == 2
     policy = tiny_policy()

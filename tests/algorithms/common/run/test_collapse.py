@@ -56,7 +56,7 @@ def watched(*changes: dict[str, Any], watch: CollapseWatch | None = None, first:
     return [watch.observe(step, {**HEALTHY, **change}) for step, change in enumerate(changes, first)]
 
 
-def told(said: Sequence[Sequence[str]]) -> list[int]:
+def warned_at(said: Sequence[Sequence[str]]) -> list[int]:
     """The steps at which anything was said, from 1."""
     return [step for step, messages in enumerate(said, 1) if messages]
 
@@ -66,7 +66,7 @@ def test_every_sign_is_tried_here() -> None:
 
 
 def test_a_healthy_run_is_left_in_peace() -> None:
-    assert told(watched(*[{}] * 40)) == []
+    assert warned_at(watched(*[{}] * 40)) == []
 
 
 @pytest.mark.parametrize("sign", COLLAPSES)
@@ -74,7 +74,7 @@ def test_a_sign_is_told_once_with_its_value_since_when_and_what_to_try(sign: str
     said = watched(*[{}] * 10, *[COLLAPSES[sign]] * 30)
     (message,) = (message for messages in said for message in messages)
     steps = 1 if sign in AT_ONCE else 5
-    assert told(said) == [10 + steps]
+    assert warned_at(said) == [10 + steps]
     value = "0.125" if "entropy" in sign else f"{COLLAPSES[sign][sign]:.3g}"  # 0.1 of 0.8
     assert message.startswith(f"step {10 + steps}: {sign} is {value}, ")
     assert ("in this step" if steps == 1 else "since step 11") in message
@@ -85,14 +85,14 @@ def test_a_sign_is_told_once_with_its_value_since_when_and_what_to_try(sign: str
 @pytest.mark.parametrize("sign", sorted(COLLAPSES.keys() - AT_ONCE))
 def test_a_few_steps_are_no_collapse(sign: str) -> None:
     bad = COLLAPSES[sign]
-    assert told(watched(*[{}] * 6, *[bad, bad, bad, bad, {}] * 6)) == []
+    assert warned_at(watched(*[{}] * 6, *[bad, bad, bad, bad, {}] * 6)) == []
 
 
 def test_a_sign_is_told_again_only_after_it_had_recovered() -> None:
     bad = COLLAPSES["invalid_actions"]
-    assert told(watched(*[bad] * 6, *[{}] * 4, *[bad] * 10)) == [5]  # gone for four steps only
-    assert told(watched(*[bad] * 6, *[{}] * 5, *[bad] * 10)) == [5, 16]
-    assert told(watched(*[bad] * 6, *[{}, bad] * 20)) == [5]
+    assert warned_at(watched(*[bad] * 6, *[{}] * 4, *[bad] * 10)) == [5]  # gone for four steps only
+    assert warned_at(watched(*[bad] * 6, *[{}] * 5, *[bad] * 10)) == [5, 16]
+    assert warned_at(watched(*[bad] * 6, *[{}, bad] * 20)) == [5]
 
 
 def test_entropy_is_measured_by_its_early_mean_whatever_its_scale() -> None:
@@ -100,18 +100,19 @@ def test_entropy_is_measured_by_its_early_mean_whatever_its_scale() -> None:
         falling = [{"policy/entropy": scale * 0.9**n} for n in range(40)]
         early = np.mean([0.9**n for n in range(5)])
         below = next(n for n in range(40) if 0.9**n < 0.2 * early)
-        assert told(watched(*falling)) == [below + 5]  # steps are counted from 1, so this is the fifth one below
-    assert told(watched(*[{"policy/entropy": 0.0}] * 20)) == []  # it was never there
+        assert warned_at(watched(*falling)) == [below + 5]  # steps are counted from 1, so this is the fifth one below
+    assert warned_at(watched(*[{"policy/entropy": 0.0}] * 20)) == []  # it was never there
 
 
 def test_equal_rewards_are_no_sign_where_tokens_still_learn() -> None:
-    assert told(watched(*[{"all_equal": 1.0, "advantage/zero_share": 0.0}] * 20)) == []  # PPO, one rollout a question
+    alone = {"all_equal": 1.0, "advantage/zero_share": 0.0}  # PPO, one rollout a question
+    assert warned_at(watched(*[alone] * 20)) == []
     # The statistics of such a buffer say the same.
     buffer = reward_buffer([[1.0], [0.0], [1.0]])
     metrics = batch_metrics(buffer, np.full(9, 0.3, dtype=np.float32), max_searches=4)
     assert metrics["all_equal"] == 1
     said = watched(*[{"all_equal": metrics["all_equal"], "advantage/zero_share": metrics["advantage/zero_share"]}] * 9)
-    assert told(said) == []
+    assert warned_at(said) == []
 
 
 def test_evaluations_and_missing_or_undefined_values_change_nothing() -> None:

@@ -101,6 +101,6 @@ def test_errors_of_the_command_line_are_masked(arguments: list[str], capsys: pyt
     with pytest.raises(SystemExit) as end:
         parse_options(GRPOConfig, arguments)
     assert end.value.code == 2
-    told = capsys.readouterr()
-    assert "s3c" not in told.out + told.err
-    assert told.err
+    printed = capsys.readouterr()
+    assert "s3c" not in printed.out + printed.err
+    assert printed.err

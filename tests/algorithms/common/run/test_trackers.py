@@ -53,8 +53,8 @@ class FakeWandb(ModuleType):
 class FakeWandbRun:
     """An open run."""
 
-    def __init__(self, records: list[dict[str, Any]], told: dict[str, Any]) -> None:
-        self.records, self.told = records, told
+    def __init__(self, records: list[dict[str, Any]], options: dict[str, Any]) -> None:
+        self.records, self.options = records, options
         self.step = len(records)
         self.axes: dict[str, str | None] = {}
         self.exit_code: int | None = None
@@ -163,7 +163,7 @@ def test_a_service_is_told_of_the_project_the_run_and_its_settings(
     config = {"steps": 4, "env": {"top_k": 3}}
     first, second = opened(tmp_path, "wandb", "trackio", config=config)
     assert (first.name, second.name) == ("wandb", "trackio")
-    assert wandb.runs[0].told == {"project": "search", "name": "grpo-seed0", "config": config}
+    assert wandb.runs[0].options == {"project": "search", "name": "grpo-seed0", "config": config}
     ((name, _),) = trackio.runs
     assert name.startswith("grpo-seed0-")
     assert trackio.configs == [config]
