@@ -73,7 +73,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^vf-eval|^openenv|verl\.trainer", OTHER),
     (r"qwen2\.5-3b|accelerate launch|Qwen2\.5-3B|runs/ig-s0|results/untrained|wiki18|HOST0", GPU),
     (r"benchmarks\.(on_gpu|large)", GPU),
-    (r"Qwen/Qwen2\.5-0\.5B|Qwen/Qwen3-0\.6B|e5-base-v2|indexes/e5 ", HUB),
+    (r"Qwen/Qwen2\.5-0\.5B|Qwen/Qwen3-0\.6B|all-MiniLM|e5-base-v2|indexes/e5 ", HUB),
     (r"benchmarks\.(retrieval|scale|async_rollouts)|make bench|benchmarks\.step_model --shape", LONG),
     (r"compare_algorithms.py --(starts|output)|examples/study.py [a-z]|examples/world_difficulty", LONG),
     (r"examples/study.py --report-only", no("reports the runs of a command that takes more than an hour")),
@@ -99,7 +99,16 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^curl", no("asks the server of a command that is not typed")),
     (r"^igsearch evaluate --questions nq", Rule(add="--limit 20", writes=("results.json",))),
     (r"^igsearch evaluate --answers", Rule(writes=("theirs.json",))),
-    (r"^igsearch warm-start", Rule((("HuggingFaceTB/SmolLM2-135M-Instruct", "bundled"),), QUICK_START)),
+    (
+        r"^igsearch warm-start",
+        Rule(
+            (
+                ("HuggingFaceTB/SmolLM2-135M-Instruct", "bundled"),
+                ("nq.jsonl.gz:dev[:40]", "hotpotqa.jsonl.gz:dev[:40]"),
+            ),
+            QUICK_START,
+        ),
+    ),
     (r"--warm-start\.folder runs/warm-start --run-dir", Rule(add=f"{SMALL} --test-limit 2 {QUICK_START}")),
     (r"^python examples/compare_algorithms.py --algorithms", Rule(add="--steps 1 --seeds 1")),
 )

