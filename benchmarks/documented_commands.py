@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--where", choices=("clone", "wheel"), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with question files and corpus.jsonl.gz")
-    parser.add_argument("--only", default="", help="only commands that contain this text")
+    parser.add_argument("--only", default="", help="only commands in which this regular expression is found")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="documented-"))
     session = (clone if args.where == "clone" else wheel)(work / "work", args.data.resolve())
@@ -171,7 +171,7 @@ def main() -> None:
             subprocess.run(line, shell=True, cwd=session.folder, env=session.environment(), check=True)
         for page in pages():
             for command in dict.fromkeys(documented(page)):
-                if args.only in command:
+                if re.search(args.only, command):
                     session.type(page, command)
             session.turn_page()
     finally:
