@@ -116,6 +116,13 @@ def test_one_command_warm_starts_trains_and_evaluates(tmp_path: Path) -> None:
     assert f"path: {tmp_path / 'warm' / 'policy'}" in (run / "config.yaml").read_text()
     assert (run / "report.html").is_file()
 
+    further = [*command, "--steps", "2"]  # the same run, of a model that is the warm start's by now
+    done = subprocess.run(
+        further, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl") if "reward" in row] == [1, 2]
+
 
 def test_a_folder_that_does_not_exist_is_a_line_and_exit_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "examples/train_real.py", "--data", str(tmp_path / "no"), "--policy.path", "bundled"]

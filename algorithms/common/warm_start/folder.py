@@ -44,6 +44,11 @@ def is_finished(folder: Path) -> bool:
     return (folder / WARM_START).is_file() and (folder / POLICY).is_dir()
 
 
+def trained_policy(config: TrainConfig) -> str | None:
+    """The path of the policy that the warm start of a run makes, and the run trains; None if it has no warm start."""
+    return None if config.warm_start.folder is None else str(config.warm_start.folder / POLICY)
+
+
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """What a warm start depends on, by dotted names."""
     found = flat(as_dict(config)).items()
