@@ -204,7 +204,7 @@ def test_with_the_true_values_turn_ppo_is_unbiased_whatever_lambda(
         gamma=1.0,
         gae_lambda=gae_lambda,
         whiten=False,
-        turn_reward="gain" if gain_weight else "none",
+        turn_reward="gain",
         gain_weight=gain_weight,
     )
     estimator = ppo(algorithm, FREE.values(theta, gain_weight=gain_weight))

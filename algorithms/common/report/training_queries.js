@@ -30,14 +30,14 @@ function queryRow(query, before) {
   const found = earlier && origin(query, earlier);
   const known = found && found.query.key === query.key;
   const measured = query.turns.map((turn) => turn.gain).filter((gain) => gain != null);
-  const facts = [
+  const changes = [
     before && known && `${found.query.turns.length}× at step ${before.step}`,
     before && !known && `${found ? 'changed' : 'new'} since step ${before.step}`,
     measured.length > 0 && `gain ${nats(mean(measured))}`,
   ].filter(Boolean).join(' · ');
   return make('li', {class: !before || known ? 'known' : found ? 'altered' : 'new'},
     ...counted(query, ...(found && !known ? changed(found.pieces) : [query.text || '(empty)'])),
-    make('span', {class: 'quiet'}, facts));
+    make('span', {class: 'quiet'}, changes));
 }
 
 function queryList(group, before) {

@@ -202,11 +202,11 @@ function creditLegend(item) {
     parts.content.querySelector('.shared input').focus({preventScroll: true});
   };
   const box = make('input', {type: 'checkbox', change: toggle, checked: state.shared});
-  const scale = state.shared
+  const scaleNote = state.shared
     ? `one scale, ±${number(creditScale(item.group))}: the largest advantage of all algorithms in this group`
     : 'each row has its own scale: the largest advantage of its algorithm in this group';
   return make('div', {class: 'legend'},
-    make('span', {}, '−', make('span', {class: 'ramp', 'aria-hidden': 'true'}), `+ advantage; ${scale}`),
+    make('span', {}, '−', make('span', {class: 'ramp', 'aria-hidden': 'true'}), `+ advantage; ${scaleNote}`),
     SEVERAL && make('label', {class: 'shared'}, box, ' shared scale'),
     make('span', {}, make('span', {class: 'token query'}, 'query'), ' query tokens'),
     make('span', {}, make('span', {class: 'gap key', 'aria-hidden': 'true'}), ' observation, masked, not in the loss'),

@@ -127,8 +127,8 @@ function drawThrough() {
     filter();
   };
   const {text} = state.through ?? {};
-  const filter = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
-  parts.through.replaceChildren(...filter ?? []);
+  const line = state.through && [make('span', {}, `through “${text}”`), button('Show all', all)];
+  parts.through.replaceChildren(...line ?? []);
 }
 
 // Selecting a node leaves only the trajectories through it in the list; selecting it again shows all.

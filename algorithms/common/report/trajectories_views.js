@@ -2,7 +2,7 @@
 
 function facts(item) {
   const {group, row, place} = item;
-  const facts = [
+  const pairs = [
     ['Gold answer', group.golds.join(' | ')],
     ['Answer', make('span', {class: row.correct ? 'good' : 'bad'}, `${given(row)} (${verdict(row)})`)],
     ['Outcome reward', number(row.outcome)],
@@ -11,7 +11,7 @@ function facts(item) {
     ['Family', group.family],
     group.step != null && ['Step', String(group.step)],
   ].filter(Boolean);
-  return make('dl', {}, ...facts.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
+  return make('dl', {}, ...pairs.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
 }
 
 function turnCard(item, turn, index) {
