@@ -173,12 +173,13 @@ def turn_gae(case: Case) -> Outputs:
         for turn, gain in zip(t.turns, gains, strict=True):
             turn.gain = Gain(gain, gain, 0.0)
     buffer.values = np.array(case.get("values"), dtype=np.float32)[mask]
+    weight = case.get("gain_weight")
+    rewards: dict[str, Any] = {"turn_reward": "gain", "gain_weight": weight} if weight else {}
     config = TurnPPOConfig(
         gamma=case.get("gamma"),
         gae_lambda=case.get("lam"),
         whiten=case.get("whiten"),
-        turn_reward="gain",
-        gain_weight=case.get("gain_weight"),
+        **rewards,
         information_gain=InformationGainConfig(dead_zone=0.0, negative_scale=1.0, soft_clip_form="none"),
     )
     algorithm = TurnPPO(config)

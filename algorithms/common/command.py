@@ -84,9 +84,9 @@ def run_command(
 def check_before_torch(config: TrainConfig, words: Sequence[str], algorithm: str) -> None:
     """`check_inputs`, and whether the folder of a warm start, if there is one, can be used."""
     from algorithms.common.run.inputs import check_inputs  # not needed for --help
-    from algorithms.common.warm_start.folder import check_folder, trained_policy
+    from algorithms.common.warm_start.folder import check_folder, with_trained_policy
 
-    check_inputs(config, words, algorithm, trained_policy(config))
+    check_inputs(config, words, algorithm, with_trained_policy(config))
     if config.warm_start.folder is not None:
         check_folder(config.warm_start.folder, config, run_folder(algorithm, config) if algorithm else None)
 

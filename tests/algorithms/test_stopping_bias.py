@@ -200,13 +200,8 @@ def test_unbiased_estimators(theta: Array, size: int) -> None:
 def test_with_the_true_values_turn_ppo_is_unbiased_whatever_lambda(
     theta: Array, gain_weight: float, gae_lambda: float
 ) -> None:
-    algorithm = turn_ppo(
-        gamma=1.0,
-        gae_lambda=gae_lambda,
-        whiten=False,
-        turn_reward="gain",
-        gain_weight=gain_weight,
-    )
+    rewards: dict[str, Any] = {"turn_reward": "gain", "gain_weight": gain_weight} if gain_weight else {}
+    algorithm = turn_ppo(gamma=1.0, gae_lambda=gae_lambda, whiten=False, **rewards)
     estimator = ppo(algorithm, FREE.values(theta, gain_weight=gain_weight))
     gradient = FREE.gradient(theta, FREE.outcomes + gain_weight * FREE.gains)
     assert norm(enumerate_groups(FREE, estimator, 2).expected(theta) - gradient) / norm(gradient) < 1e-6

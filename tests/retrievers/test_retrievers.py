@@ -214,7 +214,9 @@ def test_bm25_refuses_a_corpus_with_nothing_to_index(passages: list[Passage]) ->
 
 def test_saving_keeps_settings(tmp_path: Path) -> None:
     pytest.importorskip("Stemmer", reason="PyStemmer is not installed")
-    saved = BM25Retriever(CORPUS, k1=np.float32(2.0), b=0.1, stopwords="none", stemmer="english", min_length=3)
+    saved = BM25Retriever(
+        CORPUS, k1=np.float32(2.0), b=0.1, stopwords="none", stemmer="english", title_weight=2, min_length=3
+    )
     saved.save(tmp_path / "deep" / "index")
     loaded = BM25Retriever.load(str(tmp_path / "deep" / "index"))
     assert loaded.fingerprint() == saved.fingerprint()

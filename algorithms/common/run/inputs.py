@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from algorithms.common.base.errors import CheckpointError
@@ -21,7 +20,9 @@ from igsearch_env.protocols import make_protocol
 from retrievers.lock import LockedError, check_unlocked
 
 
-def check_inputs(config: TrainConfig, words: Sequence[str], algorithm: str = "", policy: str | None = None) -> None:
+def check_inputs(
+    config: TrainConfig, words: Sequence[str], algorithm: str = "", trained: TrainConfig | None = None
+) -> None:
     """Raise an error for what a run could not begin with; the first process of each machine checks it.
 
     Nothing is written. Files of questions are read, and kept for the run (`make_questions`).
@@ -30,7 +31,7 @@ def check_inputs(config: TrainConfig, words: Sequence[str], algorithm: str = "",
         config: of the run, or of a warm start.
         words: the command line, with the options of a configuration file.
         algorithm: its name, which decides the folder of a run; "" for a warm start.
-        policy: path of the policy that the run trains, if a warm start makes it of `policy.path`.
+        trained: the configuration with the policy that the run trains, if its warm start makes another one.
     """
     if config.rollout.questions_per_step < world_size():
         raise ConfigurationError(
@@ -40,8 +41,7 @@ def check_inputs(config: TrainConfig, words: Sequence[str], algorithm: str = "",
     if not is_first_here():
         return
     if algorithm:
-        trained = replace(config, policy=replace(config.policy, path=policy or config.policy.path))
-        _check_run_folder(run_folder(algorithm, config), algorithm, trained)
+        _check_run_folder(run_folder(algorithm, config), algorithm, trained or config)
     if config.warm_start.folder is not None:
         check_output_folder(config.warm_start.folder, "--warm-start.folder")
     env = config.env

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def is_finished(folder: Path) -> bool:
     return (folder / WARM_START).is_file() and (folder / POLICY).is_dir()
 
 
-def trained_policy(config: TrainConfig) -> str | None:
-    """The path of the policy that the warm start of a run makes, and the run trains; None if it has no warm start."""
-    return None if config.warm_start.folder is None else str(config.warm_start.folder / POLICY)
+def with_trained_policy(config: TrainConfig) -> TrainConfig:
+    """The configuration with `policy.path` set to the policy that its warm start makes; unchanged if it has none."""
+    folder = config.warm_start.folder
+    return config if folder is None else replace(config, policy=replace(config.policy, path=str(folder / POLICY)))
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:

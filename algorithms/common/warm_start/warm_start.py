@@ -37,6 +37,7 @@ from algorithms.common.warm_start.folder import (
     is_finished,
     saved_threads,
     settings_of,
+    with_trained_policy,
     write_settings,
 )
 from algorithms.common.warm_start.result import write_result
@@ -63,7 +64,7 @@ def warm_started(config: TrainConfig, retriever: Retriever | None = None, run_di
     if not is_finished(folder):
         WarmStart(config, folder, retriever).run()
         release_memory()  # its optimizer and caches, before the run allocates its own
-    return replace(config, policy=replace(config.policy, path=str(folder / POLICY)))
+    return with_trained_policy(config)
 
 
 class WarmStart:
