@@ -57,7 +57,7 @@ from retrievers.program import ends_in_one_line, raise_on_sigterm, signal_of
 if TYPE_CHECKING:
     from algorithms.common.distributed.processes import Processes
 
-WIDTH = 100  # of the table
+WIDTH = 120  # of the table
 
 
 class StoppedError(IGSearchError, RuntimeError):

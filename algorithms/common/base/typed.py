@@ -39,7 +39,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def as_record(kind: type[T], value: Any, where: str) -> T:
-    """`value`, plain data, as a dataclass with fields of strings, numbers, None, and lists and tuples of them.
+    """`value`, plain data, as a dataclass with fields of strings, numbers, booleans, None, lists and tuples of them.
 
     It needs no pydantic, which the installation without extras lacks. Keys that are no field are ignored. Raises
     `FileError` that begins with `where` and names the first field that does not fit.
@@ -70,7 +70,7 @@ def _record_fields(kind: Any) -> list[tuple[str, Any, bool]]:
 def _plain(hint: Any, value: Any) -> Any:
     """The value if it is of this type, a number as a float where that is wanted. Raises `TypeError` with the type."""
     wanted = (str(hint) if get_origin(hint) else hint.__name__).replace("NoneType", "None")
-    if hint in (str, int, NoneType):
+    if hint in (str, int, bool, NoneType):
         if type(value) is hint:
             return value
     elif hint is float:

@@ -39,9 +39,17 @@ def write_result(
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+_MAY_BE_UNKNOWN = ("searches", "answer_found", "em_found")
+
+
 def _known(means: dict[str, Any]) -> dict[str, Any]:
-    """Means for a JSON file, which has no NaN: null where the number of searches is not known."""
-    return {**means, "searches": None if isnan(means["searches"]) else means["searches"]}
+    """Means for a JSON file, which has no NaN: null where a mean is not known."""
+    return {**means, **{name: None for name in _MAY_BE_UNKNOWN if isnan(means[name])}}
+
+
+def _with_nan(means: dict[str, Any]) -> dict[str, Any]:
+    """The opposite of `_known`; earlier versions did not write all of these means."""
+    return {**means, **{name: nan for name in _MAY_BE_UNKNOWN if name in means and means[name] is None}}
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,7 @@ def read_result(path: Path) -> Result:
         content = read_json_object(path)
         found = _datasets(content.pop("datasets", None))
         rows = {name: _rows(name, part.get("rows")) for name, part in found.items()}
-        scores = {
-            name: as_record(
-                Score, {**part, "searches": nan} if part.get("searches", 0) is None else part, f"scores of {name}"
-            )
-            for name, part in found.items()
-        }
+        scores = {name: as_record(Score, _with_nan(part), f"scores of {name}") for name, part in found.items()}
         if not isinstance(content.get("fingerprint", {}), dict | None):
             raise FileError(path, "its fingerprint is not an object")
     except FileError as error:

@@ -8,14 +8,16 @@ An episode whose retrieval failed does not measure the policy, so it is counted,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan, nan
 
 import numpy as np
 
 from algorithms.common.evaluation.intervals import mean_of_shares_ci95, wilson_ci95
+from igsearch_env.demonstrator import YES_NO, answer_read
 from igsearch_env.question_sets import FAMILIES
-from igsearch_env.questions import Question
-from igsearch_env.rewards import exact_match, f1
+from igsearch_env.questions import UNKNOWN, Question
+from igsearch_env.rewards import exact_match, f1, normalize_answer
 from igsearch_env.trajectory import RETRIEVAL_FAILED, Trajectory
 
 
@@ -23,7 +25,10 @@ from igsearch_env.trajectory import RETRIEVAL_FAILED, Trajectory
 class QuestionResult:
     """The result of one question; JSON values only. An episode without an answer has `em` and `f1` 0.
 
-    `searches` is None if it is not known, as of a recorded prediction without its transcript.
+    `searches` is None if it is not known, as of a recorded prediction without its transcript. `answer_found` says
+    whether the passages that the episode read contain a golden answer (`igsearch_env.demonstrator.answer_read`): None
+    for recorded answers, and for questions whose answer can't be read, "unknown", or yes and no without known
+    supporting titles.
     """
 
     dataset: str
@@ -36,14 +41,14 @@ class QuestionResult:
     searches: int | None
     queries: list[str]
     stop_reason: str
+    answer_found: bool | None = None
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> QuestionResult:
         """The row of a finished episode."""
-        queries = [turn.query for turn in trajectory.turns if turn.query is not None]
-        return cls.scored(
-            trajectory.question, trajectory.prediction, trajectory.searches, queries, trajectory.stop_reason
-        )
+        question, queries = trajectory.question, [turn.query for turn in trajectory.turns if turn.query is not None]
+        row = cls.scored(question, trajectory.prediction, trajectory.searches, queries, trajectory.stop_reason)
+        return replace(row, answer_found=answer_read(trajectory) is not None if _readable(question) else None)
 
     @classmethod
     def scored(
@@ -74,11 +79,18 @@ class QuestionResult:
         return self.dataset, self.id
 
 
+def _readable(question: Question) -> bool:
+    """Whether passages can show the answer of a question."""
+    first = normalize_answer(question.golden_answers[0])
+    return first != normalize_answer(UNKNOWN) and (first not in YES_NO or bool(question.supporting_titles))
+
+
 @dataclass(frozen=True)
 class Score:
     """Means over the `n` scored samples of one data set (NaN if none), failed retrievals.
 
-    `searches` is the mean over the samples whose number of searches is known, NaN if there is none.
+    `searches` is the mean over the samples whose number of searches is known, NaN if there is none. So is
+    `answer_found`, the share of samples whose passages contain a golden answer; `em_found` is the EM of these.
     """
 
     n: int
@@ -86,6 +98,8 @@ class Score:
     f1: float
     searches: float
     failed: int = 0
+    answer_found: float = nan
+    em_found: float = nan
 
     @property
     def em_ci95(self) -> tuple[float, float]:
@@ -95,24 +109,37 @@ class Score:
 
 @dataclass(frozen=True)
 class MacroAverage:
-    """Means over data sets, weighted equally, and the 95% interval of EM (`mean_of_shares_ci95`)."""
+    """Means over data sets, weighted equally, and the 95% interval of EM (`mean_of_shares_ci95`).
+
+    `answer_found` is the mean over the data sets of which it is known. `em_found` is such that their product is the
+    mean share of questions whose answer was both found and given: sets in which few answers are found weigh less.
+    """
 
     datasets: list[str]
     em: float
     f1: float
     em_ci95: tuple[float, float]
     searches: float
+    answer_found: float = nan
+    em_found: float = nan
 
     @classmethod
     def of(cls, scores: Mapping[str, Score]) -> MacroAverage:
         """The average of at least one data set."""
         members = list(scores.values())
+        known = [s for s in members if not isnan(s.answer_found)]
+        found, given = (
+            sum(s.answer_found for s in known),
+            sum(s.answer_found * s.em_found for s in known if s.answer_found),
+        )
         return cls(
             datasets=list(scores),
             em=macro_average(scores),
             f1=float(np.mean([s.f1 for s in members])),
             em_ci95=mean_of_shares_ci95([(s.em, s.n) for s in members]),
             searches=float(np.mean([s.searches for s in members])),
+            answer_found=found / len(known) if known else nan,
+            em_found=given / found if found else nan,
         )
 
 
@@ -137,18 +164,21 @@ def by_dataset(rows: Iterable[QuestionResult]) -> dict[str, list[QuestionResult]
 def _score(rows: Sequence[QuestionResult]) -> Score:
     scored = [row for row in rows if not row.failed]
     failed = len(rows) - len(scored)
-    if not scored:
-        nan = float("nan")
-        return Score(0, nan, nan, nan, failed)
-    ems = [row.em for row in scored]
-    known = [row.searches for row in scored if row.searches is not None]
     return Score(
         n=len(scored),
-        em=float(np.mean(ems)),
-        f1=float(np.mean([row.f1 for row in scored])),
-        searches=float(np.mean(known)) if known else float("nan"),
+        em=_mean(row.em for row in scored),
+        f1=_mean(row.f1 for row in scored),
+        searches=_mean(row.searches for row in scored if row.searches is not None),
         failed=failed,
+        answer_found=_mean(row.answer_found for row in scored if row.answer_found is not None),
+        em_found=_mean(row.em for row in scored if row.answer_found),
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    """NaN if there is none."""
+    found = list(values)
+    return float(np.mean(found)) if found else nan
 
 
 def macro_average(scores: Mapping[str, Score]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +12,7 @@ from rich.table import Table
 from algorithms.common.evaluation.scores import MacroAverage, Score
 from igsearch_env.question_sets import BENCHMARKS
 
-HEADS = ("data set", "n", "before", "EM", "95% CI", "F1", "searches", "failed")
+HEADS = ("data set", "n", "before", "EM", "95% CI", "F1", "searches", "found", "EM if found", "failed")
 
 
 def print_scores(
@@ -26,8 +26,9 @@ def print_scores(
 
     Args:
         before: scores of an earlier evaluation, whose EM is shown in a separate column.
-        averages: macro-averages by name. With them the table also shows the size of a published benchmark and the
-            number of failed retrievals; without, it has one macro-average and, in the bundled world, fits 80 columns.
+        averages: macro-averages by name. With them the table also shows the size of a published benchmark, the share of
+            questions whose answer was found, EM on these, and the number of failed retrievals; without, it has one
+            macro-average and, in the bundled world, fits 80 columns.
     """
     first = before or {}
     if averages is None:
@@ -36,8 +37,14 @@ def print_scores(
         earlier = MacroAverage.of(before) if before else None
         means = [_row("macro-average", n, MacroAverage.of(after), 2, before=earlier)]
     else:
-        rows = [_row(name, _count(name, s), s, 3, first.get(name), str(s.failed or "")) for name, s in after.items()]
-        means = [_row(f"macro-average, {name}", f"sets: {len(a.datasets)}", a, 3) for name, a in averages.items()]
+        rows = [
+            _row(name, _count(name, s), s, 3, first.get(name), _found(s), str(s.failed or ""))
+            for name, s in after.items()
+        ]
+        means = [
+            _row(f"macro-average, {name}", f"sets: {len(a.datasets)}", a, 3, found=_found(a))
+            for name, a in averages.items()
+        ]
     table = Table(title=escape(title))
     shown = [place for place in range(len(HEADS)) if any(row[place] for row in rows)]
     for place in shown:
@@ -52,16 +59,21 @@ def print_scores(
 def _row(
     name: str,
     n: str,
-    found: Score | MacroAverage,
+    means: Score | MacroAverage,
     digits: int,
     before: Score | MacroAverage | None = None,
+    found: Sequence[str] = ("", ""),
     failed: str = "",
 ) -> list[str]:
-    low, high = found.em_ci95
+    low, high = means.em_ci95
     interval = "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
     was = "" if before is None else f"{before.em:.3f}"
-    searches = "" if math.isnan(found.searches) else f"{found.searches:.2f}"
-    return [escape(name), n, was, f"{found.em:.3f}", interval, f"{found.f1:.3f}", searches, failed]
+    searches = "" if math.isnan(means.searches) else f"{means.searches:.2f}"
+    return [escape(name), n, was, f"{means.em:.3f}", interval, f"{means.f1:.3f}", searches, *found, failed]
+
+
+def _found(means: Score | MacroAverage) -> list[str]:
+    return ["" if math.isnan(mean) else f"{mean:.3f}" for mean in (means.answer_found, means.em_found)]
 
 
 def _count(name: str, score: Score) -> str:

@@ -1,14 +1,16 @@
 """Names of scores in metrics.jsonl: `dev/...` for dev questions, `test/...` for test questions.
 
 SPLIT/em (macro-average)  SPLIT/em/DATASET  SPLIT/f1  SPLIT/searches
+SPLIT/answer_found  SPLIT/em_found (`MacroAverage`; only where they are known)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any, Literal, get_args
 
-from algorithms.common.evaluation.scores import Score, macro_average
+from algorithms.common.evaluation.scores import MacroAverage, Score, macro_average
 
 Split = Literal["dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -21,7 +23,9 @@ def score_metrics(split: Split, scores: Mapping[str, Score]) -> dict[str, float]
     metrics |= {f"{split}/em/{name}": s.em for name, s in scores.items()}
     metrics[f"{split}/f1"] = sum(s.f1 for s in scores.values()) / len(scores)
     metrics[f"{split}/searches"] = sum(s.searches for s in scores.values()) / len(scores)
-    return metrics
+    average = MacroAverage.of(scores)
+    known = {"answer_found": average.answer_found, "em_found": average.em_found}
+    return metrics | {f"{split}/{name}": mean for name, mean in known.items() if not isnan(mean)}
 
 
 def with_split_names(rows: Sequence[dict[str, Any]], last_step: int | None = None) -> list[dict[str, Any]]:

@@ -65,21 +65,21 @@ def test_the_table_of_a_run_in_the_bundled_world_fits_80_columns() -> None:
 def test_the_table_of_an_evaluation_tells_sizes_failures_and_the_averages_of_families() -> None:
     scores = {
         "nq": Score(3_610, 0.4, 0.5, 2.0),
-        "bamboogle": Score(120, 0.2, 0.3, 3.0, failed=5),
-        "own [set]": Score(7, 1.0, 1.0, 1.0),
+        "bamboogle": Score(120, 0.2, 0.3, 3.0, failed=5, answer_found=0.25, em_found=0.8),
+        "own [set]": Score(7, 1.0, 1.0, 1.0, answer_found=0.0),
     }
-    average = MacroAverage(list(scores), 0.5333, 0.6, (0.4, 0.6), 2.0)
+    average = MacroAverage(list(scores), 0.5333, 0.6, (0.4, 0.6), 2.0, 0.125, 0.8)
     shown = io.StringIO()
-    print_scores(Console(width=100, file=shown), "a [policy]", None, scores, {"all": average})
+    print_scores(Console(width=120, file=shown), "a [policy]", None, scores, {"all": average})
     title, *lines = (line.strip() for line in shown.getvalue().splitlines())
     cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[0] in "│┃"]
     assert title == "a [policy]"
     assert cells == [
-        ["data set", "n", "EM", "95% CI", "F1", "searches", "failed"],
-        ["nq", "3,610", "0.400", "0.384 to 0.416", "0.500", "2.00", ""],
-        ["bamboogle", "120 of 125", "0.200", "0.138 to 0.280", "0.300", "3.00", "5"],
-        ["own [set]", "7", "1.000", "0.646 to 1.000", "1.000", "1.00", ""],
-        ["macro-average, all", "sets: 3", "0.533", "0.400 to 0.600", "0.600", "2.00", ""],
+        ["data set", "n", "EM", "95% CI", "F1", "searches", "found", "EM if found", "failed"],
+        ["nq", "3,610", "0.400", "0.384 to 0.416", "0.500", "2.00", "", "", ""],
+        ["bamboogle", "120 of 125", "0.200", "0.138 to 0.280", "0.300", "3.00", "0.250", "0.800", "5"],
+        ["own [set]", "7", "1.000", "0.646 to 1.000", "1.000", "1.00", "0.000", "", ""],
+        ["macro-average, all", "sets: 3", "0.533", "0.400 to 0.600", "0.600", "2.00", "0.125", "0.800", ""],
     ]
 
 
@@ -91,6 +91,45 @@ def test_a_row_is_what_an_episode_left() -> None:
     assert (made.dataset, made.id, made.golden_answers) == ("birthplace", "7", ["Tolona", "the Tolona"])
     assert (made.em, made.f1, made.searches, made.queries) == (0.0, pytest.approx(2 / 3), 2, ["Alan Brin", "Tolona"])
     assert not made.failed
+
+
+@pytest.mark.parametrize(
+    ("golds", "titles", "observation", "found"),
+    [
+        (("Tolona",), (), "Alan Brin was born in Tolona.", True),
+        (("Tolona",), (), "Alan Brin was born", False),  # the observation is cut before the answer
+        (("Mira", "tolona"), (), "Alan Brin was born in Tolona.", True),
+        (("yes",), (), "Alan Brin was born in Tolona.", None),
+        (("yes",), ("Alan Brin",), "Alan Brin was born", True),
+        (("no",), ("Alan Brin", "Mira"), "Alan Brin was born", False),
+        (("unknown",), (), "Alan Brin was born in Tolona.", None),
+    ],
+)
+def test_a_row_says_whether_the_episode_read_its_answer(
+    golds: tuple[str, ...], titles: tuple[str, ...], observation: str, found: bool | None
+) -> None:
+    question = Question("7", "Where?", golds, "x", metadata={"supporting_titles": titles})
+    passage = Passage("p0", "Alan Brin", "was born in Tolona.")
+    trajectory = played(question, (search("Alan Brin"), (passage,)))
+    trajectory.turns[0].observation, trajectory.stop_reason = observation, ANSWERED
+    assert QuestionResult.of(trajectory).answer_found is found
+
+
+def test_what_was_found_and_what_was_made_of_it_multiply_to_the_share_found_and_answered() -> None:
+    many = [row("nq", str(n), float(n < 3), answer_found=n < 4) for n in range(8)]
+    few = [
+        row("popqa", "0", 0.0, answer_found=True),
+        *(row("popqa", str(n), 1.0, answer_found=False) for n in (1, 2, 3)),
+    ]
+    unknown = [row("mine", "0", 1.0), row("mine", "1", stop_reason=RETRIEVAL_FAILED, answer_found=True)]
+    scores = score_rows([*many, *few, *unknown])
+    assert [(s.answer_found, s.em_found) for s in scores.values()][:2] == [(0.5, 0.75), (0.25, 0.0)]
+    assert math.isnan(scores["mine"].answer_found)
+    average = macro_averages([*many, *few, *unknown])["all"]
+    assert average.answer_found == pytest.approx(0.375)
+    assert average.answer_found * average.em_found == pytest.approx((0.5 * 0.75 + 0) / 2)
+    assert math.isnan(MacroAverage.of({"mine": scores["mine"]}).em_found)
+    assert math.isnan(macro_averages([r for r in few if not r.answer_found])["all"].em_found)
 
 
 def test_an_episode_without_an_answer_is_wrong_and_a_failed_retrieval_is_nothing() -> None:
