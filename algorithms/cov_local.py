@@ -16,7 +16,7 @@ The other conditions of the paper (`--signal`, `--credit`):
     answer_match   phi(t) is 1 once a passage, in its title or text, contains a golden answer; needs no annotation
     scalar         A = z(r_i + alpha sum_t e_t) on all tokens, alpha 0.25 (Eq. 4), instead of local credit
 
-`--signal information_gain` is ours: e_t is the information gain of the search, as a difference of probabilities.
+`algorithms/ig_local.py` compares information gains in the place of annotated evidence.
 
 The paper annotates sub-questions with the passages that support them, for questions that an LLM and Wikidata built.
 Here a supporting passage is one such piece of evidence, or a page, found with any passage of its title, where data name
@@ -37,12 +37,11 @@ import numpy as np
 
 from algorithms.common.config import check_siblings, check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
-from algorithms.common.training.advantages import Float64s, standardised
+from algorithms.common.training.advantages import Float64s
 from algorithms.common.training.retrieved_evidence import Signal, check_evidence, new_evidence
-from algorithms.common.training.sibling_searches import sibling_searches
+from algorithms.common.training.sibling_searches import local_credit
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
-from igsearch_env.trajectory import CONTEXT_FULL
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ class CovLocalConfig(GRPOConfig):
     """Options of Cov-local; the defaults are those of the paper."""
 
     signal: Signal = "coverage"
-    """Evidence: the supporting passages, or pages by title (Cov), a passage that contains a golden answer (AM), or the
-    gain in probability, from 0.1 on (ours)."""
+    """Evidence: the supporting passages, or pages by title (Cov), or a passage that contains a golden answer (AM)."""
     credit: Literal["local", "scalar"] = "local"
     """Where new evidence is credited: on the query that found it, or in the reward of the whole episode."""
     local_weight: float = 0.5
@@ -76,7 +74,6 @@ class CovLocal(GRPO):
     def __init__(self, config: CovLocalConfig) -> None:
         super().__init__(config)
         self.options = config
-        self.needs_information_gain = config.signal == "information_gain"
 
     def rewards(self, buffer: RolloutBuffer) -> Float64s:
         """GRPO's rewards; with scalar credit, plus the weighted evidence found."""
@@ -89,22 +86,13 @@ class CovLocal(GRPO):
     def advantages(self, buffer: RolloutBuffer) -> Float32s:
         """GRPO's advantages, with local credit on query tokens."""
         options = self.options
-        if self.needs_information_gain:
-            buffer.check_gains()
         if options.signal == "coverage":
             check_evidence(buffer, "signal='coverage'", "--signal answer_match")
         advantages = super().advantages(buffer)
         if options.credit == "scalar":
             return advantages
-        found = {id(turn): event for t in buffer.trajectories for turn, event in new_evidence(t, options.signal)}
-        searches = [s for s in buffer.query_tokens() if buffer.trajectories[s.row].stop_reason != CONTEXT_FULL]
-        same_step = sibling_searches(buffer, searches)
-        local = standardised(standardised([found[id(s.turn)] for s in searches], same_step), same_step)
-        for (_, turn, tokens), credit in zip(searches, local, strict=True):
-            query = tokens.stop - tokens.start
-            start, end = turn.search_span or (0, query)
-            advantages[tokens] += options.local_weight * (end - start) * credit / query
-        return advantages
+        evidence = (found for t in buffer.trajectories for found in new_evidence(t, options.signal))
+        return advantages + options.local_weight * local_credit(buffer, evidence)
 
 
 if __name__ == "__main__":

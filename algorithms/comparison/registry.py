@@ -17,6 +17,7 @@ from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
+from algorithms.ig_local import IGLocal, IGLocalConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
@@ -86,13 +87,7 @@ ALGORITHMS = {
         Entry("graft", "GRAFT", GRAFT, GRAFTConfig()),
         Entry("cov_local", "Cov-local", CovLocal, CovLocalConfig(), on_queries=True),
         Entry(
-            "ig_local",
-            "IG-local",
-            CovLocal,
-            CovLocalConfig(signal="information_gain", invalid_penalty=0.5),
-            options="--signal information_gain --invalid-penalty 0.5",
-            gains=CovLocalConfig().information_gain,
-            on_queries=True,
+            "ig_local", "IG-local", IGLocal, IGLocalConfig(), gains=IGLocalConfig().information_gain, on_queries=True
         ),
         Entry(
             "ig_grpo_potential",

@@ -32,6 +32,7 @@ from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.gspo import GSPO, GSPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
+from algorithms.ig_local import IGLocal, IGLocalConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
@@ -56,6 +57,7 @@ EVERY: list[tuple[Any, Any]] = [
     (IGGRPO, IGGRPOConfig),
     (GiGPO, GiGPOConfig),
     (CovLocal, CovLocalConfig),
+    (IGLocal, IGLocalConfig),
     (GRAFT, GRAFTConfig),
     (IGPO, IGPOConfig),
     (MRSearch, MRSearchConfig),
@@ -307,6 +309,7 @@ def test_an_option_without_effect_is_refused(
     [
         (ReinforcePlusPlusConfig, {"group_baseline": True}),
         (CovLocalConfig, {}),
+        (IGLocalConfig, {}),
         (GRAFTConfig, {}),
         (GRPOConfig, {"dynamic_sampling": True}),
         (IGGRPOConfig, {"gain_baseline": "siblings"}),
@@ -323,7 +326,7 @@ def test_what_compares_siblings_is_refused_without_siblings(config_class: Any, o
 @pytest.mark.parametrize(
     ("algorithm", "config"),
     [(GRPO, GRPOConfig()), (GRPO, GRPOConfig(scale_by_std=False)), (IGGRPO, IGGRPOConfig()), (RLOO, TrainConfig())]
-    + [(CovLocal, CovLocalConfig())]
+    + [(CovLocal, CovLocalConfig()), (IGLocal, IGLocalConfig())]
     + [(GiGPO, GiGPOConfig(episode_statistics=over)) for over in ("turn", "trajectory")]  # type: ignore[arg-type]
     + [(MRSearch, MRSearchConfig()), (ReinforcePlusPlus, ReinforcePlusPlusConfig(group_baseline=True))]
     + [(MTGRPO, MTGRPOConfig()), (CWGRPO, CWGRPOConfig(gamma=0.0)), (GSPO, GSPOConfig())],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from algorithms.cov_local import CovLocal, CovLocalConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
-from igsearch_env.trajectory import CONTEXT_FULL, Gain, Trajectory
+from igsearch_env.trajectory import CONTEXT_FULL, Trajectory
 from retrievers.base import Passage
 
 
@@ -50,21 +49,6 @@ def test_evidence_counts_when_it_is_found_first() -> None:
 def test_an_answer_is_matched_in_titles_and_texts_once() -> None:
     played = episode([["x"], ["Answer 0"], ["alias"]])
     assert [event for _, event in new_evidence(played, "answer_match")] == [0.0, 1.0, 0.0]
-
-
-def test_the_gain_in_probability_may_be_the_evidence() -> None:
-    members = [episode([["x"], ["y"]], titles=()), episode([["x"]], titles=()), episode([["x"]], titles=())]
-    for member, before, after in zip(members, (0.1, 0.3, 0.2), (0.7, 0.35, 0.1), strict=True):
-        member.turns[0].gain = Gain(math.log(after / before), math.log(after), math.log(before))
-    found = [event for member in members for _, event in new_evidence(member, "information_gain")]
-    assert found == pytest.approx([0.6, 0.0, 0.0, 0.0])  # no gain was measured, a small one, a negative one
-    (one, second), two, three = credits(*members, signal="information_gain")
-    assert one > 0 > two[0] == pytest.approx(three[0])
-    assert second == 0
-    for member in members:
-        member.turns[0].gain = None
-    with pytest.raises(RolloutBufferError, match="information gain"):
-        credits(*members, signal="information_gain")
 
 
 def test_a_query_is_compared_with_its_siblings_searches_at_the_same_step() -> None:

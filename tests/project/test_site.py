@@ -51,6 +51,7 @@ MODULES = (  # all public functions and classes of these are on the site
     "algorithms.gigpo",
     "algorithms.graft",
     "algorithms.cov_local",
+    "algorithms.ig_local",
     "algorithms.ig_grpo_potential",
     "algorithms.igpo",
     "algorithms.tips",

@@ -11,9 +11,7 @@ from igsearch_env.rewards import sub_exact_match
 from igsearch_env.trajectory import Trajectory, Turn
 from retrievers.base import Passage
 
-# A smaller rise of the answer's probability counts as 0: standardised, noise would count as much as evidence.
-FLOOR = 0.1
-Signal = Literal["coverage", "answer_match", "information_gain"]
+Signal = Literal["coverage", "answer_match"]
 
 
 def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn, float]]:
@@ -27,10 +25,6 @@ def new_evidence(trajectory: Trajectory, signal: Signal) -> Iterator[tuple[Turn,
     question, best, read = trajectory.question, 0.0, list[Passage]()
     for turn in trajectory.turns:
         if not turn.is_search:
-            continue
-        if signal == "information_gain":
-            gain = turn.gain.in_probability if turn.gain else 0.0
-            yield turn, gain if gain >= FLOOR else 0.0
             continue
         if signal == "coverage":
             read += turn.passages
