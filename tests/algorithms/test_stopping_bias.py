@@ -25,6 +25,7 @@ from algorithms.graft import GRAFT, GRAFTConfig
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
 from algorithms.ig_grpo_potential import IGGRPOPotential, IGGRPOPotentialConfig
+from algorithms.ig_local import IGLocal, IGLocalConfig
 from algorithms.igpo import IGPO, IGPOConfig
 from algorithms.mr_search import MRSearch, MRSearchConfig
 from algorithms.mt_grpo import MTGRPO, MTGRPOConfig
@@ -68,8 +69,12 @@ def turn_ppo(**options: Any) -> TurnPPO:
 
 
 def step_search(values: Mapping[str, float], *, whitened: bool = True) -> Estimator:
-    """StepSearch without redundancy, to which a search brings as much progress as it has gain."""
-    estimator = ppo(StepSearch(StepSearchConfig(redundancy=False)), values, whitened=whitened)
+    """StepSearch without redundancy, of progress."""
+    return of_progress(ppo(StepSearch(StepSearchConfig(redundancy=False)), values, whitened=whitened))
+
+
+def of_progress(estimator: Estimator) -> Estimator:
+    """An estimator to which a search brings as much progress as it has gain."""
 
     def advantages(buffer: RolloutBuffer) -> Float32s:
         for trajectory in buffer.trajectories:
@@ -113,6 +118,7 @@ EPISODE_OVER_TURNS = gigpo(omega=0.0, episode_statistics="turn")
 ANCHORED = {omega: gigpo(omega=omega) for omega in (0.0, 1.0)}
 GRAFT_PLAIN = GRAFT(GRAFTConfig(normalise=False, gamma=1.0, graph_lambda=0.0, similarity=None)).advantages
 COV_SCALAR = CovLocal(CovLocalConfig(credit="scalar", scale_by_std=False)).advantages
+IG_LOCAL = of_progress(IGLocal(IGLocalConfig()).advantages)
 TOKEN_MEAN, SEQUENCE_MEAN = "token-mean", "seq-mean-token-mean"
 
 
@@ -335,6 +341,8 @@ ROWS = [
         None,
         ((0.155, 0.988, -0.060), (0.178, 0.985, -0.079)),
     ),
+    # The probability of the answer rises with the evidence found.
+    Row("IG-local", IG_LOCAL, outcomes, None, ((0.155, 0.988, -0.060), (0.178, 0.985, -0.079))),
     Row("RLOO, token-mean", PLAIN_RLOO, outcomes, None, ((0.096, 0.996, 0.033), (0.054, 0.999, 0.02)), TOKEN_MEAN),
     Row(
         "RLOO, seq-mean-token-mean",
