@@ -1,6 +1,7 @@
-"""Repeat the runs of the documentation's gallery, and draw its pictures; takes a few minutes, and needs Chromium.
+"""Repeat the runs of the documentation's gallery, and draw its pictures; needs Chromium.
 
-    python -m docs.make_gallery
+    python -m docs.make_gallery                    all; a quarter of an hour on two cores, and fetches SmolLM2
+    python -m docs.make_gallery --pictures         the pictures alone
 
 docs/gallery/runs-data/ holds what the pages of a run are made from. The pages themselves are made when the site is
 built (`docs/site_pages.py`), so they are always those of the current code.
@@ -25,12 +26,13 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from algorithms.common.evaluation.scores import limit_per_dataset
+from algorithms.common.model.fetch import fetch
 from algorithms.common.report.live import LiveServer
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.trainer import train
 from algorithms.grpo import GRPO, GRPOConfig
 from algorithms.ig_grpo import IGGRPO, IGGRPOConfig
-from docs.site_pages import ROOT, RUNS, gallery
+from docs.site_pages import LANGUAGE_MODEL, ROOT, RUNS, gallery
 from examples import same_buffer
 from igsearch_env.world.bundled import bundled_world
 
@@ -74,6 +76,39 @@ def train_runs() -> None:
         keep(train(GRPO(grpo), grpo).dir)
 
 
+def train_language_model() -> None:
+    """Train a pretrained language model in the bundled world, whose texts are invented: a warm start, then 8 steps."""
+    model = "models/smollm2-135m"
+    options = {
+        "policy.path": model,
+        "policy.context-length": 1024,
+        "policy.compute-dtype": "bfloat16",
+        "env.prompt": "bare",
+        "env.eval-questions": QUESTIONS,
+        "env.dev-questions": "bundled",
+        "rollout.dtype": "bfloat16",
+        "rollout.max-new-tokens": 32,
+        "rollout.questions-per-step": 4,
+        "rollout.group-size": 4,
+        "optimizer.lr": 2e-5,
+        "warm-start.folder": "runs/smollm2-warm-start",
+        "warm-start.demonstrations": 256,
+        "warm-start.rounds": 0,
+        "steps": 8,
+        "eval-every": 4,
+        "eval-limit": 3,
+        "threads": 1,
+        "run-dir": LANGUAGE_MODEL,
+    }
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_questions()
+        fetch("smollm2-135m", Path(model))
+        command = [sys.executable, str(ROOT / "algorithms" / "ig_grpo.py")]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        keep(Path(LANGUAGE_MODEL))
+
+
 @contextlib.contextmanager
 def training(run_dir: Path) -> Iterator[None]:
     """A run that trains in another process, from its first file on."""
@@ -112,12 +147,14 @@ def draw_pictures() -> None:
         window = browser.new_page(viewport={"width": 1200, "height": 750})
         phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
         for name, content in gallery():
-            page = Path(folder, Path(name).name)
+            picture = Path(name).relative_to("gallery").with_suffix("")
+            page = Path(folder, name)
+            page.parent.mkdir(parents=True, exist_ok=True)
             page.write_text(content, encoding="utf-8")
             for screen, kind in ((window, ""), (phone, "-phone")):
                 screen.goto(page.as_uri())
                 screen.wait_for_function("document.querySelector('main[aria-busy]') === null")  # its script has started
-                screen.screenshot(path=RUNS.parent / f"{page.stem}{kind}.png")
+                screen.screenshot(path=RUNS.parent / f"{picture}{kind}.png")
         draw_live(window)
         same_buffer.main(same_buffer.Args(show=0, page=Path(folder, "same_buffer.html")))
         window.set_viewport_size({"width": 1280, "height": 900})
@@ -130,5 +167,9 @@ def draw_pictures() -> None:
 
 
 if __name__ == "__main__":
-    train_runs()
+    if sys.argv[1:] not in ([], ["--pictures"]):
+        raise SystemExit("usage: python -m docs.make_gallery [--pictures]")
+    if not sys.argv[1:]:
+        train_runs()
+        train_language_model()
     draw_pictures()

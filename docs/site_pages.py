@@ -18,6 +18,7 @@ from algorithms.common.report.run_report import write_reports
 ROOT = Path(__file__).parent.parent.resolve()
 NOTEBOOK = "examples/first_steps.ipynb"
 RUNS = ROOT / "docs" / "gallery" / "runs-data"
+LANGUAGE_MODEL = "smollm2-135m-ig_grpo-seed0"
 
 
 class NoHtml(Extension):  # type: ignore[misc] # not typed
@@ -62,3 +63,5 @@ def gallery() -> Iterator[tuple[str, str]]:
         for page in write_reports(runs[0]):
             yield f"gallery/{page.name}", page.read_text(encoding="utf-8")
         yield "gallery/comparison.html", comparison_report(runs)
+        for page in write_reports(shutil.copytree(RUNS / LANGUAGE_MODEL, Path(folder) / LANGUAGE_MODEL)):
+            yield f"gallery/language-model/{page.name}", page.read_text(encoding="utf-8")

@@ -123,7 +123,7 @@ def run_charts(run: SavedRun) -> list[Chart]:
     """All charts for which the run has metrics."""
     rows = run.training
     steps = [row["step"] for row in rows]
-    charts = [_learning(run), _by_dataset(run), _gain(rows, steps)]
+    charts = [_learning(run), _by_dataset(run), _searching_and_reading(run), _gain(rows, steps)]
     charts += [_plain(rows, steps, *entry) for entry in PLAIN]
     charts += [_stops(rows, steps), _times(rows, steps)]
     return [chart for chart in charts if chart.lines]
@@ -157,15 +157,30 @@ def _learning(run: SavedRun) -> Chart:
     return Chart("Reward and exact match", "mean over questions", steps, _present(lines), range=shares)
 
 
-def _by_dataset(run: SavedRun) -> Chart:
-    """EM on dev questions if they were evaluated by data set at least twice, else on test questions."""
+def _most_evaluated(run: SavedRun) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    """Rows of the dev questions if they were evaluated by data set at least twice, else of the test questions."""
     dev = [row for row in run.dev if any(key.startswith("dev/em/") for key in row)]
-    kind, rows = ("dev", dev) if len(dev) > 1 else ("test", run.test)
+    return ("dev", dev) if len(dev) > 1 else ("test", run.test)
+
+
+def _by_dataset(run: SavedRun) -> Chart:
+    kind, rows = _most_evaluated(run)
     prefix = f"{kind}/em/"
     names = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
     lines = [Line(key.removeprefix(prefix), column(rows, key), style, sparse=True) for style, key in enumerate(names)]
     steps = [row["step"] for row in rows]
     return Chart(f"Exact match by data set, {kind} questions", "EM", steps, _present(lines), range=SHARES)
+
+
+def _searching_and_reading(run: SavedRun) -> Chart:
+    kind, rows = _most_evaluated(run)
+    names = {"answer_found": "answer found", "em_found": "EM where it was found"}
+    lines = [
+        Line(label, column(rows, f"{kind}/{key}"), style, sparse=True)
+        for style, (key, label) in enumerate(names.items())
+    ]
+    title = f"Searching and reading, {kind} questions"
+    return Chart(title, "share of questions", [row["step"] for row in rows], _present(lines), range=SHARES)
 
 
 def _gain(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Chart:

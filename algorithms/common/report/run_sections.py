@@ -6,12 +6,13 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
 
 from algorithms.common.evaluation.intervals import Difference
-from algorithms.common.evaluation.scores import Score
+from algorithms.common.evaluation.scores import MacroAverage, Score
 from algorithms.common.report.charts import Cell, charts_html, table_html, width_for
 from algorithms.common.report.figures import Em, difference, em_of, macro_em, shown, shown_difference, shown_em
 from algorithms.common.report.run_charts import MANY, run_charts, time_parts
@@ -98,28 +99,33 @@ def final_scores(run: SavedRun) -> str:
     if latest is None:
         return ""
     before = run.before if run.after is not None else None
+    heads = {"f1": "F1", "searches": "searches"}
+    if any(not isnan(score.answer_found) for score in latest.scores.values()):
+        heads |= {"answer_found": "answer found", "em_found": "EM where found"}
 
-    def row(name: str, scores: Sequence[Score], em: Em | None, was: Em | None, gained: Difference | None) -> list[Cell]:
-        members = [score for score in scores if score.n]
-        means = [np.mean([getattr(score, key) for score in members]) if members else None for key in ("f1", "searches")]
+    def row(
+        name: str, scores: Mapping[str, Score], em: Em | None, was: Em | None, gained: Difference | None
+    ) -> list[Cell]:
+        members = {name: score for name, score in scores.items() if score.n}
+        means = [getattr(MacroAverage.of(members), key) if members else nan for key in heads]
         cells = [shown_em(was), shown_em(em), shown_difference(gained)] if before else [shown_em(em)]
-        numbers = ["" if mean is None else f"{mean:.3f}" for mean in means]
-        return [name, *cells, *numbers, f"{sum(s.n for s in members):,}", str(sum(s.failed for s in scores))]
+        numbers = ["" if isnan(mean) else f"{mean:.3f}" for mean in means]
+        n, failed = sum(score.n for score in members.values()), sum(score.failed for score in scores.values())
+        return [name, *cells, *numbers, f"{n:,}", str(failed)]
 
     def gain(names: Sequence[str] | None = None) -> Difference | None:
         return difference([latest], [before], names) if before else None
 
     rows = [
-        row(name, [score], em_of(score), em_of(before.scores.get(name)) if before else None, gain([name]))
+        row(name, {name: score}, em_of(score), em_of(before.scores.get(name)) if before else None, gain([name]))
         for name, score in latest.scores.items()
     ]
-    scores = list(latest.scores.values())
-    rows.append(row("macro-average", scores, macro_em(latest), macro_em(before) if before else None, gain()))
+    rows.append(row("macro-average", latest.scores, macro_em(latest), macro_em(before) if before else None, gain()))
     title = f"Test questions, greedy decoding, {'after' if run.after else 'before'} training"
     ems: list[Cell] = [("EM", "[95%]")]
     if before:
         ems = [("EM before", "[95%]"), ("EM after", "[95%]"), ("difference", "[95%, paired]")]
-    head = ["data set", *ems, "F1", "searches", "questions", "failed"]
+    head = ["data set", *ems, *heads.values(), "questions", "failed"]
     limit = latest.header.get("test_limit")
     some = f"Only the first {limit} test questions of each data set were evaluated (test_limit). " if limit else ""
     return (
@@ -127,7 +133,8 @@ def final_scores(run: SavedRun) -> str:
         f'<p class="quiet">{html.escape(some)}Intervals of EM are Wilson intervals over the questions of a data set; '
         "that of the macro-average combines them (Zou et al., 2009). Intervals of differences are bootstrap intervals, "
         "paired by question; there is none where the difference of every question is the same. The intervals do not "
-        "cover the variation between seeds. Questions whose retrieval failed are counted apart.</p>"
+        "cover the variation between seeds. Questions whose retrieval failed are counted apart. An answer is found if "
+        "it stands in the passages that the policy read.</p>"
     )
 
 

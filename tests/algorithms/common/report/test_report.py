@@ -17,15 +17,18 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from paths import ROOT
-from run_folders import HOSTILE, append, training_row, write_run
+from run_folders import HOSTILE, append, scored_row, training_row, write_run
 
 from algorithms.common.config import as_dict
+from algorithms.common.evaluation.results import write_result
+from algorithms.common.evaluation.scores import score_rows
 from algorithms.common.model.config import PolicyConfig
 from algorithms.common.report.charts import Chart, Line, chart_html, smooth, summary
 from algorithms.common.report.comparable import SeedGroup, make_seed_groups
@@ -35,6 +38,7 @@ from algorithms.common.report.live import MAX_CONNECTIONS, LiveServer
 from algorithms.common.report.live_state import run_state
 from algorithms.common.report.run_charts import run_charts, time_parts
 from algorithms.common.report.run_report import run_report, write_reports
+from algorithms.common.report.run_sections import final_scores
 from algorithms.common.rollout.config import RolloutConfig
 from algorithms.common.rollout.environment import EnvConfig
 from algorithms.common.run.saved_run import SavedRun, read_run
@@ -187,6 +191,30 @@ def test_dev_and_test_questions_are_told_apart(tmp_path: Path) -> None:
         assert run.dev[0]["dev/em/a"] == 0.3
         assert [(row["step"], row["test/em"]) for row in run.test] == [(0, 0.1), (2, 0.6)]
         assert not any(key.startswith("eval/") for row in run.rows for key in row)
+
+
+def test_what_was_found_and_how_it_was_read_are_in_the_table_and_a_chart(tmp_path: Path) -> None:
+    scored = [training_row(step, **{"dev/em": 0.5, "dev/em/a": 0.5}) for step in (1, 2)]
+    found = [{**row, "dev/answer_found": 0.25 * row["step"], "dev/em_found": 0.75} for row in scored]
+    older = read_run(write_run(tmp_path / "older", scored, {"a": [1.0, 0.0], "b": [1.0]}))
+    assert "answer found" not in final_scores(older)
+    assert not [chart for chart in run_charts(older) if chart.title.startswith("Searching")]
+    folder = write_run(tmp_path / "run", found)
+    rows = [replace(scored_row("a", n, float(n < 1)), answer_found=n < 2) for n in range(4)]
+    rows.append(scored_row("b", 0, 1.0))
+    write_result(folder / "test_after.json", rows, score_rows(rows), algorithm="grpo")
+    words = re.sub(r"<[^>]+>", " ", final_scores(read_run(folder)))
+    assert "answer found EM where found questions" in " ".join(words.split())
+    assert "a 0.250 [0.046, 0.699] 0.250 1.000 0.500 0.500 4 0" in " ".join(words.split())
+    assert "1.000 5 0" not in words  # unknown of b, so those of a are the averages
+    assert "0.500 0.500 5 0" in " ".join(words.split())
+    (chart,) = (
+        chart for chart in run_charts(read_run(folder)) if chart.title == "Searching and reading, dev questions"
+    )
+    assert [(line.label, list(line.values)) for line in chart.lines] == [
+        ("answer found", [0.25, 0.5]),
+        ("EM where it was found", [0.75, 0.75]),
+    ]
 
 
 def test_nothing_in_a_run_becomes_part_of_its_page(hostile: Path) -> None:
