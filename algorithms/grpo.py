@@ -23,7 +23,7 @@ from algorithms.common.algorithm import Algorithm
 from algorithms.common.config import TrainConfig, check_siblings, check_unused
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import Float64s, grpo_advantages, overlong_penalty
-from algorithms.common.training.turn_rewards import invalid_turns
+from algorithms.common.training.turn_rewards import invalid_turns, repeating_turns
 from igsearch_env.errors import check_range
 from igsearch_env.trajectory import Group
 
@@ -42,11 +42,14 @@ class GRPOConfig(TrainConfig):
     """DAPO: penalty of a response of maximum length."""
     invalid_penalty: float = 0.0
     """Subtracted from the advantages of a turn that neither searches nor answers; 0: no penalty (ours)."""
+    repeat_penalty: float = 0.0
+    """Subtracted from the advantages of a turn that searches for an earlier query of its episode (ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("overlong_buffer", self.overlong_buffer, 0, self.max_response)
         check_range("invalid_penalty", self.invalid_penalty, 0)
+        check_range("repeat_penalty", self.repeat_penalty, 0)
         if not self.overlong_buffer:
             check_unused(self, "overlong_buffer=0", "overlong_factor", instead="set --overlong-buffer")
         if self.dynamic_sampling:
@@ -72,6 +75,8 @@ class GRPO(Algorithm):
         per_token = buffer.broadcast(np.where(buffer.lost_siblings, 0.0, advantages))
         if self.config.invalid_penalty:
             per_token -= buffer.broadcast_turns(self.config.invalid_penalty * invalid_turns(buffer))
+        if self.config.repeat_penalty:
+            per_token -= buffer.broadcast_turns(self.config.repeat_penalty * repeating_turns(buffer))
         return per_token
 
     def rewards(self, buffer: RolloutBuffer) -> Float64s:

@@ -45,7 +45,7 @@ from algorithms.turn_ppo import TurnPPO, TurnPPOConfig
 from igsearch.testing.buffers import answer_turn, buffer_of, search_turn, trajectory
 from igsearch_env.errors import ConfigurationError
 from igsearch_env.information_gain import InformationGainConfig
-from igsearch_env.protocols import Invalid
+from igsearch_env.protocols import Invalid, Search
 from igsearch_env.trajectory import Attempt, Gain, Trajectory, Turn
 from igsearch_env.world.bundled import bundled_world
 from retrievers import Passage
@@ -518,6 +518,19 @@ def test_a_turn_that_neither_searches_nor_answers_may_cost_something() -> None:
     assert (punished - plain).tolist() == pytest.approx([-0.5, -0.5, -0.5, 0, 0, 0])
     with pytest.raises(ConfigurationError, match="invalid_penalty=-1"):
         GRPOConfig(invalid_penalty=-1.0)
+
+
+@pytest.mark.parametrize("algorithm", [GRPO, IGGRPO, IGLocal])
+def test_a_search_for_an_earlier_query_may_cost_something(algorithm: Any) -> None:
+    queries = ["Alan Brin", "Tolona", " alan  BRIN", "Tolona", "Alan"]
+    asked = [replace(search_turn(range(2), (0, 1)), action=Search(query)) for query in queries]
+    members = [trajectory([*asked[:3], answer_turn((1,))]), trajectory([*asked[3:], answer_turn((1, 2))], 1.0)]
+    buffer = buffer_of([members])  # the fourth query is the first one of its episode
+    config = dict(EVERY)[algorithm]
+    plain, punished = (algorithm(config(repeat_penalty=cost)).advantages(buffer) for cost in (0.0, 0.5))
+    assert (punished - plain).tolist() == pytest.approx([0, 0, 0, 0, -0.5, -0.5, *[0] * 7])
+    with pytest.raises(ConfigurationError, match="repeat_penalty=-1"):
+        config(repeat_penalty=-1.0)
 
 
 def test_tags_may_share_the_gain_of_their_query() -> None:

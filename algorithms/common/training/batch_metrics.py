@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.advantages import all_equal_share
 from algorithms.common.training.hacking_metrics import hacking_metrics
+from algorithms.common.training.turn_rewards import repeating_turns
 from igsearch_env.protocols import Answer, Invalid
 from igsearch_env.trajectory import RETRIEVAL_FAILED, STOP_REASONS, Trajectory
 
@@ -37,7 +38,7 @@ def batch_metrics(buffer: RolloutBuffer, advantages: Float32s, *, max_searches: 
     invalid = np.array([isinstance(turn.action, Invalid) for turn in turns])
     searches = np.array([turn.is_search for turn in turns])
     made = searches & (places <= max_searches)
-    repeated = np.fromiter((again for t in trajectories for again in _repeats(t)), dtype=np.bool_, count=len(turns))
+    repeated = repeating_turns(buffer)
     empty = np.array([not turn.passages for turn in turns])
     measured = np.array([turn.gain is not None for turn in turns])
 
@@ -117,16 +118,6 @@ def _places(trajectory: Trajectory) -> Iterator[int]:
     for number in range(len(trajectory.turns)):
         place = 1 if number in ends else place + 1
         yield place
-
-
-def _repeats(trajectory: Trajectory) -> Iterator[bool]:
-    """For each turn, whether it repeats a query of the trajectory, ignoring case and white space."""
-    asked: set[str] = set()
-    for turn in trajectory.turns:
-        query = None if turn.query is None else " ".join(turn.query.casefold().split())
-        yield query in asked
-        if query is not None:
-            asked.add(query)
 
 
 def _share(flags: Flags, among: Flags, of: Flags) -> float:

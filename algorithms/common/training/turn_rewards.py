@@ -1,4 +1,4 @@
-"""Rewards of turns: the returns of IGPO (arXiv 2510.14967), normalised first, its curriculum, and invalid turns."""
+"""Rewards of turns: the returns of IGPO (arXiv 2510.14967), normalised first, and its curriculum; turns to punish."""
 
 from __future__ import annotations
 
@@ -61,3 +61,16 @@ def curriculum_weights(step: int | None, steps: int) -> tuple[float, float]:
 def invalid_turns(buffer: RolloutBuffer) -> Flags:
     """Whether each turn neither searches nor answers, trajectory by trajectory."""
     return np.array([isinstance(turn.action, Invalid) for t in buffer.trajectories for turn in t.turns], dtype=bool)
+
+
+def repeating_turns(buffer: RolloutBuffer) -> Flags:
+    """Whether each turn searches for an earlier query of its trajectory, ignoring case and white space."""
+    repeats: list[bool] = []
+    for trajectory in buffer.trajectories:
+        asked: set[str] = set()
+        for turn in trajectory.turns:
+            query = None if turn.query is None else " ".join(turn.query.casefold().split())
+            repeats.append(query in asked)
+            if query is not None:
+                asked.add(query)
+    return np.array(repeats, dtype=bool)
