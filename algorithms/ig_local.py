@@ -1,7 +1,7 @@
 """IG-local (ours): information gain compared with the siblings' searches, as the evidence in Cov-local's estimator.
 
-    p_t     = P(golden answer | the episode up to and with what search t found);  b_t: with the baseline evidence
-    e_t     = max(0, p_t - max(b_1, ..., b_t, p_1, ..., p_{t-1})),  0 where it is below 0.1
+    p_t     = P(golden answer | the episode up to and with what search t found),  p_0 = before the first search
+    e_t     = max(0, p_t - max_{u < t} p_u),  0 where it is below 0.1
     l_t     = z(z(e_t)),  z(v)_i = (v_i - mean) / (std + 1e-6)    over the group's t-th searches
     A_k     = A_i + lambda L_t l_t / |Q_t|     if token k is in Q_t, the query tokens of search t
             = A_i - invalid_penalty            if token k is in a turn that neither searches nor answers
@@ -16,8 +16,9 @@ the same passages again earns nothing, nor does repairing the harm of a search i
 siblings at the same step, so in a group in which every rollout fails, those that helped are still reinforced. Smaller
 rises than 0.1 count as 0: standardised, noise would count as much as evidence.
 
-`--information-gain.baseline previous` scores one context per search instead of 1 + N: b_t is p_{t-1}, and e_t is Eq. 3
-with phi(t) = p_t. It is cheaper, and was a little worse in our runs (docs/results.md).
+One context is scored per search. With another `--information-gain.baseline` there are more: over random evidence the
+probability b_t with random passages in the place of those of search t counts among what was known without it,
+e_t = max(0, p_t - max(b_1, ..., b_t, p_1, ..., p_{t-1})). It was not better in our runs (docs/results.md).
 
     python algorithms/ig_local.py --steps 60 --seed 0
 """
@@ -26,13 +27,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from algorithms.common.config import check_siblings
 from algorithms.common.rollout.buffer import Float32s, RolloutBuffer
 from algorithms.common.training.sibling_searches import local_credit
 from algorithms.grpo import GRPO, GRPOConfig
 from igsearch_env.errors import check_range
+from igsearch_env.information_gain import InformationGainConfig
 from igsearch_env.trajectory import Trajectory, Turn
 
 FLOOR = 0.1
@@ -47,6 +49,7 @@ class IGLocalConfig(GRPOConfig):
     invalid_penalty: float = 0.5
     """Subtracted from the advantages of a turn that neither searches nor answers: queries that are rewarded grow until
     they no longer end."""
+    information_gain: InformationGainConfig = field(default_factory=lambda: InformationGainConfig(baseline="previous"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
