@@ -9,6 +9,7 @@ built (`docs/site_pages.py`), so they are always those of the current code.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -167,9 +168,9 @@ def draw_pictures() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in ([], ["--pictures"]):
-        raise SystemExit("usage: python -m docs.make_gallery [--pictures]")
-    if not sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures alone")
+    if not parser.parse_args().pictures:
         train_runs()
         train_language_model()
     draw_pictures()

@@ -128,10 +128,8 @@ class MacroAverage:
         """The average of at least one data set."""
         members = list(scores.values())
         known = [s for s in members if not isnan(s.answer_found)]
-        found, given = (
-            sum(s.answer_found for s in known),
-            sum(s.answer_found * s.em_found for s in known if s.answer_found),
-        )
+        found = sum(s.answer_found for s in known)
+        given = sum(s.answer_found * s.em_found for s in known if s.answer_found)
         return cls(
             datasets=list(scores),
             em=macro_average(scores),

@@ -107,7 +107,8 @@ def final_scores(run: SavedRun) -> str:
         name: str, scores: Mapping[str, Score], em: Em | None, was: Em | None, gained: Difference | None
     ) -> list[Cell]:
         members = {name: score for name, score in scores.items() if score.n}
-        means = [getattr(MacroAverage.of(members), key) if members else nan for key in heads]
+        average = MacroAverage.of(members) if members else None
+        means = [nan if average is None else getattr(average, key) for key in heads]
         cells = [shown_em(was), shown_em(em), shown_difference(gained)] if before else [shown_em(em)]
         numbers = ["" if isnan(mean) else f"{mean:.3f}" for mean in means]
         n, failed = sum(score.n for score in members.values()), sum(score.failed for score in scores.values())

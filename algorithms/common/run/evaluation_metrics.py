@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any, Literal, get_args
 
-from algorithms.common.evaluation.scores import MacroAverage, Score, macro_average
+from algorithms.common.evaluation.scores import MacroAverage, Score
 
 Split = Literal["dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -19,11 +19,10 @@ OLD_PREFIX = "eval/"  # earlier versions wrote the scores of both splits under i
 
 def score_metrics(split: Split, scores: Mapping[str, Score]) -> dict[str, float]:
     """Scores of an evaluation on the questions of `split`, by data set, as metrics."""
-    metrics = {f"{split}/em": macro_average(scores)}
-    metrics |= {f"{split}/em/{name}": s.em for name, s in scores.items()}
-    metrics[f"{split}/f1"] = sum(s.f1 for s in scores.values()) / len(scores)
-    metrics[f"{split}/searches"] = sum(s.searches for s in scores.values()) / len(scores)
     average = MacroAverage.of(scores)
+    metrics = {f"{split}/em": average.em}
+    metrics |= {f"{split}/em/{name}": s.em for name, s in scores.items()}
+    metrics |= {f"{split}/f1": average.f1, f"{split}/searches": average.searches}
     known = {"answer_found": average.answer_found, "em_found": average.em_found}
     return metrics | {f"{split}/{name}": mean for name, mean in known.items() if not isnan(mean)}
 
